@@ -1,0 +1,248 @@
+"""Documents in this process's memory: the public fake for tests of code that uses a store."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from holdfast.backends.base import (
+    Form,
+    Image,
+    Load,
+    LoadReport,
+    RunRecord,
+    StoredText,
+    brief,
+    gate,
+    stale,
+)
+from holdfast.backends.sql import SCHEMA_VERSION
+from holdfast.codec import decode
+from holdfast.containment import contains
+from holdfast.fold import Current, Place, fold, places
+from holdfast.types import Applied, Op, Row
+
+
+@dataclass
+class _Rows:
+    """One collection: rows by key, and the versions of what was deleted."""
+
+    rows: dict[str, Row] = field(default_factory=dict[str, Row])
+    buried: dict[str, int] = field(default_factory=dict[str, int])
+    form: Form = field(default_factory=Form)
+
+
+class MemoryBackend:
+    """The whole contract without a database; `now_us` is the clock that expiry goes by."""
+
+    kind = "memory"
+    display = "memory://"
+
+    def __init__(self, *, now_us: Callable[[], int] | None = None) -> None:
+        self._now_us = now_us or _wall_clock_us
+        self._identity = str(uuid.uuid4())
+        self._data: dict[str, _Rows] = {}
+        self._lanes: dict[str, tuple[int, str, str]] = {}
+        self._runs: dict[str, RunRecord] = {}
+        self._lock = threading.RLock()
+
+    def check(self) -> None:
+        """Always usable."""
+
+    def schema_version(self) -> int:
+        return SCHEMA_VERSION
+
+    def install(self, collections: Sequence[str]) -> None:
+        for name in collections:
+            self._data.setdefault(name, _Rows())
+
+    def identity(self) -> str | None:
+        return self._identity
+
+    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+        with self._lock:
+            lane, now = ops[0].lane, self._now_us()
+            watermark, state, outcomes = self._lanes.get(lane, (0, "open", "[]"))
+            fresh, skipped = gate(ops, believed, watermark, state, outcomes)
+            if not fresh:
+                return Applied(skipped, watermark)
+            rows: dict[Place, Current] = {}
+            for collection, keys in places(fresh).items():
+                rows.update({(collection, key): self._current(collection, key) for key in keys})
+            done = fold(rows, fresh)
+            for (collection, key), row in rows.items():
+                if row.changed:
+                    self._set(collection, key, row, now)
+            self._lanes[lane] = (fresh[-1].seq, state, brief([*skipped, *done]))
+            return Applied(skipped + done, fresh[-1].seq)
+
+    def _current(self, collection: str, key: str) -> Current:
+        data = self._data.setdefault(collection, _Rows())
+        row = data.rows.get(key)
+        if row is None:
+            return Current(None, data.buried.get(key, 0))
+        return Current(row.text if self._live(row) else None, row.version)
+
+    def _live(self, row: Row) -> bool:
+        return row.expires_us is None or row.expires_us > self._now_us()
+
+    def _set(self, collection: str, key: str, row: Current, now: int) -> None:
+        data = self._data[collection]
+        old = data.rows.pop(key, None)
+        if row.text is None:
+            data.buried[key] = row.version
+            return
+        data.buried.pop(key, None)
+        created = old.created_us if old is not None and self._live(old) else now
+        kept = old.expires_us if old is not None and row.ttl_us is None else None
+        expires = now + row.ttl_us if row.ttl_us else kept
+        data.rows[key] = Row(key, row.text, row.version, created, now, expires)
+
+    def close_lane(self, lane: str) -> None:
+        with self._lock:
+            self._lanes.pop(lane, None)
+
+    def fence(self, lane: str) -> None:
+        """Close a lane as another process would: what it writes from now on is refused."""
+        with self._lock:
+            watermark, _, outcomes = self._lanes.get(lane, (0, "open", "[]"))
+            self._lanes[lane] = (watermark, "fenced", outcomes)
+
+    def _rows(self, collection: str) -> _Rows:
+        return self._data.get(collection) or _Rows()
+
+    def _sorted(self, collection: str) -> list[Row]:
+        data = self._rows(collection)
+        live = [row for row in data.rows.values() if self._live(row)]
+        return sorted(live, key=lambda row: row.key.encode())
+
+    def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
+        with self._lock:
+            rows = self._rows(collection).rows
+            return {
+                key: row for key in keys if (row := rows.get(key)) is not None and self._live(row)
+            }
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+    ) -> list[Row]:
+        with self._lock:
+            return [
+                row
+                for row in self._sorted(collection)
+                if row.key.startswith(prefix)
+                and (after is None or row.key.encode() > after.encode())
+                and (query is None or contains(decode(row.text), query))
+            ][:limit]
+
+    def count(self, collection: str) -> int:
+        with self._lock:
+            return len(self._sorted(collection))
+
+    def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
+        with self._lock:
+            rows = self._sorted(collection)
+        if in_order:
+            rows.sort(key=lambda row: row.created_us)
+        for row in rows:
+            yield StoredText(row.key, row.text, row.version, row.updated_us)
+
+    def inconsistent(self, collection: str) -> Iterator[str]:
+        return iter(())
+
+    def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
+        with self._lock:
+            data = self._rows(collection)
+            return {
+                key: Image(
+                    key, row.text, None, row.version, row.created_us, row.updated_us, row.expires_us
+                )
+                for key in keys
+                if (row := data.rows.get(key)) is not None
+            }
+
+    def collections(self) -> list[str]:
+        with self._lock:
+            return sorted(self._data)
+
+    def form(self, collection: str) -> Form:
+        with self._lock:
+            return self._rows(collection).form
+
+    def create_index(self, collection: str) -> None:
+        """Nothing to do: every search reads everything."""
+
+    def adoptable(self, collection: str) -> str:
+        return ""
+
+    def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
+        with self._lock:
+            now = self._now_us()
+            for load in loads:
+                self._check(load)
+            reports = {load.collection: self._load(load, now) for load in loads}
+            self._runs[run] = RunRecord(run, state, reports)
+            return reports
+
+    def _check(self, load: Load) -> None:
+        # A row that has expired is no document, but its key is taken.
+        rows = self._rows(load.collection).rows
+        versions = {key: row.version for key, row in rows.items() if self._live(row)}
+        for key, _ in load.inserts:
+            if key in versions:
+                raise stale(load.collection, key)
+        for change in load.changes:
+            if versions.get(change.key, 0) != change.expected_version:
+                raise stale(load.collection, change.key)
+
+    def _load(self, load: Load, now: int) -> LoadReport:
+        data = self._data.setdefault(load.collection, _Rows())
+        for key in [key for key, row in data.rows.items() if not self._live(row)]:
+            data.buried[key] = data.rows.pop(key).version + 1
+        versions: dict[str, int] = {}
+        for index, (key, text) in enumerate(load.inserts):
+            version = data.buried.pop(key, 0) + 1
+            if version > 1:
+                versions[key] = version
+            data.rows[key] = Row(key, text, version, now + index, now + index)
+        for change in load.changes:
+            old = data.rows.pop(change.key, None)
+            version = max(change.expected_version, data.buried.pop(change.key, 0)) + 1
+            versions[change.key] = version
+            if change.image is not None:
+                image = change.image
+                stamps = (image.created_us, image.updated_us, image.expires_us)
+                text = image.data if image.raw is None else image.raw
+                data.rows[change.key] = Row(change.key, text, version, *stamps)
+            elif change.text is not None:
+                created = old.created_us if old else now
+                data.rows[change.key] = Row(change.key, change.text, version, created, now)
+            elif old is not None:
+                data.buried[change.key] = version
+        if load.form is not None:
+            data.form = load.form
+        return LoadReport(1, versions)
+
+    def run_record(self, run: str) -> RunRecord | None:
+        record = self._runs.get(run)
+        return msgspec.structs.replace(record) if record else None
+
+    def close(self) -> None:
+        """Nothing to release: the data lives as long as the object."""
+
+
+def _wall_clock_us() -> int:
+    import time
+
+    return time.time_ns() // 1000

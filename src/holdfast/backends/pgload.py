@@ -1,0 +1,241 @@
+"""A whole run in one PostgreSQL transaction: COPY of the new rows, checked changes of the others.
+
+One transaction, and so one connection: either everything of a run is there, with its record, or
+nothing is, whatever kills the process or the server in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from psycopg import Connection, sql
+from psycopg.errors import UniqueViolation
+
+from holdfast.backends.base import Change, Load, LoadReport, RunRecord, stale
+from holdfast.backends.pgschema import LOAD_LOCK
+from holdfast.backends.pgtables import Table
+from holdfast.backends.pgwrite import key_fits, key_values, log_change
+from holdfast.codec import jsonb_columns
+from holdfast.errors import DataError, MigrationError
+from holdfast.types import from_microseconds
+
+#: Rows of one block that is handed to COPY.
+_BLOCK_ROWS = 2000
+
+_Record = tuple[Any, str, str | None, int, int | None, int, int | None]
+"""key, data, raw, version, created, updated, expires (the last three in microseconds)."""
+
+
+def load_run(
+    conn: Connection[Any], tables: Mapping[str, Table], run: str, state: str, loads: Sequence[Load]
+) -> dict[str, LoadReport]:
+    """Write the loads and the run's record inside the caller's transaction."""
+    row = conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOAD_LOCK,)).fetchone()
+    if row is None or not row[0]:
+        raise MigrationError(
+            "another migration is writing to this database",
+            code="locked",
+            hint="wait until it has ended, then run this again",
+        )
+    row = conn.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone()
+    assert row is not None, "a SELECT without FROM returns a row"
+    now_us = int(row[0])
+    reports = {load.collection: _load(conn, tables[load.collection], load, now_us) for load in loads}
+    conn.execute(
+        "INSERT INTO holdfast.runs AS r (run, state, report) VALUES (%s, %s, %s)"
+        " ON CONFLICT (run) DO UPDATE SET state = excluded.state, updated_at = now(),"
+        " report = excluded.report",
+        (run, state, msgspec.json.encode(reports).decode()),
+    )
+    return reports
+
+
+def read_run(conn: Connection[Any], run: str) -> RunRecord | None:
+    """The run's record, if any transaction of it was committed."""
+    row = conn.execute(
+        "SELECT run, state, report FROM holdfast.runs WHERE run = %s", (run,)
+    ).fetchone()
+    if row is None:
+        return None
+    return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
+
+
+def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadReport:
+    """Everything of one collection.  Readers go on meanwhile, writers wait."""
+    parts = table.parts()
+    conn.execute(
+        sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE").format(**parts)
+    )
+    # A row that has expired is no document, but its key is taken.
+    conn.execute(sql.SQL("DELETE FROM {table} t WHERE NOT {live}").format(**parts))
+    _check_versions(conn, table, load)
+    floor, buried = _buried(conn, table)
+
+    def lowest(key: str) -> int:
+        return max(floor, buried.get(key, 0))
+
+    versions = {key: lowest(key) + 1 for key, _ in load.inserts if key in buried}
+    if load.inserts:
+        _copy(conn, table, _new_records(table, load, now_us, floor + 1, versions))
+    if versions:
+        conn.execute(
+            "DELETE FROM holdfast.tombstones WHERE collection = %s AND key = ANY (%s)",
+            (table.collection, list(versions)),
+        )
+    versions.update(_write_changes(conn, table, load.changes, now_us, lowest))
+    if load.form is not None:
+        conn.execute(
+            "UPDATE holdfast.collections SET shape = %s, key_field = %s WHERE name = %s",
+            (load.form.shape, load.form.key_field, table.collection),
+        )
+    touched = [key for key, _ in load.inserts] + [change.key for change in load.changes]
+    if touched:
+        log_change(conn, table.collection, touched)
+    return LoadReport(floor + 1, versions)
+
+
+def _check_versions(conn: Connection[Any], table: Table, load: Load) -> None:
+    """Every row that the plan saw must still be what it saw."""
+    if not load.changes:
+        return
+    keys = [change.key for change in load.changes]
+    statement = sql.SQL(
+        "SELECT {key_text}, {version} FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
+    ).format(**table.parts())
+    found: dict[str, int] = dict(conn.execute(statement, (key_values(table, keys),)).fetchall())
+    for change in load.changes:
+        if found.get(change.key, 0) != change.expected_version:
+            raise stale(table.collection, change.key)
+
+
+def _buried(conn: Connection[Any], table: Table) -> tuple[int, dict[str, int]]:
+    """The collection's version floor, and the versions of its tombstones."""
+    row = conn.execute(
+        "SELECT version_floor FROM holdfast.collections WHERE name = %s", (table.collection,)
+    ).fetchone()
+    buried = conn.execute(
+        "SELECT key, version FROM holdfast.tombstones WHERE collection = %s", (table.collection,)
+    ).fetchall()
+    return (int(row[0]) if row else 0), dict(buried)
+
+
+def _new_records(
+    table: Table, load: Load, now_us: int, version: int, versions: Mapping[str, int]
+) -> Iterator[_Record]:
+    """The inserted rows; each is created one microsecond after the one before, so that the order
+    of the source can be told later."""
+    for index, (key, text) in enumerate(load.inserts):
+        if not key_fits(table, key):
+            raise DataError(
+                f"collection `{table.collection}`: a key is no {table.key_type}, which the"
+                f" table's column `{table.key_column}` holds",
+                code="bad_key",
+                hint="give the file another collection name with --collection",
+            )
+        data, raw = jsonb_columns(text)
+        stamp_us = now_us + index
+        yield key, data, raw, versions.get(key, version), stamp_us, stamp_us, None
+
+
+def _copy(conn: Connection[Any], table: Table, records: Iterator[_Record]) -> None:
+    statement = sql.SQL(
+        "COPY {table} ({key}, data, raw, version, created_at, updated_at, expires_at) FROM STDIN"
+    ).format(**table.parts())
+    try:
+        with conn.cursor() as cur, cur.copy(statement) as copy:
+            block: list[str] = []
+            for record in records:
+                block.append(_copy_line(record))
+                if len(block) == _BLOCK_ROWS:
+                    copy.write("".join(block))
+                    block.clear()
+            copy.write("".join(block))
+    except UniqueViolation:
+        raise stale(table.collection, None) from None
+
+
+def _copy_line(record: _Record) -> str:
+    """One row in COPY's text format.  JSON text has no control characters, only backslashes."""
+    key, data, raw, version, created_us, updated_us, expires_us = record
+    escaped = data.replace("\\", "\\\\")
+    if raw is None:
+        exact = "\\N"
+    else:
+        exact = escaped if raw is data else raw.replace("\\", "\\\\")
+    updated = _stamp(updated_us)
+    created = updated if created_us is None or created_us == updated_us else _stamp(created_us)
+    expires = "\\N" if expires_us is None else _stamp(expires_us)
+    return f"{_copy_text(key)}\t{escaped}\t{exact}\t{version}\t{created}\t{updated}\t{expires}\n"
+
+
+def _copy_text(key: Any) -> str:
+    text = str(key)
+    if text.isalnum():
+        return text
+    return (
+        text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    )
+
+
+def _stamp(stamp_us: int) -> str:
+    return from_microseconds(stamp_us).isoformat()
+
+
+_UPDATE = (
+    "UPDATE {table} t SET data = u.data::{data_type}, raw = u.raw, version = u.version,"
+    " created_at = coalesce('epoch'::timestamptz + u.created * interval '1 microsecond',"
+    " t.created_at),"
+    " updated_at = 'epoch'::timestamptz + u.updated * interval '1 microsecond',"
+    " expires_at = 'epoch'::timestamptz + u.expires * interval '1 microsecond'"
+    " FROM unnest(%b::{key_type}[], %b::text[], %b::text[], %b::bigint[], %b::bigint[],"
+    " %b::bigint[], %b::bigint[]) AS u(key, data, raw, version, created, updated, expires)"
+    " WHERE t.{key} = u.key"
+)
+
+
+def _write_changes(
+    conn: Connection[Any],
+    table: Table,
+    changes: Sequence[Change],
+    now_us: int,
+    lowest: Callable[[str], int],
+) -> dict[str, int]:
+    """Updates, put-backs and deletes of rows that exist, or did; returns their new versions."""
+    doomed: list[str] = []
+    updated: list[_Record] = []
+    restored: list[_Record] = []
+    versions: dict[str, int] = {}
+    for change in changes:
+        versions[change.key] = max(change.expected_version, lowest(change.key)) + 1
+        if change.text is None and change.image is None:
+            doomed.append(change.key)
+            continue
+        (value,) = key_values(table, [change.key])
+        record = (value, *_content(change, now_us, versions[change.key]))
+        (updated if change.expected_version else restored).append(record)
+    parts = table.parts()
+    if doomed:
+        statement = sql.SQL("DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])")
+        conn.execute(statement.format(**parts), (key_values(table, doomed),))
+    if updated:
+        columns = [list(column) for column in zip(*updated, strict=True)]
+        if conn.execute(sql.SQL(_UPDATE).format(**parts), columns).rowcount != len(updated):
+            raise stale(table.collection, None)
+    if restored:
+        _copy(conn, table, iter(restored))
+    return versions
+
+
+def _content(
+    change: Change, now_us: int, version: int
+) -> tuple[str, str | None, int, int | None, int, int | None]:
+    """All columns but the key.  New content keeps the row's time of creation (None)."""
+    if change.image is not None:
+        image = change.image
+        return (
+            image.data, image.raw, version, image.created_us, image.updated_us, image.expires_us
+        )
+    assert change.text is not None, "a change has a text or an image"
+    return (*jsonb_columns(change.text), version, None, now_us, None)

@@ -1,0 +1,362 @@
+"""PostgreSQL as a backend: pooled connections, one transaction a batch, exact text beside jsonb."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import ConnectionPool
+
+from holdfast.backends import pgload, pgschema, pgwrite
+from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
+from holdfast.backends.pgerrors import RETRIED, mapped
+from holdfast.backends.pgtables import Table, find_table, has_schema
+from holdfast.codec import decode, jsonb_columns, project
+from holdfast.settings import Target
+from holdfast.errors import ConfigError, Unavailable
+from holdfast.fold import places
+from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
+from holdfast.types import Applied, Op, Row
+
+#: Connections of one process; free plans of hosts allow about 20 for everybody.
+MAX_CONNECTIONS = 4
+#: Rows that a streaming read holds at a time.
+_STREAM_ROWS = 2000
+
+
+class PostgresBackend:
+    """Documents in ordinary PostgreSQL tables, one a collection.
+
+    Thread-safe.  Nothing is created before the first write.  Works behind transaction poolers:
+    all state is transaction-scoped.
+    """
+
+    kind = "postgresql"
+
+    def __init__(
+        self, target: Target, *, connect_timeout_s: float = 5.0, lock_timeout_s: float = 2.0
+    ) -> None:
+        self._target = target
+        self._lock_timeout_ms = int(lock_timeout_s * 1000)
+        self._connect_timeout_s = connect_timeout_s
+        params: dict[str, Any] = {
+            "connect_timeout": max(2, round(connect_timeout_s)),
+            "application_name": "holdfast",
+            "keepalives": 1,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+            **target.params,
+        }
+        self._conninfo = make_conninfo("", **params)
+        # Server-side prepared statements do not survive a transaction pooler.
+        self._kwargs: dict[str, Any] = {
+            "autocommit": True,
+            "prepare_threshold": None if target.pooler else 5,
+        }
+        self._pool: ConnectionPool[Connection[Any]] | None = None
+        self._lock = threading.Lock()
+        self._tables: dict[str, Table] = {}
+        self._schema: str | None = target.schema
+
+    @property
+    def display(self) -> str:
+        return self._target.display
+
+    # ---- connections
+
+    @contextmanager
+    def connection(self, doing: str) -> Iterator[Connection[Any]]:
+        """A connection of the pool for one piece of work; errors of the driver become ours."""
+        with mapped(doing + f" on {self.display}"):
+            pool = self._pool or self._open_pool()
+            with pool.connection() as conn:
+                yield conn
+
+    def _open_pool(self) -> ConnectionPool[Connection[Any]]:
+        with self._lock:
+            if self._pool is None:
+                # The pool would only say that it waited in vain: the first try tells why.
+                psycopg.connect(self._conninfo, **self._kwargs).close()
+                self._pool = ConnectionPool(
+                    self._conninfo,
+                    kwargs=self._kwargs,
+                    min_size=1,
+                    max_size=MAX_CONNECTIONS,
+                    timeout=self._connect_timeout_s,
+                    open=True,
+                    name="holdfast",
+                )
+            return self._pool
+
+    @contextmanager
+    def transaction(self, conn: Connection[Any], *, lane: str = "-") -> Iterator[None]:
+        """One transaction of ours: the triggers for foreign writers stay quiet in it."""
+        with conn.transaction():
+            conn.execute(
+                "SELECT set_config('holdfast.lane', %s, true), set_config('lock_timeout', %s, true),"
+                " set_config('idle_in_transaction_session_timeout', '60s', true)",
+                (lane, f"{self._lock_timeout_ms}ms"),
+            )
+            yield
+
+    def check(self) -> None:
+        with self.connection("looking at the database") as conn:
+            if conn.info.server_version < pgschema.MIN_SERVER_VERSION:
+                raise ConfigError(
+                    f"PostgreSQL {conn.info.server_version // 10000} is too old",
+                    code="server_too_old",
+                    hint="holdfast needs PostgreSQL 14 or newer",
+                )
+            pgschema.schema_version(conn)
+            self._schema_of(conn)
+
+    def _schema_of(self, conn: Connection[Any]) -> str:
+        if self._schema is None:
+            row = conn.execute("SELECT current_schema()").fetchone()
+            if row is None or row[0] is None:
+                raise ConfigError(
+                    "no schema of the connection's search_path exists",
+                    code="no_schema",
+                    hint="create one, or name it with ?schema= in the URL",
+                )
+            self._schema = str(row[0])
+        return self._schema
+
+    def schema_version(self) -> int:
+        with self.connection("looking at the schema") as conn:
+            return pgschema.schema_version(conn)
+
+    def install(self, collections: Sequence[str]) -> None:
+        with self.connection("creating the schema") as conn:
+            with self.transaction(conn):
+                pgschema.install(conn)
+            self.writable(conn, collections)
+
+    def schema_script(self, collections: list[str]) -> tuple[str, str]:
+        """The SQL that is missing for these collections, and the schema their tables are in."""
+        with self.connection("looking at the schema") as conn:
+            schema = self._schema_of(conn)
+            return pgschema.script(conn, schema, collections), schema
+
+    def identity(self) -> str | None:
+        with self.connection("reading the identity") as conn:
+            if not has_schema(conn):
+                return None
+            row = conn.execute("SELECT identity::text FROM holdfast.identity").fetchone()
+            return str(row[0]) if row else None
+
+    # ---- tables
+
+    def _table(self, conn: Connection[Any], collection: str) -> Table | None:
+        """The table for reading: known, found as it stands, or None.  Creates nothing."""
+        table = self._tables.get(collection)
+        if table is None:
+            table = find_table(conn, collection, self._schema_of(conn))
+            if table is not None and table.ready:
+                self._tables[collection] = table
+        return table
+
+    def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
+        """Create or adopt, in one transaction of its own, what is not ready yet."""
+        missing = [name for name in collections if name not in self._tables]
+        if not missing:
+            return
+        with self.transaction(conn):
+            tables = {n: pgschema.ensure_table(conn, n, self._schema_of(conn)) for n in missing}
+        self._tables.update(tables)
+
+    def adoptable(self, collection: str) -> str:
+        with self.connection(f"looking at table `{collection}`") as conn:
+            try:
+                table = self._table(conn, collection)
+                if table is not None:
+                    pgschema.require_rights(table)
+            except ConfigError as error:
+                return f"{error.message} ({error.hint})"
+        return ""
+
+    def create_index(self, collection: str) -> None:
+        with self.connection(f"indexing `{collection}`") as conn:
+            self.writable(conn, [collection])
+            conn.execute(pgschema.index_statement(self._tables[collection]))
+
+    # ---- writing
+
+    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+        touched = places(ops)
+        doing = "writing to " + ", ".join(f"`{name}`" for name in touched)
+        for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
+            with self.connection(doing) as conn:
+                try:
+                    self.writable(conn, list(touched))
+                    tables = [(self._tables[name], keys) for name, keys in touched.items()]
+                    with self.transaction(conn, lane=ops[0].lane):
+                        return pgwrite.apply_batch(conn, tables, ops, believed)
+                except psycopg.Error as error:
+                    self._forget_tables(error)
+                    if error.sqlstate not in RETRIED or attempt == MAX_TRANSACTION_ATTEMPTS:
+                        raise
+                except pgwrite.LostRace:
+                    continue
+        raise Unavailable(
+            f"{doing}: other writers, or a trigger of the table, were always in the way",
+            code="contended",
+            hint="look for a trigger on the table that suppresses rows, or try again",
+        )
+
+    def _forget_tables(self, error: psycopg.Error) -> None:
+        """After a table was dropped or changed under us, look at all of them again."""
+        if (error.sqlstate or "").startswith(("42", "0A")):
+            self._tables.clear()
+
+    def close_lane(self, lane: str) -> None:
+        with self.connection("closing the lane") as conn:
+            if has_schema(conn):
+                conn.execute("DELETE FROM holdfast.lanes WHERE lane = %s", (lane,))
+
+    # ---- reading
+
+    @contextmanager
+    def _reading(self, collection: str) -> Iterator[tuple[Connection[Any], Table | None]]:
+        with self.connection(f"reading `{collection}`") as conn:
+            try:
+                yield conn, self._table(conn, collection)
+            except psycopg.Error as error:
+                self._forget_tables(error)
+                raise
+
+    def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
+        with self._reading(collection) as (conn, table):
+            if table is None:
+                return {}
+            statement = sql.SQL(
+                _ROW + " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) AND {live}"
+            ).format(**table.parts())
+            found = conn.execute(statement, (pgwrite.key_values(table, keys),))
+            return {record[0]: Row(*record) for record in found}
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+    ) -> list[Row]:
+        with self._reading(collection) as (conn, table):
+            if table is None:
+                return []
+            where, values = ["{live}"], list[Any]()
+            if prefix:
+                where.append("starts_with({key_text}, %s)")
+                values.append(prefix)
+            lowest = max(prefix, after or "", key=str.encode)
+            if lowest:
+                where.append("{ordered} " + (">" if lowest == after else ">=") + " %s::text")
+                values.append(lowest)
+            if query is not None:
+                where.append("t.data::jsonb @> %s::jsonb")
+                values.append(project(query))
+            statement = sql.SQL(
+                _ROW + " FROM {table} t WHERE " + " AND ".join(where) + " ORDER BY {ordered} LIMIT %s"
+            ).format(**table.parts())
+            return [Row(*record) for record in conn.execute(statement, (*values, limit))]
+
+    def count(self, collection: str) -> int:
+        with self._reading(collection) as (conn, table):
+            if table is None:
+                return 0
+            statement = sql.SQL("SELECT count(*) FROM {table} t WHERE {live}")
+            row = conn.execute(statement.format(**table.parts())).fetchone()
+            return int(row[0]) if row else 0
+
+    def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
+        with self._reading(collection) as (conn, table):
+            if table is None:
+                return
+            statement = sql.SQL(
+                "SELECT {key_text}, {text}, {version}, {updated_us} FROM {table} t WHERE {live}"
+                + (" ORDER BY {created_us}, {ordered}" if in_order else "")
+            ).format(**table.parts())
+            with conn.transaction(), conn.cursor("holdfast_dump", binary=True) as cur:
+                cur.itersize = _STREAM_ROWS
+                for record in cur.execute(statement):
+                    yield StoredText(*record)
+
+    def inconsistent(self, collection: str) -> Iterator[str]:
+        with self._reading(collection) as (conn, table):
+            if table is None or "raw" not in table.columns:
+                return
+            # Text that jsonb cannot hold (an escape among it) is compared here, by projection.
+            statement = sql.SQL(
+                "SELECT {key_text}, CASE WHEN strpos({raw}, '\\u') > 0 THEN {raw} END, t.data::text"
+                " FROM {table} t WHERE {live} AND {raw} IS NOT NULL AND"
+                " CASE WHEN strpos({raw}, '\\u') > 0 THEN true"
+                " ELSE {raw}::jsonb IS DISTINCT FROM t.data::jsonb END"
+            ).format(**table.parts())
+            with conn.transaction(), conn.cursor("holdfast_audit", binary=True) as cur:
+                cur.itersize = _STREAM_ROWS
+                for key, raw, data in cur.execute(statement):
+                    if raw is None or decode(data) != decode(jsonb_columns(raw).data):
+                        yield key
+
+    def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
+        with self._reading(collection) as (conn, table):
+            if table is None:
+                return {}
+            statement = sql.SQL(
+                "SELECT {key_text}, coalesce(t.data::text, 'null'), {raw}, {version}, {created_us},"
+                " {updated_us}, {expires_us} FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
+            ).format(**table.parts())
+            found = conn.execute(statement, (pgwrite.key_values(table, keys),))
+            return {record[0]: Image(*record) for record in found}
+
+    def collections(self) -> list[str]:
+        with self.connection("listing the collections") as conn:
+            if not has_schema(conn):
+                return []
+            found = conn.execute("SELECT name FROM holdfast.collections ORDER BY name")
+            return [record[0] for record in found]
+
+    def form(self, collection: str) -> Form:
+        with self.connection(f"reading `{collection}`") as conn:
+            row = None
+            if has_schema(conn):
+                row = conn.execute(
+                    "SELECT shape, key_field FROM holdfast.collections WHERE name = %s",
+                    (collection,),
+                ).fetchone()
+            return Form(*row) if row else Form()
+
+    # ---- bulk loads
+
+    def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
+        with self.connection(f"loading run {run}") as conn:
+            try:
+                self.writable(conn, [load.collection for load in loads])
+                with self.transaction(conn, lane=run):
+                    return pgload.load_run(conn, self._tables, run, state, loads)
+            except psycopg.Error as error:
+                self._forget_tables(error)
+                raise
+
+    def run_record(self, run: str) -> RunRecord | None:
+        with self.connection(f"reading run {run}") as conn:
+            return pgload.read_run(conn, run) if has_schema(conn) else None
+
+    def close(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+
+_ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"

@@ -1,0 +1,195 @@
+-- Bookkeeping of holdfast in PostgreSQL, version 1.
+CREATE SCHEMA IF NOT EXISTS holdfast;
+
+CREATE TABLE holdfast.schema_version (
+    version    integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Versions and cursors mean something only within one history.
+CREATE TABLE holdfast.identity (
+    single      boolean PRIMARY KEY DEFAULT true CHECK (single),
+    identity    uuid NOT NULL DEFAULT gen_random_uuid(),
+    epoch       bigint NOT NULL DEFAULT 1,
+    environment text,
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+INSERT INTO holdfast.identity DEFAULT VALUES;
+
+CREATE TABLE holdfast.collections (
+    name          text COLLATE "C" PRIMARY KEY,
+    table_schema  text NOT NULL,
+    table_name    text NOT NULL,
+    key_column    text NOT NULL,
+    adopted       boolean NOT NULL DEFAULT false,
+    shape         text NOT NULL DEFAULT 'object',
+    key_field     text,
+    version_floor bigint NOT NULL DEFAULT 0,
+    created_at    timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE holdfast.lanes (
+    lane       uuid NOT NULL,
+    generation integer NOT NULL DEFAULT 0,
+    watermark  bigint NOT NULL DEFAULT 0,
+    state      text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'fenced')),
+    outcomes   text NOT NULL DEFAULT '[]',
+    directory  uuid,
+    opened_at  timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (lane, generation)
+) WITH (fillfactor = 50);
+
+-- One row per statement, never one per document.
+CREATE TABLE holdfast.changes (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    xid        xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    collection text NOT NULL,
+    keys       text[],                     -- NULL: anything in the collection
+    at         timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX changes_xid ON holdfast.changes (xid);
+CREATE INDEX changes_at ON holdfast.changes (at);
+
+CREATE TABLE holdfast.tombstones (
+    collection text COLLATE "C" NOT NULL,
+    key        text COLLATE "C" NOT NULL,
+    version    bigint NOT NULL,
+    deleted_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (collection, key)
+);
+CREATE INDEX tombstones_deleted_at ON holdfast.tombstones (deleted_at);
+
+CREATE TABLE holdfast.ledger (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at          timestamptz NOT NULL DEFAULT now(),
+    lane        uuid,
+    seq         bigint,
+    collection  text NOT NULL,
+    key         text NOT NULL,
+    kind        text NOT NULL,
+    reason      text NOT NULL,
+    base        text,
+    mine        text,
+    theirs      text,
+    state       text NOT NULL DEFAULT 'open',
+    resolved_at timestamptz,
+    resolution  text
+);
+
+CREATE TABLE holdfast.runs (
+    run        text PRIMARY KEY,
+    state      text NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    report     text NOT NULL DEFAULT '{}'
+);
+
+-- The triggers' functions.  Arguments: collection, key column.  They run with the rights of their
+-- owner, because a foreign writer need not have any on this schema.
+
+-- Whether the exact text holds something that its projection in `data` does not.
+CREATE FUNCTION holdfast.is_lossy(raw text, data jsonb) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN raw IS NOT NULL AND raw::jsonb IS DISTINCT FROM data;
+EXCEPTION WHEN data_exception THEN
+    RETURN true;
+END $$;
+
+CREATE FUNCTION holdfast.bury(collection_name text, dead_key text, dead_version bigint) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO holdfast.tombstones AS t (collection, key, version)
+    VALUES (collection_name, dead_key, dead_version)
+    ON CONFLICT (collection, key)
+    DO UPDATE SET version = greatest(t.version, excluded.version), deleted_at = now()
+$$;
+
+CREATE FUNCTION holdfast.stamp_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    this_key text;
+BEGIN
+    EXECUTE format('SELECT ($1).%I::text', TG_ARGV[1]) INTO this_key USING NEW;
+    SELECT greatest(c.version_floor, coalesce(t.version, 0)) + 1 INTO NEW.version
+      FROM holdfast.collections c
+      LEFT JOIN holdfast.tombstones t ON t.collection = c.name AND t.key = this_key
+     WHERE c.name = TG_ARGV[0];
+    NEW.version := coalesce(NEW.version, 1);
+    NEW.raw := NULL;
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION holdfast.stamp_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    old_key text;
+    new_key text;
+BEGIN
+    EXECUTE format('SELECT ($1).%1$I::text, ($2).%1$I::text', TG_ARGV[1])
+       INTO old_key, new_key USING OLD, NEW;
+    IF NEW.data::text IS NOT DISTINCT FROM OLD.data::text
+       AND NEW.expires_at IS NOT DISTINCT FROM OLD.expires_at AND new_key = old_key THEN
+        RETURN NEW;
+    END IF;
+    NEW.version := OLD.version + 1;
+    IF new_key <> old_key THEN
+        PERFORM holdfast.bury(TG_ARGV[0], old_key, OLD.version + 1);
+        SELECT greatest(NEW.version, max(t.version) + 1) INTO NEW.version
+          FROM holdfast.tombstones t WHERE t.collection = TG_ARGV[0] AND t.key = new_key;
+    END IF;
+    IF NEW.data::text IS DISTINCT FROM OLD.data::text THEN
+        IF holdfast.is_lossy(OLD.raw, OLD.data::jsonb) THEN
+            INSERT INTO holdfast.ledger (collection, key, kind, reason, mine, theirs)
+            VALUES (TG_ARGV[0], old_key, 'put', 'raw_discarded', OLD.raw, NEW.data::text);
+        END IF;
+        NEW.raw := NULL;
+        IF NEW.updated_at IS NOT DISTINCT FROM OLD.updated_at THEN
+            NEW.updated_at := now();
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION holdfast.stamp_delete() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    this_key text;
+BEGIN
+    EXECUTE format('SELECT ($1).%I::text', TG_ARGV[1]) INTO this_key USING OLD;
+    PERFORM holdfast.bury(TG_ARGV[0], this_key, OLD.version + 1);
+    RETURN NULL;
+END $$;
+
+-- Above 1,000 rows the keys are not listed: the reader looks at the whole collection.
+CREATE FUNCTION holdfast.log_new() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format(
+        'INSERT INTO holdfast.changes (collection, keys)
+         SELECT $1, CASE WHEN count(*) <= 1000 THEN array_agg(%I::text) END
+           FROM new_rows HAVING count(*) > 0', TG_ARGV[1]) USING TG_ARGV[0];
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION holdfast.log_old() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format(
+        'INSERT INTO holdfast.changes (collection, keys)
+         SELECT $1, CASE WHEN count(*) <= 1000 THEN array_agg(%I::text) END
+           FROM old_rows HAVING count(*) > 0', TG_ARGV[1]) USING TG_ARGV[0];
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION holdfast.log_truncate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    highest bigint;
+BEGIN
+    EXECUTE format('SELECT max(version) FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME) INTO highest;
+    UPDATE holdfast.collections SET version_floor = greatest(version_floor, highest + 1)
+     WHERE name = TG_ARGV[0] AND highest IS NOT NULL;
+    INSERT INTO holdfast.changes (collection, keys) VALUES (TG_ARGV[0], NULL);
+    RETURN NULL;
+END $$;

@@ -1,0 +1,382 @@
+"""SQLite as a backend: one file, WAL, synchronous=FULL, one table a collection.
+
+The durable settings are the ones that lost nothing in real power cuts (WAL with synchronous=FULL).
+Sources: sqlite.org/wal.html, sqlite.org/pragma.html, apsw documentation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from holdfast.backends import sqlite_load, sqlite_write
+from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
+from holdfast.backends.sql import SCHEMA_VERSION, migrations
+from holdfast.backends.sqlite_errors import mapped
+from holdfast.codec import decode
+from holdfast.containment import contains
+from holdfast.errors import ConfigError, CorruptData, Unavailable
+from holdfast.files import make_directory
+from holdfast.types import Applied, Op, Row
+
+#: How long a statement waits for another process that writes to the same file.
+BUSY_TIMEOUT_S = 5.0
+#: "hold" in ASCII: marks the file as ours (PRAGMA application_id).
+APPLICATION_ID = 0x686F6C64
+
+_LIVE = "(expires_at IS NULL OR expires_at > ?)"
+#: One file is opened at a time: closing any handle of a file drops the locks that this process
+#: has on it (sqlite.org/howtocorrupt.html, 2.2), and creating a file closes one.
+_OPENING = threading.Lock()
+_ROW = "SELECT key, data, version, created_at, updated_at, expires_at"
+
+
+def now_us() -> int:
+    """Microseconds since 1970 UTC: the clock of an embedded database is this machine's."""
+    return time.time_ns() // 1000
+
+
+class SqliteBackend:
+    """Documents in one SQLite file.  Thread-safe; several processes may use the file.
+
+    Nothing is created before the first write.  A file with tables that are not ours is refused.
+    `busy_timeout_s` is how long a call waits for another process that is writing.
+    """
+
+    kind = "sqlite"
+
+    def __init__(self, path: str | Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        # Absolute: a program may change its directory, and ":memory:" is a file name here.
+        self._path = Path(path).absolute()
+        self._busy_timeout_ms = int(busy_timeout_s * 1000)
+        self._conn: apsw.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+
+    @property
+    def display(self) -> str:
+        return f"sqlite:///{self._path}"
+
+    # ---- the connection
+
+    @contextmanager
+    def _using(self, doing: str, *, create: bool = False) -> Generator[apsw.Connection | None]:
+        """The connection under the lock; None when there is no database and none is to be made."""
+        with self._lock, mapped(f"{doing} in {self.display}"):
+            if self._closed:
+                raise Unavailable(
+                    f"{self.display} was closed", code="closed", hint="open the store again"
+                )
+            self._check_inode()
+            if self._conn is None and (create or self._exists()):
+                self._conn = self._open(create=create)
+            yield self._conn
+
+    @contextmanager
+    def _writing(self, doing: str) -> Generator[apsw.Connection]:
+        """One transaction, which counts only if the file is still in its place afterwards."""
+        with self._using(doing, create=True) as conn:
+            assert conn is not None, "create=True opens"
+            conn.execute("BEGIN IMMEDIATE")
+            with conn_transaction(conn):
+                yield conn
+            self._check_inode()
+
+    def _exists(self) -> bool:
+        try:
+            return self._path.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _check_inode(self) -> None:
+        """A file that was unlinked or replaced under us swallows writes without an error.
+
+        It is an error until the same file is back: a new one would silently start from nothing.
+        """
+        if self._inode is None:
+            return
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._inode:
+            self._drop_connection()
+            raise CorruptData(
+                f"the database file {self._path} was removed or replaced while it was open",
+                code="file_gone",
+                hint="nothing was confirmed; put the file back, or open the store again",
+            )
+
+    def _drop_connection(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            with contextlib.suppress(apsw.Error):
+                conn.close(True)
+
+    def _connect(self) -> apsw.Connection:
+        conn = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
+        conn.set_busy_timeout(self._busy_timeout_ms)
+        return conn
+
+    def _open(self, *, create: bool) -> apsw.Connection | None:
+        """The file as our database; None when it is an empty one and none is to be made."""
+        with _OPENING:
+            if create:
+                make_directory(self._path.parent)
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            found = os.stat(self._path)
+            conn = self._connect()
+        try:
+            # What is not ours must not change, not even by a checkpoint when it is closed again.
+            conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            if self._schema_version(conn) == 0 and not create:
+                conn.close(True)
+                return None
+            conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            self._configure(conn)
+            self._install(conn)
+        except BaseException:
+            conn.close(True)
+            raise
+        self._inode = (found.st_dev, found.st_ino)
+        return conn
+
+    def _configure(self, conn: apsw.Connection) -> None:
+        mode = conn.execute("PRAGMA journal_mode = WAL").get
+        if mode != "wal":
+            raise ConfigError(
+                f"{self._path} cannot be put into WAL mode, it stays in `{mode}`",
+                code="no_wal",
+                hint="put the data directory on a local disk",
+            )
+        conn.execute("PRAGMA synchronous = FULL")
+
+    def _install(self, conn: apsw.Connection) -> None:
+        """Bring the bookkeeping up to date, as one of several processes perhaps."""
+        if self._schema_version(conn) == SCHEMA_VERSION:
+            return
+        conn.execute("BEGIN IMMEDIATE")
+        with conn_transaction(conn):
+            version = self._schema_version(conn)
+            for number, statements in migrations("sqlite"):
+                if number > version:
+                    conn.execute(statements)
+            if version == 0:
+                conn.execute(
+                    "INSERT INTO _holdfast_identity VALUES (1, ?, 1, 'embedded primary', NULL,"
+                    " NULL, ?)",
+                    (str(uuid.uuid4()), now_us()),
+                )
+                conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _schema_version(self, conn: apsw.Connection) -> int:
+        """The version of our tables in the file, 0 in an empty one; refuses what is not ours."""
+        try:
+            owner = conn.execute("PRAGMA application_id").get
+        except apsw.NotADBError:
+            raise ConfigError(
+                f"{self._path} is not a SQLite database",
+                code="not_a_database",
+                hint="give another path, or move that file away",
+            ) from None
+        if owner == 0 and not conn.execute("SELECT count(*) FROM sqlite_schema").get:
+            return 0
+        if owner != APPLICATION_ID:
+            raise ConfigError(
+                f"{self._path} holds the tables of another application",
+                code="not_ours",
+                hint="give another path for the database",
+            )
+        version = int(conn.execute("PRAGMA user_version").get)
+        if version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self._path} has schema version {version}, this library knows {SCHEMA_VERSION}",
+                code="schema_newer",
+                hint="update holdfast to the version that the other program uses",
+            )
+        return version
+
+    def check(self) -> None:
+        with self._using("looking at the database"):
+            pass
+
+    def schema_version(self) -> int:
+        with self._using("looking at the database") as conn:
+            return SCHEMA_VERSION if conn is not None else 0
+
+    def install(self, collections: Sequence[str]) -> None:
+        with self._writing("creating collections") as conn:
+            for name in collections:
+                sqlite_write.ensure_table(conn, name, now_us())
+
+    def identity(self) -> str | None:
+        with self._using("reading the identity") as conn:
+            return conn and conn.execute("SELECT identity FROM _holdfast_identity").get
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._drop_connection()
+
+    # ---- writing
+
+    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+        with self._writing("writing") as conn:
+            return sqlite_write.apply_batch(conn, ops, believed, now_us())
+
+    def close_lane(self, lane: str) -> None:
+        with self._using("closing the lane") as conn:
+            if conn is not None:
+                conn.execute("DELETE FROM _holdfast_lanes WHERE lane = ?", (lane,))
+
+    def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
+        with self._writing(f"loading run {run}") as conn:
+            return sqlite_load.load_run(conn, run, state, loads, now_us())
+
+    def run_record(self, run: str) -> RunRecord | None:
+        with self._using(f"reading run {run}") as conn:
+            return sqlite_load.read_run(conn, run) if conn is not None else None
+
+    # ---- reading
+
+    @contextmanager
+    def _reading(self, collection: str) -> Generator[apsw.Connection | None]:
+        with self._using(f"reading `{collection}`") as conn:
+            known = conn is not None and sqlite_write.is_collection(conn, collection)
+            yield conn if known else None
+
+    def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return {}
+            if len(keys) == 1:
+                found = conn.execute(
+                    f'{_ROW} FROM "{collection}" WHERE key = ? AND {_LIVE}', (keys[0], now_us())
+                )
+            else:
+                found = conn.execute(
+                    f'{_ROW} FROM "{collection}" WHERE key IN'
+                    f" (SELECT value FROM json_each(?)) AND {_LIVE}",
+                    (sqlite_write.json_array(keys), now_us()),
+                )
+            return {record[0]: Row(*record) for record in found}
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+    ) -> list[Row]:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return []
+            where, values = [_LIVE], list[int | str]([now_us()])
+            if prefix:
+                where.append("key >= ? AND substr(key, 1, ?) = ?")
+                values += [prefix, len(prefix), prefix]
+            if after is not None:
+                where.append("key > ?")
+                values.append(after)
+            records = conn.execute(
+                f'{_ROW} FROM "{collection}" WHERE {" AND ".join(where)} ORDER BY key', values
+            )
+            page: list[Row] = []
+            for record in records:
+                if query is None or contains(decode(record[1]), query):
+                    page.append(Row(*record))
+                    if len(page) == limit:
+                        break
+            return page
+
+    def count(self, collection: str) -> int:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return 0
+            return conn.execute(
+                f'SELECT count(*) FROM "{collection}" WHERE {_LIVE}', (now_us(),)
+            ).get
+
+    def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return
+            # Of its own: one snapshot whatever is written meanwhile, and nobody has to wait.
+            snapshot = self._connect()
+        order = "ORDER BY created_at, key" if in_order else ""
+        try:
+            with mapped(f"reading `{collection}` in {self.display}"):
+                for record in snapshot.execute(
+                    f'SELECT key, data, version, updated_at FROM "{collection}"'
+                    f" WHERE {_LIVE} {order}",
+                    (now_us(),),
+                ):
+                    yield StoredText(*record)
+        finally:
+            snapshot.close(True)
+
+    def inconsistent(self, collection: str) -> Iterator[str]:
+        """None: the exact text is all that is stored."""
+        return iter(())
+
+    def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return {}
+            return {
+                record[0]: Image(*record)
+                for record in conn.execute(
+                    "SELECT key, data, NULL, version, created_at, updated_at, expires_at"
+                    f' FROM "{collection}" WHERE key IN (SELECT value FROM json_each(?))',
+                    (sqlite_write.json_array(keys),),
+                )
+            }
+
+    def collections(self) -> list[str]:
+        with self._using("listing the collections") as conn:
+            if conn is None:
+                return []
+            found = conn.execute("SELECT name FROM _holdfast_collections ORDER BY name")
+            return [record[0] for record in found]
+
+    def form(self, collection: str) -> Form:
+        with self._using(f"reading `{collection}`") as conn:
+            found = conn and conn.execute(
+                "SELECT shape, key_field FROM _holdfast_collections WHERE name = ?", (collection,)
+            ).fetchone()
+            return Form(*found) if found else Form()
+
+    def create_index(self, collection: str) -> None:
+        """SQLite has no index for containment: `find` reads the collection.  A no-op."""
+
+    def adoptable(self, collection: str) -> str:
+        with self._using(f"looking at `{collection}`") as conn:
+            if conn is None or sqlite_write.is_collection(conn, collection):
+                return ""
+            return sqlite_write.foreign_table(conn, collection)
+
+
+@contextmanager
+def conn_transaction(conn: apsw.Connection) -> Generator[None]:
+    """Commit what the block did, or roll all of it back; the transaction has begun already."""
+    try:
+        yield
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise

@@ -1,0 +1,194 @@
+"""One batch of ops in one SQLite transaction: read, fold, write, log, watermark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import apsw
+import msgspec
+
+from holdfast.backends.base import brief, gate
+from holdfast.errors import ConfigError
+from holdfast.fold import Current, Place, fold, places
+from holdfast.types import Applied, Op
+
+_CREATE = """
+CREATE TABLE "{name}" (
+    key        TEXT NOT NULL PRIMARY KEY,
+    data       TEXT NOT NULL,
+    created_at INTEGER NOT NULL DEFAULT 0,
+    updated_at INTEGER NOT NULL DEFAULT 0,
+    version    INTEGER NOT NULL DEFAULT 0,
+    expires_at INTEGER
+);
+CREATE TRIGGER "{name}_holdfast_insert" AFTER INSERT ON "{name}" WHEN NEW.version = 0 BEGIN
+    UPDATE "{name}" SET
+        version = 1 + max(
+            (SELECT version_floor FROM _holdfast_collections WHERE name = '{name}'),
+            coalesce((SELECT version FROM _holdfast_tombstones
+                       WHERE collection = '{name}' AND key = NEW.key), 0)),
+        created_at = {now}, updated_at = {now}
+     WHERE key = NEW.key;
+    INSERT INTO _holdfast_changes (collection, keys, at)
+    VALUES ('{name}', json_array(NEW.key), {now});
+END;
+CREATE TRIGGER "{name}_holdfast_update" AFTER UPDATE ON "{name}"
+WHEN NEW.version = OLD.version AND OLD.version > 0 BEGIN
+    UPDATE "{name}" SET version = OLD.version + 1, updated_at = {now} WHERE key = NEW.key;
+    INSERT INTO _holdfast_changes (collection, keys, at)
+    VALUES ('{name}', json_array(OLD.key, NEW.key), {now});
+END;
+CREATE TRIGGER "{name}_holdfast_delete" AFTER DELETE ON "{name}" BEGIN
+    INSERT INTO _holdfast_tombstones (collection, key, version, deleted_at)
+    VALUES ('{name}', OLD.key, OLD.version + 1, {now})
+    ON CONFLICT (collection, key)
+    DO UPDATE SET version = max(version, excluded.version), deleted_at = excluded.deleted_at;
+    INSERT INTO _holdfast_changes (collection, keys, at)
+    VALUES ('{name}', json_array(OLD.key), {now});
+END;
+"""
+_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+
+
+def json_array(keys: Iterable[str]) -> str:
+    """The keys as one parameter, for `json_each`."""
+    return msgspec.json.encode(list(keys)).decode()
+
+
+def is_collection(conn: apsw.Connection, name: str) -> bool:
+    """Whether the file has this collection."""
+    return bool(
+        conn.execute("SELECT 1 FROM _holdfast_collections WHERE name = ?", (name,)).get
+    )
+
+
+def foreign_table(conn: apsw.Connection, name: str) -> str:
+    """Why a table of this name stands in the way, in one sentence; empty when none does."""
+    if conn.execute("SELECT 1 FROM sqlite_schema WHERE name = ? COLLATE NOCASE", (name,)).get:
+        return f"the file has a table `{name}` that holdfast did not make"
+    return ""
+
+
+def ensure_table(conn: apsw.Connection, name: str, now_us: int) -> None:
+    """Create the collection inside the caller's transaction when it is not there."""
+    if is_collection(conn, name):
+        return
+    problem = foreign_table(conn, name)
+    if problem:
+        raise ConfigError(problem, code="not_adoptable", hint="use another name or another file")
+    conn.execute(
+        "INSERT INTO _holdfast_collections (name, created_at) VALUES (?, ?)", (name, now_us)
+    )
+    conn.execute(_CREATE.format(name=name, now=_NOW))
+
+
+def apply_batch(
+    conn: apsw.Connection, ops: Sequence[Op], believed: int, now_us: int
+) -> Applied:
+    """Apply the ops inside the caller's transaction."""
+    lane = ops[0].lane
+    row = conn.execute(
+        "SELECT watermark, state, outcomes FROM _holdfast_lanes WHERE lane = ? AND generation = 0",
+        (lane,),
+    ).fetchone()
+    fresh, skipped = gate(ops, believed, *(row or (0, "open", "[]")))
+    if not fresh:
+        return Applied(skipped, row[0])
+    touched = places(fresh)
+    rows: dict[Place, Current] = {}
+    stored: set[Place] = set()
+    for collection, keys in touched.items():
+        ensure_table(conn, collection, now_us)
+        rows.update(_read_rows(conn, collection, keys, now_us, stored))
+    before = dict(rows)
+    done = fold(rows, fresh)
+    for collection, keys in touched.items():
+        changed = [k for k in keys if rows[(collection, k)] is not before[(collection, k)]]
+        if changed:
+            _write_rows(conn, collection, changed, before, rows, stored, now_us)
+    conn.execute(
+        "INSERT INTO _holdfast_lanes (lane, watermark, outcomes, updated_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (lane, generation) DO UPDATE SET watermark = excluded.watermark,"
+        " outcomes = excluded.outcomes, updated_at = excluded.updated_at",
+        (lane, fresh[-1].seq, brief([*skipped, *done]), now_us),
+    )
+    return Applied(skipped + done, fresh[-1].seq)
+
+
+def _read_rows(
+    conn: apsw.Connection, collection: str, keys: list[str], now_us: int, stored: set[Place]
+) -> dict[Place, Current]:
+    rows: dict[Place, Current] = {}
+    for key in keys:
+        found = conn.execute(
+            f'SELECT data, version, expires_at FROM "{collection}" WHERE key = ?', (key,)
+        ).fetchone()
+        place = (collection, key)
+        if found is not None:
+            text, version, expires_us = found
+            live = expires_us is None or expires_us > now_us
+            rows[place] = Current(text if live else None, version)
+            stored.add(place)
+            continue
+        version = conn.execute(
+            "SELECT max(version_floor, coalesce((SELECT version FROM _holdfast_tombstones"
+            " WHERE collection = ?1 AND key = ?2), 0)) FROM _holdfast_collections WHERE name = ?1",
+            (collection, key),
+        ).get
+        rows[place] = Current(None, version)
+    return rows
+
+
+def _write_rows(
+    conn: apsw.Connection,
+    collection: str,
+    keys: list[str],
+    before: dict[Place, Current],
+    after: dict[Place, Current],
+    stored: set[Place],
+    now_us: int,
+) -> None:
+    logged: list[str] = []
+    for key in keys:
+        place = (collection, key)
+        row = after[place]
+        if row.text is None:
+            # The trigger buries it and logs the change.
+            conn.execute(f'DELETE FROM "{collection}" WHERE key = ?', (key,))
+            continue
+        logged.append(key)
+        expires = ":now + :ttl" if row.ttl_us else ("expires_at" if row.ttl_us is None else "NULL")
+        values = {
+            **{"key": key, "text": row.text, "version": row.version},
+            **{"now": now_us, "ttl": row.ttl_us},
+        }
+        if place in stored:
+            fresh = ", created_at = :now" if before[place].text is None else ""
+            conn.execute(
+                f'UPDATE "{collection}" SET data = :text, version = :version, updated_at = :now,'
+                f" expires_at = {expires}{fresh} WHERE key = :key",
+                values,
+            )
+        else:
+            expires = "NULL" if expires == "expires_at" else expires
+            conn.execute(
+                f'INSERT INTO "{collection}" (key, data, version, created_at, updated_at,'
+                f" expires_at) VALUES (:key, :text, :version, :now, :now, {expires})",
+                values,
+            )
+            if before[place].version:
+                conn.execute(
+                    "DELETE FROM _holdfast_tombstones WHERE collection = ? AND key = ?",
+                    (collection, key),
+                )
+    if logged:
+        log_change(conn, collection, logged, now_us)
+
+
+def log_change(conn: apsw.Connection, collection: str, keys: list[str], now_us: int) -> None:
+    """One row of the change log; above 1,000 keys they are not listed."""
+    listed = json_array(keys) if len(keys) <= 1000 else None
+    conn.execute(
+        "INSERT INTO _holdfast_changes (collection, keys, at) VALUES (?, ?, ?)",
+        (collection, listed, now_us),
+    )

@@ -1,0 +1,1 @@
+"""The engine: takes ops from the faces and brings them to the backend."""
