@@ -1,0 +1,80 @@
+"""What all commands share: their common options, and the backend that these lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from holdfast.backends.base import Backend
+from holdfast.cli.output import use_json, warn
+from holdfast.opening import backend_for
+from holdfast.settings import Settings, load_settings
+from holdfast.store import Store
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _json_callback(_: click.Context, __: click.Parameter, value: bool) -> bool:
+    use_json(value)
+    return value
+
+
+def common_options(*names: str) -> Callable[[_F], _F]:
+    """The options `--to`, `--data-dir` and `--json`; `names` are other spellings of `--to`."""
+
+    def decorate(function: _F) -> _F:
+        function = click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            callback=_json_callback,
+            expose_value=True,
+            is_eager=True,
+            help="Print one JSON document to stdout.",
+        )(function)
+        function = click.option(
+            "--data-dir",
+            metavar="DIR",
+            help="Local files and backups  [env: HOLDFAST_DATA_DIR; default: storage]",
+        )(function)
+        return click.option(
+            "--to",
+            *names,
+            "url",
+            metavar="URL",
+            help="The database: postgresql://... or sqlite:///path"
+            "  [env: HOLDFAST_DATABASE_URL, DATABASE_URL; default: SQLite in the data directory]",
+        )(function)
+
+    return decorate
+
+
+def read_settings(url: str | None, data_dir: str | None) -> Settings:
+    """The settings of a command; foreign parameters of the URL are warned about."""
+    settings = load_settings(url, data_dir=data_dir)
+    for warning in settings.target.warnings:
+        warn(f"{settings.source}: {warning}")
+    return settings
+
+
+@contextmanager
+def open_backend(settings: Settings) -> Generator[Backend]:
+    """The backend of these settings, looked at, and closed at the end."""
+    backend = backend_for(settings.target)
+    try:
+        backend.check()
+        yield backend
+    finally:
+        backend.close()
+
+
+@contextmanager
+def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
+    """A store for the commands that read and write documents."""
+    from holdfast.opening import open_store
+
+    with open_store(url, data_dir=data_dir) as store:
+        yield store

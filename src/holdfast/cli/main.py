@@ -1,0 +1,96 @@
+"""The command `holdfast`: its verbs are loaded when they are used, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from holdfast import __version__
+from holdfast.cli.exits import Exit, exit_code
+from holdfast.cli.output import print_error
+from holdfast.errors import HoldfastError
+
+_COMMANDS = {
+    "migrate": ("holdfast.cli.migrate", "Move JSON files into the database."),
+    "plan": ("holdfast.cli.migrate", "Show what `migrate` would do; change nothing."),
+    "verify": ("holdfast.cli.migrate", "Compare every value of a run with the database."),
+    "rollback": ("holdfast.cli.migrate", "Take a run back: rows and files as they were."),
+    "runs": ("holdfast.cli.migrate", "List the runs."),
+    "get": ("holdfast.cli.data", "Print a document."),
+    "put": ("holdfast.cli.data", "Put a document."),
+    "delete": ("holdfast.cli.data", "Delete a document."),
+    "list": ("holdfast.cli.data", "List collections, or the keys of one."),
+    "export": ("holdfast.cli.data", "Print a collection as the JSON file it came from."),
+    "schema": ("holdfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name + "_command")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in _COMMANDS.items()])
+
+
+@click.command(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 usage or configuration, 3 database"
+    " unreachable, 4 data refused or corrupt, 5 lock held elsewhere, 70 a bug, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="holdfast")
+def main() -> None:
+    """Your app's JSON files, safely in a database: move, hold, run.
+
+    The database is PostgreSQL when DATABASE_URL names one, else SQLite in the data directory
+    (HOLDFAST_DATA_DIR, default ./storage).
+    """
+
+
+def run() -> NoReturn:
+    """The entry point: every way to end becomes an exit code."""
+    sys.exit(int(_run()))
+
+
+def _run() -> int:
+    try:
+        result: Any = main.main(standalone_mode=False)
+        sys.stdout.flush()
+        return int(result) if isinstance(result, int) else Exit.DONE
+    except HoldfastError as error:
+        print_error(error.code, error.message, error.hint)
+        return exit_code(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return Exit.USAGE
+    except click.UsageError as error:
+        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        print_error("usage", error.format_message() + where, "")
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        print_error("interrupted", "interrupted", "run the same command again to go on")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing may be written to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except Exception as error:
+        # Where it happened, without the text of the error: that may repeat somebody's data.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        click.echo(frames, err=True, nl=False)
+        print_error("bug", f"a bug in holdfast: {type(error).__name__}", "please report it")
+        return Exit.BUG

@@ -1,0 +1,237 @@
+"""Scan and plan: read the files, look at the database, and say what a run would do.
+
+Nothing is written here, neither to the disk nor to the database.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holdfast.backends.base import Backend
+from holdfast.errors import ConfigError, CorruptData, DataError, HoldfastError
+from holdfast.failpoints import failpoint
+from holdfast.files import read_regular, sha256
+from holdfast.migrate.finding import Found, find_files
+from holdfast.migrate.plan import CollectionPlan, OnConflict, Policy, compare
+from holdfast.migrate.reading import Contents, ReadOptions, read_contents
+from holdfast.migrate.rundir import RunDir, SourceRecord, all_runs
+from holdfast.naming import collection_name
+
+_SIBLINGS = (".bak", ".backup", ".old", ".orig", ".tmp", "~", ".save")
+_LOOKS_LOST = ("empty", "nul_filled", "truncated")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a migration was asked to do; the flags of `holdfast migrate`."""
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    collection: str | None = None
+    recursive: bool = False
+    on_conflict: OnConflict = "fail"
+    keep_files: bool = False
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file as it was read: its bytes, its state then, and the documents in it."""
+
+    path: Path
+    data: bytes
+    sha256: str
+    mode: int
+    mtime_ns: int
+    collection: str
+    contents: Contents
+
+    def record(self, stored: str, read: ReadOptions) -> SourceRecord:
+        """What a run keeps about this file."""
+        return SourceRecord(
+            path=str(self.path),
+            stored=stored,
+            sha256=self.sha256,
+            size=len(self.data),
+            mode=self.mode,
+            mtime_ns=self.mtime_ns,
+            collection=self.collection,
+            form=self.contents.form,
+            documents=len(self.contents.documents),
+            whole=read.whole,
+            key_field=read.key_field,
+            split_default=read.split_default,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that cannot be taken, and why."""
+
+    path: Path
+    error: HoldfastError
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a run would do, file by file."""
+
+    found: Found
+    sources: list[Source] = field(default_factory=list[Source])
+    problems: list[Problem] = field(default_factory=list[Problem])
+    collections: list[CollectionPlan] = field(default_factory=list[CollectionPlan])
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def writes(self) -> int:
+        """Rows that would change."""
+        return sum(plan.writes for plan in self.collections)
+
+    @property
+    def open_conflicts(self) -> int:
+        """Documents that nobody has decided about."""
+        return sum(len(plan.open_conflicts) for plan in self.collections)
+
+
+def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
+    """Read every file; what is wrong with one is a problem of the plan, not an exception.
+
+    Raises ConfigError for paths that lead to no file at all.
+    """
+    found = find_files(list(paths), recursive=options.recursive, data_dir=data_dir)
+    if options.collection is not None and len(found.files) != 1:
+        raise ConfigError(
+            f"--collection names one collection, but {len(found.files)} files were found",
+            code="usage",
+            hint="name one file",
+        )
+    plan = Plan(found)
+    taken: dict[str, Path] = {}
+    for path in found.files:
+        try:
+            source = read_source(path, options)
+            _require_free(source, taken)
+        except HoldfastError as error:
+            plan.problems.append(Problem(path, error))
+            continue
+        taken[source.collection.lower()] = path
+        plan.sources.append(source)
+    failpoint("scanned")
+    return plan
+
+
+def read_source(path: Path, options: Options) -> Source:
+    """One file, read once: the bytes that are parsed are the bytes that are backed up."""
+    collection = collection_name(options.collection or path.stem)
+    try:
+        data, state = read_regular(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}",
+            code="unreadable",
+            hint="correct its mode or owner, or leave it out",
+        ) from None
+    try:
+        contents = read_contents(data, str(path), options.read)
+    except DataError as error:
+        if error.code in _LOOKS_LOST:
+            error.hint = _sibling_hint(path) or error.hint
+        raise
+    return Source(
+        path=path,
+        data=data,
+        sha256=sha256(data),
+        mode=stat.S_IMODE(state.st_mode),
+        mtime_ns=state.st_mtime_ns,
+        collection=collection,
+        contents=contents,
+    )
+
+
+def _sibling_hint(path: Path) -> str:
+    """A file beside a damaged one that may be its last good copy."""
+    stems = [path.name, path.stem]
+    for candidate in (path.with_name(s + suffix) for s in stems for suffix in _SIBLINGS):
+        if candidate.is_file() and candidate.stat().st_size:
+            return f"{candidate.name} beside it may be its last good copy: look there first"
+    return ""
+
+
+def _require_free(source: Source, taken: Mapping[str, Path]) -> None:
+    other = taken.get(source.collection.lower())
+    if other is not None:
+        raise ConfigError(
+            f"{source.path}: its collection `{source.collection}` is that of {other} already",
+            code="same_collection",
+            hint="migrate one of them alone, with --collection",
+        )
+
+
+def compare_with_database(
+    plan: Plan, backend: Backend, options: Options, *, data_dir: Path
+) -> None:
+    """Fill in what every document of the plan meets in the database."""
+    for source in plan.sources:
+        collection_plan = CollectionPlan(
+            source.collection,
+            str(source.path),
+            source.contents.form,
+            notes=list(source.contents.notes),
+        )
+        obstacle = backend.adoptable(source.collection)
+        if obstacle:
+            raise ConfigError(obstacle, code="not_adoptable", hint="see the reason above")
+        policy = Policy(
+            on_conflict=options.on_conflict,
+            file_time_us=source.mtime_ns // 1000,
+            split_default=options.read.split_default,
+        )
+        base = _LazyBase(data_dir, source, backend)
+        compare(
+            collection_plan,
+            source.contents.documents,
+            backend.dump(source.collection),
+            base,
+            policy,
+        )
+        plan.collections.append(collection_plan)
+    failpoint("planned")
+
+
+class _LazyBase(dict[str, str]):
+    """What the last finished run from this file brought; read only when a document differs."""
+
+    def __init__(self, data_dir: Path, source: Source, backend: Backend) -> None:
+        super().__init__()
+        self._where = (data_dir, source, backend)
+        self._loaded = False
+
+    def get(self, key: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        if not self._loaded:
+            self._loaded = True
+            self.update(_last_brought(*self._where))
+        return super().get(key, default)
+
+
+def _last_brought(data_dir: Path, source: Source, backend: Backend) -> dict[str, str]:
+    identity = backend.identity()
+    for run_dir in reversed(list(all_runs(data_dir))):
+        try:
+            state = run_dir.load_state()
+        except CorruptData:
+            continue  # another run's damaged state is no reason to stop this plan
+        if state.state != "done" or identity is None or state.identity != identity:
+            continue
+        for record in state.sources:
+            if record.collection == source.collection:
+                return dict(documents_of(run_dir, record))
+    return {}
+
+
+def documents_of(run_dir: RunDir, record: SourceRecord) -> list[tuple[str, str]]:
+    """The documents of a file that a run kept, read as they were read then."""
+    options = ReadOptions(record.whole, record.key_field, record.split_default)
+    name = Path(record.path).name
+    return read_contents(run_dir.original(record), name, options).documents

@@ -1,0 +1,44 @@
+"""The contract of a backend as a test-suite: whoever passes it can stand under a store.
+
+::
+
+    import pytest
+    from holdfast.testing.contract import BackendContract
+
+    class TestMyBackend(BackendContract):
+        @pytest.fixture
+        def backend(self, tmp_path):
+            backend = MyBackend(tmp_path)
+            yield backend
+            backend.close()
+
+        def fence(self, backend, lane):
+            ...  # mark the lane's row as fenced, as another process would
+
+`pytest.register_assert_rewrite("holdfast.testing")` in a `conftest.py` makes pytest show the values
+of a failed assertion.  The texts are `holdfast.backends.base.Backend` and `holdfast.fold`; the
+numbers (I2, R12 ...) are those of the guarantees.
+"""
+
+from __future__ import annotations
+
+from holdfast.testing.contract_base import ODD_KEYS, ContractBase, make_lane, make_op
+from holdfast.testing.contract_changes import ChangesContract
+from holdfast.testing.contract_lanes import LanesContract
+from holdfast.testing.contract_loads import LoadsContract
+from holdfast.testing.contract_reads import ReadsContract
+from holdfast.testing.contract_texts import TextsContract
+
+
+class BackendContract(
+    LanesContract, ChangesContract, TextsContract, ReadsContract, LoadsContract, ContractBase
+):
+    """Every guarantee that a backend gives; inherit it and provide the fixture `backend`.
+
+    `backend` is a fresh, empty backend for each test.  `collection` and `other` may be set to
+    collections that exist but are empty, and `odd_keys` to what their key columns can hold.
+    Overriding `fence` is required: the contract cannot know where a lane is kept.
+    """
+
+
+__all__ = ["ODD_KEYS", "BackendContract", "make_lane", "make_op"]
