@@ -1,0 +1,64 @@
+# Every target sets itself up: Python >= 3.11, pip and make are all it takes.
+#
+#   PYTHON=...  the interpreter to build .venv with, when it is not the first suitable one on PATH
+#   ARGS=...    passed on to pytest, to the demo or to the benchmarks, e.g. make test ARGS="-k dsn"
+
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+
+# A virtual environment made elsewhere (the checkout was copied or moved), or whose Python is gone,
+# is made again.
+ifneq ($(shell cat $(VENV)/.ready 2>/dev/null && test -x $(PY) && echo runs),$(CURDIR) runs)
+STALE := stale
+endif
+
+# Pip also reads these in the separate environment in which it builds the package.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_USER := 0
+# Pyright is pinned: that a newer one exists is no news.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint format chaos bench clean distclean stale
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.ready  ## move the sample files into a database, look at them, put them back
+	@$(PY) examples/demo.py $(ARGS)
+
+test: $(VENV)/.ready-test  ## run the tests, with a PostgreSQL of their own
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev  ## check style, formatting and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m pyright
+
+format: $(VENV)/.ready-dev  ## format the code and mend what ruff can mend
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+chaos: $(VENV)/.ready-test  ## run the long fault-injection tests
+	@$(PY) -m pytest -m slow $(ARGS)
+
+bench: $(VENV)/.ready-test  ## run the benchmarks
+	@$(PY) -m pytest bench -o "python_files=bench_*.py" --benchmark-only $(ARGS)
+
+clean:  ## remove what demo, builds and tests leave behind
+	@rm -rf build dist storage .pytest_cache .ruff_cache .hypothesis .benchmarks
+	@find src tests examples bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove the virtual environment
+	@rm -rf $(VENV)
+
+# .ready is the package alone, .ready-test adds what the tests need, .ready-dev the linters; each
+# holds the path of the checkout that it was made for, and marks the smaller ones too.
+$(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-dev: pyproject.toml constraints.txt tools/venv.sh $(STALE)
+	@sh tools/venv.sh $(VENV) $(patsubst .ready-%,%,$(filter .ready-%,$(@F)))

@@ -1,0 +1,154 @@
+"""The shape of the code: imports go downwards, pure modules stay pure, importing stays cheap."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Set
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[2] / "src"
+
+# From the bottom up. A top-level module that is not named here counts as pure: the strictest rules.
+PURE = "pure"
+LAYERS = [
+    {PURE},
+    {"files", "failpoints"},
+    {"backends"},
+    {"engine"},
+    {"store", "aio"},
+    {"opening"},
+    {"migrate"},
+    {"bot"},
+    {"observe"},
+    {"testing"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+IMPURE = {
+    "apsw",
+    "asyncio",
+    "io",
+    "os",
+    "psycopg",
+    "psycopg_pool",
+    "selectors",
+    "shutil",
+    "signal",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+}
+# Pure but for what they are there for: where time comes from, and the environment's variables.
+ALLOWED = {"clock": {"time"}, "settings": {"os"}}
+
+
+def sources() -> dict[str, ast.Module]:
+    """Every module of the package by its dotted name below `holdfast`, such as `engine.mirror`."""
+    found: dict[str, ast.Module] = {}
+    for path in sorted((SRC / "holdfast").rglob("*.py")):
+        parts = path.relative_to(SRC / "holdfast").with_suffix("").parts
+        if len(parts) > 1 and parts[-1] == "__init__":
+            parts = parts[:-1]
+        found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imports(name: str, tree: ast.Module, *, package: bool) -> Iterator[str]:
+    """Absolute names of everything that a module imports, wherever in its code."""
+    base = ["holdfast", *([] if name == "__init__" else name.split("."))]
+    if not package:
+        base.pop()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = base[: len(base) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def layer(name: str) -> str:
+    top = name.split(".")[0]
+    return top if top in RANK else PURE
+
+
+def resolve(parts: list[str], known: Set[str]) -> str:
+    """The module that `holdfast.<parts>` names or lies in; `__init__` for a name in there."""
+    for length in range(len(parts), 0, -1):
+        if (module := ".".join(parts[:length])) in known:
+            return module
+    return parts[0] if len(parts) > 1 else "__init__"
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    """(importing module, imported module) inside the package; `from holdfast import x` is x."""
+    trees = sources()
+    for name, tree in trees.items():
+        directory = SRC.joinpath("holdfast", *name.split("."))
+        package = name == "__init__" or directory.is_dir()
+        for target in imports(name, tree, package=package):
+            if target != "holdfast" and not target.startswith("holdfast."):
+                continue
+            yield name, resolve(target.split(".")[1:], trees.keys())
+
+
+def test_imports_go_downwards_only() -> None:
+    """No module imports one of a higher layer; the package itself is for the command line."""
+    wrong = [f"{a} -> {b}" for a, b in edges() if RANK[layer(b)] > RANK[layer(a)]]
+    assert wrong == []
+
+
+def test_modules_of_one_layer_do_not_import_each_other_in_a_circle() -> None:
+    """The modules import each other without a circle, inside the layers too."""
+    graph: dict[str, set[str]] = {}
+    for importer, imported in edges():
+        # A package and its own modules are one thing here: `__init__` re-exports them.
+        if importer != imported and not importer.startswith(f"{imported}."):
+            graph.setdefault(importer, set()).add(imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import circle: {' -> '.join(reversed(error.args[1]))}")
+
+
+def test_pure_modules_do_no_io() -> None:
+    """Pure modules import nothing that reads, writes, waits, runs threads or asks the clock."""
+    wrong: list[str] = []
+    for name, tree in sources().items():
+        if layer(name) == PURE:
+            tops = {target.split(".")[0] for target in imports(name, tree, package=False)}
+            wrong += [
+                f"{name} -> {top}" for top in sorted(tops & IMPURE - ALLOWED.get(name, set()))
+            ]
+    assert wrong == []
+
+
+def test_importing_holdfast_loads_no_driver() -> None:
+    """`import holdfast` leaves psycopg, rich, click and asyncio to those who need them."""
+    code = (
+        "import sys; before = set(sys.modules); import holdfast;"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(SRC)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "holdfast" in loaded
+    assert loaded & {"psycopg", "psycopg_pool", "rich", "click", "asyncio"} == set()
