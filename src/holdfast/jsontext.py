@@ -82,6 +82,19 @@ def position(text: str, offset: int) -> tuple[int, int]:
 
 def find_problem(text: str, *, max_depth: int = MAX_DEPTH) -> Problem | None:
     """The first reason why `text` is not one JSON value within the limits; None when it is."""
+    problem = _first_problem(text, max_depth)
+    if problem is not None and "\x00" in text[-1:]:
+        # What stands before the NULs is cut off somewhere, or not even that: they are the reason.
+        written = text.rstrip("\x00")
+        cut = _first_problem(written, max_depth)
+        if cut is None or cut.code in ("empty", "truncated"):
+            what = "the text ends in NUL characters" if written else "all characters are NUL"
+            line, column = position(text, len(written))
+            return Problem("nul_filled", what, line, column, problem.path)
+    return problem
+
+
+def _first_problem(text: str, max_depth: int) -> Problem | None:
     walk = _Walk(text, max_depth)
     try:
         walk.run()
@@ -127,8 +140,6 @@ class _Walk:
             raise self.fail("empty", "the text is empty (0 characters)")
         if not self.skip_space():
             raise self.fail("empty", "the text is blank: only white space", 0)
-        if not self.text.strip("\x00 \t\r\n"):
-            raise self.fail("nul_filled", "the text holds only NUL characters", 0)
         self.value()
         while self.steps:
             self.after_value()
@@ -243,8 +254,8 @@ class _Walk:
         """Name a character that cannot stand in a string as it is."""
         if char > "\x1f":
             return self.fail("lone_surrogate", "a lone surrogate stands in a string as it is")
-        if char == "\x00" and not self.text[self.pos :].strip("\x00"):
-            return self.fail("nul_filled", "the rest of the text is NUL characters")
+        if char == "\x00":
+            return self.fail("nul_filled", "a NUL character inside a string")
         what = f"control character U+{ord(char):04X} inside a string"
         return self.fail("control_character", what)
 
@@ -291,8 +302,8 @@ class _Walk:
         rest = self.text[self.pos : self.pos + 12]
         if not rest:
             return self.fail("truncated", f"the text ends too early: {wanted}")
-        if not self.text[self.pos :].strip("\x00 \t\r\n"):
-            return self.fail("nul_filled", "the rest of the text is NUL characters")
+        if rest[0] == "\x00":
+            return self.fail("nul_filled", "a NUL character between the tokens")
         if rest.startswith(("//", "/*", "#")):
             return self.fail("comment", "a comment")
         if rest.startswith(_NOT_JSON_NAMES):

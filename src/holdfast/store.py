@@ -2,80 +2,39 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
+from holdfast.backends.base import readable
 from holdfast.codec import decode, encode
 from holdfast.engine.inline import InlineEngine
-from holdfast.errors import ConfigError, ConflictError, DataError, HoldfastError
+from holdfast.errors import ConfigError, ConflictError, DataError
 from holdfast.jsonvalue import MISSING
 from holdfast.limits import MAX_BATCH_OPS, MAX_PAGE, MAX_UPDATE_ATTEMPTS
 from holdfast.naming import collection_name, key_text
+from holdfast.ops import build_op, raise_refusal
 from holdfast.patch import parse_pointer, resolve
 from holdfast.types import ABSENT, Document, Kind, Op, Outcome, Receipt, Row, from_microseconds
 
 #: Documents that one transaction of `put_many` and one page of `items` take.
 PAGE = 1000
 
-
-def build_op(
-    kind: Kind,
-    collection: str,
-    key: object,
-    *,
-    body: Any = MISSING,
-    pointer: str = "",
-    if_version: int | None = None,
-    if_absent: bool = False,
-    ttl_s: float | None = None,
-    group: int = 0,
-) -> Op:
-    """An op without lane and sequence; everything that can be refused is refused here."""
-    if if_absent:
-        if if_version is not None:
-            raise ConfigError(
-                "if_version and if_absent exclude each other", code="usage", hint="give one of them"
-            )
-        if_version = ABSENT
-    if pointer:
-        parse_pointer(pointer)
-    return Op(
-        lane="",
-        seq=0,
-        kind=kind,
-        collection=collection,
-        key=key_text(key),
-        body=None if body is MISSING else encode(body),
-        pointer=pointer,
-        if_version=if_version,
-        ttl_us=_ttl_us(ttl_s),
-        group=group,
-    )
+#: Who loses a race of compare-and-set waits before trying again, at random and longer each time:
+#: without a pause, eight threads that update one document make some lose 50 times in a row.
+_FIRST_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 0.25
 
 
-def _ttl_us(ttl_s: float | None) -> int | None:
-    if ttl_s is None:
-        return None
-    if not 0 < ttl_s < 10**10:
-        raise ConfigError(
-            f"ttl_s={ttl_s!r} is no time to live", code="usage", hint="give seconds above 0"
-        )
-    return max(1, int(ttl_s * 1_000_000))
-
-
-def raise_refusal(op: Op, outcome: Outcome) -> NoReturn:
-    """The error of a refused op, for its caller alone."""
-    what = f"{op.kind} of key {op.key!r} in `{op.collection}`: {outcome.message}"
-    if outcome.code == "conflict":
-        found = outcome.version or 0
-        raise ConflictError(
-            f"{what} (expected {op.if_version}, found {found})",
-            hint="read the document again and decide anew",
-            expected=op.if_version,
-            actual=found,
-        )
-    raise DataError(what, code=outcome.code, hint="nothing was changed")
+def _attempts() -> Iterator[int]:
+    """The numbers of the attempts of a compare-and-set, with a pause before each but the first."""
+    for attempt in range(MAX_UPDATE_ATTEMPTS):
+        if attempt:
+            longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+            time.sleep(random.random() * longest)
+        yield attempt
 
 
 class Collection:
@@ -130,23 +89,34 @@ class Collection:
     def append(self, key: str | int, pointer: str, item: Any) -> Any:
         """Append to the list at a JSON pointer (RFC 6901); returns the list as it is then.
 
-        `""` is the whole document; a missing list starts as `[]`.
+        `""` is the whole document; a missing list starts as `[]`.  ConflictError("moved"): it took
+        effect, but the reply was lost and others changed the document before it could be read.
         """
         return self._changed_value(*self._write("append", key, pointer=pointer, body=item)[:2])
 
     def increment(self, key: str | int, pointer: str, n: float = 1) -> Any:
         """Add to the number at a JSON pointer (RFC 6901); returns the new number.
 
-        `""` is the whole document; a missing number starts as 0.
+        `""` is the whole document; a missing number starts as 0.  No two callers get the same
+        number; ConflictError("moved") as for `append`.
         """
         return self._changed_value(*self._write("increment", key, pointer=pointer, body=n)[:2])
 
     def _changed_value(self, op: Op, outcome: Outcome) -> Any:
-        if outcome.text is None:  # the reply was lost, and told again without the document
-            value = self.get(op.key, MISSING)
-        else:
-            value = decode(outcome.text)
-        return resolve(value, parse_pointer(op.pointer))
+        text = outcome.text
+        if text is None:  # the reply was lost, and told again without the document
+            row = self._row(op.key)
+            if row is None or row.version != outcome.version:
+                raise ConflictError(
+                    f"{op.kind} of key {op.key!r} in `{self.name}` took effect, but others changed"
+                    " the document before its new value could be read",
+                    code="moved",
+                    hint="do not repeat it: read the document",
+                    expected=outcome.version,
+                    actual=row.version if row else 0,
+                )
+            text = row.text
+        return resolve(decode(text), parse_pointer(op.pointer))
 
     def update(
         self, key: str | int, change: Callable[[Any], Any], *, default: Any = MISSING
@@ -156,7 +126,7 @@ class Collection:
         Compare-and-set inside: `change` may be called several times and must be pure.  A missing
         document starts as `default`; without one, it is a ConflictError.
         """
-        for _ in range(MAX_UPDATE_ATTEMPTS):
+        for _ in _attempts():
             found = self.read(key)
             if found is None and default is MISSING:
                 raise ConflictError(
@@ -186,7 +156,7 @@ class Collection:
 
         Of two callers at once, only one gets the value.
         """
-        for _ in range(MAX_UPDATE_ATTEMPTS):
+        for _ in _attempts():
             found = self.read(key)
             if found is None:
                 return default
@@ -203,7 +173,7 @@ class Collection:
 
     def get_or_create(self, key: str | int, default: Any) -> Any:
         """The document's value; `default` is put, if there is none, and returned."""
-        for _ in range(MAX_UPDATE_ATTEMPTS):
+        for _ in _attempts():
             found = self.read(key)
             if found is not None:
                 return found.value
@@ -219,7 +189,7 @@ class Collection:
         )
 
     def put_many(self, documents: Mapping[Any, Any]) -> dict[str, Receipt]:
-        """Put many documents, in transactions of 1,000; all are checked before the first is sent."""
+        """Put many documents, in transactions of 1,000, all checked before the first is sent."""
         ops = [build_op("put", self.name, key, body=value) for key, value in documents.items()]
         receipts: dict[str, Receipt] = {}
         for start in range(0, len(ops), PAGE):
@@ -232,19 +202,20 @@ class Collection:
 
     # ---- reading
 
-    def read(self, key: str | int) -> Document | None:
-        """The document with its version and times, or None."""
+    def _row(self, key: str | int) -> Row | None:
         self._engine.require_open()
         text = key_text(key)
-        row = self._backend.read(self.name, [text]).get(text)
-        return _document(row) if row is not None else None
+        return self._backend.read(self.name, [text]).get(text)
+
+    def read(self, key: str | int) -> Document | None:
+        """The document with its version and times, or None."""
+        row = self._row(key)
+        return self._document(row) if row is not None else None
 
     def get(self, key: str | int, default: Any = None) -> Any:
         """The document's value, or `default` when there is none."""
-        self._engine.require_open()
-        text = key_text(key)
-        row = self._backend.read(self.name, [text]).get(text)
-        return decode(row.text) if row is not None else default
+        row = self._row(key)
+        return readable(self.name, row) if row is not None else default
 
     def get_many(self, keys: Iterable[str | int]) -> dict[str, Any]:
         """The values of those of the documents that exist, by key (an int key as its string)."""
@@ -253,11 +224,11 @@ class Collection:
         values: dict[str, Any] = {}
         for start in range(0, len(wanted), PAGE):
             page = self._backend.read(self.name, wanted[start : start + PAGE])
-            values.update((key, decode(row.text)) for key, row in page.items())
+            values.update((key, readable(self.name, row)) for key, row in page.items())
         return values
 
     def keys(self, *, prefix: str = "", after: str | None = None, limit: int = PAGE) -> list[str]:
-        """One page of keys in bytewise order: those with `prefix`, after `after`, at most `limit`."""
+        """One page of keys in bytewise order: with `prefix`, after `after`, at most `limit`."""
         return [row.key for row in self._page(prefix, after, limit)]
 
     def items(self, *, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -265,7 +236,8 @@ class Collection:
 
         Each page is a snapshot of its own: what changes meanwhile may show or not.
         """
-        return ((row.key, decode(row.text)) for row in self._rows(prefix))
+        self._engine.require_open()
+        return ((row.key, readable(self.name, row)) for row in self._rows(key_text(prefix)))
 
     def find(self, query: Any, *, prefix: str = "") -> Iterator[Document]:
         """The documents that contain `query`, by the rules of PostgreSQL's `@>`, in key order.
@@ -273,17 +245,31 @@ class Collection:
         Every member of the query must be in the document; lists contain by element.  The same
         answer on every backend; `collection(name, index=True)` makes it fast on PostgreSQL.
         """
+        self._engine.require_open()
+        if query is None:
+            raise ConfigError(
+                "find(None) asks for nothing", code="usage", hint="items() gives every document"
+            )
         query = decode(encode(query))
-        return (_document(row) for row in self._rows(prefix, query))
+        return (self._document(row) for row in self._rows(key_text(prefix), query))
 
     def count(self) -> int:
         """The number of documents."""
         self._engine.require_open()
         return self._backend.count(self.name)
 
-    def _page(
-        self, prefix: str, after: str | None, limit: int, query: Any = None
-    ) -> list[Row]:
+    def _document(self, row: Row) -> Document:
+        return Document(
+            key=row.key,
+            value=readable(self.name, row),
+            version=row.version,
+            source="primary",
+            age_s=0.0,
+            created_at=from_microseconds(row.created_us),
+            updated_at=from_microseconds(row.updated_us),
+        )
+
+    def _page(self, prefix: str, after: str | None, limit: int, query: Any = None) -> list[Row]:
         self._engine.require_open()
         if not 0 < limit <= MAX_PAGE:
             raise ConfigError(
@@ -315,10 +301,17 @@ class Batch:
 
     def __init__(self, engine: InlineEngine) -> None:
         self._engine = engine
+        self._in_block = False
         self._ops: list[Op] = []
         self.receipts: list[Receipt] = []
 
     def _add(self, kind: Kind, collection: str, key: str | int, **options: Any) -> None:
+        if not self._in_block:
+            raise ConfigError(
+                "a batch was written to outside of its `with` block",
+                code="usage",
+                hint="with store.batch() as b: ...",
+            )
         if len(self._ops) >= MAX_BATCH_OPS:
             raise DataError(
                 f"a batch of more than {MAX_BATCH_OPS} writes",
@@ -348,6 +341,7 @@ class Batch:
         self._add("delete", collection, key, **options)
 
     def __enter__(self) -> Batch:
+        self._in_block, self._ops, self.receipts = True, [], []
         return self
 
     def __exit__(
@@ -356,6 +350,7 @@ class Batch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._in_block = False
         if kind is not None or not self._ops:
             return
         results = self._engine.write(self._ops)
@@ -383,15 +378,18 @@ class Store:
         """A collection; `index=True` makes its `find` fast (a GIN index on PostgreSQL)."""
         found = self[name]
         if index:
+            self._engine.require_open()
             self._engine.backend.create_index(found.name)
         return found
 
     def collections(self) -> list[str]:
         """The names of the collections that exist, sorted."""
+        self._engine.require_open()
         return self._engine.backend.collections()
 
     def batch(self) -> Batch:
         """Writes that stand or fall together, as a context manager."""
+        self._engine.require_open()
         return Batch(self._engine)
 
     def close(self) -> None:
@@ -406,18 +404,3 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self._engine.backend.display!r})"
-
-
-def _document(row: Row) -> Document:
-    return Document(
-        key=row.key,
-        value=decode(row.text),
-        version=row.version,
-        source="primary",
-        age_s=0.0,
-        created_at=from_microseconds(row.created_us),
-        updated_at=from_microseconds(row.updated_us),
-    )
-
-
-__all__ = ["Batch", "Collection", "HoldfastError", "Store", "build_op", "raise_refusal"]

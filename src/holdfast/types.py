@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +16,7 @@ Source = Literal["primary", "mirror", "snapshot"]
 ABSENT = 0
 
 
-class Discreet(msgspec.Struct):
+class Discreet(msgspec.Struct, frozen=True):
     """A struct whose repr, which ends up in logs and tracebacks, never shows a document's content.
 
     `content` names the fields that hold some; they are left out.
@@ -25,10 +24,9 @@ class Discreet(msgspec.Struct):
 
     content: ClassVar[frozenset[str]] = frozenset()
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        for name in self.__struct_fields__:
-            if name not in self.content:
-                yield name, getattr(self, name)
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        names = (name for name in self.__struct_fields__ if name not in self.content)
+        return [(name, getattr(self, name)) for name in names]
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())

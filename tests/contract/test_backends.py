@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from holdfast.backends.base import Backend
+from holdfast.backends.base import Backend, Load
 from holdfast.backends.memory import MemoryBackend
 from holdfast.backends.postgres import PostgresBackend
 from holdfast.backends.sqlite import SqliteBackend
+from holdfast.errors import DataError
 from holdfast.settings import parse_url
 from holdfast.testing.contract import BackendContract, make_lane, make_op
 
@@ -70,3 +70,48 @@ class TestPostgresBehindAPooler(TestPostgres):
         backend = PostgresBackend(replace(parse_url(pg_database), pooler=True))
         yield backend
         backend.close()
+
+
+class TestPostgresAdopted(TestPostgres):
+    """In tables that an older program made: their key is a bigint under a name of its own."""
+
+    odd_keys = (
+        *("0", "-1", "9", "10", "-10", "99", "100", "4294967296"),
+        *("9223372036854775807", "-9223372036854775808", "81384788765712384"),
+    )
+
+    @pytest.fixture
+    def backend(self, pg_database: str) -> Iterator[Backend]:
+        self.url = pg_database
+        with psycopg.connect(pg_database) as conn:
+            for name in (self.collection, self.other):
+                conn.execute(
+                    f"CREATE TABLE {name} (guild_id bigint PRIMARY KEY, data jsonb NOT NULL,"
+                    " created_at timestamptz NOT NULL DEFAULT now(),"
+                    " updated_at timestamptz NOT NULL DEFAULT now())"
+                )
+        backend = PostgresBackend(parse_url(pg_database))
+        yield backend
+        backend.close()
+
+    def test_a_key_that_is_no_bigint_is_refused_alone(self, backend: Backend) -> None:
+        """I6: a key that the table cannot hold exactly is refused; its neighbours are written."""
+        lane = make_lane()
+        keys = ["1", "abc", "", "01", "+1", "1.0", "9223372036854775808", "-0", "2"]
+        applied = backend.apply(
+            [make_op(lane, seq, "put", key, "1") for seq, key in enumerate(keys, 1)]
+        )
+        assert [outcome.code for outcome in applied.outcomes] == ["", *["bad_key"] * 7, ""]
+        assert self.contents(backend) == {"1": "1", "2": "1"}
+        assert backend.read(self.collection, keys).keys() == {"1", "2"}
+        assert [row.key for row in backend.scan(self.collection, after="abc")] == []
+        assert backend.images(self.collection, ["abc", "2"]).keys() == {"2"}
+
+    def test_a_load_with_a_key_that_is_no_bigint_writes_nothing(self, backend: Backend) -> None:
+        """A run is written whole or not at all, also when one key does not fit the table."""
+        load = Load(self.collection, None, [("1", "1"), ("abc", "2")])
+        with pytest.raises(DataError) as caught:
+            backend.load("run-1", "loaded", [load])
+        assert caught.value.code == "bad_key"
+        assert self.contents(backend) == {}
+        assert backend.run_record("run-1") is None

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from holdfast.codec import decode
 from holdfast.errors import CorruptData, MigrationError, Unavailable
 from holdfast.types import Applied, Discreet, Op, Outcome, Row
 
@@ -255,6 +256,17 @@ def brief(outcomes: Sequence[Outcome]) -> str:
     return msgspec.json.encode(
         [msgspec.structs.replace(outcome, text=None) for outcome in outcomes]
     ).decode()
+
+
+def readable(collection: str, row: Row) -> Any:
+    """The value of a row; CorruptData, which names it, when its text is not JSON."""
+    try:
+        return decode(row.text)
+    except CorruptData as error:
+        raise CorruptData(
+            f"the document of key {row.key!r} in `{collection}` is not readable JSON",
+            hint=error.hint,
+        ) from None
 
 
 def stale(collection: str, key: str | None) -> MigrationError:

@@ -19,10 +19,10 @@ from holdfast.backends.base import (
     StoredText,
     brief,
     gate,
+    readable,
     stale,
 )
 from holdfast.backends.sql import SCHEMA_VERSION
-from holdfast.codec import decode
 from holdfast.containment import contains
 from holdfast.fold import Current, Place, fold, places
 from holdfast.types import Applied, Op, Row
@@ -143,7 +143,7 @@ class MemoryBackend:
                 for row in self._sorted(collection)
                 if row.key.startswith(prefix)
                 and (after is None or row.key.encode() > after.encode())
-                and (query is None or contains(decode(row.text), query))
+                and (query is None or contains(readable(collection, row), query))
             ][:limit]
 
     def count(self, collection: str) -> int:

@@ -22,6 +22,8 @@ MIN_SERVER_VERSION = 140000
 
 #: Key of the transaction-scoped advisory lock under which schema and tables are changed.
 DDL_LOCK = 0x686F6C64_66617374
+#: Time for others who start at the same moment and create the schema before us.
+_INSTALL_WAIT = "15s"
 #: Key of the lock that one bulk load holds.
 LOAD_LOCK = DDL_LOCK + 1
 
@@ -48,7 +50,13 @@ def install(conn: Connection[Any]) -> int:
     Two processes that start at once wait for each other on a transaction-scoped lock, so this works
     behind transaction poolers too.
     """
+    row = conn.execute(
+        "SELECT current_setting('lock_timeout'), set_config('lock_timeout', %s, true)",
+        (_INSTALL_WAIT,),
+    ).fetchone()
+    assert row is not None, "a SELECT without FROM returns a row"
     conn.execute("SELECT pg_advisory_xact_lock(%s)", (DDL_LOCK,))
+    conn.execute("SELECT set_config('lock_timeout', %s, true)", (row[0],))
     present = schema_version(conn)
     for number, statements in migrations("postgres"):
         if number > present:
@@ -64,23 +72,23 @@ def ensure_table(conn: Connection[Any], collection: str, schema: str) -> Table:
     if table is None or not table.ready:
         if table is not None:
             require_rights(table)
-            # Adding a column waits for every open transaction on the table: not for ever.
-            conn.execute("SELECT set_config('lock_timeout', '2000ms', true)")
         for statement in _statements(table, collection, schema):
             conn.execute(statement)
         table = find_table(conn, collection, schema)
-    assert table is not None and table.ready, "a table that was just created or adopted is ready"
+    assert table is not None, "a table that was just created is there"
+    assert table.ready, "a table that was just created or adopted is ready"
     return table
 
 
-def _statements(table: Table | None, collection: str, schema: str) -> list[sql.Composable]:
+def _statements(table: Table | None, collection: str, schema: str) -> list[sql.Composed]:
     return create_statements(collection, schema) if table is None else adopt_statements(table)
 
 
-def index_statement(table: Table) -> sql.Composable:
+def index_statement(table: Table) -> sql.Composed:
     """The index that answers `find` by containment (jsonb_path_ops: `@>` only, and small)."""
-    return sql.SQL("CREATE INDEX IF NOT EXISTS {} ON {} USING gin ((data::jsonb) jsonb_path_ops)"
-                   ).format(sql.Identifier(table.name[:58] + "_find"), table.sql)
+    return sql.SQL(
+        "CREATE INDEX IF NOT EXISTS {} ON {} USING gin ((data::jsonb) jsonb_path_ops)"
+    ).format(sql.Identifier(table.name[:58] + "_find"), table.sql)
 
 
 def script(conn: Connection[Any] | None, schema: str, collections: list[str]) -> str:

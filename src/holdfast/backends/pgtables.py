@@ -7,21 +7,29 @@ put on it, nothing else changes.  What cannot be adopted safely is refused by na
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 from psycopg import Connection, sql
 
 from holdfast.errors import ConfigError
 
-_KEY_TYPES = {
+_KEY_TYPES: dict[str, LiteralString] = {
     "text": "text",
     "varchar": "text",
     "int8": "bigint",
     "int4": "integer",
 }
-_STAMPS = ("timestamptz", "timestamp")
-_OURS = ("data", "raw", "version", "created_at", "updated_at", "expires_at")
+_STAMP = ("timestamptz", "timestamp")
+_WANTED = {
+    "data": ("jsonb", "json"),
+    "raw": ("text",),
+    "version": ("int8",),
+    "created_at": _STAMP,
+    "updated_at": _STAMP,
+    "expires_at": _STAMP,
+}
+_OURS = tuple(_WANTED)
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -31,9 +39,10 @@ class Table(msgspec.Struct, frozen=True):
     schema: str
     name: str
     key_column: str
-    key_type: str
-    data_type: str
+    key_type: LiteralString
+    data_type: LiteralString
     columns: frozenset[str]
+    triggers: frozenset[str]
     registered: bool
     exact_order: bool
     owned: bool
@@ -50,10 +59,14 @@ class Table(msgspec.Struct, frozen=True):
 
     @property
     def ready(self) -> bool:
-        """Whether it can be written: registered, with all our columns."""
-        return self.registered and self.columns.issuperset(_OURS)
+        """Whether it can be written: registered, with all our columns and triggers."""
+        return (
+            self.registered
+            and self.columns.issuperset(_OURS)
+            and self.triggers.issuperset(name for name, *_ in _TRIGGERS)
+        )
 
-    def column(self, name: str, otherwise: str) -> sql.Composable:
+    def column(self, name: str, otherwise: LiteralString) -> sql.Composable:
         """A column, or what stands for it while the table is not adopted."""
         return sql.Identifier("t", name) if name in self.columns else sql.SQL(otherwise)
 
@@ -67,7 +80,7 @@ class Table(msgspec.Struct, frozen=True):
             "data_type": sql.SQL(self.data_type),
             "key_text": sql.SQL("t.{}::text").format(self.key),
             "ordered": sql.SQL("t.{}{}").format(
-                self.key, sql.SQL('' if self.exact_order else '::text COLLATE "C"')
+                self.key, sql.SQL("" if self.exact_order else '::text COLLATE "C"')
             ),
             "text": sql.SQL("coalesce({}, t.data::text, 'null')").format(
                 self.column("raw", "NULL::text")
@@ -89,19 +102,50 @@ def _micros(stamp: sql.Composable, *, keep_null: bool = False) -> sql.Composable
 _DESCRIBE = """
 SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relrowsecurity,
        pg_has_role(c.relowner, 'USAGE'),
+       EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent)),
        (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_index i
           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
-         WHERE i.indrelid = c.oid AND i.indisprimary)
+         WHERE i.indrelid = c.oid AND i.indisprimary),
+       (SELECT i.indimmediate FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
+       (SELECT array_agg(g.tgname::text) FROM pg_trigger g
+         WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s
 """
 _COLUMNS = """
-SELECT a.attname, t.typname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '',
-       a.attgenerated <> '' OR a.attidentity = 'a', coalesce(l.collname, ''), NOT a.attnotnull
+SELECT a.attname, t.typname, a.attnotnull, a.atthasdef OR a.attidentity <> '',
+       a.attgenerated <> '' OR a.attidentity = 'a', coalesce(l.collname, ''),
+       coalesce(l.collisdeterministic, true)
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   LEFT JOIN pg_collation l ON l.oid = a.attcollation
  WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 """
+
+
+class _Found(NamedTuple):
+    """A row of `_DESCRIBE`."""
+
+    oid: int
+    kind: str
+    persistence: str
+    row_security: bool
+    owned: bool
+    inherits: bool
+    primary: list[str] | None
+    immediate: bool | None
+    triggers: list[str] | None
+
+
+class _Column(NamedTuple):
+    """A row of `_COLUMNS`."""
+
+    name: str
+    type: str
+    not_null: bool
+    has_default: bool
+    generated: bool
+    collation: str
+    deterministic: bool
 
 
 def find_table(conn: Connection[Any], collection: str, schema: str) -> Table | None:
@@ -110,79 +154,121 @@ def find_table(conn: Connection[Any], collection: str, schema: str) -> Table | N
         registered = None
         if has_schema(conn):
             registered = cur.execute(
-                "SELECT table_schema, table_name FROM holdfast.collections WHERE name = %s",
+                "SELECT table_schema, table_name, key_column FROM holdfast.collections"
+                " WHERE name = %s",
                 (collection,),
             ).fetchone()
-        place = registered or (schema, collection)
+        place = registered[:2] if registered else (schema, collection)
         found = cur.execute(_DESCRIBE, place).fetchone()
         if found is None:
             if registered is not None:
-                raise _refused(collection, "its table was dropped or renamed", "restore the table")
+                raise _refused(collection, "it was dropped or renamed", "restore the table")
             return None
-        columns = cur.execute(_COLUMNS, (found[0],)).fetchall()
-    return _judge(collection, place, found, columns, registered is not None)
+        columns = [_Column(*record) for record in cur.execute(_COLUMNS, (found[0],))]
+    return _judge(collection, place, _Found(*found), columns, registered and registered[2])
 
 
 def _judge(
     collection: str,
     place: tuple[str, str],
-    found: tuple[Any, ...],
-    columns: list[tuple[Any, ...]],
-    registered: bool,
+    found: _Found,
+    columns: list[_Column],
+    registered_key: str | None,
 ) -> Table:
     """The table as ours, or the reason why it cannot be."""
-    _, kind, persistence, row_security, owned, primary = found
-    types = {name: type_name for name, type_name, *_ in columns}
-
-    def refuse(why: str, hint: str) -> ConfigError:
-        return _refused(collection, why, hint)
-
-    if kind != "r":
-        raise refuse("it is no ordinary table", "give the collection another name")
-    if not primary or len(primary) != 1:
-        what = "no primary key" if not primary else "a primary key of several columns"
-        raise refuse(f"it has {what}", "a collection needs a single-column primary key")
-    key_type = _KEY_TYPES.get(types[primary[0]])
-    if key_type is None:
-        raise refuse(
-            f"its key column `{primary[0]}` is {types[primary[0]]}",
-            "the key must be text, varchar, integer or bigint",
-        )
-    if types.get("data") not in ("jsonb", "json"):
-        what = "no column `data`" if "data" not in types else f"`data` as {types['data']}"
-        raise refuse(f"it has {what}", "the documents must stand in a column `data` of type jsonb")
-    for name, wanted in (("version", ("int8",)), ("raw", ("text",))):
-        if name in types and types[name] not in wanted:
-            raise refuse(f"its column `{name}` is {types[name]}", f"it must be {wanted[0]}")
-    for name in ("created_at", "updated_at", "expires_at"):
-        if name in types and types[name] not in _STAMPS:
-            raise refuse(f"its column `{name}` is {types[name]}", "it must be timestamptz")
-    for name, _, required, generated, _, nullable in columns:
-        if name == "version" and nullable:
-            raise refuse("its column `version` allows NULL", "it must be bigint NOT NULL")
-        if required and name not in (primary[0], *_OURS):
-            raise refuse(
-                f"its column `{name}` is NOT NULL without a default", "give it a default"
-            )
-        if generated and name in (primary[0], *_OURS):
-            raise refuse(f"its column `{name}` is generated", "drop the GENERATED clause")
-    if row_security:
-        raise refuse("row security is enabled on it", "rows could be hidden without an error")
-    if persistence != "p":
-        raise refuse("it is UNLOGGED or temporary", "ALTER TABLE ... SET LOGGED first")
-    collations = {name: collation for name, _, _, _, collation, _ in columns}
+    _require_ordinary(collection, found)
+    assert found.primary, "an ordinary table has a primary key"
+    key = next(column for column in columns if column.name == found.primary[0])
+    _require_columns(collection, key, columns, adopted=registered_key is not None)
+    types = {column.name: column.type for column in columns}
     return Table(
         collection=collection,
         schema=place[0],
         name=place[1],
-        key_column=primary[0],
-        key_type=key_type,
-        data_type=types["data"],
+        key_column=key.name,
+        key_type=_KEY_TYPES[key.type],
+        data_type="json" if types["data"] == "json" else "jsonb",
         columns=frozenset(types),
-        registered=registered,
-        exact_order=key_type == "text" and collations[primary[0]] in ("C", "POSIX", "ucs_basic"),
-        owned=owned,
+        triggers=frozenset(found.triggers or ()),
+        registered=registered_key == key.name,
+        exact_order=key.collation in ("C", "POSIX", "ucs_basic"),
+        owned=found.owned,
     )
+
+
+def _require_ordinary(collection: str, found: _Found) -> None:
+    """Refuse what is no plain table with one key column."""
+    if found.kind != "r":
+        raise _refused(collection, "it is no ordinary table", "give the collection another name")
+    if found.inherits:
+        raise _refused(
+            collection, "it inherits, is inherited or is a partition", "use a table of its own"
+        )
+    if not found.primary or len(found.primary) != 1:
+        what = "several columns as its primary key" if found.primary else "no primary key"
+        raise _refused(
+            collection, f"it has {what}", "a collection needs a single-column primary key"
+        )
+    if not found.immediate:
+        raise _refused(collection, "its primary key is deferrable", "make it NOT DEFERRABLE")
+    if found.row_security:
+        raise _refused(
+            collection, "row security is enabled on it", "rows could be hidden without an error"
+        )
+    if found.persistence != "p":
+        raise _refused(
+            collection, "it is UNLOGGED or temporary", "ALTER TABLE ... SET LOGGED first"
+        )
+
+
+def _require_columns(
+    collection: str, key: _Column, columns: list[_Column], *, adopted: bool
+) -> None:
+    """Refuse columns in which our values cannot stand, or that we could not fill."""
+    if key.type not in _KEY_TYPES:
+        raise _refused(
+            collection,
+            f"its key column `{key.name}` is {key.type}",
+            "the key must be text, varchar, integer or bigint",
+        )
+    if not key.deterministic:
+        raise _refused(
+            collection,
+            f"its key column `{key.name}` takes different texts for equal",
+            "give the column a deterministic collation",
+        )
+    present = {column.name: column for column in columns}
+    if "data" not in present:
+        hint = "the documents must stand in a column `data` of type jsonb"
+        raise _refused(collection, "it has no column `data`", hint)
+    # One of them alone was made by somebody else, for something else.
+    only_ours = {"raw", "expires_at"} & present.keys()
+    if only_ours and not adopted and not present.keys() >= {"version", "raw", "expires_at"}:
+        name = min(only_ours)
+        raise _refused(
+            collection, f"its column `{name}` has a meaning of its own", "rename the column"
+        )
+    for column in columns:
+        why, hint = _column_problem(column, is_key=column is key)
+        if why:
+            raise _refused(collection, f"its column `{column.name}` {why}", hint)
+
+
+def _column_problem(column: _Column, *, is_key: bool) -> tuple[str, str]:
+    """Why this column stands in the way, and what to do; empty when it does not."""
+    wanted = _WANTED.get(column.name, ())
+    if is_key or column.name in _OURS:
+        if column.generated:
+            return "is generated", "drop the GENERATED clause"
+        if wanted and not is_key and column.type not in wanted:
+            return f"is {column.type}", f"it must be {wanted[0]}"
+        if column.name == "version" and not column.not_null:
+            return "allows NULL", "it must be bigint NOT NULL"
+        if column.name in ("raw", "expires_at") and column.not_null:
+            return "is NOT NULL", "drop the NOT NULL constraint"
+    elif column.not_null and not column.has_default:
+        return "is NOT NULL without a default", "give it a default"
+    return "", ""
 
 
 def _refused(collection: str, why: str, hint: str) -> ConfigError:
@@ -192,7 +278,7 @@ def _refused(collection: str, why: str, hint: str) -> ConfigError:
 
 
 def require_rights(table: Table) -> None:
-    """Raise unless this role may make the table ours; only its owner may add columns and triggers."""
+    """Raise unless this role may make the table ours: only its owner may change it."""
     if not table.owned and not table.ready:
         raise ConfigError(
             f"table `{table.schema}.{table.name}` cannot be adopted: this role does not own it",
@@ -207,7 +293,7 @@ def has_schema(conn: Connection[Any]) -> bool:
     return bool(row and row[0])
 
 
-def create_statements(collection: str, schema: str) -> list[sql.Composable]:
+def create_statements(collection: str, schema: str) -> list[sql.Composed]:
     """The statements that create a collection's table in the shape that bots already have."""
     table = sql.Identifier(schema, collection)
     return [
@@ -221,17 +307,20 @@ def create_statements(collection: str, schema: str) -> list[sql.Composable]:
     ]
 
 
-def adopt_statements(table: Table) -> list[sql.Composable]:
+_ADDED: tuple[tuple[str, LiteralString], ...] = (
+    # Existing rows read as version 1; new foreign rows come as 0 and are stamped.
+    ("version", "bigint NOT NULL DEFAULT 1"),
+    ("raw", "text"),
+    ("created_at", "timestamptz DEFAULT now()"),
+    ("updated_at", "timestamptz DEFAULT now()"),
+    ("expires_at", "timestamptz"),
+)
+
+
+def adopt_statements(table: Table) -> list[sql.Composed]:
     """The statements that make an existing table ours; none of them rewrites it."""
-    statements: list[sql.Composable] = []
-    for name, definition in (
-        # Existing rows read as version 1; new foreign rows come as 0 and are stamped.
-        ("version", "bigint NOT NULL DEFAULT 1"),
-        ("raw", "text"),
-        ("created_at", "timestamptz DEFAULT now()"),
-        ("updated_at", "timestamptz DEFAULT now()"),
-        ("expires_at", "timestamptz"),
-    ):
+    statements: list[sql.Composed] = []
+    for name, definition in _ADDED:
         if name not in table.columns:
             statements.append(
                 sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
@@ -249,7 +338,7 @@ def adopt_statements(table: Table) -> list[sql.Composable]:
     ]
 
 
-_TRIGGERS = (
+_TRIGGERS: tuple[tuple[str, LiteralString, str], ...] = (
     (
         "holdfast_stamp_insert",
         "BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.version = 0)",
@@ -263,18 +352,19 @@ _TRIGGERS = (
     ("holdfast_stamp_delete", "AFTER DELETE ON {table} FOR EACH ROW", "stamp_delete"),
     (
         "holdfast_log_insert",
-        "AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT" " {foreign}",
-        "log_new",
+        "AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT {foreign}",
+        "log_insert",
     ),
     (
         "holdfast_log_update",
-        "AFTER UPDATE ON {table} REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT {foreign}",
-        "log_new",
+        "AFTER UPDATE ON {table} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"
+        " FOR EACH STATEMENT {foreign}",
+        "log_update",
     ),
     (
         "holdfast_log_delete",
         "AFTER DELETE ON {table} REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT {foreign}",
-        "log_old",
+        "log_delete",
     ),
     (
         "holdfast_log_truncate",
@@ -288,13 +378,14 @@ _FOREIGN = "WHEN (coalesce(current_setting('holdfast.lane', true), '') = '')"
 
 def _register_statements(
     collection: str, schema: str, name: str, key_column: str, *, adopted: bool
-) -> list[sql.Composable]:
+) -> list[sql.Composed]:
     table = sql.Identifier(schema, name)
-    statements: list[sql.Composable] = [
+    statements = [
         sql.SQL(
             "INSERT INTO holdfast.collections"
             " (name, table_schema, table_name, key_column, adopted)"
-            " VALUES ({}, {}, {}, {}, {}) ON CONFLICT (name) DO NOTHING"
+            " VALUES ({}, {}, {}, {}, {})"
+            " ON CONFLICT (name) DO UPDATE SET key_column = excluded.key_column"
         ).format(collection, schema, name, key_column, adopted)
     ]
     for trigger, event, function in _TRIGGERS:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import select
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection, IsolationLevel, sql
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import ConnectionPool
 
-from holdfast.backends import pgload, pgschema, pgwrite
+from holdfast.backends import pgload, pgread, pgschema, pgwrite
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
 from holdfast.backends.pgerrors import RETRIED, mapped
 from holdfast.backends.pgtables import Table, find_table, has_schema
-from holdfast.codec import decode, jsonb_columns, project
-from holdfast.settings import Target
+from holdfast.codec import jsonb_columns, same_in_jsonb
 from holdfast.errors import ConfigError, Unavailable
 from holdfast.fold import places
 from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
+from holdfast.settings import Target
 from holdfast.types import Applied, Op, Row
 
 #: Connections of one process; free plans of hosts allow about 20 for everybody.
 MAX_CONNECTIONS = 4
 #: Rows that a streaming read holds at a time.
-_STREAM_ROWS = 2000
+_STREAM_ROWS = 1000
 
 
 class PostgresBackend:
@@ -53,6 +54,7 @@ class PostgresBackend:
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
             **target.params,
+            "client_encoding": "utf8",
         }
         self._conninfo = make_conninfo("", **params)
         # Server-side prepared statements do not survive a transaction pooler.
@@ -61,6 +63,7 @@ class PostgresBackend:
             "prepare_threshold": None if target.pooler else 5,
         }
         self._pool: ConnectionPool[Connection[Any]] | None = None
+        self._closed = False
         self._lock = threading.Lock()
         self._tables: dict[str, Table] = {}
         self._schema: str | None = target.schema
@@ -72,7 +75,7 @@ class PostgresBackend:
     # ---- connections
 
     @contextmanager
-    def connection(self, doing: str) -> Iterator[Connection[Any]]:
+    def connection(self, doing: str) -> Generator[Connection[Any]]:
         """A connection of the pool for one piece of work; errors of the driver become ours."""
         with mapped(doing + f" on {self.display}"):
             pool = self._pool or self._open_pool()
@@ -81,12 +84,18 @@ class PostgresBackend:
 
     def _open_pool(self) -> ConnectionPool[Connection[Any]]:
         with self._lock:
+            if self._closed:
+                raise Unavailable(
+                    f"{self.display} was closed", code="closed", hint="open the store again"
+                )
             if self._pool is None:
                 # The pool would only say that it waited in vain: the first try tells why.
                 psycopg.connect(self._conninfo, **self._kwargs).close()
                 self._pool = ConnectionPool(
                     self._conninfo,
                     kwargs=self._kwargs,
+                    configure=_configure,
+                    check=_require_alive,
                     min_size=1,
                     max_size=MAX_CONNECTIONS,
                     timeout=self._connect_timeout_s,
@@ -96,11 +105,12 @@ class PostgresBackend:
             return self._pool
 
     @contextmanager
-    def transaction(self, conn: Connection[Any], *, lane: str = "-") -> Iterator[None]:
+    def transaction(self, conn: Connection[Any], *, lane: str = "-") -> Generator[None]:
         """One transaction of ours: the triggers for foreign writers stay quiet in it."""
         with conn.transaction():
             conn.execute(
-                "SELECT set_config('holdfast.lane', %s, true), set_config('lock_timeout', %s, true),"
+                "SELECT set_config('holdfast.lane', %s, true),"
+                " set_config('lock_timeout', %s, true),"
                 " set_config('idle_in_transaction_session_timeout', '60s', true)",
                 (lane, f"{self._lock_timeout_ms}ms"),
             )
@@ -113,6 +123,13 @@ class PostgresBackend:
                     f"PostgreSQL {conn.info.server_version // 10000} is too old",
                     code="server_too_old",
                     hint="holdfast needs PostgreSQL 14 or newer",
+                )
+            encoding = conn.info.parameter_status("server_encoding")
+            if encoding != "UTF8":
+                raise ConfigError(
+                    f"the database's encoding is {encoding}, which cannot hold every text",
+                    code="server_encoding",
+                    hint="create the database with ENCODING 'UTF8'",
                 )
             pgschema.schema_version(conn)
             self._schema_of(conn)
@@ -159,9 +176,22 @@ class PostgresBackend:
         table = self._tables.get(collection)
         if table is None:
             table = find_table(conn, collection, self._schema_of(conn))
-            if table is not None and table.ready:
-                self._tables[collection] = table
+            if table is not None:
+                self._require_own_schema(table)
+                if table.ready:
+                    self._tables[collection] = table
         return table
+
+    def _require_own_schema(self, table: Table) -> None:
+        """Refuse a table in another schema than the one that the URL names."""
+        wanted = self._target.schema
+        if wanted is not None and table.schema != wanted:
+            raise ConfigError(
+                f"collection `{table.collection}` of this database is in the schema"
+                f" `{table.schema}`, not in `{wanted}`",
+                code="other_schema",
+                hint="leave ?schema= out of the URL, or use another database for other data",
+            )
 
     def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
         """Create or adopt, in one transaction of its own, what is not ready yet."""
@@ -170,6 +200,8 @@ class PostgresBackend:
             return
         with self.transaction(conn):
             tables = {n: pgschema.ensure_table(conn, n, self._schema_of(conn)) for n in missing}
+            for table in tables.values():
+                self._require_own_schema(table)
         self._tables.update(tables)
 
     def adoptable(self, collection: str) -> str:
@@ -224,7 +256,7 @@ class PostgresBackend:
     # ---- reading
 
     @contextmanager
-    def _reading(self, collection: str) -> Iterator[tuple[Connection[Any], Table | None]]:
+    def _reading(self, collection: str) -> Generator[tuple[Connection[Any], Table | None]]:
         with self.connection(f"reading `{collection}`") as conn:
             try:
                 yield conn, self._table(conn, collection)
@@ -236,11 +268,7 @@ class PostgresBackend:
         with self._reading(collection) as (conn, table):
             if table is None:
                 return {}
-            statement = sql.SQL(
-                _ROW + " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) AND {live}"
-            ).format(**table.parts())
-            found = conn.execute(statement, (pgwrite.key_values(table, keys),))
-            return {record[0]: Row(*record) for record in found}
+            return pgread.read_rows(conn, table, keys)
 
     def scan(
         self,
@@ -254,21 +282,9 @@ class PostgresBackend:
         with self._reading(collection) as (conn, table):
             if table is None:
                 return []
-            where, values = ["{live}"], list[Any]()
-            if prefix:
-                where.append("starts_with({key_text}, %s)")
-                values.append(prefix)
-            lowest = max(prefix, after or "", key=str.encode)
-            if lowest:
-                where.append("{ordered} " + (">" if lowest == after else ">=") + " %s::text")
-                values.append(lowest)
-            if query is not None:
-                where.append("t.data::jsonb @> %s::jsonb")
-                values.append(project(query))
-            statement = sql.SQL(
-                _ROW + " FROM {table} t WHERE " + " AND ".join(where) + " ORDER BY {ordered} LIMIT %s"
-            ).format(**table.parts())
-            return [Row(*record) for record in conn.execute(statement, (*values, limit))]
+            return pgread.scan_rows(
+                *(conn, table), prefix=prefix, after=after, limit=limit, query=query
+            )
 
     def count(self, collection: str) -> int:
         with self._reading(collection) as (conn, table):
@@ -283,29 +299,24 @@ class PostgresBackend:
             if table is None:
                 return
             statement = sql.SQL(
-                "SELECT {key_text}, {text}, {version}, {updated_us} FROM {table} t WHERE {live}"
+                "SELECT {key_text}, {raw}, CASE WHEN {raw} IS NULL THEN t.data::text END,"
+                " {version}, {updated_us} FROM {table} t WHERE {live}"
                 + (" ORDER BY {created_us}, {ordered}" if in_order else "")
             ).format(**table.parts())
-            with conn.transaction(), conn.cursor("holdfast_dump", binary=True) as cur:
-                cur.itersize = _STREAM_ROWS
-                for record in cur.execute(statement):
-                    yield StoredText(*record)
+            # Streamed: the server goes on while the rows that came are looked at.
+            with conn.cursor(binary=True) as cur:
+                for key, raw, data, version, updated_us in cur.stream(statement, size=_STREAM_ROWS):
+                    text = pgread.compact(data or "null") if raw is None else raw
+                    yield StoredText(key, text, version, updated_us)
 
     def inconsistent(self, collection: str) -> Iterator[str]:
         with self._reading(collection) as (conn, table):
-            if table is None or "raw" not in table.columns:
+            if table is None or not table.registered or "raw" not in table.columns:
                 return
-            # Text that jsonb cannot hold (an escape among it) is compared here, by projection.
-            statement = sql.SQL(
-                "SELECT {key_text}, CASE WHEN strpos({raw}, '\\u') > 0 THEN {raw} END, t.data::text"
-                " FROM {table} t WHERE {live} AND {raw} IS NOT NULL AND"
-                " CASE WHEN strpos({raw}, '\\u') > 0 THEN true"
-                " ELSE {raw}::jsonb IS DISTINCT FROM t.data::jsonb END"
-            ).format(**table.parts())
-            with conn.transaction(), conn.cursor("holdfast_audit", binary=True) as cur:
-                cur.itersize = _STREAM_ROWS
-                for key, raw, data in cur.execute(statement):
-                    if raw is None or decode(data) != decode(jsonb_columns(raw).data):
+            statement = pgread.suspects_statement(table)
+            with conn.cursor(binary=True) as cur:
+                for key, raw, data in cur.stream(statement, size=_STREAM_ROWS):
+                    if data is None or not same_in_jsonb(data, jsonb_columns(raw).data):
                         yield key
 
     def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
@@ -354,9 +365,23 @@ class PostgresBackend:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
 
 
-_ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
+def _configure(conn: Connection[Any]) -> None:
+    """Whatever the server's default is: what we read after a lock was waited for must be new."""
+    conn.isolation_level = IsolationLevel.READ_COMMITTED
+
+
+def _require_alive(conn: Connection[Any]) -> None:
+    """Raise for a connection that ended while nobody used it, without asking the server.
+
+    An idle connection has nothing to read, unless the server said good-bye; then it is asked.
+    """
+    poller = select.poll()
+    poller.register(conn.fileno(), select.POLLIN)
+    if poller.poll(0):
+        ConnectionPool.check_connection(conn)

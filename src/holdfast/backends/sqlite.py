@@ -19,10 +19,9 @@ from typing import Any
 import apsw
 
 from holdfast.backends import sqlite_load, sqlite_write
-from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
+from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText, readable
 from holdfast.backends.sql import SCHEMA_VERSION, migrations
 from holdfast.backends.sqlite_errors import mapped
-from holdfast.codec import decode
 from holdfast.containment import contains
 from holdfast.errors import ConfigError, CorruptData, Unavailable
 from holdfast.files import make_directory
@@ -153,7 +152,16 @@ class SqliteBackend:
         return conn
 
     def _configure(self, conn: apsw.Connection) -> None:
-        mode = conn.execute("PRAGMA journal_mode = WAL").get
+        give_up = time.monotonic() + self._busy_timeout_ms / 1000
+        while True:
+            try:
+                mode = conn.execute("PRAGMA journal_mode = WAL").get
+                break
+            except apsw.BusyError:
+                # Of several processes that create the file, SQLite lets only one wait here.
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.01)
         if mode != "wal":
             raise ConfigError(
                 f"{self._path} cannot be put into WAL mode, it stays in `{mode}`",
@@ -184,14 +192,17 @@ class SqliteBackend:
     def _schema_version(self, conn: apsw.Connection) -> int:
         """The version of our tables in the file, 0 in an empty one; refuses what is not ours."""
         try:
-            owner = conn.execute("PRAGMA application_id").get
+            with conn:  # one snapshot: another process may be creating the tables right now
+                owner = conn.execute("PRAGMA application_id").get
+                version = int(conn.execute("PRAGMA user_version").get)
+                tables = conn.execute("SELECT count(*) FROM sqlite_schema").get
         except apsw.NotADBError:
             raise ConfigError(
                 f"{self._path} is not a SQLite database",
                 code="not_a_database",
                 hint="give another path, or move that file away",
             ) from None
-        if owner == 0 and not conn.execute("SELECT count(*) FROM sqlite_schema").get:
+        if owner == 0 and not tables:
             return 0
         if owner != APPLICATION_ID:
             raise ConfigError(
@@ -199,7 +210,6 @@ class SqliteBackend:
                 code="not_ours",
                 hint="give another path for the database",
             )
-        version = int(conn.execute("PRAGMA user_version").get)
         if version > SCHEMA_VERSION:
             raise ConfigError(
                 f"{self._path} has schema version {version}, this library knows {SCHEMA_VERSION}",
@@ -297,8 +307,9 @@ class SqliteBackend:
             )
             page: list[Row] = []
             for record in records:
-                if query is None or contains(decode(record[1]), query):
-                    page.append(Row(*record))
+                row = Row(*record)
+                if query is None or contains(readable(collection, row), query):
+                    page.append(row)
                     if len(page) == limit:
                         break
             return page
@@ -320,12 +331,12 @@ class SqliteBackend:
         order = "ORDER BY created_at, key" if in_order else ""
         try:
             with mapped(f"reading `{collection}` in {self.display}"):
-                for record in snapshot.execute(
+                records = snapshot.execute(
                     f'SELECT key, data, version, updated_at FROM "{collection}"'
                     f" WHERE {_LIVE} {order}",
                     (now_us(),),
-                ):
-                    yield StoredText(*record)
+                )
+                yield from map(StoredText._make, records)
         finally:
             snapshot.close(True)
 
@@ -355,7 +366,9 @@ class SqliteBackend:
 
     def form(self, collection: str) -> Form:
         with self._using(f"reading `{collection}`") as conn:
-            found = conn and conn.execute(
+            if conn is None:
+                return Form()
+            found = conn.execute(
                 "SELECT shape, key_field FROM _holdfast_collections WHERE name = ?", (collection,)
             ).fetchone()
             return Form(*found) if found else Form()

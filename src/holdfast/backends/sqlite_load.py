@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import apsw
 import msgspec
 
 from holdfast.backends.base import Change, Load, LoadReport, RunRecord, stale
 from holdfast.backends.sqlite_write import ensure_table, log_change
+from holdfast.failpoints import failpoint
 
 
 def load_run(
     conn: apsw.Connection, run: str, state: str, loads: Sequence[Load], now_us: int
 ) -> dict[str, LoadReport]:
     """Write the loads and the run's record inside the caller's transaction."""
+    failpoint("transaction-begun")
     reports = {load.collection: _load(conn, load, now_us) for load in loads}
     conn.execute(
         "INSERT INTO _holdfast_runs VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT (run) DO UPDATE SET"
         " state = excluded.state, updated_at = excluded.updated_at, report = excluded.report",
         (run, state, now_us, msgspec.json.encode(reports).decode()),
     )
+    failpoint("record-written")
     return reports
 
 
@@ -52,11 +56,15 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     try:
         conn.executemany(
             f'INSERT INTO "{name}" (key, data, created_at, updated_at, version)'
-            " VALUES (?, ?, ?3, ?3, ?4)",
+            f" VALUES (?1, ?2, ?3, ?3, {floor + 1})",
             (
-                (key, text, now_us + index, versions.get(key, floor + 1))
-                for index, (key, text) in enumerate(load.inserts)
+                (key, text, stamp_us)
+                for (key, text), stamp_us in zip(load.inserts, count(now_us), strict=False)
             ),
+        )
+        conn.executemany(
+            f'UPDATE "{name}" SET version = ? WHERE key = ?',
+            [(version, key) for key, version in versions.items()],
         )
     except apsw.ConstraintError:
         raise stale(name, None) from None
@@ -75,6 +83,7 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     touched = [key for key, _ in load.inserts] + [change.key for change in load.changes]
     if touched:
         log_change(conn, name, touched, now_us)
+    failpoint("collection-written")
     return LoadReport(floor + 1, versions)
 
 

@@ -21,6 +21,11 @@ CREATE TABLE "{name}" (
     version    INTEGER NOT NULL DEFAULT 0,
     expires_at INTEGER
 );
+CREATE TRIGGER "{name}_holdfast_replace" BEFORE INSERT ON "{name}" WHEN NEW.version = 0 BEGIN
+    INSERT INTO _holdfast_tombstones (collection, key, version, deleted_at)
+    SELECT '{name}', key, version, {now} FROM "{name}" WHERE key = NEW.key
+    ON CONFLICT (collection, key) DO UPDATE SET version = max(version, excluded.version);
+END;
 CREATE TRIGGER "{name}_holdfast_insert" AFTER INSERT ON "{name}" WHEN NEW.version = 0 BEGIN
     UPDATE "{name}" SET
         version = 1 + max(
@@ -29,12 +34,21 @@ CREATE TRIGGER "{name}_holdfast_insert" AFTER INSERT ON "{name}" WHEN NEW.versio
                        WHERE collection = '{name}' AND key = NEW.key), 0)),
         created_at = {now}, updated_at = {now}
      WHERE key = NEW.key;
+    DELETE FROM _holdfast_tombstones WHERE collection = '{name}' AND key = NEW.key;
     INSERT INTO _holdfast_changes (collection, keys, at)
     VALUES ('{name}', json_array(NEW.key), {now});
 END;
 CREATE TRIGGER "{name}_holdfast_update" AFTER UPDATE ON "{name}"
 WHEN NEW.version = OLD.version AND OLD.version > 0 BEGIN
-    UPDATE "{name}" SET version = OLD.version + 1, updated_at = {now} WHERE key = NEW.key;
+    INSERT INTO _holdfast_tombstones (collection, key, version, deleted_at)
+    SELECT '{name}', OLD.key, OLD.version + 1, {now} WHERE OLD.key <> NEW.key
+    ON CONFLICT (collection, key) DO UPDATE SET version = max(version, excluded.version);
+    UPDATE "{name}" SET
+        version = 1 + max(OLD.version, coalesce((SELECT version FROM _holdfast_tombstones
+                       WHERE collection = '{name}' AND key = NEW.key), 0)),
+        updated_at = {now}
+     WHERE key = NEW.key;
+    DELETE FROM _holdfast_tombstones WHERE collection = '{name}' AND key = NEW.key;
     INSERT INTO _holdfast_changes (collection, keys, at)
     VALUES ('{name}', json_array(OLD.key, NEW.key), {now});
 END;
@@ -47,7 +61,8 @@ CREATE TRIGGER "{name}_holdfast_delete" AFTER DELETE ON "{name}" BEGIN
     VALUES ('{name}', json_array(OLD.key), {now});
 END;
 """
-_NOW = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+# unixepoch('subsec') needs SQLite 3.42, and the triggers run in the foreign writer's SQLite.
+_NOW = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
 
 
 def json_array(keys: Iterable[str]) -> str:
@@ -64,9 +79,14 @@ def is_collection(conn: apsw.Connection, name: str) -> bool:
 
 def foreign_table(conn: apsw.Connection, name: str) -> str:
     """Why a table of this name stands in the way, in one sentence; empty when none does."""
-    if conn.execute("SELECT 1 FROM sqlite_schema WHERE name = ? COLLATE NOCASE", (name,)).get:
-        return f"the file has a table `{name}` that holdfast did not make"
-    return ""
+    found = conn.execute(
+        "SELECT name FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'", (name,)
+    ).get
+    if found is None:
+        return ""
+    if is_collection(conn, found):
+        return f"the collection `{found}` has the same name but for upper and lower case"
+    return f"the file has a table `{found}` that holdfast did not make"
 
 
 def ensure_table(conn: apsw.Connection, name: str, now_us: int) -> None:
@@ -87,13 +107,13 @@ def apply_batch(
 ) -> Applied:
     """Apply the ops inside the caller's transaction."""
     lane = ops[0].lane
-    row = conn.execute(
+    watermark, state, outcomes = conn.execute(
         "SELECT watermark, state, outcomes FROM _holdfast_lanes WHERE lane = ? AND generation = 0",
         (lane,),
-    ).fetchone()
-    fresh, skipped = gate(ops, believed, *(row or (0, "open", "[]")))
+    ).fetchone() or (0, "open", "[]")
+    fresh, skipped = gate(ops, believed, watermark, state, outcomes)
     if not fresh:
-        return Applied(skipped, row[0])
+        return Applied(skipped, watermark)
     touched = places(fresh)
     rows: dict[Place, Current] = {}
     stored: set[Place] = set()
@@ -153,14 +173,23 @@ def _write_rows(
         place = (collection, key)
         row = after[place]
         if row.text is None:
-            # The trigger buries it and logs the change.
+            # The trigger buries it and logs the change; several ops may have raised the version.
             conn.execute(f'DELETE FROM "{collection}" WHERE key = ?', (key,))
+            conn.execute(
+                "INSERT INTO _holdfast_tombstones (collection, key, version, deleted_at)"
+                " VALUES (?, ?, ?, ?) ON CONFLICT (collection, key)"
+                " DO UPDATE SET version = max(version, excluded.version)",
+                (collection, key, row.version, now_us),
+            )
             continue
         logged.append(key)
         expires = ":now + :ttl" if row.ttl_us else ("expires_at" if row.ttl_us is None else "NULL")
         values = {
-            **{"key": key, "text": row.text, "version": row.version},
-            **{"now": now_us, "ttl": row.ttl_us},
+            "key": key,
+            "text": row.text,
+            "version": row.version,
+            "now": now_us,
+            "ttl": row.ttl_us,
         }
         if place in stored:
             fresh = ", created_at = :now" if before[place].text is None else ""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from holdfast.backends.base import Backend
-from holdfast.errors import Unavailable
+from holdfast.errors import HoldfastError, Unavailable
 from holdfast.types import Op, Outcome, Receipt
 
 #: A lost connection is tried once more, with the same lane and sequences: the gate makes it safe.
@@ -67,7 +67,7 @@ class InlineEngine:
             try:
                 if self._seq:
                     self.backend.close_lane(self._lane)
-            except Unavailable:
+            except HoldfastError:
                 pass  # Its row stays behind, which costs nothing but its bytes.
             finally:
                 self.backend.close()

@@ -33,6 +33,18 @@ class LanesContract(ContractBase):
         self.write(backend, "put", "2", "{}")
         assert backend.identity() == first
 
+    def test_install_creates_what_is_named(self, backend: Backend) -> None:
+        """`install` makes the tables and collections, once; what is in them stays."""
+        assert backend.schema_version() >= 0
+        backend.install([self.collection])
+        assert self.collection in backend.collections()
+        assert self.other not in backend.collections()
+        assert backend.schema_version() > 0
+        self.write(backend, "put", "1", "1")
+        backend.install([self.collection, self.other])
+        assert {self.collection, self.other} <= set(backend.collections())
+        assert self.contents(backend) == {"1": "1"}
+
     def test_a_batch_tells_an_outcome_for_each_op_in_order(self, backend: Backend) -> None:
         """Outcomes come in the order of the ops; the watermark is the last sequence."""
         lane = make_lane()

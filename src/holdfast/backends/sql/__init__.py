@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
 #: The schema that this version of the library writes and understands.
 SCHEMA_VERSION = 1
@@ -10,8 +10,8 @@ SCHEMA_VERSION = 1
 
 def migrations(database: str) -> list[tuple[int, str]]:
     """`(number, SQL)` of every migration of `"postgres"` or `"sqlite"`, in order."""
-    folder = files(__name__)
+    folder = Path(__file__).parent
     return [
-        (number, folder.joinpath(f"{database}_{number:04d}.sql").read_text(encoding="utf-8"))
+        (number, (folder / f"{database}_{number:04d}.sql").read_text(encoding="utf-8"))
         for number in range(1, SCHEMA_VERSION + 1)
     ]

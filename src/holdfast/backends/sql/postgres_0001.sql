@@ -162,7 +162,7 @@ BEGIN
 END $$;
 
 -- Above 1,000 rows the keys are not listed: the reader looks at the whole collection.
-CREATE FUNCTION holdfast.log_new() RETURNS trigger
+CREATE FUNCTION holdfast.log_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE format(
@@ -172,7 +172,22 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION holdfast.log_old() RETURNS trigger
+-- Only rows whose key or version is another than before: the key of a renamed row counts twice.
+CREATE FUNCTION holdfast.log_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format(
+        'INSERT INTO holdfast.changes (collection, keys)
+         SELECT $1, CASE WHEN count(*) <= 1000 THEN array_agg(k) END
+           FROM (SELECT DISTINCT k
+                   FROM (SELECT %1$I::text AS k, version FROM old_rows
+                         UNION ALL SELECT %1$I::text, version FROM new_rows) AS both_rows
+                  GROUP BY k, version HAVING count(*) = 1) AS touched
+         HAVING count(*) > 0', TG_ARGV[1]) USING TG_ARGV[0];
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION holdfast.log_delete() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE format(

@@ -1,0 +1,105 @@
+"""Rows as they are read from a PostgreSQL table: the exact text, and pages of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, LiteralString
+
+import msgspec
+from psycopg import Connection, sql
+
+from holdfast.backends.pgtables import Table
+from holdfast.backends.pgwrite import key_values
+from holdfast.codec import decode, project
+from holdfast.containment import contains
+from holdfast.jsontext import minify
+from holdfast.types import Row
+
+_ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
+#: What stands in `data` for characters that jsonb cannot hold: see `codec.jsonb_columns`.
+_REPLACEMENT = "\ufffd"
+
+
+def compact(text: str) -> str:
+    """A document's text without the white space that jsonb writes; every token stays as it is."""
+    try:
+        return msgspec.json.format(text, indent=-1)
+    except (msgspec.DecodeError, RecursionError):  # lone surrogates
+        return minify(text)
+
+
+def read_rows(conn: Connection[Any], table: Table, keys: Sequence[str]) -> dict[str, Row]:
+    """The live rows of these keys."""
+    statement = sql.SQL(
+        _ROW + " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) AND {live}"
+    ).format(**table.parts())
+    found = conn.execute(statement, (key_values(table, keys),))
+    return {record[0]: _row(record) for record in found}
+
+
+def scan_rows(
+    conn: Connection[Any],
+    table: Table,
+    *,
+    prefix: str,
+    after: str | None,
+    limit: int,
+    query: Any,
+) -> list[Row]:
+    """One page of live rows in bytewise key order; with `query`, of those that contain it."""
+    wanted = None if query is None else project(query)
+    page = _page(conn, table, prefix, after, limit, wanted)
+    if wanted is None or _REPLACEMENT not in wanted:
+        return page
+    # In `data`, characters that jsonb cannot hold all look alike: the exact text decides.
+    found: list[Row] = []
+    while page:
+        found += [row for row in page if contains(decode(row.text), query)]
+        if len(page) < limit or len(found) >= limit:
+            break
+        page = _page(conn, table, prefix, page[-1].key, limit, wanted)
+    return found[:limit]
+
+
+def _page(
+    conn: Connection[Any],
+    table: Table,
+    prefix: str,
+    after: str | None,
+    limit: int,
+    wanted: str | None,
+) -> list[Row]:
+    where: list[LiteralString] = ["{live}"]
+    values: list[Any] = []
+    if prefix:
+        where.append("starts_with({key_text}, %s)")
+        values.append(prefix)
+    lowest = max(prefix, after or "", key=str.encode)
+    # The empty string is a key, and so it can be what a page begins after.
+    if lowest or after is not None:
+        where.append("{ordered} " + (">" if lowest == after else ">=") + " %s::text")
+        values.append(lowest)
+    if wanted is not None:
+        where.append("t.data::jsonb @> %s::jsonb")
+        values.append(wanted)
+    statement = sql.SQL(
+        _ROW + " FROM {table} t WHERE " + " AND ".join(where) + " ORDER BY {ordered} LIMIT %s"
+    ).format(**table.parts())
+    return [_row(record) for record in conn.execute(statement, (*values, limit))]
+
+
+def suspects_statement(table: Table) -> sql.Composed:
+    """Key, exact text and `data` of the live rows that PostgreSQL alone cannot find consistent.
+
+    What the text holds and jsonb cannot (U+0000, lone surrogates, more digits than a float has)
+    makes the two differ in order too.
+    """
+    return sql.SQL(
+        "SELECT {key_text}, {raw}, t.data::text FROM {table} t"
+        " WHERE {live} AND holdfast.is_lossy({raw}, t.data::jsonb)"
+    ).format(**table.parts())
+
+
+def _row(record: tuple[Any, ...]) -> Row:
+    key, text, *rest = record
+    return Row(key, compact(text), *rest)

@@ -1,0 +1,221 @@
+"""The inline engine: a reply that is lost on the way is asked for again, and nothing is doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from holdfast import ConfigError, ConflictError, CorruptData, DataError, Unavailable
+from holdfast.backends.base import Backend
+from holdfast.backends.memory import MemoryBackend
+from holdfast.engine.inline import InlineEngine
+from holdfast.store import Store
+from holdfast.types import Applied, Op
+
+LOST = Unavailable("the reply was lost", code="connection")
+
+
+class Flaky:
+    """A backend whose `apply` fails before or after the work is done, as its script says."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.script: list[str | Callable[[], Any]] = []
+        self.error: Exception = LOST
+        self.calls = 0
+
+    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+        self.calls += 1
+        step = self.script.pop(0) if self.script else "fine"
+        if step == "before":
+            raise self.error
+        applied = self._backend.apply(ops, believed=believed)
+        if step == "after":
+            raise self.error
+        if callable(step):
+            step()
+            raise self.error
+        return applied
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+@pytest.fixture
+def flaky(make_backend: Callable[[], Backend]) -> Flaky:
+    return Flaky(make_backend())
+
+
+@pytest.fixture
+def flaky_store(flaky: Flaky) -> Iterator[Store]:
+    with Store(InlineEngine(flaky)) as store:  # type: ignore[arg-type]
+        yield store
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_every_write_takes_effect_exactly_once(
+    flaky: Flaky, flaky_store: Store, lost: str
+) -> None:
+    """I2: whether the connection broke before or after the commit, each write happens once."""
+    views = flaky_store["views"]
+    for number in range(1, 4):
+        flaky.script = [lost]
+        assert views.increment("n", "") == number
+        flaky.script = [lost]
+        assert views.append("l", "", number) == list(range(1, number + 1))
+    flaky.script = [lost]
+    receipt = views.put("p", 1, if_absent=True)
+    assert receipt.version == 1
+    flaky.script = [lost]
+    assert views.delete("p", if_version=1).version == 2
+    flaky.script = [lost]
+    assert views.update("n", lambda value: value * 10).version == 4
+    flaky.script = [lost]
+    assert views.pop("l") == [1, 2, 3]
+    assert dict(views.items()) == {"n": 30}
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_a_batch_takes_effect_exactly_once(flaky: Flaky, flaky_store: Store, lost: str) -> None:
+    """I2: batches and put_many, too, are applied once and get their true receipts."""
+    flaky.script = [lost]
+    with flaky_store.batch() as batch:
+        batch.increment("views", "1", "/n")
+        batch.increment("views", "1", "/n")
+        batch.append("others", "1", "", "x")
+    assert [receipt.version for receipt in batch.receipts] == [1, 2, 1]
+    assert flaky_store["views"].get("1") == {"n": 2}
+    flaky.script = [lost, "fine", lost]
+    receipts = flaky_store["views"].put_many({str(n): n for n in range(1500)})
+    assert {receipt.version for key, receipt in receipts.items() if key != "1"} == {1}
+    assert receipts["1"].version == 3
+
+
+def test_a_refusal_is_told_truly(flaky: Flaky, flaky_store: Store) -> None:
+    """R12: a conflict or a refusal whose reply was lost is raised, not taken for a success."""
+    views = flaky_store["views"]
+    views.put("1", "text")
+    flaky.script = ["after"]
+    with pytest.raises(ConflictError) as conflict:
+        views.put("1", "lost", if_version=5)
+    assert (conflict.value.expected, conflict.value.actual) == (5, 1)
+    flaky.script = ["after"]
+    with pytest.raises(DataError) as data:
+        views.increment("1", "")
+    assert data.value.code == "wrong_type"
+    flaky.script = ["after"]
+    with pytest.raises(ConflictError), flaky_store.batch() as batch:
+        batch.put("views", "2", 1)
+        batch.put("views", "1", 1, if_absent=True)
+    assert dict(views.items()) == {"1": "text"}
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_a_connection_that_stays_lost_is_told(
+    flaky: Flaky, flaky_store: Store, lost: str
+) -> None:
+    """I2: lost twice is Unavailable; the write took effect at most once, and the next ones go."""
+    views = flaky_store["views"]
+    views.put("1", 10)
+    flaky.script = [lost, "before"]
+    with pytest.raises(Unavailable) as caught:
+        views.increment("1", "")
+    assert caught.value.retryable
+    assert flaky.calls == 3
+    happened = 1 if lost == "after" else 0
+    assert views.increment("1", "", 100) == 110 + happened
+
+
+@pytest.mark.parametrize("changed", ["put", "delete"])
+def test_a_value_that_nobody_can_tell_is_not_made_up(
+    flaky: Flaky, flaky_store: Store, make_backend: Callable[[], Backend], changed: str
+) -> None:
+    """No two callers get one number: after a lost reply, a document that moved is "moved"."""
+    views = flaky_store["views"]
+    others = Store(InlineEngine(make_backend()))["views"]
+    for call, value in (
+        (lambda: views.increment("n", ""), 7),
+        (lambda: views.append("l", "", 1), [7]),
+    ):
+        key = "n" if value == 7 else "l"
+        flaky.script = [
+            lambda k=key, v=value: others.put(k, v) if changed == "put" else others.delete(k)
+        ]
+        with pytest.raises(ConflictError) as caught:
+            call()
+        assert caught.value.code == "moved"
+        assert (caught.value.expected, caught.value.actual) == (1, 2 if changed == "put" else 0)
+        assert "do not repeat" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("busy", code="locked"),
+        Unavailable("full", code="disk_full"),
+        Unavailable("fenced", code="fenced"),
+        CorruptData("went back", code="went_back"),
+        ConfigError("no rights", code="no_rights"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_only_a_lost_connection_is_tried_again(
+    flaky: Flaky, flaky_store: Store, error: Exception
+) -> None:
+    """An answer is an answer: what the database refused is not sent twice behind the caller."""
+    flaky.script, flaky.error = ["before"], error
+    with pytest.raises(type(error)) as caught:
+        flaky_store["views"].put("1", 1)
+    assert caught.value is error
+    assert flaky.calls == 1
+    assert flaky_store["views"].put("1", 2).version == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [LOST, CorruptData("gone", code="file_gone"), ConfigError("dropped", code="no_table")],
+    ids=lambda error: error.code,
+)
+def test_closing_never_raises_because_of_the_database(error: Exception) -> None:
+    """`close` releases everything even when the lane cannot be closed any more."""
+    closed: list[bool] = []
+
+    class Failing(MemoryBackend):
+        def close_lane(self, lane: str) -> None:
+            raise error
+
+        def close(self) -> None:
+            closed.append(True)
+
+    store = Store(InlineEngine(Failing()))
+    store["views"].put("1", 1)
+    store.close()
+    store.close()
+    assert closed == [True]
+
+
+def test_closing_forgets_the_lane(make_backend: Callable[[], Backend]) -> None:
+    """A closed store leaves no row of its lane behind."""
+    backend = make_backend()
+    engine = InlineEngine(backend)
+    store = Store(engine)
+    receipt = store["views"].put("1", 1)
+    store.close()
+    op = Op(lane=receipt.lane, seq=1, kind="put", collection="views", key="1", body="2")
+    (outcome,) = make_backend().apply([op]).outcomes
+    assert outcome.status == "applied"
+
+
+def test_a_fenced_store_says_so(make_backend: Callable[[], Backend]) -> None:
+    """R1: a store whose lane another process closed is Unavailable("fenced") from then on."""
+    backend = MemoryBackend()
+    with Store(InlineEngine(backend)) as store:
+        receipt = store["views"].put("1", 1)
+        backend.fence(receipt.lane)
+        for _ in range(2):
+            with pytest.raises(Unavailable) as caught:
+                store["views"].put("1", 2)
+            assert caught.value.code == "fenced"
+        assert store["views"].get("1") == 1
