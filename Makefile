@@ -49,7 +49,7 @@ chaos: $(VENV)/.ready-test  ## run the long fault-injection tests
 	@$(PY) -m pytest -m slow $(ARGS)
 
 bench: $(VENV)/.ready-test  ## run the benchmarks
-	@$(PY) -m pytest bench -o "python_files=bench_*.py" --benchmark-only $(ARGS)
+	@$(PY) bench/migrate.py $(ARGS)
 
 clean:  ## remove what demo, builds and tests leave behind
 	@rm -rf build dist storage .pytest_cache .ruff_cache .hypothesis .benchmarks
