@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -34,10 +34,6 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 # of strangers, can never strike, however an application has set it; our own limit is far above.
 _SHORT_INTEGER_DIGITS = 640
 _SHORT_INTEGER_BITS = 2100
-# Escapes in canonical text: the first two alternatives are harmless, the third jsonb refuses.
-_ESCAPE = re.compile(
-    r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u(?:0000|[dD][89a-fA-F]..)", re.DOTALL
-)
 _TOKEN = re.compile(r'[{}\[\]]|"(?:[^"\\]++|\\.)*+"|[^\s{}\[\]:,"]++', re.DOTALL)
 
 
@@ -59,7 +55,7 @@ def encode(value: Any) -> str:
     except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
         exact, raw = False, b""
     if not exact:
-        text = _text_of(value)
+        text = exact_text(value)
         _refuse_too_large(text)
         return text
     if len(raw) > MAX_DOCUMENT_BYTES:
@@ -100,7 +96,7 @@ def _too_deep(raw: bytes) -> bool:
     return True
 
 
-def _text_of(value: Any) -> str:
+def exact_text(value: Any) -> str:
     """The exact encoder in Python: for huge integers, lone surrogates, subclasses, and refusals.
 
     Without recursion, so that it works however deep in the stack its caller is.
@@ -290,6 +286,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(token: str) -> int:
+    if len(token) > MAX_INTEGER_DIGITS + 1:
+        raise ValueError("an integer has too many digits")
     return int(token) if len(token) <= _SHORT_INTEGER_DIGITS else int(Decimal(token))
 
 
@@ -313,22 +311,29 @@ def accept(text: str, *, source: str = "") -> str:
     Every token stays as it was written.  Anything that is not one JSON value within the limits is
     a DataError with line, column and `$.path`; `source` names the file in it.
     """
-    plain = _canonical_or_none(text)
-    if plain is None:
+    if not _is_plausible(text):
         problem = find_problem(text)
         if problem is not None:
             raise problem.error(source)
+    try:
+        plain = msgspec.json.format(text, indent=-1)
+    except (RecursionError, msgspec.MsgspecError):  # lone surrogates
         plain = minify(text)
     _refuse_too_large(plain)
     return plain
 
 
-def _canonical_or_none(text: str) -> str | None:
-    """The text without its white space when that makes it canonical."""
+def _is_plausible(text: str) -> bool:
+    """Whether the standard library's parser and our limits find nothing wrong with a text.
+
+    `find_problem` knows where and why, but is many times slower; it looks at what this refuses.
+    """
     try:
-        return canonical_or_none(msgspec.json.format(text.encode(), indent=-1))
-    except (ValueError, RecursionError, UnicodeError, msgspec.MsgspecError):
-        return None
+        raw = text.encode()
+        _decode_slowly(text)
+        return not _too_deep(raw)
+    except (ValueError, RecursionError):
+        return False
 
 
 def canonical_or_none(raw: bytes) -> str | None:
@@ -366,97 +371,3 @@ def canonical_texts(parts: Sequence[msgspec.Raw]) -> list[str] | None:
 def _over_limits(text: str) -> bool:
     raw = text.encode()
     return len(raw) > MAX_DOCUMENT_BYTES or _too_deep(raw)
-
-
-# ---- what jsonb keeps -----------------------------------------------------------------------
-
-
-class JsonbColumns(NamedTuple):
-    """Two columns of a PostgreSQL row: the queryable value, and the exact text if it differs."""
-
-    data: str
-    raw: str | None
-
-
-def jsonb_columns(text: str) -> JsonbColumns:
-    """Split a document's text into `data` (for jsonb) and `raw` (exact text, None when needless).
-
-    jsonb sorts members by the length of their names, normalises numbers and refuses U+0000 and
-    lone surrogates; `raw` is kept whenever any of that would change what comes back.  In `data`,
-    U+0000 and lone surrogates become U+FFFD, and numbers have the digits of Python's repr.
-    """
-    value = decode(text)
-    try:
-        canonical = _encode(value).decode()
-    except (ValueError, RecursionError, UnicodeError, msgspec.MsgspecError):
-        canonical = _text_of(value)
-    data = _ESCAPE.sub(_harmless, canonical) if "\\u" in canonical else canonical
-    return JsonbColumns(data, None if data == text and keeps_exactly(value) else text)
-
-
-def jsonb_columns_of_many(texts: Sequence[str]) -> list[JsonbColumns]:
-    """`jsonb_columns` of each text, with the calls into C shared by all that are canonical."""
-    joined = "[" + ",".join(texts) + "]"
-    try:
-        values: list[Any] = _decode(joined)
-        canonical = _encode(values).decode() == joined and "\\u" not in joined
-    except (ValueError, RecursionError, UnicodeError, msgspec.MsgspecError):
-        values, canonical = [], False
-    if not canonical:
-        return [jsonb_columns(text) for text in texts]
-    return [
-        JsonbColumns(text, None if keeps_exactly(value) else text)
-        for text, value in zip(texts, values, strict=True)
-    ]
-
-
-def same_in_jsonb(one: str, other: str) -> bool:
-    """Whether two texts are one jsonb value: numbers are decimals there, and have no -0."""
-    return _jsonb_value(one) == _jsonb_value(other)
-
-
-def _jsonb_value(text: str) -> Any:
-    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
-
-
-def _harmless(match: re.Match[str]) -> str:
-    """U+FFFD for what jsonb refuses: U+0000 and every surrogate that is not half of a pair."""
-    escape = match.group()
-    return "\ufffd" if len(escape) == 6 else escape
-
-
-def keeps_exactly(value: Any) -> bool:
-    """Whether jsonb gives a value back with the same key order and the same numbers."""
-    rest: list[Any] = [value]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, dict):
-            members = cast("dict[str, Any]", item)
-            if not _in_jsonb_order(members):
-                return False
-            rest.extend(members.values())
-        elif isinstance(item, list):
-            rest.extend(cast("list[Any]", item))
-        elif isinstance(item, float):
-            shown = repr(item)
-            if "e" in shown or shown == "-0.0":
-                return False
-    return True
-
-
-def _in_jsonb_order(members: dict[str, Any]) -> bool:
-    if len(members) < 2:
-        return True
-    last = (-1, b"")
-    for name in members:
-        raw = name.encode()
-        this = (len(raw), raw)
-        if this <= last:
-            return False
-        last = this
-    return True
-
-
-def project(value: Any) -> str:
-    """The jsonb text of a value, for questions (`find`) that meet the `data` column."""
-    return jsonb_columns(encode(value)).data

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.codec import accept, decode, encode, jsonb_columns
+from holdfast.codec import accept, decode, encode
+from holdfast.jsonb import jsonb_columns
 from support.json_strategies import random_value, reference, render, same, texts, values
 
 BATCHES = 80

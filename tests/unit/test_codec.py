@@ -25,8 +25,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast import codec
-from holdfast.codec import accept, canonical_or_none, decode, encode, jsonb_columns
+from holdfast.codec import accept, canonical_or_none, decode, encode
 from holdfast.errors import CorruptData, DataError
+from holdfast.jsonb import jsonb_columns
 from holdfast.jsontext import find_problem
 from holdfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
 from support.json_strategies import (

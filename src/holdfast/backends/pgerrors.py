@@ -92,7 +92,9 @@ def _without_state(error: psycopg.Error, doing: str) -> HoldfastError:
             f"{doing}: no connection in time", code="connection", hint=_CLASSES["08"][2]
         )
     if isinstance(error, psycopg.DataError):
-        return DataError(f"{doing}: the driver cannot send a value", code="refused")
+        return DataError(
+            f"{doing}: a value cannot be sent", code="refused", hint="U+0000 is in no text of SQL"
+        )
     # Only the first line: the others are libpq's guesses and the attempts at other addresses.
     reason = (str(error).strip() or "the connection was lost").splitlines()[0][:_QUOTED_CHARS]
     kind, code, hint = _CLASSES["08"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 from psycopg import Connection, sql
@@ -20,9 +20,9 @@ from holdfast.backends.base import Change, Load, LoadReport, RunRecord, stale
 from holdfast.backends.pgschema import LOAD_LOCK
 from holdfast.backends.pgtables import Table
 from holdfast.backends.pgwrite import key_fits, key_values, log_change
-from holdfast.codec import jsonb_columns, jsonb_columns_of_many
 from holdfast.errors import DataError, MigrationError
 from holdfast.failpoints import failpoint
+from holdfast.jsonb import jsonb_columns, jsonb_columns_of_many
 from holdfast.types import from_microseconds
 
 #: Rows of one block that is handed to COPY.
@@ -49,7 +49,9 @@ def load_run(
     assert row is not None, "a SELECT without FROM returns a row"
     now_us = int(row[0])
     failpoint("transaction-begun")
-    reports = {load.collection: _load(conn, tables[load.collection], load, now_us) for load in loads}
+    reports = {
+        load.collection: _load(conn, tables[load.collection], load, now_us) for load in loads
+    }
     conn.execute(
         "INSERT INTO holdfast.runs AS r (run, state, report) VALUES (%s, %s, %s)"
         " ON CONFLICT (run) DO UPDATE SET state = excluded.state, updated_at = now(),"
@@ -73,9 +75,7 @@ def read_run(conn: Connection[Any], run: str) -> RunRecord | None:
 def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadReport:
     """Everything of one collection.  Readers go on meanwhile, writers wait."""
     parts = table.parts()
-    conn.execute(
-        sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE").format(**parts)
-    )
+    conn.execute(sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE").format(**parts))
     # A row that has expired is no document, but its key is taken.
     conn.execute(sql.SQL("DELETE FROM {table} t WHERE NOT {live}").format(**parts))
     _check_versions(conn, table, load)
@@ -87,7 +87,7 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
     versions = {key: lowest(key) + 1 for key, _ in load.inserts if key in buried}
     if load.inserts:
         with _quick_inserts(conn, table):
-            _copy(conn, table, _insert_blocks(table, load, now_us, floor + 1, versions))
+            _add(conn, table, _insert_blocks(table, load, now_us, floor + 1, versions))
     if versions:
         conn.execute(
             "DELETE FROM holdfast.tombstones WHERE collection = %s AND key = ANY (%s)",
@@ -169,7 +169,13 @@ def _insert_blocks(
                     code="bad_key",
                     hint="give the file another collection name with --collection",
                 )
-            lines.append(_line(key, data, raw, versions.get(key, version), stamp, stamp, _NULL))
+            # The text of a document has no control characters, only backslashes.
+            escaped = data.replace("\\", "\\\\")
+            exact = _NULL
+            if raw is not None:
+                exact = escaped if raw is data else raw.replace("\\", "\\\\")
+            at = versions.get(key, version)
+            lines.append(_line(key, escaped, exact, at, stamp, stamp, _NULL))
         yield "".join(lines)
 
 
@@ -190,30 +196,52 @@ def _stamps(first_us: int, count: int) -> list[str]:
     return stamps
 
 
-def _copy(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
-    statement = sql.SQL(
-        "COPY {table} ({key}, data, raw, version, created_at, updated_at, expires_at) FROM STDIN"
-    ).format(**table.parts())
+_COLUMNS: LiteralString = "({key}, data, raw, version, created_at, updated_at, expires_at)"
+_STAGE: LiteralString = (
+    "CREATE TEMP TABLE holdfast_stage ({key} {key_type}, data text, raw text, version bigint,"
+    " created_at timestamptz, updated_at timestamptz, expires_at timestamptz) ON COMMIT DROP"
+)
+_UNSTAGE: LiteralString = (
+    f"INSERT INTO {{table}} {_COLUMNS}"
+    " SELECT {key}, data::{data_type}, raw, version, created_at, updated_at, expires_at"
+    " FROM pg_temp.holdfast_stage"
+)
+
+
+def _add(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
+    """Add rows, given in COPY's text format; MigrationError when one is there already."""
     try:
-        # A thread of the writer sends one block while the next is made.
-        with conn.cursor() as cur, cur.copy(statement, writer=QueuedLibpqWriter(cur)) as copy:
-            for block in blocks:
-                copy.write(block)
+        _copy(conn, table, blocks)
     except UniqueViolation:
         raise stale(table.collection, None) from None
 
 
+def _copy(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
+    """COPY, by way of a stage where it would drop the zone of times: a column that has none."""
+    parts = table.parts()
+    if table.zoned:
+        _send(conn, sql.SQL("COPY {table} " + _COLUMNS + " FROM STDIN").format(**parts), blocks)
+        return
+    conn.execute(sql.SQL(_STAGE).format(**parts))
+    staged = sql.SQL("COPY pg_temp.holdfast_stage " + _COLUMNS + " FROM STDIN")
+    _send(conn, staged.format(**parts), blocks)
+    conn.execute(sql.SQL(_UNSTAGE).format(**parts))
+    conn.execute("DROP TABLE pg_temp.holdfast_stage")
+
+
+def _send(conn: Connection[Any], statement: sql.Composed, blocks: Iterable[str]) -> None:
+    # A thread of the writer sends one block while the next is made.
+    with conn.cursor() as cur, cur.copy(statement, writer=QueuedLibpqWriter(cur)) as copy:
+        for block in blocks:
+            copy.write(block)
+
+
 def _line(
-    key: str, data: str, raw: str | None, version: int, created: str, updated: str, expires: str
+    key: str, data: str, raw: str, version: int, created: str, updated: str, expires: str
 ) -> str:
-    """One row in COPY's text format.  JSON text has no control characters, only backslashes."""
-    escaped = data.replace("\\", "\\\\")
-    if raw is data:
-        exact = escaped
-    else:
-        exact = _NULL if raw is None else raw.replace("\\", "\\\\")
+    """One row in COPY's text format; all but the key is in that format already."""
     name = key if key.isalnum() else _copy_text(key)
-    return f"{name}\t{escaped}\t{exact}\t{version}\t{created}\t{updated}\t{expires}\n"
+    return f"{name}\t{data}\t{raw}\t{version}\t{created}\t{updated}\t{expires}\n"
 
 
 def _record_line(record: _Record) -> str:
@@ -221,13 +249,13 @@ def _record_line(record: _Record) -> str:
     updated = _stamp(updated_us)
     created = updated if created_us is None else _stamp(created_us)
     expires = _NULL if expires_us is None else _stamp(expires_us)
-    return _line(str(key), data, raw, version, created, updated, expires)
+    # A column of type json keeps the line breaks that somebody wrote into it.
+    exact = _NULL if raw is None else _copy_text(raw)
+    return _line(str(key), _copy_text(data), exact, version, created, updated, expires)
 
 
 def _copy_text(text: str) -> str:
-    return (
-        text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-    )
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _stamp(stamp_us: int) -> str:
@@ -275,7 +303,7 @@ def _write_changes(
         if conn.execute(sql.SQL(_UPDATE).format(**parts), columns).rowcount != len(updated):
             raise stale(table.collection, None)
     if restored:
-        _copy(conn, table, map(_record_line, restored))
+        _add(conn, table, map(_record_line, restored))
     return versions
 
 
@@ -286,7 +314,12 @@ def _content(
     if change.image is not None:
         image = change.image
         return (
-            image.data, image.raw, version, image.created_us, image.updated_us, image.expires_us
+            image.data,
+            image.raw,
+            version,
+            image.created_us,
+            image.updated_us,
+            image.expires_us,
         )
     assert change.text is not None, "a change has a text or an image"
     return (*jsonb_columns(change.text), version, None, now_us, None)

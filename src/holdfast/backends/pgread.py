@@ -10,13 +10,14 @@ from psycopg import Connection, sql
 
 from holdfast.backends.pgtables import Table
 from holdfast.backends.pgwrite import key_values
-from holdfast.codec import decode, project
+from holdfast.codec import decode
 from holdfast.containment import contains
+from holdfast.jsonb import project
 from holdfast.jsontext import minify
 from holdfast.types import Row
 
 _ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
-#: What stands in `data` for characters that jsonb cannot hold: see `codec.jsonb_columns`.
+#: What stands in `data` for characters that jsonb cannot hold: see `jsonb.jsonb_columns`.
 _REPLACEMENT = "\ufffd"
 
 

@@ -44,6 +44,7 @@ class Table(msgspec.Struct, frozen=True):
     columns: frozenset[str]
     triggers: frozenset[str]
     registered: bool
+    zoned: bool
     exact_order: bool
     owned: bool
 
@@ -162,7 +163,11 @@ def find_table(conn: Connection[Any], collection: str, schema: str) -> Table | N
         found = cur.execute(_DESCRIBE, place).fetchone()
         if found is None:
             if registered is not None:
-                raise _refused(collection, "it was dropped or renamed", "restore the table")
+                raise ConfigError(
+                    f"table `{place[0]}.{place[1]}` of collection `{collection}` is missing",
+                    code="no_table",
+                    hint="it was dropped or renamed: restore it",
+                )
             return None
         columns = [_Column(*record) for record in cur.execute(_COLUMNS, (found[0],))]
     return _judge(collection, place, _Found(*found), columns, registered and registered[2])
@@ -191,6 +196,7 @@ def _judge(
         columns=frozenset(types),
         triggers=frozenset(found.triggers or ()),
         registered=registered_key == key.name,
+        zoned="timestamp" not in types.values(),
         exact_order=key.collation in ("C", "POSIX", "ucs_basic"),
         owned=found.owned,
     )
@@ -237,13 +243,17 @@ def _require_columns(
             f"its key column `{key.name}` takes different texts for equal",
             "give the column a deterministic collation",
         )
-    present = {column.name: column for column in columns}
+    if "%" in key.name:  # the driver would take it for a placeholder
+        raise _refused(
+            collection, f"the name of its key column `{key.name}` has a %", "rename the column"
+        )
+    present = {column.name for column in columns}
     if "data" not in present:
         hint = "the documents must stand in a column `data` of type jsonb"
         raise _refused(collection, "it has no column `data`", hint)
     # One of them alone was made by somebody else, for something else.
-    only_ours = {"raw", "expires_at"} & present.keys()
-    if only_ours and not adopted and not present.keys() >= {"version", "raw", "expires_at"}:
+    only_ours = {"raw", "expires_at"} & present
+    if only_ours and not adopted and not present >= {"version", "raw", "expires_at"}:
         name = min(only_ours)
         raise _refused(
             collection, f"its column `{name}` has a meaning of its own", "rename the column"

@@ -9,8 +9,8 @@ from psycopg import Connection, sql
 
 from holdfast.backends.base import brief, gate
 from holdfast.backends.pgtables import Table
-from holdfast.codec import jsonb_columns
 from holdfast.fold import Current, Place, fold
+from holdfast.jsonb import jsonb_columns
 from holdfast.types import Applied, Op
 
 _INTEGER_BOUNDS = {"integer": 2**31, "bigint": 2**63}
@@ -122,9 +122,7 @@ _INSERT: LiteralString = (
 )
 _UPDATE: LiteralString = (
     "UPDATE {table} t SET data = u.data::{data_type}, raw = u.raw, version = u.version,"
-    " expires_at = "
-    + _EXPIRY.replace("{otherwise}", "t.expires_at")
-    + ", updated_at = now(),"
+    " expires_at = " + _EXPIRY.replace("{otherwise}", "t.expires_at") + ", updated_at = now(),"
     " created_at = CASE WHEN u.fresh THEN now() ELSE t.created_at END"
     + _COLUMNS
     + " WHERE t.{key} = u.key"
@@ -208,4 +206,3 @@ def log_change(conn: Connection[Any], collection: str, keys: list[str] | None) -
         "INSERT INTO holdfast.changes (collection, keys) VALUES (%s, %b::text[])",
         (collection, listed),
     )
-

@@ -17,9 +17,9 @@ from holdfast.backends import pgload, pgread, pgschema, pgwrite
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
 from holdfast.backends.pgerrors import RETRIED, mapped
 from holdfast.backends.pgtables import Table, find_table, has_schema
-from holdfast.codec import jsonb_columns, same_in_jsonb
 from holdfast.errors import ConfigError, Unavailable
 from holdfast.fold import places
+from holdfast.jsonb import jsonb_columns, same_in_jsonb
 from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
 from holdfast.settings import Target
 from holdfast.types import Applied, Op, Row
@@ -79,8 +79,12 @@ class PostgresBackend:
         """A connection of the pool for one piece of work; errors of the driver become ours."""
         with mapped(doing + f" on {self.display}"):
             pool = self._pool or self._open_pool()
-            with pool.connection() as conn:
-                yield conn
+            conn = _living(pool)
+            try:
+                with conn:
+                    yield conn
+            finally:
+                pool.putconn(conn)
 
     def _open_pool(self) -> ConnectionPool[Connection[Any]]:
         with self._lock:
@@ -95,7 +99,6 @@ class PostgresBackend:
                     self._conninfo,
                     kwargs=self._kwargs,
                     configure=_configure,
-                    check=_require_alive,
                     min_size=1,
                     max_size=MAX_CONNECTIONS,
                     timeout=self._connect_timeout_s,
@@ -376,12 +379,32 @@ def _configure(conn: Connection[Any]) -> None:
     conn.isolation_level = IsolationLevel.READ_COMMITTED
 
 
-def _require_alive(conn: Connection[Any]) -> None:
-    """Raise for a connection that ended while nobody used it, without asking the server.
+def _living(pool: ConnectionPool[Connection[Any]]) -> Connection[Any]:
+    """A connection of the pool; those that ended while nobody used them are thrown away.
 
-    An idle connection has nothing to read, unless the server said good-bye; then it is asked.
+    The pool's own check would ask the server each time, and wait a second after each dead one.
+    """
+    for _ in range(MAX_CONNECTIONS):
+        conn = pool.getconn()
+        if not _has_ended(conn):
+            return conn
+        conn.close()
+        pool.putconn(conn)
+    return pool.getconn()
+
+
+def _has_ended(conn: Connection[Any]) -> bool:
+    """Whether the server has closed a connection, seen without asking it.
+
+    There is nothing to read on an idle connection unless the server said good-bye, or something
+    harmless; only then it is asked.
     """
     poller = select.poll()
     poller.register(conn.fileno(), select.POLLIN)
-    if poller.poll(0):
+    if not poller.poll(0):
+        return False
+    try:
         ConnectionPool.check_connection(conn)
+    except psycopg.Error:
+        return True
+    return False

@@ -192,10 +192,11 @@ class SqliteBackend:
     def _schema_version(self, conn: apsw.Connection) -> int:
         """The version of our tables in the file, 0 in an empty one; refuses what is not ours."""
         try:
-            with conn:  # one snapshot: another process may be creating the tables right now
-                owner = conn.execute("PRAGMA application_id").get
-                version = int(conn.execute("PRAGMA user_version").get)
-                tables = conn.execute("SELECT count(*) FROM sqlite_schema").get
+            # One statement, one snapshot: another process may be creating the tables right now.
+            owner, version, tables = conn.execute(
+                "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
+                " FROM pragma_application_id, pragma_user_version"
+            ).get
         except apsw.NotADBError:
             raise ConfigError(
                 f"{self._path} is not a SQLite database",

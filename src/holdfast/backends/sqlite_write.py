@@ -72,15 +72,14 @@ def json_array(keys: Iterable[str]) -> str:
 
 def is_collection(conn: apsw.Connection, name: str) -> bool:
     """Whether the file has this collection."""
-    return bool(
-        conn.execute("SELECT 1 FROM _holdfast_collections WHERE name = ?", (name,)).get
-    )
+    return bool(conn.execute("SELECT 1 FROM _holdfast_collections WHERE name = ?", (name,)).get)
 
 
 def foreign_table(conn: apsw.Connection, name: str) -> str:
     """Why a table of this name stands in the way, in one sentence; empty when none does."""
     found = conn.execute(
-        "SELECT name FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'", (name,)
+        "SELECT name FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'",
+        (name,),
     ).get
     if found is None:
         return ""
@@ -102,9 +101,7 @@ def ensure_table(conn: apsw.Connection, name: str, now_us: int) -> None:
     conn.execute(_CREATE.format(name=name, now=_NOW))
 
 
-def apply_batch(
-    conn: apsw.Connection, ops: Sequence[Op], believed: int, now_us: int
-) -> Applied:
+def apply_batch(conn: apsw.Connection, ops: Sequence[Op], believed: int, now_us: int) -> Applied:
     """Apply the ops inside the caller's transaction."""
     lane = ops[0].lane
     watermark, state, outcomes = conn.execute(
