@@ -286,7 +286,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(token: str) -> int:
-    if len(token) > MAX_INTEGER_DIGITS + 1:
+    if len(token.lstrip("-")) > MAX_INTEGER_DIGITS:
         raise ValueError("an integer has too many digits")
     return int(token) if len(token) <= _SHORT_INTEGER_DIGITS else int(Decimal(token))
 
@@ -369,5 +369,7 @@ def canonical_texts(parts: Sequence[msgspec.Raw]) -> list[str] | None:
 
 
 def _over_limits(text: str) -> bool:
+    if len(text) * 4 <= MAX_DOCUMENT_BYTES and text.count("{") + text.count("[") <= MAX_DEPTH:
+        return False
     raw = text.encode()
     return len(raw) > MAX_DOCUMENT_BYTES or _too_deep(raw)

@@ -399,6 +399,8 @@ def _has_ended(conn: Connection[Any]) -> bool:
     There is nothing to read on an idle connection unless the server said good-bye, or something
     harmless; only then it is asked.
     """
+    if conn.closed:
+        return True
     poller = select.poll()
     poller.register(conn.fileno(), select.POLLIN)
     if not poller.poll(0):

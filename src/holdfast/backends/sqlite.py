@@ -253,8 +253,12 @@ class SqliteBackend:
                 conn.execute("DELETE FROM _holdfast_lanes WHERE lane = ?", (lane,))
 
     def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
-        with self._writing(f"loading run {run}") as conn:
-            return sqlite_load.load_run(conn, run, state, loads, now_us())
+        doing = f"loading run {run}"
+        with self._using(doing, create=True) as conn:
+            assert conn is not None, "create=True opens"
+            once = sqlite_load.pages_written_once(conn, loads, self._busy_timeout_ms)
+            with once, self._writing(doing):
+                return sqlite_load.load_run(conn, run, state, loads, now_us())
 
     def run_record(self, run: str) -> RunRecord | None:
         with self._using(f"reading run {run}") as conn:
