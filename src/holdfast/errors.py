@@ -1,4 +1,4 @@
-"""The error tree: every failure that holdfast reports, with a code for programs and a hint for people.
+"""The error tree: every failure of holdfast, with a code for programs and a hint for people.
 
 ::
 

@@ -143,4 +143,3 @@ def _new_text(text: str | None, op: Op) -> str:
         return encode(merge_patch({} if document is MISSING else document, operand))
     change = append_at if op.kind == "append" else increment_at
     return encode(change(document, op.pointer, operand)[0])
-

@@ -15,13 +15,20 @@ def key_text(key: object) -> str:
     """The key as it is stored: a string as it is, an int as its decimal string (42 is "42").
 
     Refused with a DataError: any other type (bool included), more than 1,024 bytes of UTF-8,
-    U+0000 and lone surrogates, which no database keeps in a text column.  The empty string is a key.
+    U+0000 and lone surrogates, which no database keeps in a text column.  "" is a key.
     """
     if type(key) is str:
         text = key
     elif isinstance(key, str):
         text = str.__str__(key)
     elif isinstance(key, int) and not isinstance(key, bool):
+        # Before it is written out, which the interpreter refuses for a number of 4,300 digits.
+        if key.bit_length() > 4 * MAX_KEY_BYTES:
+            raise DataError(
+                f"an int key of more than {MAX_KEY_BYTES} digits is over the limit",
+                code="bad_key",
+                hint="choose a shorter key",
+            )
         text = str(int(key))
     else:
         raise DataError(

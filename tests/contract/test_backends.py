@@ -115,3 +115,22 @@ class TestPostgresAdopted(TestPostgres):
         assert caught.value.code == "bad_key"
         assert self.contents(backend) == {}
         assert backend.run_record("run-1") is None
+
+
+def test_only_the_contract_needs_pytest() -> None:
+    """Everything else of the package can be imported where pytest is not installed."""
+    code = (
+        "import importlib, pkgutil, sys; sys.modules['pytest'] = None; import holdfast\n"
+        "for found in pkgutil.walk_packages(holdfast.__path__, 'holdfast.'):\n"
+        "    if not found.name.startswith('holdfast.testing.contract') and "
+        "not found.name.endswith('__main__'):\n"
+        "        importlib.import_module(found.name); print(found.name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"holdfast.testing", "holdfast.store"} <= set(done.stdout.split())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +44,9 @@ class Retry(NamedTuple):
 
 
 class Bulk(NamedTuple):
-    """One bulk load, stale or not."""
+    """One bulk load: (collection, form, [(key, text or None, error of the plan's version)])."""
 
-    loads: list[dict[str, Any]]
+    loads: list[tuple[str, Form | None, list[tuple[str, str | None, int]]]]
 
 
 bodies = st.sampled_from(
@@ -74,33 +75,27 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def bulks(draw: st.DrawFn) -> Bulk:
-    loads: list[dict[str, Any]] = []
-    for collection in draw(st.lists(st.sampled_from(COLLECTIONS), min_size=1, unique=True)):
-        keys = list(draw(st.permutations(KEYS)))
-        cut = draw(st.integers(0, len(keys)))
-        changes = [
-            Change(key, draw(st.integers(0, 3)), draw(st.none() | bodies.map(encode)))
-            for key in keys[cut:]
-            if draw(st.booleans())
+    errors = st.sampled_from([0] * 9 + [1])
+    return Bulk(
+        [
+            (
+                collection,
+                draw(st.sampled_from([None, Form("array", "id"), Form("lines")])),
+                [
+                    (key, draw(st.none() | bodies.map(encode)), draw(errors))
+                    for key in draw(st.lists(st.sampled_from(KEYS), unique=True))
+                ],
+            )
+            for collection in draw(st.lists(st.sampled_from(COLLECTIONS), min_size=1, unique=True))
         ]
-        loads.append(
-            {
-                "collection": collection,
-                "form": draw(st.sampled_from([None, Form("array", "id"), Form("lines")])),
-                "inserts": [(key, encode(draw(bodies))) for key in keys[: draw(st.integers(0, cut))]],
-                "changes": changes,
-            }
-        )
-    return Bulk(loads)
+    )
 
 
 batches = st.lists(drafts(), min_size=1, max_size=6)
 lanes = st.integers(0, 1)
 plans = st.lists(
     st.builds(Write, lanes, batches, st.sampled_from([0, 0, 0, 3]))
-    | st.builds(
-        Retry, lanes, st.integers(0, 8), st.integers(1, 6), st.lists(drafts(), max_size=2)
-    )
+    | st.builds(Retry, lanes, st.integers(0, 8), st.integers(1, 6), st.lists(drafts(), max_size=2))
     | bulks(),
     min_size=1,
     max_size=8,
@@ -134,22 +129,25 @@ class Sender:
         sent += new
         return again + new
 
-    def loads(self, step: Bulk) -> list[Load]:
-        return [
-            Load(
-                load["collection"],
-                load["form"],
-                [(self.prefix + key, text) for key, text in load["inserts"]],
-                [
-                    Change(self.prefix + c.key, c.expected_version, c.text)
-                    for c in load["changes"]
-                ],
-            )
-            for load in step.loads
-        ]
+    def loads(self, step: Bulk, backend: Backend) -> list[Load]:
+        """The loads as a plan makes them that has seen the rows, or nearly."""
+        loads: list[Load] = []
+        for collection, form, drafts in step.loads:
+            rows = backend.images(collection, [self.prefix + key for key, *_ in drafts])
+            inserts: list[tuple[str, str]] = []
+            changes: list[Change] = []
+            for draft, text, error in drafts:
+                key = self.prefix + draft
+                version = rows[key].version + error if key in rows else error
+                if text is not None and version == 0:
+                    inserts.append((key, text))
+                else:
+                    changes.append(Change(key, version, text))
+            loads.append(Load(collection, form, inserts, changes))
+        return loads
 
 
-def answer(call: Any) -> Any:
+def answer(call: Callable[[], Any]) -> Any:
     """What a call returns, or the code of its error."""
     try:
         return call()
@@ -178,9 +176,9 @@ def run(backends: Sequence[Backend], plan: list[Write | Retry | Bulk]) -> None:
     sender = Sender()
     for number, step in enumerate(plan):
         if isinstance(step, Bulk):
-            loads = sender.loads(step)
+            loads = sender.loads(step, backends[0])
             name = f"{sender.prefix}{number}"
-            answers = [answer(lambda b=b: b.load(name, "loaded", loads)) for b in backends]
+            answers = [answer(partial(b.load, name, "loaded", loads)) for b in backends]
             answers = [dict(a) if isinstance(a, dict) else a for a in answers]
             records = [backend.run_record(name) for backend in backends]
             assert records == [records[0]] * len(backends), "the run's records"
@@ -188,7 +186,7 @@ def run(backends: Sequence[Backend], plan: list[Write | Retry | Bulk]) -> None:
             ops = sender.ops(step)
             if not ops:
                 continue
-            answers = [answer(lambda b=b: b.apply(ops)) for b in backends]
+            answers = [answer(partial(b.apply, ops)) for b in backends]
         assert answers == [answers[0]] * len(backends), f"step {number}"
     found = [contents(backend, sender.prefix) for backend in backends]
     assert found == [found[0]] * len(backends), "what is stored in the end"

@@ -55,9 +55,7 @@ def flaky_store(flaky: Flaky) -> Iterator[Store]:
 
 
 @pytest.mark.parametrize("lost", ["before", "after"])
-def test_every_write_takes_effect_exactly_once(
-    flaky: Flaky, flaky_store: Store, lost: str
-) -> None:
+def test_every_write_takes_effect_exactly_once(flaky: Flaky, flaky_store: Store, lost: str) -> None:
     """I2: whether the connection broke before or after the commit, each write happens once."""
     views = flaky_store["views"]
     for number in range(1, 4):
@@ -106,16 +104,19 @@ def test_a_refusal_is_told_truly(flaky: Flaky, flaky_store: Store) -> None:
         views.increment("1", "")
     assert data.value.code == "wrong_type"
     flaky.script = ["after"]
-    with pytest.raises(ConflictError), flaky_store.batch() as batch:
-        batch.put("views", "2", 1)
-        batch.put("views", "1", 1, if_absent=True)
+
+    def conflicting() -> None:
+        with flaky_store.batch() as batch:
+            batch.put("views", "2", 1)
+            batch.put("views", "1", 1, if_absent=True)
+
+    with pytest.raises(ConflictError):
+        conflicting()
     assert dict(views.items()) == {"1": "text"}
 
 
 @pytest.mark.parametrize("lost", ["before", "after"])
-def test_a_connection_that_stays_lost_is_told(
-    flaky: Flaky, flaky_store: Store, lost: str
-) -> None:
+def test_a_connection_that_stays_lost_is_told(flaky: Flaky, flaky_store: Store, lost: str) -> None:
     """I2: lost twice is Unavailable; the write took effect at most once, and the next ones go."""
     views = flaky_store["views"]
     views.put("1", 10)
@@ -208,7 +209,7 @@ def test_closing_forgets_the_lane(make_backend: Callable[[], Backend]) -> None:
     assert outcome.status == "applied"
 
 
-def test_a_fenced_store_says_so(make_backend: Callable[[], Backend]) -> None:
+def test_a_fenced_store_says_so() -> None:
     """R1: a store whose lane another process closed is Unavailable("fenced") from then on."""
     backend = MemoryBackend()
     with Store(InlineEngine(backend)) as store:

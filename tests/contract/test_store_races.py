@@ -64,7 +64,7 @@ def test_threads_of_one_store_lose_nothing(store: Store) -> None:
         "1": {"n": THREADS * TIMES},
         "2": {"n": THREADS * TIMES},
     }
-    assert sorted(sum(numbers, [])) == list(range(1, THREADS * TIMES + 1))
+    assert sorted(itertools.chain(*numbers)) == list(range(1, THREADS * TIMES + 1))
     assert all(mine == sorted(mine) for mine in numbers)
     document = counters.read("2")
     assert document is not None
@@ -78,7 +78,7 @@ def test_stores_of_one_database_lose_nothing(make_backend: Callable[[], Backend]
     def job(store: Store) -> None:
         for number in range(15):
             store["counters"].increment("1", "")
-            store["counters"].update("2", lambda value: [*value, number], default=[])
+            store["counters"].update("2", lambda value, n=number: [*value, n], default=[])
             store["counters"].append("3", "", number)
             store[f"own_{number}"].put("1", number)  # its first use creates the collection
 

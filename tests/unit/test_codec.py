@@ -25,9 +25,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast import codec
-from holdfast.codec import accept, canonical_or_none, decode, encode
+from holdfast.codec import accept, canonical_or_none, canonical_texts, decode, encode
 from holdfast.errors import CorruptData, DataError
-from holdfast.jsonb import jsonb_columns
+from holdfast.jsonb import jsonb_columns, jsonb_columns_of_many
 from holdfast.jsontext import find_problem
 from holdfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
 from support.json_strategies import (
@@ -101,6 +101,29 @@ def test_canonical_text_is_recognised(text: str) -> None:
     canonical = encode(reference(text))
     if canonical_or_none(canonical.encode()) is None:
         assert "\\ud" in canonical or any(len(token) > 300 for token in tokens(canonical))
+
+
+@given(seeds)
+def test_many_texts_at_once(seed: int) -> None:
+    """What is done for a block of documents is what would be done for each."""
+    rng = random.Random(seed)
+    documents = [random_value(rng, 4) for _ in range(rng.randrange(5))]
+    spelled = rng.random() < 0.5
+    parts = [accept(render(v, rng)) if spelled else encode(v) for v in documents]
+    one_by_one = [canonical_or_none(part.encode()) for part in parts]
+    together = canonical_texts([msgspec.Raw(part.encode()) for part in parts])
+    assert together == (None if None in one_by_one else one_by_one)
+    assert jsonb_columns_of_many(parts) == [jsonb_columns(part) for part in parts]
+
+
+def test_limits_hold_for_many_texts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of documents is not canonical as soon as one of them is over a limit."""
+    deep, long = "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), f'"{"x" * 1000}"'
+    fine = [msgspec.Raw(text.encode()) for text in ("{}", deep[1:-1], long)]
+    assert canonical_texts(fine) == ["{}", deep[1:-1], long]
+    assert canonical_texts([*fine, msgspec.Raw(deep.encode())]) is None
+    monkeypatch.setattr(codec, "MAX_DOCUMENT_BYTES", 1001)
+    assert canonical_texts(fine) is None
 
 
 def test_many_random_values_and_texts() -> None:
@@ -339,7 +362,13 @@ def test_size_limit_is_exact_in_bytes(
 def test_integer_digits_limit_is_exact(sign: int) -> None:
     """100,000 digits come back exactly; one more is refused, without converting the giant."""
     most = sign * (10**MAX_INTEGER_DIGITS - 1)
-    assert decode(encode([most])) == [most]
+    text = encode([most])
+    assert decode(text) == [most]
+    assert accept(f"{text} ") == text
+    error = refusal(lambda: accept(text.replace("]", "9]")))
+    assert (error.code, error.path) == ("integer_too_long", "$[0]")
+    with pytest.raises(CorruptData):
+        decode(text.replace("]", "9]"))
     for number in (sign * 10**MAX_INTEGER_DIGITS, sign << 40_000_000):
         error = refusal(lambda number=number: encode({"n": [number]}))
         assert (error.code, error.path) == ("integer_too_long", "$.n[0]")

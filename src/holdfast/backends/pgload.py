@@ -322,4 +322,5 @@ def _content(
             image.expires_us,
         )
     assert change.text is not None, "a change has a text or an image"
-    return (*jsonb_columns(change.text), version, None, now_us, None)
+    data, raw = jsonb_columns(change.text)
+    return data, raw, version, None, now_us, None

@@ -299,7 +299,12 @@ def require_rights(table: Table) -> None:
 
 def has_schema(conn: Connection[Any]) -> bool:
     """Whether the bookkeeping is there; a cheap look-up, no error when it is not."""
-    row = conn.execute("SELECT to_regclass('holdfast.collections') IS NOT NULL").fetchone()
+    # Not to_regclass: it answers from a cache that does not see what another session created while
+    # we waited for the lock under which that is done.
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'holdfast' AND c.relname = 'collections')"
+    ).fetchone()
     return bool(row and row[0])
 
 

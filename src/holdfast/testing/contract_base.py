@@ -162,7 +162,10 @@ class ContractBase:
         """Put documents in one batch, in the order of the mapping."""
         lane = make_lane()
         return backend.apply(
-            [self.op(lane, seq, "put", key, text) for seq, (key, text) in enumerate(texts.items(), 1)]
+            [
+                self.op(lane, seq, "put", key, text)
+                for seq, (key, text) in enumerate(texts.items(), 1)
+            ]
         )
 
     def expired(self, backend: Backend, key: str, body: str = '{"old":1}') -> int:

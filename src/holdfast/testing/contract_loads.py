@@ -69,13 +69,15 @@ class LoadsContract(ContractBase):
         ]
         self.load(backend, Load(self.collection, None, [("6", '"six"')], changes))
         assert self.contents(backend) == {
-            **{"1": '{"b":1,"a":2}', "3": '"three"', "4": '"four"'},
-            **{"5": "7", "6": '"six"'},
+            "1": '{"b":1,"a":2}',
+            "3": '"three"',
+            "4": '"four"',
+            "5": "7",
+            "6": '"six"',
         }
         after = backend.images(self.collection, list("123456"))
-        assert {key: image.version for key, image in after.items()} == {
-            **{"1": 2, "3": 3, "4": 3, "5": 2, "6": 1},
-        }
+        versions = {key: image.version for key, image in after.items()}
+        assert versions == {"1": 2, "3": 3, "4": 3, "5": 2, "6": 1}
         assert after["1"].created_us == before["1"].created_us
         assert after["1"].updated_us > before["1"].updated_us
         assert after["5"].expires_us is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from holdfast.backends.base import Backend, Form
 from holdfast.codec import decode
 from holdfast.containment import contains
@@ -137,12 +139,15 @@ class ReadsContract(ContractBase):
         for query in map(decode, _QUERIES):
             rows = backend.scan(self.collection, query=query)
             found[repr(query)] = [row.key for row in rows]
-            expected[repr(query)] = [k for k, text in texts.items() if contains(decode(text), query)]
+            expected[repr(query)] = [
+                k for k, text in texts.items() if contains(decode(text), query)
+            ]
         assert found == expected
 
     def test_a_query_in_pages(self, backend: Backend) -> None:
         """A query goes together with prefix, after and limit; a page is full if more follow."""
-        texts = {str(n): ('{"odd":"\\u0000"}' if n % 3 else "{}") for n in range(100, 160)}
+        odd = ("\\u0000", "\\ud800", "\ufffd", "plain")
+        texts = {str(n): f'{{"odd":"{odd[n % 4]}"}}' for n in range(100, 160)}
         self.put_all(backend, texts)
         for query in ({"odd": "\x00"}, {"odd": "\ufffd"}, {}):
             expected = [k for k, text in texts.items() if contains(decode(text), query)]
@@ -178,6 +183,22 @@ class ReadsContract(ContractBase):
         assert {row.key: row.text for row in rows} == texts
         assert backend.count(self.collection) == 300
         assert self.text(backend, "399") == '"new"'
+
+    def test_a_dump_keeps_nobody_waiting(self, backend: Backend) -> None:
+        """While a dump is read, other threads read and write."""
+        self.put_all(backend, {str(number): "0" for number in range(100, 400)})
+        dump = backend.dump(self.collection)
+        next(dump)
+        written: list[int | None] = []
+
+        def work() -> None:
+            written.append(self.write(backend, "put", "100", "1").version)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(60)
+        assert written == [2], "a write waits for a reader to come to the end of a dump"
+        assert len(list(dump)) == 299
 
     def test_a_dump_may_be_left_unfinished(self, backend: Backend) -> None:
         """A dump that is not read to its end holds nothing back."""

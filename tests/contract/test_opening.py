@@ -1,0 +1,83 @@
+"""`holdfast.open`: which database it is, and that nothing is hidden or created by looking."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import holdfast
+from holdfast import ConfigError, HoldfastError, Unavailable
+from holdfast.opening import EMBEDDED_FILE
+from holdfast.settings import parse_url
+
+
+def test_the_default_is_a_file_in_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a URL the documents are in SQLite, in the data directory; opening creates nothing."""
+    monkeypatch.chdir(tmp_path)
+    with holdfast.open() as store:
+        assert not (tmp_path / "storage").exists()
+        assert store["views"].get("1") is None
+        assert not (tmp_path / "storage").exists()
+        store["views"].put("1", {"a": 1})
+    assert (tmp_path / "storage" / EMBEDDED_FILE).exists()
+    with holdfast.open(data_dir=tmp_path / "storage") as store:
+        assert store["views"].get("1") == {"a": 1}
+    with holdfast.open(data_dir=tmp_path / "other") as store:
+        assert store["views"].get("1") is None
+
+
+def test_a_url_names_the_database(
+    tmp_path: Path, pg_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL, given or from the environment, decides between SQLite and PostgreSQL."""
+    with holdfast.open(f"sqlite:///{tmp_path}/x.db", data_dir=tmp_path) as store:
+        store["views"].put("1", "sqlite")
+    assert (tmp_path / "x.db").exists()
+    monkeypatch.setenv("DATABASE_URL", pg_database)
+    with holdfast.open(data_dir=tmp_path) as store:
+        assert store["views"].get("1") is None
+        store["views"].put("1", "postgresql")
+    with psycopg.connect(pg_database) as conn:
+        assert conn.execute("SELECT key, data FROM views").fetchall() == [("1", "postgresql")]
+
+
+def test_opening_logs_where_it_is(
+    tmp_path: Path, pg_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the database without its password and the directory as an absolute path."""
+    with caplog.at_level(logging.INFO, "holdfast"):
+        holdfast.open(pg_database, data_dir=tmp_path).close()
+    assert "postgresql://" in caplog.text
+    assert str(tmp_path) in caplog.text
+    assert parse_url(pg_database).params["password"] not in caplog.text
+
+
+def test_embedded_documents_are_not_hidden(tmp_path: Path, pg_database: str) -> None:
+    """A PostgreSQL URL beside an embedded database with documents is ConfigError, no empty app."""
+    with holdfast.open(data_dir=tmp_path) as store:
+        store["views"].put("1", 1)
+    with pytest.raises(ConfigError) as caught:
+        holdfast.open(pg_database, data_dir=tmp_path)
+    assert caught.value.code == "embedded_data"
+    assert "1 document" in caught.value.message
+    with holdfast.open(data_dir=tmp_path) as store:
+        store["views"].delete("1")
+    with holdfast.open(pg_database, data_dir=tmp_path) as store:
+        assert store["views"].get("1") is None
+
+
+def test_a_database_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
+    """Opening looks: nothing listens is Unavailable, a wrong file ConfigError, with a hint."""
+    with pytest.raises(Unavailable) as caught:
+        holdfast.open("postgresql://nobody:secret@127.0.0.1:1/none", data_dir=tmp_path)
+    assert caught.value.code == "connection"
+    assert "secret" not in str(caught.value)
+    (tmp_path / "text.db").write_text("no database")
+    with pytest.raises(HoldfastError) as wrong:
+        holdfast.open(f"sqlite:///{tmp_path}/text.db", data_dir=tmp_path)
+    assert wrong.value.code == "not_a_database"
