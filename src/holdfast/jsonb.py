@@ -29,6 +29,10 @@ class JsonbColumns(NamedTuple):
     data: str
     raw: str | None
 
+    def __repr__(self) -> str:
+        # A repr ends up in logs and tracebacks: it must not show the document.
+        return f"JsonbColumns(raw={'kept' if self.raw is not None else None})"
+
 
 def jsonb_columns(text: str) -> JsonbColumns:
     """Split a document's text into `data` (for jsonb) and `raw` (exact text, None when needless).

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from psycopg import sql
 from holdfast.backends.base import Backend
 from holdfast.opening import backend_for, open_store
 from holdfast.settings import load_settings
-from support.crash_files import CANARY, fill, write_sources
+from support.crash_files import CANARY, SOURCES, fill, write_sources
 
 #: Every command has to end within this time; only a hanging one reaches it.
 TIMEOUT_S = 120.0
@@ -71,30 +71,34 @@ class World:
         """The folder of the runs' directories."""
         return self.storage / "migration_backups"
 
-    def sources(self) -> list[str]:
-        """The files that are there, as arguments."""
-        return [str(path) for path in sorted(self.app.iterdir()) if not path.name.startswith(".")]
-
     # ---- commands
 
     def start(
-        self, *args: str, failpoint: str = "", env: Mapping[str, str] | None = None
+        self,
+        *args: str,
+        failpoint: str = "",
+        under: Sequence[str] = (),
+        limits: Callable[[], object] | None = None,
     ) -> subprocess.Popen[str]:
-        """Start `holdfast ARGS` on this world."""
+        """Start `holdfast ARGS` on this world.
+
+        `under` is a command that runs it; `limits` is called in the new process before.
+        """
         settings = {"HOLDFAST_DATA_DIR": str(self.storage), "LC_ALL": "C.UTF-8"}
         if self.url is not None:
             settings["DATABASE_URL"] = self.url
         if failpoint:
             settings["HOLDFAST_FAILPOINT"] = failpoint
         return subprocess.Popen(
-            [sys.executable, "-m", "holdfast", *args],
-            env=os.environ | settings | dict(env or {}),
+            [*under, sys.executable, "-m", "holdfast", *args],
+            env=os.environ | settings,
             cwd=self.root,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            preexec_fn=limits,
         )
 
     def end(self, process: subprocess.Popen[str]) -> Done:
@@ -104,15 +108,17 @@ class World:
         self.assert_discreet(done.all, "output")
         return done
 
-    def run(self, *args: str, failpoint: str = "", env: Mapping[str, str] | None = None) -> Done:
+    def run(self, *args: str, failpoint: str = "", under: Sequence[str] = ()) -> Done:
         """Run `holdfast ARGS` on this world to its end."""
-        return self.end(self.start(*args, failpoint=failpoint, env=env))
+        return self.end(self.start(*args, failpoint=failpoint, under=under))
+
+    def migration(self) -> list[str]:
+        """The arguments that migrate all files; where file and database differ, the file wins."""
+        return ["migrate", *(str(self.app / name) for name in SOURCES), "--on-conflict", "file"]
 
     def migrate(self, *more: str, failpoint: str = "") -> Done:
-        """Migrate all files; where file and database differ, the file wins."""
-        names = ["guilds.json", "players.json", "events.jsonl", "board.json"]
-        paths = [str(self.app / name) for name in names]
-        return self.run("migrate", *paths, "--on-conflict", "file", *more, failpoint=failpoint)
+        """Migrate all files."""
+        return self.run(*self.migration(), *more, failpoint=failpoint)
 
     def rollback(self, *more: str, run: str = "", failpoint: str = "") -> Done:
         """Take the only run back, or the named one."""
@@ -215,9 +221,8 @@ class World:
         template = ""
         if self.url is not None:
             self.quiet()
-            template, url = urlsplit(self.url).path[1:], self.url
-            self._new_database(template)  # the world goes on in the copy
-            del url
+            template = urlsplit(self.url).path[1:]
+            self._new_database(template)  # the world goes on in a copy
         return Saved(copy, template)
 
     def put_back(self, saved: Saved) -> None:

@@ -202,7 +202,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     highest bigint;
 BEGIN
-    EXECUTE format('SELECT max(version) FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME) INTO highest;
+    BEGIN
+        EXECUTE format('SELECT max(version) FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME)
+           INTO highest;
+    EXCEPTION WHEN insufficient_privilege THEN
+        -- The table is another role's than this function: a number above any that it can hold.
+        highest := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+    END;
     UPDATE holdfast.collections SET version_floor = greatest(version_floor, highest + 1)
      WHERE name = TG_ARGV[0] AND highest IS NOT NULL;
     INSERT INTO holdfast.changes (collection, keys) VALUES (TG_ARGV[0], NULL);
