@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from holdfast import ConfigError, ConflictError, CorruptData, DataError, Unavailable
+from holdfast import (
+    ConfigError,
+    ConflictError,
+    CorruptData,
+    DataError,
+    DeadlineExceeded,
+    Unavailable,
+)
 from holdfast.backends.base import Backend
 from holdfast.backends.memory import MemoryBackend
 from holdfast.engine.inline import InlineEngine
@@ -220,3 +227,28 @@ def test_a_fenced_store_says_so() -> None:
                 store["views"].put("1", 2)
             assert caught.value.code == "fenced"
         assert store["views"].get("1") == 1
+
+
+@pytest.mark.parametrize("codes", [("connection_lost",) * 2, ("connection", "connection_lost")])
+def test_a_reply_that_is_lost_for_good_is_an_unknown_outcome(
+    flaky: Flaky, flaky_store: Store, codes: tuple[str, str]
+) -> None:
+    """I2: what may have taken effect is never reported as surely failed, or as done."""
+    for code in codes:
+        flaky.script.append(lambda code=code: setattr(flaky, "error", Unavailable("x", code=code)))
+    with pytest.raises(DeadlineExceeded) as caught:
+        flaky_store["views"].put("1", 1)
+    assert caught.value.code == "unknown_outcome"
+    assert flaky_store["views"].get("1") == 1
+    assert flaky.calls == 2
+
+
+def test_a_database_that_was_never_reached_is_no_unknown_outcome(
+    flaky: Flaky, flaky_store: Store
+) -> None:
+    """A write that was surely not sent says so: trying again doubles nothing."""
+    flaky.script = ["before", "before"]
+    with pytest.raises(Unavailable) as caught:
+        flaky_store["views"].put("1", 1)
+    assert not isinstance(caught.value, DeadlineExceeded)
+    assert flaky_store["views"].get("1") is None

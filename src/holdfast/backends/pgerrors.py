@@ -107,10 +107,17 @@ def _without_state(error: psycopg.Error, doing: str) -> HoldfastError:
 
 
 @contextmanager
-def mapped(doing: str) -> Generator[None]:
-    """Run a block in which psycopg's errors become ours."""
+def mapped(doing: str, *, sent: bool = False) -> Generator[None]:
+    """Run a block in which psycopg's errors become ours.
+
+    `sent`: statements may have reached the server, so a connection that ends now leaves their
+    outcome open; the code is `connection_lost` then, not `connection` or `shutdown`.
+    """
     try:
         yield
     except psycopg.Error as error:
+        ours = explain(error, doing)
+        if sent and ours.code in ("connection", "shutdown"):
+            ours.code = "connection_lost"
         # The original's text may hold rows or a connection string: it is not chained.
-        raise explain(error, doing) from None
+        raise ours from None

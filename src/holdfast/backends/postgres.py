@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import select
-import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import Connection, IsolationLevel, sql
-from psycopg.conninfo import make_conninfo
-from psycopg_pool import ConnectionPool
+from psycopg import Connection, sql
 
 from holdfast.backends import pgload, pgread, pgschema, pgwrite
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
-from holdfast.backends.pgerrors import RETRIED, mapped
+from holdfast.backends.pgerrors import RETRIED
+from holdfast.backends.pgpool import Connections
 from holdfast.backends.pgtables import Table, find_table, has_schema
 from holdfast.errors import ConfigError, Unavailable
 from holdfast.fold import places
@@ -24,8 +21,6 @@ from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
 from holdfast.settings import Target
 from holdfast.types import Applied, Op, Row
 
-#: Connections of one process; free plans of hosts allow about 20 for everybody.
-MAX_CONNECTIONS = 4
 #: Rows that a streaming read holds at a time.
 _STREAM_ROWS = 1000
 
@@ -44,27 +39,7 @@ class PostgresBackend:
     ) -> None:
         self._target = target
         self._lock_timeout_ms = int(lock_timeout_s * 1000)
-        self._connect_timeout_s = connect_timeout_s
-        params: dict[str, Any] = {
-            "connect_timeout": max(2, round(connect_timeout_s)),
-            "application_name": "holdfast",
-            "keepalives": 1,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-            **target.params,
-            "client_encoding": "utf8",
-        }
-        self._conninfo = make_conninfo("", **params)
-        # Server-side prepared statements do not survive a transaction pooler.
-        self._kwargs: dict[str, Any] = {
-            "autocommit": True,
-            "prepare_threshold": None if target.pooler else 5,
-        }
-        self._pool: ConnectionPool[Connection[Any]] | None = None
-        self._closed = False
-        self._lock = threading.Lock()
+        self._connections = Connections(target, timeout_s=connect_timeout_s)
         self._tables: dict[str, Table] = {}
         self._schema: str | None = target.schema
 
@@ -76,36 +51,9 @@ class PostgresBackend:
 
     @contextmanager
     def connection(self, doing: str) -> Generator[Connection[Any]]:
-        """A connection of the pool for one piece of work; errors of the driver become ours."""
-        with mapped(doing + f" on {self.display}"):
-            pool = self._pool or self._open_pool()
-            conn = _living(pool)
-            try:
-                with conn:
-                    yield conn
-            finally:
-                pool.putconn(conn)
-
-    def _open_pool(self) -> ConnectionPool[Connection[Any]]:
-        with self._lock:
-            if self._closed:
-                raise Unavailable(
-                    f"{self.display} was closed", code="closed", hint="open the store again"
-                )
-            if self._pool is None:
-                # The pool would only say that it waited in vain: the first try tells why.
-                psycopg.connect(self._conninfo, **self._kwargs).close()
-                self._pool = ConnectionPool(
-                    self._conninfo,
-                    kwargs=self._kwargs,
-                    configure=_configure,
-                    min_size=1,
-                    max_size=MAX_CONNECTIONS,
-                    timeout=self._connect_timeout_s,
-                    open=True,
-                    name="holdfast",
-                )
-            return self._pool
+        """A connection for one piece of work; errors of the driver become ours."""
+        with self._connections.use(f"{doing} on {self.display}") as conn:
+            yield conn
 
     @contextmanager
     def transaction(self, conn: Connection[Any], *, lane: str = "-") -> Generator[None]:
@@ -367,46 +315,4 @@ class PostgresBackend:
             return pgload.read_run(conn, run) if has_schema(conn) else None
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
-
-
-def _configure(conn: Connection[Any]) -> None:
-    """Whatever the server's default is: what we read after a lock was waited for must be new."""
-    conn.isolation_level = IsolationLevel.READ_COMMITTED
-
-
-def _living(pool: ConnectionPool[Connection[Any]]) -> Connection[Any]:
-    """A connection of the pool; those that ended while nobody used them are thrown away.
-
-    The pool's own check would ask the server each time, and wait a second after each dead one.
-    """
-    for _ in range(MAX_CONNECTIONS):
-        conn = pool.getconn()
-        if not _has_ended(conn):
-            return conn
-        conn.close()
-        pool.putconn(conn)
-    return pool.getconn()
-
-
-def _has_ended(conn: Connection[Any]) -> bool:
-    """Whether the server has closed a connection, seen without asking it.
-
-    There is nothing to read on an idle connection unless the server said good-bye, or something
-    harmless; only then it is asked.
-    """
-    if conn.closed:
-        return True
-    poller = select.poll()
-    poller.register(conn.fileno(), select.POLLIN)
-    if not poller.poll(0):
-        return False
-    try:
-        ConnectionPool.check_connection(conn)
-    except psycopg.Error:
-        return True
-    return False
+        self._connections.close()

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import msgspec
 
 from holdfast.backends.base import Backend
-from holdfast.errors import HoldfastError, Unavailable
-from holdfast.types import Op, Outcome, Receipt
+from holdfast.errors import DeadlineExceeded, HoldfastError, Unavailable
+from holdfast.types import Applied, Op, Outcome, Receipt
 
 #: A lost connection is tried once more, with the same lane and sequences: the gate makes it safe.
-_TRIED_AGAIN = ("connection", "shutdown")
+_TRIED_AGAIN = ("connection", "connection_lost", "shutdown")
 
 
 class InlineEngine:
@@ -41,17 +41,29 @@ class InlineEngine:
                 for index, op in enumerate(drafts)
             ]
             self._seq += len(ops)
-            try:
-                applied = self.backend.apply(ops, believed=self._watermark)
-            except Unavailable as error:
-                if error.code not in _TRIED_AGAIN:
-                    raise
-                applied = self.backend.apply(ops, believed=self._watermark)
+            applied = self._apply(ops)
             self._watermark = applied.watermark
             return [
                 (outcome, Receipt(outcome.version, "primary", self._lane, outcome.seq))
                 for outcome in applied.outcomes
             ]
+
+    def _apply(self, ops: Sequence[Op]) -> Applied:
+        try:
+            return self.backend.apply(ops, believed=self._watermark)
+        except Unavailable as first:
+            if first.code not in _TRIED_AGAIN:
+                raise
+            try:
+                return self.backend.apply(ops, believed=self._watermark)
+            except Unavailable as second:
+                if "connection_lost" not in (first.code, second.code):
+                    raise
+                raise DeadlineExceeded(
+                    f"{first.message}; whether it took effect is unknown",
+                    code="unknown_outcome",
+                    hint="read the document when the database answers again",
+                ) from second
 
     def require_open(self) -> None:
         """Raise when the store was closed."""
