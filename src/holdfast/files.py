@@ -6,13 +6,22 @@ the fsync of its directory): Pillai et al., "All File Systems Are Not Created Eq
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+from holdfast.failpoints import failpoint
+
 _MODE = 0o600
+#: The longest file name that common file systems take, in bytes.
+_MAX_NAME_BYTES = 255
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def sha256(data: bytes) -> str:
@@ -33,31 +42,95 @@ def fsync_directory(path: Path) -> None:
     """Make renames, creations and removals in a directory durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        with _named(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = _MODE, mtime_ns: int | None = None) -> None:
+def write_atomic(
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = _MODE,
+    mtime_ns: int | None = None,
+    draft: Path | None = None,
+) -> None:
     """Put `data` in the place of `path`: afterwards there is the old content or the new, durably.
 
-    The new file has `mode`, and `mtime_ns` as its time of modification when that is given.
+    The new file has `mode`, and `mtime_ns` as its time of modification when that is given.  A kill
+    leaves at most a draft beside it: one that `is_draft` tells, or `draft` itself, which replaces
+    what an earlier kill left of it.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            if mtime_ns is not None:
-                os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
+    if draft is None:
+        draft = beside(path, f".{secrets.token_hex(4)}.tmp")
+    else:
         draft.unlink(missing_ok=True)
-        raise
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with _named(path):
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                if mtime_ns is not None:
+                    os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
+                os.fsync(file.fileno())
+            failpoint("draft-written")
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    failpoint("draft-renamed")
     fsync_directory(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Generator[None]:
+    """An error of a handle tells no file: tell it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file is named like a draft that a killed `write_atomic` leaves."""
+    return _DRAFT.fullmatch(path.name) is not None
+
+
+def beside(path: Path, ending: str) -> Path:
+    """A hidden name beside a file, `.NAME` and the ending; a long name is cut and told by a hash.
+
+    The same for the same arguments, so that a later process finds what a killed one left.
+    """
+    name = os.fsencode(path.name)
+    room = _MAX_NAME_BYTES - len(os.fsencode(ending)) - 1
+    if len(name) > room:
+        cut = name[: room - 13].decode("utf-8", "ignore")
+        return path.with_name(f".{cut}.{sha256(name)[:12]}{ending}")
+    return path.with_name(f".{path.name}{ending}")
+
+
+def move_back(source: Path, target: Path) -> bool:
+    """Rename a file unless there is one at the target already; False when there is."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links has no rename that leaves a target alone either.
+        if os.path.lexists(target):
+            return False
+        os.rename(source, target)
+    else:
+        source.unlink()
+    fsync_directory(target.parent)
+    return True
 
 
 def read_regular(path: Path) -> tuple[bytes, os.stat_result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -38,15 +39,15 @@ def common_options(*names: str) -> Callable[[_F], _F]:
         function = click.option(
             "--data-dir",
             metavar="DIR",
-            help="Local files and backups  [env: HOLDFAST_DATA_DIR; default: storage]",
+            help="Local files and backups.  [env var: HOLDFAST_DATA_DIR; default: storage]",
         )(function)
         return click.option(
             "--to",
             *names,
             "url",
             metavar="URL",
-            help="The database: postgresql://... or sqlite:///path"
-            "  [env: HOLDFAST_DATABASE_URL, DATABASE_URL; default: SQLite in the data directory]",
+            help="The database: postgresql://... or sqlite:///path.  [env var:"
+            " HOLDFAST_DATABASE_URL, DATABASE_URL; default: SQLite in the data directory]",
         )(function)
 
     return decorate
@@ -63,12 +64,13 @@ def read_settings(url: str | None, data_dir: str | None) -> Settings:
 @contextmanager
 def open_backend(settings: Settings) -> Generator[Backend]:
     """The backend of these settings, looked at, and closed at the end."""
-    backend = backend_for(settings.target)
-    try:
-        backend.check()
-        yield backend
-    finally:
-        backend.close()
+    with _told():
+        backend = backend_for(settings.target)
+        try:
+            backend.check()
+            yield backend
+        finally:
+            backend.close()
 
 
 @contextmanager
@@ -76,5 +78,25 @@ def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
     """A store for the commands that read and write documents."""
     from holdfast.opening import open_store
 
-    with open_store(url, data_dir=data_dir) as store:
+    with _told(), open_store(url, data_dir=data_dir) as store:
         yield store
+
+
+class _Warner(logging.Handler):
+    """Shows what the library logs in the way of the command line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Show the library's warnings; what its drivers log besides is in our errors already."""
+    handlers = {"holdfast": _Warner(logging.WARNING), "psycopg": logging.NullHandler()}
+    for name, handler in handlers.items():
+        logging.getLogger(name).addHandler(handler)
+    try:
+        yield
+    finally:
+        for name, handler in handlers.items():
+            logging.getLogger(name).removeHandler(handler)

@@ -1,15 +1,18 @@
-"""`get`, `put`, `delete`, `list`, `export`."""
+"""`get`, `put`, `patch`, `delete`, `list`, `export`."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from holdfast.cli.common import common_options, open_backend, open_for_data, read_settings
 from holdfast.cli.exits import Exit
-from holdfast.cli.output import note, print_json
+from holdfast.cli.output import note, print_json, print_line, print_lines, shown
 from holdfast.codec import accept, decode, encode
 from holdfast.errors import ConfigError
 from holdfast.files import write_atomic
@@ -47,9 +50,9 @@ def get_command(
             "updated_at": found.updated_at.isoformat(),
         }
         text = encode(head)[:-1] + ',"value":' + encode(found.value) + "}"
-        click.echo(text)
+        print_line(text)
     else:
-        click.echo(encode(found.value))
+        print_line(encode(found.value))
     return Exit.DONE
 
 
@@ -73,11 +76,7 @@ def put_command(
     as_json: bool,
 ) -> int:
     """Put VALUE (JSON; from stdin when it is missing or `-`) as document KEY of COLLECTION."""
-    if value is None or value == "-":
-        from holdfast.migrate.reading import decode_text
-
-        value, _ = decode_text(sys.stdin.buffer.read(), "stdin")
-    document = decode(accept(value, source="value"))
+    document = _given(value)
     with open_for_data(url, data_dir) as store:
         receipt = store[collection].put(
             key, document, if_version=if_version, if_absent=if_absent, ttl_s=ttl_s
@@ -86,6 +85,45 @@ def put_command(
         print_json({"version": receipt.version, "durable_on": receipt.durable_on})
     note(f"put {key!r} in `{collection}`: version {receipt.version}")
     return Exit.DONE
+
+
+@click.command("patch")
+@click.argument("collection")
+@click.argument("key")
+@click.argument("patch", required=False)
+@click.option("--if-version", type=int, help="Only when the document has this version.")
+@common_options("--url")
+def patch_command(
+    collection: str,
+    key: str,
+    patch: str | None,
+    if_version: int | None,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Change members of the document KEY of COLLECTION by PATCH (a JSON merge patch, RFC 7396).
+
+    PATCH comes from stdin when it is missing or `-`.  A member that is null is removed.
+    """
+    change = _given(patch)
+    with open_for_data(url, data_dir) as store:
+        receipt = store[collection].patch(key, change, if_version=if_version)
+    if as_json:
+        print_json({"version": receipt.version, "durable_on": receipt.durable_on})
+    note(f"patched {key!r} in `{collection}`: version {receipt.version}")
+    return Exit.DONE
+
+
+def _given(text: str | None) -> Any:
+    """The value of an argument, or of stdin in its place."""
+    source = "value"
+    if text is None or text == "-":
+        from holdfast.migrate.reading import decode_text
+
+        source = "stdin"
+        text, _ = decode_text(sys.stdin.buffer.read(), source)
+    return decode(accept(text, source=source))
 
 
 @click.command("delete")
@@ -133,16 +171,16 @@ def list_command(
                 print_json({"collections": counts})
             else:
                 for name, count in counts.items():
-                    click.echo(f"{name}\t{count}")
+                    print_line(f"{name}\t{count}")
             return Exit.DONE
         keys = store[collection].keys(prefix=prefix, after=after, limit=limit)
     if as_json:
         print_json({"collection": collection, "keys": keys})
     else:
         for key in keys:
-            click.echo(key)
+            print_line(key)
     if len(keys) == limit:
-        note(f"there may be more: --after {keys[-1]!r}")
+        note(f"there may be more: --after {shlex.quote(shown(keys[-1]))}")
     return Exit.DONE
 
 
@@ -162,25 +200,24 @@ def export_command(
     """Print COLLECTION as JSON, in the form that it had as a file; exact values, same order."""
     from holdfast.migrate.export import export_lines
 
+    if output is not None and os.path.lexists(output) and not force:
+        raise ConfigError(f"{output} exists", code="exists", hint="--force replaces it")
     with open_backend(read_settings(url, data_dir)) as backend:
         if collection_name(collection) not in backend.collections():
             if as_json:
                 print_json({"collection": collection, "found": False})
             note(f"no collection `{collection}`")
             return Exit.NO
-        lines = export_lines(backend, collection)
-        if output is None:
-            for line in lines:
-                sys.stdout.write(line)
-            return Exit.DONE
-        if output.exists() and not force:
-            raise ConfigError(f"{output} exists", code="exists", hint="--force replaces it")
-        try:
-            write_atomic(output, "".join(lines).encode())
-        except OSError as error:
-            raise ConfigError(
-                f"cannot write {output}: {error.strerror}", code="disk", hint="check the path"
-            ) from None
+        lines = export_lines(backend, collection, one_document=as_json and output is None)
+    if output is None:
+        print_lines(lines)
+        return Exit.DONE
+    try:
+        write_atomic(output, "".join(lines).encode())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {output}: {error.strerror}", code="disk", hint="check the path"
+        ) from None
     if as_json:
         print_json({"collection": collection, "file": str(output)})
     note(f"exported `{collection}` to {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -12,7 +13,8 @@ import click
 
 from holdfast import __version__
 from holdfast.cli.exits import Exit, exit_code
-from holdfast.cli.output import print_error
+from holdfast.cli.output import flush, print_error, silence, use_json
+from holdfast.cli.twins import add_twins, truth
 from holdfast.errors import HoldfastError
 
 _COMMANDS = {
@@ -23,6 +25,7 @@ _COMMANDS = {
     "runs": ("holdfast.cli.migrate", "List the runs."),
     "get": ("holdfast.cli.data", "Print a document."),
     "put": ("holdfast.cli.data", "Put a document."),
+    "patch": ("holdfast.cli.data", "Change members of a document."),
     "delete": ("holdfast.cli.data", "Delete a document."),
     "list": ("holdfast.cli.data", "List collections, or the keys of one."),
     "export": ("holdfast.cli.data", "Print a collection as the JSON file it came from."),
@@ -39,7 +42,9 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name + "_command")
+        command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name + "_command")
+        add_twins(command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -57,19 +62,32 @@ def main() -> None:
     """Your app's JSON files, safely in a database: move, hold, run.
 
     The database is PostgreSQL when DATABASE_URL names one, else SQLite in the data directory
-    (HOLDFAST_DATA_DIR, default ./storage).
+    (HOLDFAST_DATA_DIR, default ./storage).  Every flag has a twin in the environment: --on-conflict
+    is HOLDFAST_ON_CONFLICT, and HOLDFAST_YES=1 is --yes.
     """
 
 
 def run() -> NoReturn:
     """The entry point: every way to end becomes an exit code."""
-    sys.exit(int(_run()))
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def _run() -> int:
+def run_command(arguments: list[str]) -> int:
+    """Run one command and return its exit code; nothing is raised."""
+    # Before the arguments are understood, since that may fail too.
+    flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    use_json("--json" in flags or truth(os.environ.get("HOLDFAST_JSON", "")))
+    stdout: object = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper):
+        # JSON is UTF-8, whatever the locale says.
+        stdout.reconfigure(encoding="utf-8", newline="\n")
+    return int(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        result: Any = main.main(standalone_mode=False)
-        sys.stdout.flush()
+        result: Any = main.main(arguments, prog_name="holdfast", standalone_mode=False)
+        flush()
         return int(result) if isinstance(result, int) else Exit.DONE
     except HoldfastError as error:
         print_error(error.code, error.message, error.hint)
@@ -77,16 +95,17 @@ def _run() -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return Exit.USAGE
-    except click.UsageError as error:
-        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        print_error("usage", error.format_message() + where, "")
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"see `{context.command_path} --help`" if context else ""
+        print_error("usage", error.format_message(), hint)
         return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
         print_error("interrupted", "interrupted", "run the same command again to go on")
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing may be written to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Of click's own output, such as --help.
+        silence(sys.stdout)
         return Exit.DONE
     except Exception as error:
         # Where it happened, without the text of the error: that may repeat somebody's data.

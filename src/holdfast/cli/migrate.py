@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,8 +12,8 @@ import click
 from holdfast.cli.common import common_options, open_backend, read_settings
 from holdfast.cli.exits import Exit
 from holdfast.cli.migrate_report import plan_document, result_document, show_plan, show_result
-from holdfast.cli.output import note, print_json, progress_bar
-from holdfast.errors import ConfigError
+from holdfast.cli.output import note, print_json, print_line, progress_bar, shown
+from holdfast.errors import ConfigError, MigrationError
 from holdfast.migrate.plan import OnConflict
 from holdfast.migrate.planning import Options, Plan
 from holdfast.migrate.reading import ReadOptions
@@ -40,7 +41,6 @@ def _what_options(function: _F) -> _F:
                 type=click.Choice(get_args(OnConflict)),
                 default="fail",
                 show_default=True,
-                envvar="HOLDFAST_ON_CONFLICT",
                 help="Where file and database differ: who wins.",
             ),
             click.option("--keep-files", is_flag=True, help="Leave the originals where they are."),
@@ -52,6 +52,12 @@ def _what_options(function: _F) -> _F:
 
 
 def _options(values: dict[str, Any]) -> Options:
+    if values["whole"] and values["key_field"] is not None:
+        raise ConfigError(
+            "--whole keeps a file as one document, --key makes one of each record",
+            code="usage",
+            hint="give one of them",
+        )
     read = ReadOptions(values["whole"], values["key_field"], values["split_default"])
     return Options(
         read=read,
@@ -85,11 +91,16 @@ def migrate_command(
     """
     if dry_run:
         return _plan(paths, _options(what), url, data_dir, as_json)
+    _announce(paths)
+    # A short-lived process that builds large lists: looking for cycles among them is in vain.
+    gc.disable()
     settings = read_settings(url, data_dir)
     options = _options(what)
     with open_backend(settings) as backend, progress_bar() as progress:
         runner = Runner(backend, settings.data_dir, tell=_tell, progress=progress)
-        result = runner.run(list(paths), options, confirm=lambda plan: _confirm(plan, yes))
+        result = runner.run(
+            list(paths), options, confirm=lambda plan: _confirm(plan, yes, ask=not as_json)
+        )
     if as_json:
         print_json(result_document(result, backend.display))
     else:
@@ -117,6 +128,7 @@ def _plan(
     data_dir: str | None,
     as_json: bool,
 ) -> int:
+    _announce(paths)
     settings = read_settings(url, data_dir)
     with open_backend(settings) as backend:
         plan = Runner(backend, settings.data_dir, tell=_tell).plan(list(paths), options)
@@ -127,24 +139,40 @@ def _plan(
     return _exit(plan, None)
 
 
+def _announce(paths: tuple[Path, ...]) -> None:
+    """Say what is about to happen before anything slow: a driver, a connection, a large file."""
+    note(f"scan: reading {shown(', '.join(map(str, paths)))}")
+
+
 def _tell(step: str, what: str) -> None:
-    note(f"{step}: {what}")
+    if step != "scan":  # said already: see _announce
+        note(f"{step}: {shown(what)}")
 
 
-def _confirm(plan: Plan, yes: bool) -> None:
+def _confirm(plan: Plan, yes: bool, *, ask: bool) -> None:
+    """Show the plan; a directory's needs a yes, which a program gives by --yes."""
     show_plan(plan)
     if not plan.found.from_directory or yes:
         return
-    try:
-        agreed = click.confirm(f"Migrate {len(plan.sources)} file(s)?", err=True)
-    except click.Abort:
+    agreed = _answer(f"Migrate {len(plan.sources)} file(s)?") if ask else None
+    if agreed is None:
         raise ConfigError(
             "a directory is migrated only after a confirmation, and nobody answered",
             code="not_confirmed",
             hint="give --yes, or name the files themselves",
-        ) from None
+        )
     if not agreed:
-        raise ConfigError("not confirmed; nothing was changed", code="not_confirmed")
+        raise MigrationError("not confirmed; nothing was changed", code="not_confirmed")
+
+
+def _answer(question: str) -> bool | None:
+    """Yes or no; None when there is nobody to ask."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        return None
 
 
 def _exit(plan: Plan, result: Result | None) -> Exit:
@@ -183,7 +211,7 @@ def verify_command(run: str, url: str | None, data_dir: str | None, as_json: boo
         wrong = [{"collection": c, "key": k, "what": w} for c, k, w in verdict.wrong]
         print_json({"run": state.run, "compared": verdict.compared, "wrong": wrong})
     for line in verdict.lines():
-        note(line)
+        note(shown(line))
     note(f"run {state.run}: {verdict.compared} values compared, {len(verdict.wrong)} differ")
     return Exit.DONE if verdict.green else Exit.NO
 
@@ -220,7 +248,7 @@ def rollback_command(
             }
         )
     for path in result.archived:
-        note(f"archived what was newer: {path}")
+        note(f"archived what was newer: {shown(path)}")
     note(
         f"run {result.run} was rolled back already"
         if result.already
@@ -242,7 +270,7 @@ def runs_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
         return Exit.DONE
     for state in states:
         documents = sum(source.documents for source in state.sources)
-        click.echo(
+        print_line(
             f"{state.run}  {state.state:13}  {len(state.sources)} file(s)"
             f"  {documents} document(s)  {state.target}"
         )

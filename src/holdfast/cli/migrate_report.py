@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
-from holdfast.cli.output import note
+from holdfast.cli.output import note, print_line, shown, styled
 from holdfast.migrate.plan import CollectionPlan
 from holdfast.migrate.planning import Plan
 from holdfast.migrate.runner import Result
@@ -21,22 +19,22 @@ _SIGNS = {"file": "~", "merged": "&", "database": "=", "open": "!"}
 def show_plan(plan: Plan) -> None:
     """What would happen, on stderr."""
     for line in plan.notes:
-        note(line)
+        note(shown(line))
     for left in plan.found.left_out:
-        note(f"left out: {left.path} ({left.reason})")
+        note(f"left out: {shown(left.path)} ({left.reason})")
     for each in plan.collections:
         _show_collection(each)
     for problem in plan.problems:
-        note(click.style("refused: ", fg="red") + problem.error.message)
+        note(styled("refused: ", fg="red") + shown(problem.error.message))
         if problem.error.hint:
-            note(f"         {problem.error.hint}")
+            note(f"         {shown(problem.error.hint)}")
 
 
 def _show_collection(plan: CollectionPlan) -> None:
     changed = sum(1 for each in plan.different if each.decision in ("file", "merged"))
     kept = len(plan.kept)
     note(
-        f"{Path(plan.source).name} -> `{plan.collection}`: {len(plan.inserts)} new,"
+        f"{shown(Path(plan.source).name)} -> `{plan.collection}`: {len(plan.inserts)} new,"
         f" {len(plan.equal)} equal, {len(plan.different)} different"
         f" ({changed} to write, {kept} kept, {len(plan.open_conflicts)} open),"
         f" {plan.only_database} only in the database"
@@ -45,7 +43,7 @@ def _show_collection(plan: CollectionPlan) -> None:
         note(f"  {line}")
     for each in plan.different[:MAX_LISTED]:
         places = ", ".join(each.paths)
-        note(f"  {_SIGNS[each.decision]} {each.key}  {places}  ({each.reason})")
+        note(f"  {_SIGNS[each.decision]} {shown(each.key)}  {places}  ({each.reason})")
     if len(plan.different) > MAX_LISTED:
         note(f"  and {len(plan.different) - MAX_LISTED} more")
 
@@ -65,16 +63,16 @@ def show_result(result: Result) -> None:
     verdict = result.verdict
     if verdict is not None and not verdict.green:
         for line in verdict.lines():
-            note(click.style("wrong: ", fg="red") + line)
+            note(styled("wrong: ", fg="red") + shown(line))
         note(f"{len(verdict.wrong)} of {verdict.compared} values differ: no original was moved")
         note(f"take it back with: holdfast rollback {result.run}")
     elif verdict is not None:
         note(f"{verdict.compared} values read back and compared, all equal")
     for path in result.changed_files:
-        note(click.style("changed since the scan, not moved: ", fg="yellow") + path)
+        note(styled("changed since the scan, not moved: ", fg="yellow") + shown(path))
     for problem in plan.problems:
-        note(click.style("set aside: ", fg="red") + problem.error.message)
-    click.echo(result.run)
+        note(styled("set aside: ", fg="red") + shown(problem.error.message))
+    print_line(result.run)
     if result.green:
         note(f"done; take it back with: holdfast rollback {result.run}")
 

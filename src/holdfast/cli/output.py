@@ -5,19 +5,27 @@ Names, counts and places are shown; values and secrets never are, except by `get
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import msgspec
 
+from holdfast.errors import ConfigError
+
 #: A step that takes longer than this gets a progress bar on a terminal.
 BAR_AFTER_S = 0.5
 
+#: The code of the error that stdout itself cannot be written.
+_OUTPUT = "output"
+
 _state = {"json": False}
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))}
 
 
 def use_json(on: bool) -> None:
@@ -25,31 +33,103 @@ def use_json(on: bool) -> None:
     _state["json"] = on
 
 
+def styled(text: str, **style: Any) -> str:
+    """The text in colour; plain where NO_COLOR (no-color.org) is set."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def shown(text: object) -> str:
+    """A key, a path or a message on one line, without anything that a terminal would act on."""
+    return _plain(str(text)).translate(_CONTROL)
+
+
+def _plain(text: str) -> str:
+    """The text with escapes for the surrogates that stand for bytes which are no text in a path."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def print_line(text: str) -> None:
+    """A line of data, on stdout."""
+    _write(sys.stdout, text + "\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Data on stdout, each piece with its own line breaks, until nobody reads it any more."""
+    for line in lines:
+        if not _write(sys.stdout, line, flush=False):
+            return
+
+
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
-    click.echo(text.decode())
+    print_line(_plain(json.dumps(msgspec.to_builtins(document), indent=2, ensure_ascii=False)))
 
 
 def print_error(code: str, message: str, hint: str) -> None:
     """An error and what to do next, on stderr; with --json as a document on stdout."""
-    if _state["json"]:
-        print_json({"error": {"code": code, "message": message, "hint": hint}})
-        return
-    click.echo(click.style("error: ", fg="red", bold=True) + message, err=True)
+    if _state["json"] and code != _OUTPUT:
+        try:
+            print_json({"error": {"code": code, "message": message, "hint": hint}})
+        except ConfigError:
+            pass  # stdout cannot take it: stderr may
+        else:
+            return
+    _tell(styled("error: ", fg="red", bold=True) + shown(message))
     if hint:
-        click.echo("\n" + click.style("hint: ", fg="cyan") + hint, err=True)
+        _tell("\n" + styled("hint: ", fg="cyan") + shown(hint))
 
 
 def note(text: str) -> None:
     """A line for people, on stderr; silent with --json."""
     if not _state["json"]:
-        click.echo(text, err=True)
+        _tell(text)
 
 
 def warn(text: str) -> None:
     """A warning, on stderr, with --json too."""
-    click.echo(click.style("warning: ", fg="yellow") + text, err=True)
+    _tell(styled("warning: ", fg="yellow") + text)
+
+
+def _tell(text: str) -> None:
+    # Through click, which leaves the colours out when stderr is no terminal.
+    try:
+        click.echo(text, err=True)
+    except BrokenPipeError:
+        silence(sys.stderr)
+
+
+def flush() -> None:
+    """Write what is still buffered for stdout: the last moment at which that can fail."""
+    _write(sys.stdout, "")
+
+
+def _write(stream: TextIO, text: str, *, flush: bool = True) -> bool:
+    """Write, and tell whether anybody still reads: what is under way goes on when nobody does.
+
+    ConfigError when the output cannot be written, as on a full disk.
+    """
+    try:
+        stream.write(text)
+        if flush:
+            stream.flush()
+    except BrokenPipeError:
+        silence(stream)
+        return False
+    except OSError as error:
+        silence(stream)
+        raise ConfigError(
+            f"the output cannot be written: {error.strerror}",
+            code=_OUTPUT,
+            hint="what was written of it is incomplete; give it more space, and run this again",
+        ) from None
+    return True
+
+
+def silence(stream: TextIO) -> None:
+    """Let nothing more be written to a stream whose reader has gone, not at exit either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 Progress = Callable[[str, int, int], None]

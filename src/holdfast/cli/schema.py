@@ -7,7 +7,7 @@ import click
 from holdfast.backends.sql import SCHEMA_VERSION, migrations
 from holdfast.cli.common import common_options, open_backend, read_settings
 from holdfast.cli.exits import Exit
-from holdfast.cli.output import note, print_json
+from holdfast.cli.output import note, print_json, print_line
 from holdfast.errors import ConfigError
 from holdfast.naming import collection_name
 from holdfast.settings import Settings
@@ -48,7 +48,7 @@ def sql_command(
     if as_json:
         print_json({"sql": text})
     else:
-        click.echo(text)
+        print_line(text)
     return Exit.DONE
 
 

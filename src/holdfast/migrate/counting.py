@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar, overload
 
 _T = TypeVar("_T")
@@ -24,10 +25,11 @@ _EVERY = 1000
 
 def counted(items: Iterable[_T], step: str, total: int, progress: Progress) -> Iterator[_T]:
     """The items, telling the progress at each thousandth."""
-    for done, item in enumerate(items):
-        if not done % _EVERY:
-            progress(step, done, total)
-        yield item
+    rest, done = iter(items), 0
+    while block := list(islice(rest, _EVERY)):
+        progress(step, done, total)
+        done += len(block)
+        yield from block
 
 
 class Counted(Sequence[_T]):

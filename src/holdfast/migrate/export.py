@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
 
 from holdfast.backends.base import Backend, Form
 from holdfast.codec import decode, encode
-from holdfast.migrate.reading import WHOLE_KEY
+from holdfast.migrate.records import record_key
+from holdfast.migrate.splitting import WHOLE_KEY, split_elements
 
 
-def export_lines(backend: Backend, collection: str) -> Iterator[str]:
+def export_lines(backend: Backend, collection: str, *, one_document: bool = False) -> Iterator[str]:
     """The collection's JSON, line by line (each with its line break), in the form it came in.
 
     Documents stand one on a line, in the order of their creation, each with its exact text.  A
     form that does not fit any more (an array whose documents have lost their key field) gives way
-    to the object.
+    to the object.  `one_document` makes an array of JSON Lines.  Everything has been read when this
+    returns: what comes afterwards cannot fail for the database's sake.
     """
     form = backend.form(collection)
     documents = [(row.key, row.text) for row in backend.dump(collection, in_order=True)]
     shape = form.shape if _fits(form, documents) else "object"
     if shape == "document":
-        yield documents[0][1] + "\n"
-    elif shape == "lines":
-        yield from (text + "\n" for text in _lines(form, documents))
-    elif shape == "array":
-        yield from _bracketed("[", [text for _, text in documents], "]")
+        return iter([documents[0][1] + "\n"])
+    if shape == "object":
+        return _bracketed("{", [f"{encode(key)}:{text}" for key, text in documents], "}")
+    if shape == "lines" and form.key_field is None:
+        texts = list(split_elements(documents[0][1]))
     else:
-        yield from _bracketed("{", [f"{encode(key)}:{text}" for key, text in documents], "}")
+        texts = [text for _, text in documents]
+    if shape == "array" or one_document:
+        return _bracketed("[", texts, "]")
+    return (text + "\n" for text in texts)
 
 
 def _bracketed(opening: str, parts: list[str], closing: str) -> Iterator[str]:
@@ -39,24 +43,14 @@ def _bracketed(opening: str, parts: list[str], closing: str) -> Iterator[str]:
     yield parts[-1] + "\n" + closing + "\n"
 
 
-def _lines(form: Form, documents: list[tuple[str, str]]) -> list[str]:
-    if form.key_field is not None:
-        return [text for _, text in documents]
-    return [encode(item) for item in cast("list[Any]", decode(documents[0][1]))]
-
-
 def _fits(form: Form, documents: list[tuple[str, str]]) -> bool:
     """Whether the documents can be told in this form without losing a key."""
-    if form.shape == "document" or (form.shape == "lines" and form.key_field is None):
+    field = form.key_field
+    if form.shape == "document" or (form.shape == "lines" and field is None):
         alone = len(documents) == 1 and documents[0][0] == WHOLE_KEY
         return alone and (form.shape == "document" or documents[0][1].startswith("["))
     if form.shape == "object":
         return True
-    return all(_names(decode(text), form.key_field) == key for key, text in documents)
-
-
-def _names(record: Any, field: str | None) -> str | None:
-    if not isinstance(record, dict) or field is None:
-        return None
-    value: Any = cast("dict[str, Any]", record).get(field)
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    return field is not None and all(
+        record_key(decode(text), field) == (key, "") for key, text in documents
+    )

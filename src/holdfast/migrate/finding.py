@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import ConfigError
+from holdfast.migrate.rundir import runs_folder
 
 #: Endings of the files that are taken from a directory.
 SUFFIXES = (".json", ".jsonl", ".ndjson")
+
+#: What was left out, as far as an error names it; beyond that it counts.
+_MAX_NAMED = 5
 
 _LEFT_OUT_FOLDERS = frozenset(
     "node_modules __pycache__ venv env site-packages dist build target vendor".split()
@@ -51,9 +55,10 @@ class Found:
 def find_files(paths: list[Path], *, recursive: bool, data_dir: Path) -> Found:
     """The files that `paths` name: a file as it is, a directory by its JSON files.
 
-    A directory is taken flat unless `recursive`.  Left out, and listed: the data directory,
-    dot-folders, folders of dependencies, well-known configuration files and files whose name looks
-    like credentials; naming such a file itself takes it.  Links to directories are not followed.
+    A directory is taken flat unless `recursive`.  Left out, and listed: the data directory, the
+    backups of earlier runs, dot-folders, folders of dependencies, links to directories, well-known
+    configuration files and files whose name looks like credentials; naming such a file itself takes
+    it.  A link to a file stands for that file.
     Raises ConfigError for a path that does not exist and for directories without any JSON file.
     """
     files: list[Path] = []
@@ -62,24 +67,37 @@ def find_files(paths: list[Path], *, recursive: bool, data_dir: Path) -> Found:
     for path in paths:
         if path.is_dir():
             searched = True
-            _search(path, recursive, data_dir.resolve(), files, left_out)
-        elif os.path.lexists(path):
+            reason = _backup_reason(path, data_dir)
+            if reason:
+                left_out.append(LeftOut(path, reason))
+            else:
+                _search(path, recursive, data_dir, files, left_out)
+        elif path.exists():
             files.append(path)
         else:
+            link = f" (a link to {os.readlink(path)})" if path.is_symlink() else ""
             raise ConfigError(
-                f"no such file or directory: {path}",
+                f"no such file or directory: {path}{link}",
                 code="no_such_file",
                 hint="check the path; relative ones start at the current directory",
             )
     unique = list(dict.fromkeys(file.resolve() for file in files))
     if not unique:
-        more = "" if not left_out else f" ({len(left_out)} left out: see --dry-run)"
         raise ConfigError(
-            f"no JSON files in {', '.join(str(path) for path in paths)}{more}",
+            f"no JSON files in {', '.join(str(path) for path in paths)}{_named(left_out)}",
             code="no_json",
             hint="name the files themselves, or descend with --recursive",
         )
     return Found(tuple(unique), tuple(left_out), searched)
+
+
+def _named(left_out: list[LeftOut]) -> str:
+    """What was left out, for an error after which nobody sees the plan."""
+    if not left_out:
+        return ""
+    named = [f"{each.path} ({each.reason})" for each in left_out[:_MAX_NAMED]]
+    more = len(left_out) - _MAX_NAMED
+    return "; left out: " + ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 def _search(
@@ -101,8 +119,13 @@ def _search(
                 left_out.append(LeftOut(path, reason))
             elif recursive:
                 _search(path, recursive, data_dir, files, left_out)
-        elif entry.name.lower().endswith(SUFFIXES) and not entry.is_dir():
+        elif entry.is_dir():
+            if recursive:
+                left_out.append(LeftOut(path, "a link to a directory"))
+        elif entry.name.lower().endswith(SUFFIXES):
             reason = file_reason(entry.name)
+            if not reason and entry.is_symlink() and not path.exists():
+                reason = "a link to a file that does not exist"
             if reason:
                 left_out.append(LeftOut(path, reason))
             else:
@@ -110,11 +133,20 @@ def _search(
 
 
 def _folder_reason(path: Path, data_dir: Path) -> str:
-    if path.resolve() == data_dir:
+    if path.resolve() == data_dir.resolve():
         return "the data directory"
     if path.name.startswith("."):
         return "a dot-folder"
-    return "a folder of dependencies or builds" if path.name in _LEFT_OUT_FOLDERS else ""
+    if path.name in _LEFT_OUT_FOLDERS:
+        return "a folder of dependencies or builds"
+    return _backup_reason(path, data_dir)
+
+
+def _backup_reason(path: Path, data_dir: Path) -> str:
+    """Whether a folder belongs to earlier runs: what they keep must not be migrated again."""
+    backups = runs_folder(data_dir).resolve()
+    place = path.resolve()
+    return "the backups of earlier runs" if place == backups or backups in place.parents else ""
 
 
 def file_reason(name: str) -> str:

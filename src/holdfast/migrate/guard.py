@@ -43,12 +43,17 @@ def migration_lock(data_dir: Path) -> Generator[None]:
 
 @contextmanager
 def disk_errors(doing: str) -> Generator[None]:
-    """A failing disk as one of our errors."""
+    """A failing disk under the data directory or the files as one of our errors: exit code 2.
+
+    It is the user's to mend, as a wrong path is.  (A disk that fails under the database is the
+    backend's to tell: `Unavailable`, exit code 3.)
+    """
     try:
         yield
     except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
         raise ConfigError(
-            f"{doing}: {error.strerror}: {error.filename or ''}",
+            f"{doing}: {error.strerror or error}{where}",
             code="disk",
             hint="free space or correct the rights, then run the same command again",
         ) from None
@@ -68,6 +73,25 @@ def require_same_target(backend: Backend, state: RunState) -> None:
             code="other_database",
             hint=f"give that database, with --to or DATABASE_URL, to go on with run {state.run}",
         )
+
+
+def was_loaded(backend: Backend, state: RunState) -> bool:
+    """Whether an interrupted run was committed, once and for all.
+
+    A server may still be at the COMMIT of a client that is dead, and waits for a standby perhaps.
+    So the answer "no" is given only behind a load of our own, which no other load can overlap:
+    MigrationError("locked") while the old one is under way.
+    """
+    if state.state not in ("started", "backed-up"):
+        return True
+    if state.state == "started":
+        return False
+    require_same_target(backend, state)
+    if backend.run_record(state.run) is None:
+        if backend.identity() is None:
+            return False  # not even the tables for a run's record
+        backend.load(f"{state.run}:abandoned", "abandoned", [])
+    return backend.run_record(state.run) is not None
 
 
 def moved_files(data_dir: Path, identity: str | None) -> dict[Path, str]:

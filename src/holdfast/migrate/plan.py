@@ -9,7 +9,7 @@ from typing import Literal
 from holdfast.backends.base import Form, StoredText
 from holdfast.codec import decode, encode
 from holdfast.merge import Side, changed_paths, same_value, three_way
-from holdfast.migrate.reading import WHOLE_KEY, split_members
+from holdfast.migrate.splitting import WHOLE_KEY, split_members
 
 OnConflict = Literal["file", "database", "newest", "fail"]
 
@@ -36,7 +36,8 @@ class CollectionPlan:
     """Everything that a run will do to one collection, and why.
 
     `inserts` and `updates` are `(key, text)`; `expected` are the versions that the plan saw in the
-    rows it touches; `removed` are rows that are split into documents of their own.
+    rows it touches; `removed` are rows that are split into documents of their own, and
+    `not_from_file` the texts of those inserts that such a row decided.
     """
 
     collection: str
@@ -48,13 +49,9 @@ class CollectionPlan:
     equal: list[str] = field(default_factory=list[str])
     different: list[Different] = field(default_factory=list[Different])
     removed: list[str] = field(default_factory=list[str])
+    not_from_file: dict[str, str] = field(default_factory=dict[str, str])
     only_database: int = 0
     notes: list[str] = field(default_factory=list[str])
-
-    @property
-    def documents(self) -> int:
-        """The number of documents that the file holds."""
-        return len(self.inserts) + len(self.equal) + len(self.different)
 
     @property
     def open_conflicts(self) -> list[Different]:
@@ -91,13 +88,14 @@ def compare(
     """Fill in a plan: each document of the file against the row of the same key.
 
     `base` holds the texts that the last run from this file brought, by key; where it has one, the
-    two sides are merged three ways and only a true conflict asks the policy.  Rows that only the
-    database has are never touched, whatever the policy.
+    two sides are merged three ways and only a true conflict asks the policy; what was deleted in
+    the database since then stays deleted, unless the file changed it.  Rows that only the database
+    has are never touched, whatever the policy.
     """
     stored = {row.key: row for row in rows}
     virtual = _split_row(plan, stored, policy)
     decided = _Decisions(plan, policy)
-    if not stored and not virtual:
+    if not stored and not virtual and not base:
         plan.inserts = list(documents)
         return plan
     seen: set[str] = set()
@@ -105,7 +103,7 @@ def compare(
         seen.add(key)
         row = stored.get(key) or virtual.get(key)
         if row is None:
-            plan.inserts.append((key, text))
+            decided.missing(key, text, base.get(key))
         elif row.text == text or same_value(decode(row.text), decode(text)):
             plan.equal.append(key)
             decided.write(key, row.text, row) if key in virtual else None
@@ -115,6 +113,11 @@ def compare(
         if key not in seen:
             decided.write(key, row.text, row)
     plan.only_database = sum(1 for key in stored if key not in seen)
+    if decided.deleted:
+        plan.notes.append(
+            f"{decided.deleted} document(s) were deleted in the database since the last run, and"
+            " stay so"
+        )
     return plan
 
 
@@ -149,6 +152,7 @@ class _Decisions:
     def __init__(self, plan: CollectionPlan, policy: Policy) -> None:
         self.plan = plan
         self.policy = policy
+        self.deleted = 0
 
     def write(self, key: str, text: str, row: StoredText) -> None:
         """A row that gets this text: an insert when it exists only as a member of another row."""
@@ -157,6 +161,16 @@ class _Decisions:
             self.plan.expected[key] = row.version
         else:
             self.plan.inserts.append((key, text))
+            self.plan.not_from_file[key] = text
+
+    def missing(self, key: str, text: str, base: str | None) -> None:
+        """A document without a row: new, or deleted since the last run brought it."""
+        if base is None or not same_value(decode(base), decode(text)):
+            self.plan.inserts.append((key, text))
+            return
+        self.deleted += 1
+        reason = "deleted in the database since the last run"
+        self.plan.different.append(Different(key, "database", reason, ("removed $",)))
 
     def different(self, key: str, text: str, row: StoredText, base: str | None) -> None:
         """Decide by the base if there is one, by the policy otherwise, and note it."""

@@ -5,15 +5,18 @@ Nothing is written here, neither to the disk nor to the database.
 
 from __future__ import annotations
 
+import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from holdfast.backends.base import Backend
 from holdfast.errors import ConfigError, CorruptData, DataError, HoldfastError
 from holdfast.failpoints import failpoint
 from holdfast.files import read_regular, sha256
+from holdfast.limits import MAX_COLLECTION_CHARS
 from holdfast.migrate.finding import Found, find_files
 from holdfast.migrate.plan import CollectionPlan, OnConflict, Policy, compare
 from holdfast.migrate.reading import Contents, ReadOptions, read_contents
@@ -124,7 +127,7 @@ def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
 
 def read_source(path: Path, options: Options) -> Source:
     """One file, read once: the bytes that are parsed are the bytes that are backed up."""
-    collection = collection_name(options.collection or path.stem)
+    collection = _collection_of(path, options)
     try:
         data, state = read_regular(path)
     except OSError as error:
@@ -148,6 +151,30 @@ def read_source(path: Path, options: Options) -> Source:
         collection=collection,
         contents=contents,
     )
+
+
+def _collection_of(path: Path, options: Options) -> str:
+    """The collection that a file becomes; the error says how to give it another name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path.parent}: the name of the file {path.name!a} is not UTF-8",
+            code="bad_name",
+            hint="rename the file",
+        ) from None
+    if options.collection is not None:
+        return collection_name(options.collection)
+    try:
+        return collection_name(path.stem)
+    except ConfigError as error:
+        proper = re.sub(r"\W+", "_", path.stem, flags=re.ASCII).strip("_")[:MAX_COLLECTION_CHARS]
+        name = proper if proper[:1].isalpha() and proper[:1].isascii() else f"c_{proper}"
+        raise ConfigError(
+            f"{path}: {error.message}",
+            code=error.code,
+            hint=f"migrate it alone, and name its collection: --collection {name}",
+        ) from None
 
 
 def _sibling_hint(path: Path) -> str:
@@ -182,7 +209,11 @@ def compare_with_database(
         )
         obstacle = backend.adoptable(source.collection)
         if obstacle:
-            raise ConfigError(obstacle, code="not_adoptable", hint="see the reason above")
+            raise ConfigError(
+                obstacle,
+                code="not_adoptable",
+                hint="correct the table, or give the file another collection with --collection",
+            )
         policy = Policy(
             on_conflict=options.on_conflict,
             file_time_us=source.mtime_ns // 1000,
@@ -200,19 +231,24 @@ def compare_with_database(
     failpoint("planned")
 
 
-class _LazyBase(dict[str, str]):
-    """What the last finished run from this file brought; read only when a document differs."""
+class _LazyBase(Mapping[str, str]):
+    """What the last finished run brought to a collection; read only when somebody looks."""
 
     def __init__(self, data_dir: Path, source: Source, backend: Backend) -> None:
-        super().__init__()
         self._where = (data_dir, source, backend)
-        self._loaded = False
 
-    def get(self, key: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        if not self._loaded:
-            self._loaded = True
-            self.update(_last_brought(*self._where))
-        return super().get(key, default)
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return _last_brought(*self._where)
+
+    def __getitem__(self, key: str) -> str:
+        return self._texts[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
 
 
 def _last_brought(data_dir: Path, source: Source, backend: Backend) -> dict[str, str]:

@@ -1,14 +1,14 @@
 """The directory of one run: originals, the record of what is changed, the state, the log.
 
 Everything in it is 0600 and written atomically; the state file tells how far a run has come, so
-that whatever kills a process, the next one knows how to go on.
+that whatever kills a process, the next one knows how to go on.  State and record carry checksums:
+a flipped bit in them is found before anything is restored from them.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,16 @@ import msgspec
 
 from holdfast.backends.base import Form, Image
 from holdfast.errors import ConfigError, CorruptData
-from holdfast.files import fsync_directory, make_directory, read_regular, sha256, write_atomic
+from holdfast.failpoints import failpoint
+from holdfast.files import (
+    beside,
+    fsync_directory,
+    is_draft,
+    make_directory,
+    read_regular,
+    sha256,
+    write_atomic,
+)
 
 _Record = TypeVar("_Record", bound=Any)
 
@@ -68,17 +77,24 @@ class Updated(msgspec.Struct, frozen=True):
 class CollectionChanges(msgspec.Struct, frozen=True):
     """What a run changes in one collection; enough to verify it and to take it back.
 
-    `kept` are the documents of the file that the run left alone although the database's differ.
+    `kept` are the documents of the file that the run left alone although the database's differ;
+    `form` is the collection's form before the run.
     """
 
     inserted: list[str]
     updated: list[Updated]
     kept: list[str]
     texts: dict[str, str] = {}
+    form: Form | None = None
 
 
 class RunState(msgspec.Struct):
-    """How far a run has come."""
+    """How far a run has come.
+
+    `cleaning`: it has begun to take originals away; those in `left` it did not take, because they
+    had changed.  `changes_sha256` is the checksum of the record of changes, `checksum` that of all
+    the other fields here.
+    """
 
     run: str
     state: State
@@ -91,7 +107,16 @@ class RunState(msgspec.Struct):
     updated_at: str = ""
     counts: dict[str, int] = {}
     discard_newer: bool = False
+    cleaning: bool = False
+    left: list[str] = []
+    changes_sha256: str = ""
     format: int = 1
+    checksum: str = ""
+
+    @property
+    def taken(self) -> list[SourceRecord]:
+        """The files that this run has taken from their places, or may have."""
+        return [each for each in self.sources if self.cleaning and each.path not in self.left]
 
 
 def now_text() -> str:
@@ -100,8 +125,12 @@ def now_text() -> str:
 
 
 def new_run_id() -> str:
-    """A name that sorts by time and does not repeat."""
-    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+    """A name that sorts by time, to the microsecond: the base of a merge is the last run's.
+
+    It does not repeat, not even among the hosts that share one database.
+    """
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond:05x}{secrets.randbelow(4096):03x}"
 
 
 class RunDir:
@@ -116,58 +145,76 @@ class RunDir:
         return self.path.name
 
     def create(self) -> None:
-        """Make the directory, durably."""
-        make_directory(self.path)
+        """Make the directory, durably; it must not be there yet."""
+        make_directory(self.path.parent)
+        self.path.mkdir(mode=0o700)
+        fsync_directory(self.path.parent)
 
     def remove(self) -> None:
-        """Remove the directory of a run that never touched anything but this directory."""
-        shutil.rmtree(self.path)
+        """Remove the directory of a run that never touched anything but this directory.
+
+        The state goes last: what a kill leaves is still told to be such a run, or is empty.
+        """
+        state = self.path / _STATE_FILE
+        for path in list(self.path.iterdir()):
+            if path != state:
+                path.unlink()
+        failpoint("copies-discarded")
+        state.unlink(missing_ok=True)
+        failpoint("state-discarded")
+        self.path.rmdir()
         fsync_directory(self.path.parent)
+
+    def sweep(self, state: RunState) -> None:
+        """Remove the drafts that killed processes left here."""
+        stored = {source.stored for source in state.sources}
+        for path in list(self.path.iterdir()):
+            if is_draft(path) and path.name not in stored:
+                path.unlink()
 
     def save_state(self, state: RunState) -> None:
         """Replace the state, atomically."""
         state.updated_at = now_text()
+        state.checksum = _checksum(state)
         self._save(_STATE_FILE, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
     def load_state(self) -> RunState:
-        """The state; CorruptData when it cannot be read."""
-        return self._load(_STATE_FILE, RunState)
+        """The state; CorruptData when it cannot be read or is not what was saved."""
+        state = self._load(_STATE_FILE, RunState)
+        if state.checksum != _checksum(state):
+            raise _damaged(self.path / _STATE_FILE, "is damaged, or of a newer version")
+        return state
 
-    def save_changes(self, changes: dict[str, CollectionChanges]) -> None:
-        """Write what the run is going to change, before it does."""
-        self._save(_CHANGES_FILE, msgspec.json.encode(changes))
+    def save_changes(self, changes: dict[str, CollectionChanges]) -> str:
+        """Write what the run is going to change, before it does; returns its checksum."""
+        data = msgspec.json.encode(changes)
+        self._save(_CHANGES_FILE, data)
+        return sha256(data)
 
     def load_changes(self) -> dict[str, CollectionChanges]:
-        """What the run changes; CorruptData when it cannot be read."""
-        return self._load(_CHANGES_FILE, dict[str, CollectionChanges])
+        """What the run changes; CorruptData when it cannot be read or is not what was saved."""
+        wanted = self.load_state().changes_sha256
+        return self._load(_CHANGES_FILE, dict[str, CollectionChanges], wanted)
 
     def _save(self, name: str, data: bytes) -> None:
         write_atomic(self.path / name, data)
 
-    def _load(self, name: str, kind: type[_Record]) -> _Record:
+    def _load(self, name: str, kind: type[_Record], checksum: str | None = None) -> _Record:
         path = self.path / name
         try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
+            data = path.read_bytes()
+            if checksum is None or checksum == sha256(data):
+                return msgspec.json.decode(data, type=kind)
+            what = "is damaged: its checksum differs"
         except OSError as error:
             what = f"cannot be read: {error.strerror}"
         except (msgspec.MsgspecError, UnicodeDecodeError):
             what = "is damaged, or of a newer version"
-        raise CorruptData(
-            f"the run's file {path} {what}",
-            code="run_file",
-            hint="restore the run's directory from a copy; nothing was changed",
-        )
+        raise _damaged(path, what)
 
     def save_original(self, stored: str, data: bytes, mtime_ns: int) -> None:
-        """Keep a file's bytes, durably, and read them back to be sure."""
-        path = self.path / stored
-        write_atomic(path, data, mtime_ns=mtime_ns)
-        if path.read_bytes() != data:
-            raise CorruptData(
-                f"the backup {path} does not read back as it was written",
-                code="backup",
-                hint="check the disk; nothing was changed",
-            )
+        """Keep a file's bytes, durably; `original` checks them before anything relies on them."""
+        write_atomic(self.path / stored, data, mtime_ns=mtime_ns)
 
     def save_checksums(self, sources: Sequence[SourceRecord]) -> None:
         """Write the checksums in the form that `sha256sum -c` reads."""
@@ -200,10 +247,26 @@ class RunDir:
             file.write(f"{now_text()} {line}\n")
 
     def archive(self, name: str, data: bytes) -> Path:
-        """Keep something that is about to be given up, under a name of its own."""
-        path = self.path / f"{name}-{secrets.token_hex(3)}"
+        """Keep something that is about to be given up, under a name that its content decides.
+
+        The same again is kept once, so a killed process may simply repeat it.
+        """
+        path = beside(self.path / name, f"-{sha256(data)[:12]}")
+        path = path.with_name(path.name.removeprefix("."))
         write_atomic(path, data)
         return path
+
+
+def _checksum(state: RunState) -> str:
+    return sha256(msgspec.json.encode(msgspec.structs.replace(state, checksum="")))
+
+
+def _damaged(path: Path, what: str) -> CorruptData:
+    return CorruptData(
+        f"the run's file {path} {what}",
+        code="run_file",
+        hint="restore the run's directory from a copy; nothing was changed",
+    )
 
 
 def stored_names(paths: Sequence[Path]) -> list[str]:
@@ -233,15 +296,27 @@ def all_runs(data_dir: Path) -> Iterator[RunDir]:
             yield RunDir(path)
 
 
+def remove_stateless(data_dir: Path) -> None:
+    """Remove what a kill left of runs before their first state: directories without anything."""
+    folder = runs_folder(data_dir)
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_dir() and all(is_draft(file) for file in path.iterdir()):
+                RunDir(path).remove()
+
+
 def find_run(data_dir: Path, run: str) -> RunDir:
     """The run of this id, or the only one whose id starts so; ConfigError when there is none."""
-    found = [each for each in all_runs(data_dir) if each.run.startswith(run)]
+    found = [each for each in all_runs(data_dir) if run and each.run.startswith(run)]
     exact = [each for each in found if each.run == run]
-    if len(exact or found) != 1:
-        what = "no run" if not found else f"{len(found)} runs"
-        raise ConfigError(
-            f"{what} `{run}` in {runs_folder(data_dir)}",
-            code="no_such_run",
-            hint="`holdfast runs` lists them; HOLDFAST_DATA_DIR says where they are kept",
-        )
-    return (exact or found)[0]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    folder = runs_folder(data_dir)
+    if not found and run and (folder / run / _CHANGES_FILE).is_file():
+        raise _damaged(folder / run / _STATE_FILE, "is missing")
+    what = "no run" if not found else f"{len(found)} runs"
+    raise ConfigError(
+        f"{what} `{run}` in {folder}",
+        code="no_such_run",
+        hint="`holdfast runs` lists them; HOLDFAST_DATA_DIR says where they are kept",
+    )

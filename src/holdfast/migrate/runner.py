@@ -8,12 +8,13 @@ has changed nothing and is thrown away; one that was killed later is finished fi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.backends.base import Backend, Change, Load
-from holdfast.errors import ConfigError, MigrationError
+from holdfast.errors import ConfigError, DataError, MigrationError
 from holdfast.failpoints import failpoint
 from holdfast.migrate.cleanup import take_away
 from holdfast.migrate.counting import Counted, Progress, Tell, silent
@@ -24,6 +25,7 @@ from holdfast.migrate.guard import (
     moved_files,
     require_same_target,
     runs_that_moved,
+    was_loaded,
 )
 from holdfast.migrate.plan import CollectionPlan
 from holdfast.migrate.planning import Options, Plan, compare_with_database, scan
@@ -36,6 +38,7 @@ from holdfast.migrate.rundir import (
     all_runs,
     new_run_id,
     now_text,
+    remove_stateless,
     runs_folder,
     stored_names,
 )
@@ -47,7 +50,8 @@ class Result:
     """What a migration did.
 
     `run` is None when there was nothing to do; `resumed` are earlier runs that were finished
-    first; `changed_files` are originals that changed under the run and stayed in place.
+    first; `changed_files` are originals that changed under the run and stayed in place, or that
+    somebody wrote again in the moment in which they were taken.
     """
 
     plan: Plan
@@ -127,7 +131,7 @@ class Runner:
         confirm: Callable[[Plan], None] = lambda _: None,
     ) -> Result:
         """Do it.  `confirm` sees the plan before anything is written and may raise to stop."""
-        with migration_lock(self._data_dir):
+        with migration_lock(self._data_dir), disk_errors("migrating"):
             resumed, unfinished = self._finish_earlier_runs()
             if unfinished is not None:
                 return unfinished
@@ -160,7 +164,13 @@ class Runner:
             counts=_counts(plan),
         )
         with disk_errors("backing up"):
-            changes = self._back_up(plan, run_dir, state)
+            run_dir.create()
+            failpoint("run-dir")
+            try:
+                changes = self._back_up(plan, run_dir, state)
+            except BaseException:
+                _discard(run_dir)
+                raise
         self._load(plan, run_dir, state, changes)
         documents = {source.collection: source.contents.documents for source in plan.sources}
         result.run = run_dir.run
@@ -171,8 +181,6 @@ class Runner:
     ) -> dict[str, CollectionChanges]:
         """Keep the files' bytes and all that is stored of the rows that will change."""
         self._tell("backup", f"keeping {len(plan.sources)} file(s) in {run_dir.path}")
-        run_dir.create()
-        failpoint("run-dir")
         run_dir.save_state(state)
         failpoint("state-started")
         for source, record in zip(plan.sources, state.sources, strict=True):
@@ -180,12 +188,8 @@ class Runner:
             failpoint("original-kept")
         run_dir.save_checksums(state.sources)
         failpoint("checksums")
-        texts = {s.collection: dict(s.contents.documents) for s in plan.sources if s}
-        changes = {
-            each.collection: self._changes(each, texts[each.collection])
-            for each in plan.collections
-        }
-        run_dir.save_changes(changes)
+        changes = {each.collection: self._changes(each) for each in plan.collections}
+        state.changes_sha256 = run_dir.save_changes(changes)
         failpoint("changes-kept")
         state.state = "backed-up"
         run_dir.save_state(state)
@@ -194,7 +198,7 @@ class Runner:
             run_dir.log(f"plan: {collection}: {count}")
         return changes
 
-    def _changes(self, plan: CollectionPlan, texts: Mapping[str, str]) -> CollectionChanges:
+    def _changes(self, plan: CollectionPlan) -> CollectionChanges:
         after: dict[str, str | None] = {**dict(plan.updates), **dict.fromkeys(plan.removed)}
         images = self._backend.images(plan.collection, list(after)) if after else {}
         for key, version in plan.expected.items():
@@ -209,7 +213,8 @@ class Runner:
             inserted=[key for key, _ in plan.inserts],
             updated=[Updated(images[key], text) for key, text in after.items()],
             kept=plan.kept,
-            texts={key: text for key, text in plan.inserts if texts.get(key) != text},
+            texts=plan.not_from_file,
+            form=self._backend.form(plan.collection),
         )
 
     def _load(
@@ -233,7 +238,12 @@ class Runner:
             for each in plan.collections
         ]
         failpoint("load-begins")
-        self._backend.load(run_dir.run, "loaded", loads)
+        try:
+            self._backend.load(run_dir.run, "loaded", loads)
+        except (MigrationError, DataError):
+            # Refused for certain.  After any other error the next run asks what became of it.
+            _discard(run_dir)
+            raise
         failpoint("load-committed")
         self._set_loaded(run_dir, state)
 
@@ -255,34 +265,58 @@ class Runner:
         result: Result,
     ) -> None:
         """The part of a run after its load: verify, then move the originals away."""
+        # Once originals are being moved the verification was green; the application may write.
+        if not state.cleaning and not self._verify(run_dir, state, changes, documents, result):
+            return
+        if not state.keep_files:
+            self._clean_up(run_dir, state, result)
+        run_dir.sweep(state)
+        state.state = "done"
+        run_dir.save_state(state)
+        run_dir.log("done")
+        failpoint("state-done")
+
+    def _verify(
+        self,
+        run_dir: RunDir,
+        state: RunState,
+        changes: Mapping[str, CollectionChanges],
+        documents: Mapping[str, list[tuple[str, str]]] | None,
+        result: Result,
+    ) -> bool:
         self._tell("verify", f"reading back {sum(s.documents for s in state.sources)} document(s)")
         result.verdict = verify_run(
             self._backend, run_dir, state.sources, changes, documents, progress=self._progress
         )
         failpoint("verified")
-        if not result.verdict.green:
-            state.state = "verify-failed"
-            run_dir.save_state(state)
-            for line in result.verdict.lines():
-                run_dir.log(f"verify: {line}")
-            return
-        run_dir.log(f"verified: {result.verdict.compared} values compared, all equal")
-        if not state.keep_files:
-            self._tell("clean up", f"moving {len(state.sources)} original(s) to {run_dir.path}")
-            for source in state.sources:
-                with disk_errors(f"moving {source.path}"):
-                    moved = take_away(source, run_dir)
-                if moved:
-                    result.moved += 1
-                    run_dir.log(f"moved: {source.path}")
-                else:
-                    result.changed_files.append(source.path)
-                    run_dir.log(f"not moved, it changed since the scan: {source.path}")
-                failpoint("original-moved")
-        state.state = "done"
+        if result.verdict.green:
+            run_dir.log(f"verified: {result.verdict.compared} values compared, all equal")
+            return True
+        state.state = "verify-failed"
         run_dir.save_state(state)
-        run_dir.log("done")
-        failpoint("state-done")
+        failpoint("state-verify-failed")
+        for line in result.verdict.lines():
+            run_dir.log(f"verify: {line}")
+        return False
+
+    def _clean_up(self, run_dir: RunDir, state: RunState, result: Result) -> None:
+        """Take the originals away, and tell which ones stayed because they had changed."""
+        self._tell("clean up", f"moving {len(state.sources)} original(s) to {run_dir.path}")
+        state.cleaning = True
+        run_dir.save_state(state)
+        failpoint("state-cleaning")
+        for source in state.sources:
+            with disk_errors(f"moving {source.path}"):
+                outcome = take_away(source, run_dir)
+            if outcome == "taken":
+                result.moved += 1
+                run_dir.log(f"moved: {source.path}")
+            else:
+                result.changed_files.append(source.path)
+                run_dir.log(f"{outcome}: {source.path}")
+            if outcome == "changed":
+                state.left.append(source.path)
+            failpoint("original-moved")
 
     # ---- runs that were killed
 
@@ -292,7 +326,7 @@ class Runner:
         Returns the runs that were finished, and the result to give at once when one cannot be.
         """
         finished: list[str] = []
-        self._remove_stateless()
+        remove_stateless(self._data_dir)
         for run_dir in list(all_runs(self._data_dir)):
             state = run_dir.load_state()
             if state.state not in UNFINISHED:
@@ -303,7 +337,7 @@ class Runner:
                     code="rolling_back",
                     hint=f"finish it first: holdfast rollback {state.run}",
                 )
-            if state.state in ("started", "backed-up") and not self._was_loaded(state):
+            if not was_loaded(self._backend, state):
                 run_dir.remove()
                 continue
             require_same_target(self._backend, state)
@@ -317,19 +351,11 @@ class Runner:
             finished.append(state.run)
         return finished, None
 
-    def _was_loaded(self, state: RunState) -> bool:
-        if state.state == "started":
-            return False
-        require_same_target(self._backend, state)
-        return self._backend.run_record(state.run) is not None
 
-    def _remove_stateless(self) -> None:
-        """Remove what a kill left of a run before its first state: an empty directory."""
-        folder = runs_folder(self._data_dir)
-        if folder.is_dir():
-            for path in folder.iterdir():
-                if path.is_dir() and all(file.name.endswith(".tmp") for file in path.iterdir()):
-                    RunDir(path).remove()
+def _discard(run_dir: RunDir) -> None:
+    """Remove a run that has changed nothing; where that fails too, the next run does it."""
+    with contextlib.suppress(OSError):
+        run_dir.remove()
 
 
 def _counts(plan: Plan) -> dict[str, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from holdfast.backends.base import Backend
-from holdfast.codec import decode, encode
+from holdfast.codec import decode
 from holdfast.merge import same_value
 from holdfast.migrate.counting import Progress, counted, silent
 from holdfast.migrate.planning import documents_of
@@ -35,57 +37,60 @@ class Verdict:
         return [*named, f"and {more} more"] if more > 0 else named
 
 
-def expected_texts(
-    documents: list[tuple[str, str]], changes: CollectionChanges
-) -> tuple[dict[str, str], set[str]]:
-    """What must stand in the database: texts to be met exactly, and the keys of those that were
-    equal before the run, which are compared by value (their row was not written)."""
-    exact = dict(documents)
-    for key in changes.kept:
-        exact.pop(key, None)
-    written = set(changes.inserted)
-    for updated in changes.updated:
-        if updated.after is not None:
-            exact[updated.before.key] = updated.after
-            written.add(updated.before.key)
-        else:
-            exact.pop(updated.before.key, None)
-    exact.update(changes.texts)
-    return exact, set(exact) - written
+class Expected:
+    """What must stand in a collection after a run.
+
+    Rows that the run wrote must have exactly the text it wrote; those that were equal before it
+    must still have the same value.
+    """
+
+    def __init__(self, documents: list[tuple[str, str]], changes: CollectionChanges) -> None:
+        self.texts = dict(documents)
+        for key in changes.kept:
+            self.texts.pop(key, None)
+        for updated in changes.updated:
+            if updated.after is not None:
+                self.texts[updated.before.key] = updated.after
+            else:
+                self.texts.pop(updated.before.key, None)
+        self.texts.update(changes.texts)
+        self._changes = changes
+
+    @cached_property
+    def _written(self) -> set[str]:
+        return {*self._changes.inserted, *(each.before.key for each in self._changes.updated)}
+
+    def met_by(self, key: str, text: str) -> bool:
+        """Whether a row, whose text is not the expected one, is right all the same."""
+        return key not in self._written and same_value(decode(text), decode(self.texts[key]))
 
 
 def verify_collection(
-    backend: Backend,
-    collection: str,
-    expected: Mapping[str, str],
-    by_value: set[str],
-    out: Verdict,
-    progress: Progress,
+    backend: Backend, collection: str, expected: Expected, out: Verdict, progress: Progress
 ) -> None:
     """Compare every expected document with what the database gives back now."""
-    missing = dict.fromkeys(expected)
-    for row in counted(backend.dump(collection), "verify", len(expected), progress):
-        wanted = expected.get(row.key)
-        if wanted is None:
-            continue
-        del missing[row.key]
-        if row.text != wanted and not _same(row.text, wanted, by_value=row.key in by_value):
-            out.wrong.append((collection, row.key, "its value is not the one in the file"))
-    out.compared += len(expected)
-    out.wrong.extend((collection, key, "it is not in the database") for key in missing)
+    texts = expected.texts
+    met = 0
+    with ThreadPoolExecutor(1) as beside:
+        audit = beside.submit(lambda: list(backend.inconsistent(collection)))
+        rows = counted(backend.dump(collection), "verify", len(texts), progress)
+        for key, text, _, _ in rows:
+            if texts.get(key) == text:
+                met += 1
+            elif key in texts:
+                met += 1
+                if not expected.met_by(key, text):
+                    out.wrong.append((collection, key, "its value is not the one in the file"))
+    out.compared += len(texts)
+    if met != len(texts):
+        present = {row.key for row in backend.dump(collection)}
+        missing = [key for key in texts if key not in present]
+        out.wrong.extend((collection, key, "it is not in the database") for key in missing)
     out.wrong.extend(
         (collection, key, "its column `data` does not match its exact text")
-        for key in backend.inconsistent(collection)
-        if key in expected
+        for key in audit.result()
+        if key in texts
     )
-
-
-def _same(found: str, wanted: str, *, by_value: bool) -> bool:
-    """Equal value; for what the run wrote also the same order of members."""
-    found_value, wanted_value = decode(found), decode(wanted)
-    if not same_value(found_value, wanted_value):
-        return False
-    return by_value or encode(found_value) == encode(wanted_value)
 
 
 def verify_run(
@@ -102,6 +107,5 @@ def verify_run(
     for source in sources:
         name = source.collection
         read = documents[name] if documents is not None else documents_of(run_dir, source)
-        expected, by_value = expected_texts(read, changes[name])
-        verify_collection(backend, name, expected, by_value, verdict, progress)
+        verify_collection(backend, name, Expected(read, changes[name]), verdict, progress)
     return verdict
