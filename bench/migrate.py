@@ -7,7 +7,8 @@ nothing, so that the drift of a busy machine meets both.  What is quoted is the 
 medians:
 
 - PostgreSQL (fsync on): `holdfast migrate` with plan, backup, load, verify and clean-up, against
-  `psql \\copy` of the same keys and documents into a table `key text primary key, data jsonb`;
+  `psql \\copy` of the same rows, with all their columns, into a table like the one that it made;
+  and, for comparison, of keys and documents alone into `key text primary key, data jsonb`;
 - SQLite (WAL, synchronous=FULL): the same, against one `executemany` of a bare apsw connection in
   one transaction.
 """
@@ -105,11 +106,16 @@ class Bench:
             Path(f"{file}{suffix}").unlink(missing_ok=True)
         return timed([sys.executable, "-c", _BARE_SQLITE, str(file), str(self.rows)])
 
-    def bare_copy(self, psql: Path, url: str) -> float:
+    def bare_copy(self, psql: Path, url: str, table: str, rows: Path) -> float:
         r"""Seconds of one `psql \copy` into a fresh table."""
-        create = "DROP TABLE IF EXISTS bare; CREATE TABLE bare (key text PRIMARY KEY, data jsonb)"
-        subprocess.run([psql, "-qX", url, "-c", create], check=True, stderr=subprocess.DEVNULL)
-        return timed([psql, "-qX", url, "-c", f"\\copy bare FROM '{self.copy_rows}'"])
+        execute(psql, url, f"DROP TABLE IF EXISTS bare; CREATE TABLE bare ({table})")
+        return timed([psql, "-qX", url, "-c", f"\\copy bare FROM '{rows}'"])
+
+
+def execute(psql: Path, url: str, statement: str) -> None:
+    """Run SQL that is not timed."""
+    command = [str(psql), "-qX", "-v", "ON_ERROR_STOP=1", url, "-c", statement]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
 def timed(command: list[object], **options: object) -> float:
@@ -124,17 +130,39 @@ def timed(command: list[object], **options: object) -> float:
     return elapsed_s
 
 
-def compare(name: str, ours: Callable[[], float], bare: Callable[[], float], rounds: int) -> None:
-    """Run both in turn and print medians and their ratio."""
-    ours(), bare()  # warm the caches once
-    pairs = [(ours(), bare()) for _ in range(rounds)]
-    ours_s, bare_s = (statistics.median(column) for column in zip(*pairs, strict=True))
-    each = ", ".join(f"{a / b:.2f}" for a, b in pairs)
-    print(
-        f"{name}: holdfast migrate {ours_s:.2f} s, bare load {bare_s:.2f} s,"
-        f" ratio {ours_s / bare_s:.2f} (pairs: {each})",
-        flush=True,
-    )
+def compare(
+    name: str, ours: Callable[[], float], bare: dict[str, Callable[[], float]], rounds: int
+) -> None:
+    """Run all in turn and print medians and ratios."""
+    ours()  # warm the caches once
+    runs = [(ours(), *(each() for each in bare.values())) for _ in range(rounds)]
+    ours_s, *bare_s = (statistics.median(column) for column in zip(*runs, strict=True))
+    print(f"{name}: holdfast migrate {ours_s:.2f} s")
+    for index, (what, seconds) in enumerate(zip(bare, bare_s, strict=True), 1):
+        each = ", ".join(f"{run[0] / run[index]:.2f}" for run in runs)
+        print(f"  {what}: {seconds:.2f} s, ratio {ours_s / seconds:.2f} ({each})", flush=True)
+
+
+def compare_postgresql(bench: Bench, cluster: Cluster, rounds: int) -> None:
+    """Against `psql \\copy`, of the same rows and of keys and documents alone."""
+    psql, url = cluster.psql, cluster.url()
+    same_rows = bench.folder / "same.tsv"
+
+    def ours() -> float:
+        execute(psql, url, "DROP SCHEMA IF EXISTS holdfast CASCADE; DROP TABLE IF EXISTS state")
+        return bench.migrate(url)
+
+    def same() -> float:
+        if not same_rows.exists():
+            execute(psql, url, f"\\copy state TO '{same_rows}'")
+        return bench.bare_copy(psql, url, "LIKE state INCLUDING ALL", same_rows)
+
+    def documents() -> float:
+        table = "key text PRIMARY KEY, data jsonb"
+        return bench.bare_copy(psql, url, table, bench.copy_rows)
+
+    bare = {"psql \\copy of the same rows": same, "psql \\copy of key and data alone": documents}
+    compare("PostgreSQL", ours, bare, rounds)
 
 
 def main() -> None:
@@ -148,22 +176,11 @@ def main() -> None:
         bench = Bench(Path(folder), make_documents(args.documents))
         print(f"{args.documents} documents of {bench.size} bytes on average, {args.rounds} rounds")
         if args.only != "postgresql":
-            compare("SQLite", lambda: bench.migrate(None), bench.bare_sqlite, args.rounds)
+            bare = {"apsw executemany of key and data": bench.bare_sqlite}
+            compare("SQLite", lambda: bench.migrate(None), bare, args.rounds)
         if args.only != "sqlite":
             with Cluster(fsync=True) as cluster:
-                url = cluster.url()
-
-                def ours() -> float:
-                    reset = "DROP SCHEMA IF EXISTS holdfast CASCADE; DROP TABLE IF EXISTS state"
-                    subprocess.run(
-                        [cluster.psql, "-qX", url, "-c", reset],
-                        check=True,
-                        stderr=subprocess.DEVNULL,
-                    )
-                    return bench.migrate(url)
-
-                bare = lambda: bench.bare_copy(cluster.psql, url)  # noqa: E731
-                compare("PostgreSQL", ours, bare, args.rounds)
+                compare_postgresql(bench, cluster, args.rounds)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import secrets
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from holdfast.failpoints import failpoint
@@ -27,6 +28,12 @@ _DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 def sha256(data: bytes) -> str:
     """The checksum of a file's content, as `sha256sum` prints it."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """The checksum of a regular file, read piece by piece; OSError for anything else."""
+    with _opened_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_directory(path: Path) -> None:
@@ -135,10 +142,15 @@ def move_back(source: Path, target: Path) -> bool:
 
 def read_regular(path: Path) -> tuple[bytes, os.stat_result]:
     """A regular file's content and state; OSError for anything else (a pipe would hang)."""
+    with _opened_regular(path) as file:
+        return file.read(), os.fstat(file.fileno())
+
+
+@contextmanager
+def _opened_regular(path: Path) -> Generator[BufferedReader]:
     # O_NONBLOCK: opening a pipe without a writer must not wait.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(None, "not a regular file", str(path))
-        return file.read(), state
+        yield file

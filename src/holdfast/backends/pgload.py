@@ -26,7 +26,7 @@ from holdfast.jsonb import jsonb_columns, jsonb_columns_of_many
 from holdfast.types import from_microseconds
 
 #: Rows of one block that is handed to COPY.
-_BLOCK_ROWS = 500
+_BLOCK_ROWS = 100
 #: NULL in COPY's text format.
 _NULL = "\\N"
 

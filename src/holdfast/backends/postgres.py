@@ -16,7 +16,6 @@ from holdfast.backends.pgpool import Connections
 from holdfast.backends.pgtables import Table, find_table, has_schema
 from holdfast.errors import ConfigError, Unavailable
 from holdfast.fold import places
-from holdfast.jsonb import jsonb_columns, same_in_jsonb
 from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
 from holdfast.settings import Target
 from holdfast.types import Applied, Op, Row
@@ -264,11 +263,7 @@ class PostgresBackend:
         with self._reading(collection) as (conn, table):
             if table is None or not table.registered or "raw" not in table.columns:
                 return
-            statement = pgread.suspects_statement(table)
-            with conn.cursor(binary=True) as cur:
-                for key, raw, data in cur.stream(statement, size=_STREAM_ROWS):
-                    if data is None or not same_in_jsonb(data, jsonb_columns(raw).data):
-                        yield key
+            yield from pgread.inconsistent_keys(conn, table)
 
     def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
         with self._reading(collection) as (conn, table):

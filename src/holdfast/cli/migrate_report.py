@@ -65,7 +65,7 @@ def show_result(result: Result) -> None:
         for line in verdict.lines():
             note(styled("wrong: ", fg="red") + shown(line))
         note(f"{len(verdict.wrong)} of {verdict.compared} values differ: no original was moved")
-        note(f"take it back with: holdfast rollback {result.run}")
+        note(f"take it back with: holdfast rollback {result.run} --discard-newer")
     elif verdict is not None:
         note(f"{verdict.compared} values read back and compared, all equal")
     for path in result.changed_files:

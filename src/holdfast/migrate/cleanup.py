@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from holdfast.failpoints import failpoint
-from holdfast.files import beside, fsync_directory, move_back, read_regular, sha256
+from holdfast.files import beside, fsync_directory, move_back, read_regular, sha256_of_file
 from holdfast.migrate.rundir import RunDir, SourceRecord
 
 Outcome = Literal["taken", "changed", "there again"]
@@ -32,17 +32,19 @@ def take_away(source: SourceRecord, run_dir: RunDir) -> Outcome:
     if not os.path.lexists(parked):
         if not os.path.lexists(path):
             return "taken"
-        if not _is_scanned(path, source):
+        run_dir.require_original(source)
+        # A quick look, so that a changed file is not renamed only to be renamed back.
+        if _looks_changed(path, source) and not _is_scanned(path, source):
             return "changed"
-        run_dir.original(source)
         os.rename(path, parked)
         failpoint("original-parked")
+    else:
+        run_dir.require_original(source)
     if not _is_scanned(parked, source):
         # It was replaced between the look and the rename.
         if not move_back(parked, path):
             discard_parked(parked, source, run_dir)
         return "changed"
-    run_dir.original(source)
     parked.unlink()
     failpoint("original-unlinked")
     fsync_directory(path.parent)
@@ -61,7 +63,12 @@ def discard_parked(parked: Path, source: SourceRecord, run_dir: RunDir) -> Path 
     return kept
 
 
+def _looks_changed(path: Path, source: SourceRecord) -> bool:
+    state = os.lstat(path)
+    return (state.st_size, state.st_mtime_ns) != (source.size, source.mtime_ns)
+
+
 def _is_scanned(path: Path, source: SourceRecord) -> bool:
     if not stat.S_ISREG(os.lstat(path).st_mode):
         return False
-    return sha256(read_regular(path)[0]) == source.sha256
+    return sha256_of_file(path) == source.sha256

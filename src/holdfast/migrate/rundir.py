@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,6 +27,7 @@ from holdfast.files import (
     make_directory,
     read_regular,
     sha256,
+    sha256_of_file,
     write_atomic,
 )
 
@@ -223,22 +225,37 @@ class RunDir:
 
     def original(self, source: SourceRecord) -> bytes:
         """The kept bytes of a file; CorruptData when they are not what was kept."""
+        with self._kept(source) as path:
+            data, _ = read_regular(path)
+        self._require_checksum(source, sha256(data))
+        return data
+
+    def require_original(self, source: SourceRecord) -> None:
+        """CorruptData when the kept bytes of a file are not what was kept."""
+        with self._kept(source) as path:
+            found = sha256_of_file(path)
+        self._require_checksum(source, found)
+
+    @contextmanager
+    def _kept(self, source: SourceRecord) -> Generator[Path]:
         path = self.path / source.stored
         try:
-            data, _ = read_regular(path)
+            yield path
         except OSError as error:
             raise CorruptData(
                 f"the backup {path} cannot be read: {error.strerror}",
                 code="backup",
                 hint="restore the run's directory from a copy; nothing was changed",
             ) from None
-        if sha256(data) != source.sha256:
+
+    def _require_checksum(self, source: SourceRecord, found: str) -> None:
+        if found != source.sha256:
             raise CorruptData(
-                f"the backup {path} is not what was kept: its checksum differs",
+                f"the backup {self.path / source.stored} is not what was kept:"
+                " its checksum differs",
                 code="backup",
                 hint="restore the run's directory from a copy; nothing was changed",
             )
-        return data
 
     def log(self, line: str) -> None:
         """Append a line to the readable log; it holds names and counts, never values."""
