@@ -85,7 +85,6 @@ def test_a_foreign_write_since_the_run_is_seen(adopted: World) -> None:
     assert "theirs" in kept.read_text()
 
 
-@pytest.mark.xfail(reason="images do not hold the columns that are not holdfast's", strict=True)
 def test_a_row_that_was_split_comes_back_with_its_own_columns(
     pg_database: str, pg_admin_url: str, tmp_path: Path
 ) -> None:
@@ -109,7 +108,6 @@ def test_a_row_that_was_split_comes_back_with_its_own_columns(
     assert rows(world) == before
 
 
-@pytest.mark.xfail(reason="images do not tell a missing time from 1970", strict=True)
 def test_times_that_were_missing_are_missing_again(
     pg_database: str, pg_admin_url: str, tmp_path: Path
 ) -> None:

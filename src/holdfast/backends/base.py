@@ -41,17 +41,21 @@ class StoredText(NamedTuple):
 
 
 class Image(Discreet, frozen=True):
-    """All that is stored of one row, to put it back later exactly as it was."""
+    """All that is stored of one row, to put it back later exactly as it was.
 
-    content = frozenset({"data", "raw"})
+    `others` are the columns of an adopted table that are not ours, as one JSON object.
+    """
+
+    content = frozenset({"data", "raw", "others"})
 
     key: str
     data: str
     raw: str | None
     version: int
-    created_us: int
-    updated_us: int
+    created_us: int | None
+    updated_us: int | None
     expires_us: int | None = None
+    others: str | None = None
 
 
 class Change(Discreet, frozen=True):

@@ -218,11 +218,11 @@ class MemoryBackend:
             data.rows[key] = Row(key, text, version, now + index, now + index)
         for change in load.changes:
             old = data.rows.pop(change.key, None)
-            version = max(change.expected_version, data.buried.pop(change.key, 0)) + 1
+            version = max(change.expected_version, data.buried.get(change.key, 0)) + 1
             versions[change.key] = version
             if change.image is not None:
                 image = change.image
-                stamps = (image.created_us, image.updated_us, image.expires_us)
+                stamps = (image.created_us or now, image.updated_us or now, image.expires_us)
                 text = image.data if image.raw is None else image.raw
                 data.rows[change.key] = Row(change.key, text, version, *stamps)
             elif change.text is not None:
@@ -230,6 +230,8 @@ class MemoryBackend:
                 data.rows[change.key] = Row(change.key, change.text, version, created, now)
             elif old is not None:
                 data.buried[change.key] = version
+            if change.key in data.rows:
+                data.buried.pop(change.key, None)
         if load.form is not None:
             data.form = load.form
         return LoadReport(1, versions)

@@ -30,7 +30,7 @@ _BLOCK_ROWS = 100
 #: NULL in COPY's text format.
 _NULL = "\\N"
 
-_Record = tuple[Any, str, str | None, int, int | None, int, int | None]
+_Record = tuple[Any, str, str | None, int, int | None, int | None, int | None]
 """key, data, raw, version, created, updated, expires (the last three in microseconds)."""
 
 
@@ -246,9 +246,7 @@ def _line(
 
 def _record_line(record: _Record) -> str:
     key, data, raw, version, created_us, updated_us, expires_us = record
-    updated = _stamp(updated_us)
-    created = updated if created_us is None else _stamp(created_us)
-    expires = _NULL if expires_us is None else _stamp(expires_us)
+    created, updated, expires = map(_stamp, (created_us, updated_us, expires_us))
     # A column of type json keeps the line breaks that somebody wrote into it.
     exact = _NULL if raw is None else _copy_text(raw)
     return _line(str(key), _copy_text(data), exact, version, created, updated, expires)
@@ -258,8 +256,8 @@ def _copy_text(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _stamp(stamp_us: int) -> str:
-    return from_microseconds(stamp_us).isoformat()
+def _stamp(stamp_us: int | None) -> str:
+    return _NULL if stamp_us is None else from_microseconds(stamp_us).isoformat()
 
 
 _UPDATE = (
@@ -304,13 +302,29 @@ def _write_changes(
             raise stale(table.collection, None)
     if restored:
         _add(conn, table, map(_record_line, restored))
+        _restore_others(conn, table, changes)
     return versions
+
+
+def _restore_others(conn: Connection[Any], table: Table, changes: Sequence[Change]) -> None:
+    """Give rows that were put back the columns that are not ours."""
+    if not table.others:
+        return
+    names = sql.SQL(", ").join(map(sql.Identifier, table.others))
+    statement = sql.SQL(
+        "UPDATE {table} t SET ({names}) = ROW (r.*) FROM (SELECT {names} FROM"
+        " jsonb_populate_record(NULL::{table}, %s::jsonb)) r WHERE t.{key} = %s"
+    ).format(names=names, **table.parts())
+    for change in changes:
+        if not change.expected_version and change.image and change.image.others:
+            (value,) = key_values(table, [change.key])
+            conn.execute(statement, (change.image.others, value))
 
 
 def _content(
     change: Change, now_us: int, version: int
-) -> tuple[str, str | None, int, int | None, int, int | None]:
-    """All columns but the key.  New content keeps the row's time of creation (None)."""
+) -> tuple[str, str | None, int, int | None, int | None, int | None]:
+    """All columns but the key.  New content of an existing row keeps its time of creation."""
     if change.image is not None:
         image = change.image
         return (
@@ -323,4 +337,5 @@ def _content(
         )
     assert change.text is not None, "a change has a text or an image"
     data, raw = jsonb_columns(change.text)
-    return data, raw, version, None, now_us, None
+    created_us = None if change.expected_version else now_us
+    return data, raw, version, created_us, now_us, None

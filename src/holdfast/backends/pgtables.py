@@ -42,6 +42,7 @@ class Table(msgspec.Struct, frozen=True):
     key_type: LiteralString
     data_type: LiteralString
     columns: frozenset[str]
+    others: tuple[str, ...]
     triggers: frozenset[str]
     registered: bool
     zoned: bool
@@ -90,9 +91,19 @@ class Table(msgspec.Struct, frozen=True):
             "version": self.column("version", "1::bigint"),
             "created_us": _micros(self.column("created_at", "'epoch'::timestamptz")),
             "updated_us": _micros(self.column("updated_at", "'epoch'::timestamptz")),
+            "created_or_null": _micros(self.column("created_at", "NULL"), keep_null=True),
+            "updated_or_null": _micros(self.column("updated_at", "NULL"), keep_null=True),
+            "others": self._others(),
             "expires_us": _micros(expires, keep_null=True),
             "live": sql.SQL("({0} IS NULL OR {0} > now())").format(expires),
         }
+
+    def _others(self) -> sql.Composable:
+        """The columns that are not ours as one JSON object; NULL when there are none."""
+        if not self.others:
+            return sql.SQL("NULL::text")
+        pairs = [sql.SQL("{}, {}").format(name, sql.Identifier("t", name)) for name in self.others]
+        return sql.SQL("jsonb_build_object({})::text").format(sql.SQL(", ").join(pairs))
 
 
 def _micros(stamp: sql.Composable, *, keep_null: bool = False) -> sql.Composable:
@@ -194,6 +205,11 @@ def _judge(
         key_type=_KEY_TYPES[key.type],
         data_type="json" if types["data"] == "json" else "jsonb",
         columns=frozenset(types),
+        others=tuple(
+            column.name
+            for column in columns
+            if column.name not in (key.name, *_OURS) and not column.generated
+        ),
         triggers=frozenset(found.triggers or ()),
         registered=registered_key == key.name,
         zoned="timestamp" not in types.values(),

@@ -270,8 +270,9 @@ class PostgresBackend:
             if table is None:
                 return {}
             statement = sql.SQL(
-                "SELECT {key_text}, coalesce(t.data::text, 'null'), {raw}, {version}, {created_us},"
-                " {updated_us}, {expires_us} FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
+                "SELECT {key_text}, coalesce(t.data::text, 'null'), {raw}, {version},"
+                " {created_or_null}, {updated_or_null}, {expires_us}, {others}"
+                " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
             ).format(**table.parts())
             found = conn.execute(statement, (pgwrite.key_values(table, keys),))
             return {record[0]: Image(*record) for record in found}
