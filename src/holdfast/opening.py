@@ -9,13 +9,10 @@ from pathlib import Path
 from holdfast.backends.base import Backend
 from holdfast.engine.inline import InlineEngine
 from holdfast.errors import ConfigError
-from holdfast.settings import Settings, Target, load_settings
+from holdfast.settings import EMBEDDED_FILE, Settings, Target, load_settings
 from holdfast.store import Store
 
 logger = logging.getLogger("holdfast")
-
-#: The embedded database's file in the data directory.
-EMBEDDED_FILE = "fallback.db"
 
 
 def open_store(
