@@ -8,9 +8,12 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 Kind = Literal["put", "patch", "append", "increment", "delete"]
-Status = Literal["applied", "skipped", "refused"]
+Status = Literal["applied", "skipped", "refused", "merged", "parked"]
 Durability = Literal["primary", "journal", "spool"]
 Source = Literal["primary", "mirror", "snapshot"]
+Knowledge = Literal["unknown", "absent", "present"]
+Identity = tuple[str, int]
+"""What names an op for ever: its lane and its sequence."""
 
 #: `if_version` of an op that must find no document.
 ABSENT = 0
@@ -39,10 +42,19 @@ class Op(Discreet, frozen=True, kw_only=True):
     `body` is exact JSON text: the document of a put, the patch (RFC 7396), the appended element or
     the addend; None for a delete.  `pointer` (RFC 6901) is used by append and increment.
     `if_version` makes the op conditional: it is refused unless the document has that version
-    (`ABSENT`: unless there is no document).  Ops of one non-zero `group` stand or fall together.
+    (`ABSENT`: unless there is no document).  Where the caller saw own pending ops on top of that
+    version, `pending` names those that change the document: the condition holds only if the row is
+    exactly that version with exactly these ops applied, none of them parked.
+    Ops of one non-zero `group` stand or fall together.
+
+    The rest is set when the op goes through the journal.  `replay`: it was acknowledged, so what
+    cannot be applied goes into the ledger instead of back to a caller.  `seen` and `base` say what
+    its writer knew of the document, own pending ops included.  `park`: the reason for which it
+    goes into the ledger unapplied.  `at_us` is when it was acknowledged, by this machine's clock.
+    `origin` is the name that its receipt carries, when a fence made it move to another lane.
     """
 
-    content = frozenset({"body"})
+    content = frozenset({"body", "base"})
 
     lane: str
     seq: int
@@ -54,6 +66,18 @@ class Op(Discreet, frozen=True, kw_only=True):
     if_version: int | None = None
     ttl_us: int | None = None
     group: int = 0
+    pending: tuple[Identity, ...] = ()
+    replay: bool = False
+    seen: Knowledge = "unknown"
+    base: str | None = None
+    park: str = ""
+    at_us: int = 0
+    origin: Identity | None = None
+
+    @property
+    def name(self) -> Identity:
+        """The lane and sequence that its receipt carries."""
+        return self.origin or (self.lane, self.seq)
 
 
 class Outcome(Discreet, frozen=True, array_like=True):
@@ -62,7 +86,9 @@ class Outcome(Discreet, frozen=True, array_like=True):
     `applied`: `version` is the document's new version and `text` its new JSON text (None after a
     delete).  `skipped`: the lane's watermark had already passed the op; `version` is the one it got
     then when the lane's last outcomes still tell, else None.  `refused`: nothing was changed;
-    `code` and `message` say why, and `version` is the one that was found.
+    `code` and `message` say why, and `version` is the one that was found.  On replay only:
+    `merged`: as `applied`, but the document had moved, which the ledger tells; `parked`: nothing
+    was changed, and the op stands in the ledger with `code` as its reason.
     """
 
     content = frozenset({"text"})
@@ -75,11 +101,78 @@ class Outcome(Discreet, frozen=True, array_like=True):
     message: str = ""
 
 
+class State(Discreet, frozen=True):
+    """What the primary holds at one place: a document (`text`), or its absence (None).
+
+    `version` is the document's, or the one that a new document there would exceed.
+    """
+
+    content = frozenset({"text"})
+
+    collection: str
+    key: str
+    text: str | None
+    version: int
+    created_us: int = 0
+    updated_us: int = 0
+    expires_us: int | None = None
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """States read in one snapshot, and the watermarks of the directory's lanes in that snapshot.
+
+    A state contains every op of such a lane up to its watermark, and none above it.
+    """
+
+    states: list[State]
+    watermarks: dict[str, int] = {}
+
+
 class Applied(msgspec.Struct, frozen=True):
-    """The answer to one batch: an outcome for each op, in order, and the lane's watermark."""
+    """The answer to one batch: an outcome for each op, in order, and the lane's watermark.
+
+    `observed` is what the places that the batch touched hold now, where it was asked for.
+    """
 
     outcomes: list[Outcome]
     watermark: int
+    observed: Observed = Observed([])
+
+
+class Entry(Discreet, frozen=True, kw_only=True):
+    """One line of the ledger: an op that was merged, parked or overwrote something, and why.
+
+    `base`, `mine` and `theirs` are JSON texts: what the writer knew, what the op carries, what was
+    found.  `state` is `open` while somebody should look at it, else `merged` or `resolved`.
+    """
+
+    content = frozenset({"base", "mine", "theirs"})
+
+    id: int = 0
+    at_us: int = 0
+    lane: str = ""
+    seq: int = 0
+    collection: str
+    key: str
+    kind: str
+    reason: str
+    base: str | None = None
+    mine: str | None = None
+    theirs: str | None = None
+    state: str = "open"
+    resolution: str | None = None
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """What a database says of itself on a new connection.
+
+    `identity` is the UUID of its history (None: no schema yet), `system` PostgreSQL's system
+    identifier (empty elsewhere): copies of one database share the first and not the second.
+    """
+
+    identity: str | None
+    system: str = ""
+    epoch: int = 1
 
 
 class Row(Discreet, frozen=True):
@@ -95,11 +188,30 @@ class Row(Discreet, frozen=True):
     expires_us: int | None = None
 
 
+class ProvisionalVersion(int):
+    """The version of a document that own pending ops have changed since the primary confirmed it.
+
+    As a number it is the confirmed version.  Given as `if_version=` it means exactly the document
+    that was read: that version with these pending ops applied, and nothing else.
+    """
+
+    pending: tuple[Identity, ...]
+
+    def __new__(cls, confirmed: int, pending: tuple[Identity, ...]) -> ProvisionalVersion:
+        version = super().__new__(cls, confirmed)
+        version.pending = pending
+        return version
+
+    def __repr__(self) -> str:
+        return f"{int(self)}+{len(self.pending)}"
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """Proof of one acknowledged write.
 
     `version` is the document's version (None when only the primary can decide it, later);
-    `durable_on` says where the write is safe.  `lane` and `seq` identify the op.
+    `durable_on` says where the write is safe.  `lane` and `seq` identify the op: what became of a
+    write that went through the journal is told by `store.outcome(receipt)`.
     """
 
     version: int | None
@@ -109,7 +221,11 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Document(Discreet, frozen=True):
-    """One document as it was read: value, version, where it came from and how old that is."""
+    """One document as it was read: value, version, where it came from and how old that is.
+
+    `age_s` is how long ago the primary said so (0.0 for `source="primary"`).  `version` is a
+    `ProvisionalVersion` where own pending ops are laid over the mirror.
+    """
 
     content = frozenset({"value"})
 

@@ -20,7 +20,7 @@ from holdfast.backends.base import Backend, Change, Load, LoadReport, RunRecord
 from holdfast.backends.postgres import PostgresBackend
 from holdfast.backends.sqlite import SqliteBackend
 from holdfast.engine.inline import InlineEngine
-from holdfast.fold import Current
+from holdfast.effect import Current
 from holdfast.settings import parse_url
 from holdfast.store import Store
 from holdfast.testing.contract import make_lane, make_op

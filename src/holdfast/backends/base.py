@@ -15,7 +15,8 @@ import msgspec
 
 from holdfast.codec import decode
 from holdfast.errors import CorruptData, MigrationError, Unavailable
-from holdfast.types import Applied, Discreet, Op, Outcome, Row
+from holdfast.settle import OnConflict
+from holdfast.types import Applied, Discreet, Entry, Hello, Identity, Observed, Op, Outcome, Row
 
 Shape = Literal["object", "array", "lines", "document"]
 """How a collection looked as a JSON file, so that `export` gives the same form back."""
@@ -112,7 +113,11 @@ class RunRecord(msgspec.Struct, frozen=True):
 
 
 class Backend(Protocol):
-    """A place where documents live.  Every method may raise `Unavailable` and `CorruptData`."""
+    """A place where documents live.  Every method may raise `Unavailable` and `CorruptData`.
+
+    `deadline` is an instant of `time.monotonic()`: a backend across a network gives up then, with
+    `DeadlineExceeded`, and a write that has not taken effect by then never will.
+    """
 
     @property
     def kind(self) -> str:
@@ -140,18 +145,90 @@ class Backend(Protocol):
         """The UUID of this database's history; None before the first write."""
         ...
 
-    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+    def sibling(self) -> Backend:
+        """Another handle to the same database, for another thread; this one where it can serve."""
+        ...
+
+    def connect(self, deadline: float) -> Hello:
+        """Make the connection that later calls use, if they need one, and say who answers."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether a call can begin without making a connection first."""
+        ...
+
+    def apply(
+        self,
+        ops: Sequence[Op],
+        *,
+        believed: int = 0,
+        deadline: float | None = None,
+        directory: str | None = None,
+        on_conflict: OnConflict = "mine",
+    ) -> Applied:
         """Apply a batch of ops of one lane in one transaction and tell the outcome of each.
 
         Ops at or below the lane's watermark are skipped one by one (R2), with the outcome they
         had while the lane's last outcomes still tell.  `believed` is the watermark that the
         caller was last told; a lower one in the database raises `CorruptData("went_back")`.
-        Idempotent: the same ops again change nothing.
+        Idempotent: the same ops again change nothing.  Replayed ops are decided by `on_conflict`;
+        what they leave for the ledger is written in the same transaction (R12).  `directory` is
+        the data directory that the lane belongs to: with it the answer holds what the places
+        contain now, and the watermarks of all lanes of that directory.
         """
         ...
 
     def close_lane(self, lane: str) -> None:
         """Forget a lane that will never write again.  Idempotent."""
+        ...
+
+    def fence(
+        self,
+        lanes: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, int]:
+        """Close lanes for good, and tell the final watermark of each.  Idempotent.
+
+        Nothing of a fenced lane can commit any more, also not of one that never wrote (R1).
+        """
+        ...
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        """What these places hold, absence included, in one snapshot with the lanes' watermarks."""
+        ...
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name: Identity | None = None,
+        deadline: float | None = None,
+    ) -> list[Entry]:
+        """Lines of the ledger in the order of their ids, above `after`; of one op with `name`."""
+        ...
+
+    def entry(self, number: int) -> Entry | None:
+        """One line of the ledger."""
+        ...
+
+    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+        """The number of lines of the ledger by their state."""
+        ...
+
+    def resolve_entry(self, number: int, resolution: str) -> bool:
+        """Mark an open line as resolved; False when it is not open."""
         ...
 
     def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
@@ -166,6 +243,7 @@ class Backend(Protocol):
         after: str | None = None,
         limit: int = 1000,
         query: Any = None,
+        deadline: float | None = None,
     ) -> list[Row]:
         """One page of live documents in bytewise key order, after a key, at most `limit`.
 
@@ -173,7 +251,7 @@ class Backend(Protocol):
         """
         ...
 
-    def count(self, collection: str) -> int:
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
         """The number of live documents."""
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,10 @@ from holdfast.backends.base import (
 )
 from holdfast.backends.sql import SCHEMA_VERSION
 from holdfast.containment import contains
-from holdfast.fold import Current, Place, fold, places
-from holdfast.types import Applied, Op, Row
+from holdfast.effect import Current
+from holdfast.fold import Place, fold, places
+from holdfast.settle import OnConflict, is_parked
+from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
 
 
 @dataclass
@@ -48,6 +51,8 @@ class MemoryBackend:
         self._identity = str(uuid.uuid4())
         self._data: dict[str, _Rows] = {}
         self._lanes: dict[str, tuple[int, str, str]] = {}
+        self._directories: dict[str, str] = {}
+        self._ledger: list[Entry] = []
         self._runs: dict[str, RunRecord] = {}
         self._lock = threading.RLock()
 
@@ -64,29 +69,89 @@ class MemoryBackend:
     def identity(self) -> str | None:
         return self._identity
 
-    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+    def sibling(self) -> MemoryBackend:
+        return self
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    def connect(self, deadline: float) -> Hello:
+        return Hello(self._identity)
+
+    def apply(
+        self,
+        ops: Sequence[Op],
+        *,
+        believed: int = 0,
+        deadline: float | None = None,
+        directory: str | None = None,
+        on_conflict: OnConflict = "mine",
+    ) -> Applied:
         with self._lock:
             lane, now = ops[0].lane, self._now_us()
             watermark, state, outcomes = self._lanes.get(lane, (0, "open", "[]"))
             fresh, skipped = gate(ops, believed, watermark, state, outcomes)
-            if not fresh:
+            touched = places(ops)
+            if fresh:
+                rows: dict[Place, Current] = {}
+                for collection, keys in touched.items():
+                    rows.update({(collection, key): self._current(collection, key) for key in keys})
+                parked = {(e.lane, e.seq) for e in self._ledger if is_parked(e)}
+                done, entries = fold(rows, fresh, on_conflict=on_conflict, parked=parked)
+                for (collection, key), row in rows.items():
+                    if row.changed:
+                        self._set(collection, key, row, now)
+                for entry in entries:
+                    number = len(self._ledger) + 1
+                    self._ledger.append(msgspec.structs.replace(entry, id=number, at_us=now))
+                watermark = fresh[-1].seq
+                skipped = sorted(skipped + done, key=lambda outcome: outcome.seq)
+                self._lanes[lane] = (watermark, state, brief(skipped))
+            if directory is None:
                 return Applied(skipped, watermark)
-            rows: dict[Place, Current] = {}
-            for collection, keys in places(fresh).items():
-                rows.update({(collection, key): self._current(collection, key) for key in keys})
-            done = fold(rows, fresh)
-            for (collection, key), row in rows.items():
-                if row.changed:
-                    self._set(collection, key, row, now)
-            self._lanes[lane] = (fresh[-1].seq, state, brief([*skipped, *done]))
-            return Applied(skipped + done, fresh[-1].seq)
+            self._directories[lane] = directory
+            states = [self._state(name, key) for name, keys in touched.items() for key in keys]
+            return Applied(skipped, watermark, Observed(states, self._watermarks(directory)))
+
+    def _watermarks(self, directory: str | None) -> dict[str, int]:
+        return {
+            lane: watermark
+            for lane, (watermark, state, _) in self._lanes.items()
+            if state == "open" and self._directories.get(lane) == directory
+        }
+
+    def _state(self, collection: str, key: str) -> State:
+        row = self._rows(collection).rows.get(key)
+        if row is None:
+            return State(collection, key, None, self._rows(collection).buried.get(key, 0))
+        text = row.text if self._live(row) else None
+        times = (row.created_us, row.updated_us, row.expires_us)
+        return State(collection, key, text, row.version, *times)
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        with self._lock:
+            states = [self._state(collection, key) for key in keys]
+            return Observed(states, self._watermarks(directory))
 
     def _current(self, collection: str, key: str) -> Current:
         data = self._data.setdefault(collection, _Rows())
         row = data.rows.get(key)
         if row is None:
             return Current(None, data.buried.get(key, 0))
-        return Current(row.text if self._live(row) else None, row.version)
+        return Current(
+            *(row.text if self._live(row) else None, row.version),
+            created_us=row.created_us,
+            updated_us=row.updated_us,
+            expires_us=row.expires_us,
+        )
 
     def _live(self, row: Row) -> bool:
         return row.expires_us is None or row.expires_us > self._now_us()
@@ -107,11 +172,52 @@ class MemoryBackend:
         with self._lock:
             self._lanes.pop(lane, None)
 
-    def fence(self, lane: str) -> None:
-        """Close a lane as another process would: what it writes from now on is refused."""
+    def fence(
+        self,
+        lanes: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, int]:
         with self._lock:
-            watermark, _, outcomes = self._lanes.get(lane, (0, "open", "[]"))
-            self._lanes[lane] = (watermark, "fenced", outcomes)
+            for lane in lanes:
+                watermark, _, outcomes = self._lanes.get(lane, (0, "open", "[]"))
+                self._lanes[lane] = (watermark, "fenced", outcomes)
+            return {lane: self._lanes[lane][0] for lane in lanes}
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name: Identity | None = None,
+        deadline: float | None = None,
+    ) -> list[Entry]:
+        with self._lock:
+            return [
+                entry
+                for entry in self._ledger[after:]
+                if state in (None, entry.state) and name in (None, (entry.lane, entry.seq))
+            ][:limit]
+
+    def entry(self, number: int) -> Entry | None:
+        with self._lock:
+            return self._ledger[number - 1] if 0 < number <= len(self._ledger) else None
+
+    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+        with self._lock:
+            return dict(Counter(entry.state for entry in self._ledger))
+
+    def resolve_entry(self, number: int, resolution: str) -> bool:
+        with self._lock:
+            found = self.entry(number)
+            if found is None or found.state != "open":
+                return False
+            self._ledger[number - 1] = msgspec.structs.replace(
+                found, state="resolved", resolution=resolution
+            )
+            return True
 
     def _rows(self, collection: str) -> _Rows:
         return self._data.get(collection) or _Rows()
@@ -136,6 +242,7 @@ class MemoryBackend:
         after: str | None = None,
         limit: int = 1000,
         query: Any = None,
+        deadline: float | None = None,
     ) -> list[Row]:
         with self._lock:
             return [
@@ -146,7 +253,7 @@ class MemoryBackend:
                 and (query is None or contains(readable(collection, row), query))
             ][:limit]
 
-    def count(self, collection: str) -> int:
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
         with self._lock:
             return len(self._sorted(collection))
 

@@ -16,8 +16,9 @@ from psycopg_pool import PoolTimeout
 
 from holdfast.errors import ConfigError, DataError, HoldfastError, Unavailable
 
-#: Run the transaction again: deadlock, serialization failure, lost race for a new key.
-RETRIED = ("40P01", "40001", "23505")
+#: Run the transaction again: deadlock, serialization failure, lost race for a new key (23505 and
+#: our own HF002).
+RETRIED = ("40P01", "40001", "23505", "HF002")
 
 _EXACT: dict[str, tuple[type[HoldfastError], str, str]] = {
     "42501": (ConfigError, "no_rights", "ask for the right: `holdfast schema sql` prints it"),
@@ -33,6 +34,9 @@ _EXACT: dict[str, tuple[type[HoldfastError], str, str]] = {
     "57014": (Unavailable, "timeout", "the server's time limit cut the statement off"),
     "53300": (Unavailable, "too_many_connections", "wait, or raise the server's limit"),
     "53100": (Unavailable, "disk_full", "free space on the database server"),
+    "HF001": (Unavailable, "expired", "the server was too slow, or its clock jumped: try again"),
+    "HF002": (Unavailable, "contended", "look for a trigger on the table that suppresses rows"),
+    "08P01": (Unavailable, "connection", "the pooler gave up waiting for a server connection"),
     "22003": (DataError, "out_of_range", "the table's key column cannot hold this key"),
 }
 _CLASSES: dict[str, tuple[type[HoldfastError], str, str]] = {

@@ -23,24 +23,31 @@ MAX_CONNECTIONS = 4
 Pool = ConnectionPool[Connection[Any]]
 
 
+def parameters(target: Target, *, connect_timeout_s: float) -> dict[str, Any]:
+    """What libpq is told: the target's own words, and ours where it says nothing.
+
+    Keepalives are the second line: they notice a network that swallows packets.
+    """
+    return {
+        "connect_timeout": max(2, round(connect_timeout_s)),
+        "application_name": "holdfast",
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        **target.params,
+        "client_encoding": "utf8",
+    }
+
+
 class Connections:
     """The connections to one database, opened when the first is needed.  Thread-safe."""
 
     def __init__(self, target: Target, *, timeout_s: float) -> None:
-        params: dict[str, Any] = {
-            "connect_timeout": max(2, round(timeout_s)),
-            "application_name": "holdfast",
-            "keepalives": 1,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-            **target.params,
-            "client_encoding": "utf8",
-        }
         self._display = target.display
         self._timeout_s = timeout_s
-        self._conninfo = make_conninfo("", **params)
+        self._conninfo = make_conninfo("", **parameters(target, connect_timeout_s=timeout_s))
         # Server-side prepared statements do not survive a transaction pooler.
         self._kwargs: dict[str, Any] = {
             "autocommit": True,
@@ -50,9 +57,23 @@ class Connections:
         self._closed = False
         self._lock = threading.Lock()
 
+    @property
+    def connected(self) -> bool:
+        """Always: a connection that is missing is made where it is needed."""
+        return True
+
+    def connect(self, deadline: float) -> None:
+        """Nothing: a connection that is missing is made where it is needed."""
+
+    def drop(self) -> None:
+        """Nothing: a broken connection does not come back to the pool."""
+
     @contextmanager
-    def use(self, doing: str) -> Generator[Connection[Any]]:
-        """A connection for one piece of work; errors of the driver become ours."""
+    def use(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
+        """A connection for one piece of work; errors of the driver become ours.
+
+        `deadline` is not kept here: a pool serves long work, such as a bulk load.
+        """
         with mapped(doing):
             pool, conn = self._acquire()
         try:
@@ -96,7 +117,7 @@ class Connections:
                 self._pool = ConnectionPool(
                     self._conninfo,
                     kwargs=self._kwargs,
-                    configure=_configure,
+                    configure=configure,
                     min_size=1,
                     max_size=MAX_CONNECTIONS,
                     timeout=self._timeout_s,
@@ -106,7 +127,7 @@ class Connections:
             return self._pool
 
 
-def _configure(conn: Connection[Any]) -> None:
+def configure(conn: Connection[Any]) -> None:
     """Whatever the server's default is: what we read after a lock was waited for must be new."""
     conn.isolation_level = IsolationLevel.READ_COMMITTED
 
@@ -118,14 +139,14 @@ def _living(pool: Pool) -> Connection[Any]:
     """
     for _ in range(MAX_CONNECTIONS):
         conn = pool.getconn()
-        if not _has_ended(conn):
+        if not has_ended(conn):
             return conn
         conn.close()
         pool.putconn(conn)
     return pool.getconn()
 
 
-def _has_ended(conn: Connection[Any]) -> bool:
+def has_ended(conn: Connection[Any]) -> bool:
     """Whether the server has closed a connection, seen without asking it.
 
     There is nothing to read on an idle connection unless the server said good-bye, or something

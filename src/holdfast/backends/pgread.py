@@ -9,14 +9,24 @@ import msgspec
 from psycopg import Connection, sql
 
 from holdfast.backends.pgtables import Table
-from holdfast.backends.pgwrite import key_values
+from holdfast.backends.pgwrite import key_values, statement
 from holdfast.codec import decode
 from holdfast.containment import contains
 from holdfast.jsonb import jsonb_columns, project, same_in_jsonb
 from holdfast.jsontext import minify
-from holdfast.types import Row
+from holdfast.types import Observed, Row, State
 
 _ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
+_OBSERVE: LiteralString = (
+    "WITH lanes AS MATERIALIZED (SELECT jsonb_object_agg(l.lane, l.watermark)::text AS told"
+    " FROM holdfast.lanes l WHERE l.directory = %s AND l.state = 'open')"
+    " SELECT u.k, {text}, t.version, {created_us}, {updated_us}, {expires_us}, {live},"
+    " greatest(c.version_floor, coalesce(b.version, 0)), (SELECT told FROM lanes)"
+    " FROM unnest(%b::text[]) AS u(k)"
+    " JOIN holdfast.collections c ON c.name = %s"
+    " LEFT JOIN {table} t ON {same_key}"
+    " LEFT JOIN holdfast.tombstones b ON b.collection = c.name AND b.key = u.k"
+)
 #: Rows that are fetched at a time for a comparison of their texts.
 _PAGE_ROWS = 500
 #: What stands in `data` for characters that jsonb cannot hold: see `jsonb.jsonb_columns`.
@@ -38,6 +48,34 @@ def read_rows(conn: Connection[Any], table: Table, keys: Sequence[str]) -> dict[
     ).format(**table.parts())
     found = conn.execute(statement, (key_values(table, keys),))
     return {record[0]: _row(record) for record in found}
+
+
+def observe(
+    conn: Connection[Any], table: Table, keys: Sequence[str], directory: str | None
+) -> Observed:
+    """What these places hold, and the lanes' watermarks, in one statement and so one snapshot.
+
+    Where there is no row, the version is the one that a new document would exceed.
+    """
+    found = conn.execute(statement(table, _OBSERVE), (directory, list(keys), table.collection))
+    states: list[State] = []
+    lanes: str | None = None
+    for key, text, version, created, updated, expires, live, buried, told in found:
+        lanes = told
+        if version is None:
+            states.append(State(table.collection, key, None, buried))
+        else:
+            shown = compact(text) if live else None
+            states.append(State(table.collection, key, shown, version, created, updated, expires))
+    return Observed(states, msgspec.json.decode(lanes) if lanes else {})
+
+
+def state_of(collection: str, key: str, row: Row | None) -> State:
+    """A place of a table that is not adopted, or not even there."""
+    if row is None:
+        return State(collection, key, None, 0)
+    times = (row.created_us, row.updated_us, row.expires_us)
+    return State(collection, key, row.text, row.version, *times)
 
 
 def scan_rows(

@@ -93,10 +93,21 @@ class Table(msgspec.Struct, frozen=True):
             "updated_us": _micros(self.column("updated_at", "'epoch'::timestamptz")),
             "created_or_null": _micros(self.column("created_at", "NULL"), keep_null=True),
             "updated_or_null": _micros(self.column("updated_at", "NULL"), keep_null=True),
+            "same_key": self._same_key(),
             "others": self._others(),
             "expires_us": _micros(expires, keep_null=True),
             "live": sql.SQL("({0} IS NULL OR {0} > now())").format(expires),
         }
+
+    def _same_key(self) -> sql.Composable:
+        """Whether a row has the key `u.k`, a text that may be no number in a table of numbers."""
+        if self.key_type == "text":
+            return sql.SQL("t.{} = u.k").format(self.key)
+        number = sql.SQL(
+            "t.{} = CASE WHEN u.k ~ '^(0|-?[1-9][0-9]{{0,18}})$' AND u.k::numeric BETWEEN"
+            " -9223372036854775808 AND 9223372036854775807 THEN u.k::bigint END"
+        )
+        return number.format(self.key)
 
     def _others(self) -> sql.Composable:
         """The columns that are not ours as one JSON object; NULL when there are none."""

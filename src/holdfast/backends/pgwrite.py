@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
-from typing import Any, LiteralString
+from functools import lru_cache
+from typing import Any, LiteralString, NamedTuple
 
-from psycopg import Connection, sql
+import psycopg
+from psycopg import Connection, Cursor, pq, sql
 
 from holdfast.backends.base import brief, gate
 from holdfast.backends.pgtables import Table
-from holdfast.fold import Current, Place, fold
+from holdfast.effect import Current
+from holdfast.fold import Place, fold
 from holdfast.jsonb import jsonb_columns
-from holdfast.types import Applied, Op
+from holdfast.settle import OnConflict
+from holdfast.types import Applied, Entry, Identity, Observed, Op, State
 
 _INTEGER_BOUNDS = {"integer": 2**31, "bigint": 2**63}
-
-
-class LostRace(Exception):
-    """A row was created, or a write suppressed, between our look and our write: do it all again."""
 
 
 def key_fits(table: Table, key: str) -> bool:
@@ -38,72 +39,238 @@ def key_values(table: Table, keys: Iterable[str]) -> list[Any]:
     return [int(key) for key in keys if key_fits(table, key)]
 
 
-def apply_batch(
-    conn: Connection[Any], tables: list[tuple[Table, list[str]]], ops: Sequence[Op], believed: int
-) -> Applied:
-    """Apply the ops inside the caller's transaction."""
-    lane = ops[0].lane
-    row = conn.execute(
-        "INSERT INTO holdfast.lanes AS l (lane) VALUES (%s)"
-        " ON CONFLICT (lane, generation) DO UPDATE SET updated_at = now()"
-        " RETURNING l.watermark, l.state, l.outcomes",
-        (lane,),
-    ).fetchone()
-    assert row is not None, "an upsert returns its row"
-    fresh, skipped = gate(ops, believed, *row)
-    if not fresh:
-        return Applied(skipped, row[0])
-    rows: dict[Place, Current] = {}
-    stored: set[Place] = set()
-    for table, keys in tables:
-        rows.update(_lock_rows(conn, table, keys, stored))
-    before = dict(rows)
-    done = fold(rows, fresh)
-    for table, keys in tables:
-        changed = [
-            key
-            for key in keys
-            if rows.get((table.collection, key)) is not before.get((table.collection, key))
-        ]
-        if changed:
-            _write_rows(conn, table, changed, before, rows, stored)
-    conn.execute(
-        "UPDATE holdfast.lanes SET watermark = %s, outcomes = %s, updated_at = now()"
-        " WHERE lane = %s AND generation = 0",
-        (fresh[-1].seq, brief([*skipped, *done]), lane),
-    )
-    return Applied(skipped + done, fresh[-1].seq)
+class Terms(NamedTuple):
+    """Under which a batch is applied: time limits for the server, and what the answer must tell.
 
-
-def _lock_rows(
-    conn: Connection[Any], table: Table, keys: list[str], stored: set[Place]
-) -> dict[Place, Current]:
-    """Lock the rows in key order and read them; for the others, the version to go on from.
-
-    `stored` collects the places that have a row, expired ones included.
+    `expires_us` is an instant of the server's clock after which the batch must not take effect;
+    the time-outs are in milliseconds, 0 for none.
     """
-    rows: dict[Place, Current] = {}
-    statement = sql.SQL(
-        "SELECT {key_text}, {text}, t.version, {live} FROM {table} t"
-        " WHERE t.{key} = ANY (%b::{key_type}[]) ORDER BY {ordered} FOR UPDATE"
-    ).format(**table.parts())
-    for key, text, version, live in conn.execute(statement, (key_values(table, keys),)):
-        rows[(table.collection, key)] = Current(text if live else None, version)
-    stored.update(rows)
-    missing = [key for key in keys if (table.collection, key) not in rows]
-    if missing:
-        for key, version in conn.execute(
-            "SELECT k, greatest(c.version_floor, coalesce(t.version, 0))"
-            "  FROM unnest(%b::text[]) AS k"
-            "  JOIN holdfast.collections c ON c.name = %s"
-            "  LEFT JOIN holdfast.tombstones t ON t.collection = c.name AND t.key = k",
-            (missing, table.collection),
-        ):
-            unfit = "" if key_fits(table, key) else f"the table's key column is {table.key_type}"
-            rows[(table.collection, key)] = Current(None, version, unfit=unfit)
-    return rows
+
+    believed: int = 0
+    lock_timeout_ms: int = 2000
+    statement_timeout_ms: int = 0
+    expires_us: int | None = None
+    directory: str | None = None
+    on_conflict: OnConflict = "mine"
 
 
+class Written(NamedTuple):
+    """The answer to a batch, and the server's clock at an instant of `time.monotonic()`."""
+
+    applied: Applied
+    server_us: int
+    at: float
+
+
+_SETTINGS: LiteralString = (
+    "SELECT set_config('holdfast.lane', %s, true), set_config('lock_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true),"
+    " set_config('statement_timeout', %s, true),"
+    # A role or database may have it off; an acknowledgement means that the commit is on disk.
+    " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')"
+    " THEN set_config('synchronous_commit', 'on', true) END"
+)
+_LANE: LiteralString = (
+    "INSERT INTO holdfast.lanes AS l (lane, directory) VALUES (%s, %s)"
+    " ON CONFLICT (lane, generation) DO UPDATE SET updated_at = now()"
+    " RETURNING l.watermark, l.state, l.outcomes, (extract(epoch FROM now()) * 1000000)::bigint,"
+    " (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+)
+#: The watermarks are read after the rows are locked, so they say exactly which ops are in these.
+_LANES: LiteralString = (
+    "SELECT lane::text, watermark FROM holdfast.lanes WHERE directory = %s AND state = 'open'"
+)
+_PARKED: LiteralString = (
+    "SELECT l.lane::text, l.seq FROM holdfast.ledger l"
+    " JOIN unnest(%s::uuid[], %s::bigint[]) AS n(lane, seq) ON l.lane = n.lane AND l.seq = n.seq"
+    " WHERE l.reason NOT IN ('conflict', 'merged', 'update_beats_delete')"
+)
+_EXPIRE: LiteralString = (
+    "SELECT holdfast.expire(to_timestamp(0) + %s::bigint * interval '1 microsecond')"
+)
+_ENTER: LiteralString = (
+    "INSERT INTO holdfast.ledger"
+    " (lane, seq, collection, key, kind, reason, base, mine, theirs, state, resolution)"
+    " SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
+    " %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])"
+)
+
+
+class _Batch:
+    """One batch on its way through a transaction of two round trips: look, then write."""
+
+    def __init__(
+        self, conn: Connection[Any], tables: list[tuple[Table, list[str]]], ops: Sequence[Op]
+    ) -> None:
+        self.conn = conn
+        self.tables = tables
+        self.ops = ops
+        self.rows: dict[Place, Current] = {}
+        self.stored: set[Place] = set()
+        self.watermarks: dict[str, int] = {}
+        self.now_us = 0
+        self.server_us = 0
+        self.looked_at = 0.0
+        # A document's text travels only where something is made of it.
+        self.needed = {
+            (op.collection, op.key) for op in ops if op.replay or op.kind not in ("put", "delete")
+        }
+
+    def look(self, terms: Terms) -> tuple[int, str, str, set[Identity]]:
+        """Lock the lane, then the rows in key order, and read all that the fold must know."""
+        conn, lane = self.conn, self.ops[0].lane
+        conn.execute("BEGIN")
+        limit = str(terms.statement_timeout_ms)
+        conn.execute(_SETTINGS, (lane, str(terms.lock_timeout_ms), limit, limit))
+        lane_cur = conn.execute(_LANE, (lane, terms.directory))
+        locks = [self._lock(table, keys) for table, keys in self.tables]
+        buried = [self._buried(table, keys) for table, keys in self.tables]
+        lanes = conn.execute(_LANES, (terms.directory,)) if terms.directory else None
+        names = sorted({name for op in self.ops for name in op.pending})
+        parked = None
+        if names:
+            parked = conn.execute(_PARKED, ([name[0] for name in names], [n[1] for n in names]))
+        row = lane_cur.fetchone()
+        assert row is not None, "an upsert returns its row"
+        watermark, state, outcomes, self.now_us, self.server_us = row
+        # Later than the server's clock was read: what expires by it expires too early if anything.
+        self.looked_at = time.monotonic()
+        for (table, _), lock in zip(self.tables, locks, strict=True):
+            self._take_rows(table, lock)
+        for (table, _), versions in zip(self.tables, buried, strict=True):
+            self._take_buried(table, versions)
+        if lanes is not None:
+            self.watermarks.update(lanes.fetchall())
+        return watermark, state, outcomes, set(parked.fetchall()) if parked else set()
+
+    def _lock(self, table: Table, keys: list[str]) -> Cursor[Any]:
+        """Lock the rows in key order, and read them."""
+        needed = [key for key in keys if (table.collection, key) in self.needed]
+        return self.conn.execute(
+            statement(table, _LOCK), (key_values(table, needed), key_values(table, keys))
+        )
+
+    def _take_rows(self, table: Table, lock: Cursor[Any]) -> None:
+        for key, text, version, live, created_us, updated_us, expires_us in lock:
+            place = (table.collection, key)
+            self.rows[place] = Current(
+                *((text or "") if live else None, version),
+                created_us=created_us,
+                updated_us=updated_us,
+                expires_us=expires_us,
+            )
+            self.stored.add(place)
+
+    def _buried(self, table: Table, keys: list[str]) -> Cursor[Any]:
+        """The version to go on from where there is no row (R17)."""
+        return self.conn.execute(_BURIED, (keys, table.collection))
+
+    def _take_buried(self, table: Table, versions: Cursor[Any]) -> None:
+        for key, version in versions:
+            place = (table.collection, key)
+            if place not in self.rows:
+                unfit = (
+                    "" if key_fits(table, key) else f"the table's key column is {table.key_type}"
+                )
+                self.rows[place] = Current(None, version, unfit=unfit)
+
+    def read_texts(self, wanted: set[Place]) -> None:
+        """Fetch texts that were not expected to be needed, of rows that are locked already."""
+        missing = wanted & self.stored - self.needed
+        for table, keys in self.tables:
+            mine = [key for key in keys if (table.collection, key) in missing]
+            if mine:
+                self.needed.update((table.collection, key) for key in mine)
+                self._take_rows(table, self._lock(table, mine))
+
+    def write(self, before: dict[Place, Current]) -> dict[Place, Current]:
+        """Write what the fold changed, and log it; returns what changed."""
+        changed = {place: row for place, row in self.rows.items() if row is not before.get(place)}
+        for table, keys in self.tables:
+            mine = [key for key in keys if (table.collection, key) in changed]
+            if mine:
+                _write_rows(self.conn, table, mine, before, self.rows, self.stored)
+        return changed
+
+    def observed(self, changed: dict[Place, Current], watermark: int) -> Observed:
+        """What the places hold after the batch, where that is known."""
+        states = [
+            _state(place, row, changed=place in changed, now_us=self.now_us)
+            for place, row in self.rows.items()
+            if place in changed or place in self.needed or row.text is None
+        ]
+        return Observed(states, {**self.watermarks, self.ops[0].lane: watermark})
+
+
+def apply_batch(
+    conn: Connection[Any],
+    tables: list[tuple[Table, list[str]]],
+    ops: Sequence[Op],
+    terms: Terms,
+) -> Written:
+    """Apply the ops in a transaction of their own, in two round trips."""
+    batch = _Batch(conn, tables, ops)
+    try:
+        with conn.pipeline():
+            watermark, state, outcomes, parked = batch.look(terms)
+            fresh, skipped = gate(ops, terms.believed, watermark, state, outcomes)
+            if terms.directory and skipped:
+                batch.read_texts({(op.collection, op.key) for op in ops if op.seq <= watermark})
+            before = dict(batch.rows)
+            done, entries = fold(batch.rows, fresh, on_conflict=terms.on_conflict, parked=parked)
+            changed: dict[Place, Current] = {}
+            if fresh:
+                changed = batch.write(before)
+                if entries:
+                    _enter(conn, entries)
+                watermark = fresh[-1].seq
+                conn.execute(_SETTLE, (watermark, brief([*skipped, *done]), ops[0].lane))
+                if terms.expires_us is not None:
+                    conn.execute(_EXPIRE, (terms.expires_us,))
+            conn.execute("COMMIT")
+    except BaseException:
+        _roll_back(conn)
+        raise
+    outcomes_now = sorted(skipped + done, key=lambda outcome: outcome.seq)
+    observed = batch.observed(changed, watermark) if terms.directory else Observed([])
+    applied = Applied(outcomes_now, watermark, observed)
+    return Written(applied, batch.server_us, batch.looked_at)
+
+
+def _roll_back(conn: Connection[Any]) -> None:
+    """Leave no transaction open; a connection that cannot even do that is of no use."""
+    try:
+        if not conn.closed and conn.info.transaction_status != pq.TransactionStatus.IDLE:
+            conn.execute("ROLLBACK")
+    except psycopg.Error:
+        conn.close()
+
+
+def _state(place: Place, row: Current, *, changed: bool, now_us: int) -> State:
+    """A place as the primary holds it once the batch is committed."""
+    created, updated, expires = row.created_us, row.updated_us, row.expires_us
+    if changed:
+        created, updated = created or now_us, now_us
+        if row.ttl_us is not None:
+            expires = now_us + row.ttl_us if row.ttl_us else None
+    return State(*place, row.text, row.version, created, updated, expires)
+
+
+_SETTLE: LiteralString = (
+    "UPDATE holdfast.lanes SET watermark = %s, outcomes = %s, updated_at = now()"
+    " WHERE lane = %s AND generation = 0"
+)
+_LOCK: LiteralString = (
+    "SELECT {key_text}, CASE WHEN t.{key} = ANY (%b::{key_type}[]) THEN {text} END, t.version,"
+    " {live}, {created_us}, {updated_us}, {expires_us}"
+    " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) ORDER BY {ordered} FOR UPDATE OF t"
+)
+_BURIED: LiteralString = (
+    "SELECT k, greatest(c.version_floor, coalesce(t.version, 0))"
+    "  FROM unnest(%b::text[]) AS k"
+    "  JOIN holdfast.collections c ON c.name = %s"
+    "  LEFT JOIN holdfast.tombstones t ON t.collection = c.name AND t.key = k"
+)
 _COLUMNS: LiteralString = (
     " FROM unnest(%b::{key_type}[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::bool[])"
     " AS u(key, data, raw, version, ttl, fresh)"
@@ -112,22 +279,37 @@ _EXPIRY: LiteralString = (
     "CASE WHEN u.ttl IS NULL THEN {otherwise} WHEN u.ttl = 0 THEN NULL"
     " ELSE now() + u.ttl * interval '1 microsecond' END"
 )
+#: The count of the rows is required by the server, since the commit is on its way already.
+_ALL: LiteralString = " RETURNING 1) SELECT holdfast.require((SELECT count(*) FROM done) = %s)"
 _INSERT: LiteralString = (
-    "INSERT INTO {table} ({key}, data, raw, version, expires_at, created_at, updated_at)"
+    "WITH done AS (INSERT INTO {table}"
+    " ({key}, data, raw, version, expires_at, created_at, updated_at)"
     " SELECT u.key, u.data::{data_type}, u.raw, u.version, "
     + _EXPIRY.replace("{otherwise}", "NULL")
     + ", now(), now()"
     + _COLUMNS
     + " ON CONFLICT ({key}) DO NOTHING"
+    + _ALL
 )
 _UPDATE: LiteralString = (
-    "UPDATE {table} t SET data = u.data::{data_type}, raw = u.raw, version = u.version,"
+    "WITH done AS (UPDATE {table} t SET data = u.data::{data_type}, raw = u.raw,"
+    " version = u.version,"
     " expires_at = " + _EXPIRY.replace("{otherwise}", "t.expires_at") + ", updated_at = now(),"
     " created_at = CASE WHEN u.fresh THEN now() ELSE t.created_at END"
     + _COLUMNS
     + " WHERE t.{key} = u.key"
+    + _ALL
+)
+_DELETE: LiteralString = (
+    "WITH done AS (DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])" + _ALL
 )
 _FORMS: tuple[tuple[str, LiteralString], ...] = (("insert", _INSERT), ("update", _UPDATE))
+
+
+@lru_cache(maxsize=4096)
+def statement(table: Table, form: LiteralString) -> bytes:
+    """A statement on a table, composed once."""
+    return sql.SQL(form).format(**table.parts()).as_bytes(None)
 
 
 def _write_rows(
@@ -146,7 +328,6 @@ def _write_rows(
             kinds["delete"].append(key)
         else:
             kinds["update" if place in stored else "insert"].append(key)
-    parts = table.parts()
     for kind, form in _FORMS:
         if not kinds[kind]:
             continue
@@ -157,15 +338,10 @@ def _write_rows(
             fresh = before[(table.collection, key)].text is None
             records.append((value, *jsonb_columns(row.text), row.version, row.ttl_us, fresh))
         columns = [list(column) for column in zip(*records, strict=True)]
-        cur = conn.execute(sql.SQL(form).format(**parts), columns)
-        if cur.rowcount != len(records):
-            raise LostRace
+        conn.execute(statement(table, form), (*columns, len(records)))
     doomed = [key for key in kinds["delete"] if (table.collection, key) in stored]
     if doomed:
-        statement = sql.SQL("DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])")
-        cur = conn.execute(statement.format(**parts), (key_values(table, doomed),))
-        if cur.rowcount != len(doomed):
-            raise LostRace
+        conn.execute(statement(table, _DELETE), (key_values(table, doomed), len(doomed)))
     _bury(conn, table, kinds["delete"], before, after)
     reborn = [key for key in kinds["insert"] if before[(table.collection, key)].version]
     if reborn:
@@ -197,6 +373,15 @@ def _bury(
             " version = greatest(t.version, excluded.version), deleted_at = now()",
             (table.collection, [key for _, key in late], [after[place].version for place in late]),
         )
+
+
+def _enter(conn: Connection[Any], entries: Sequence[Entry]) -> None:
+    """Write lines of the ledger, in the transaction that passes their ops (R12)."""
+    fields = (
+        *("lane", "seq", "collection", "key", "kind", "reason", "base", "mine", "theirs"),
+        *("state", "resolution"),
+    )
+    conn.execute(_ENTER, [[getattr(entry, field) for entry in entries] for field in fields])
 
 
 def log_change(conn: Connection[Any], collection: str, keys: list[str] | None) -> None:

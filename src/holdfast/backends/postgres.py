@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
-from holdfast.backends import pgload, pgread, pgschema, pgwrite
+from holdfast.backends import pgledger, pgload, pgread, pgschema, pgwrite
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
 from holdfast.backends.pgerrors import RETRIED
+from holdfast.backends.pgline import Line
 from holdfast.backends.pgpool import Connections
 from holdfast.backends.pgtables import Table, find_table, has_schema
 from holdfast.errors import ConfigError, Unavailable
 from holdfast.fold import places
 from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
 from holdfast.settings import Target
-from holdfast.types import Applied, Op, Row
+from holdfast.settle import OnConflict
+from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row
 
 #: Rows that a streaming read holds at a time.
 _STREAM_ROWS = 1000
@@ -34,11 +37,17 @@ class PostgresBackend:
     kind = "postgresql"
 
     def __init__(
-        self, target: Target, *, connect_timeout_s: float = 5.0, lock_timeout_s: float = 2.0
+        self,
+        target: Target,
+        *,
+        connect_timeout_s: float = 5.0,
+        lock_timeout_s: float = 2.0,
+        line: Line | None = None,
     ) -> None:
         self._target = target
         self._lock_timeout_ms = int(lock_timeout_s * 1000)
-        self._connections = Connections(target, timeout_s=connect_timeout_s)
+        self._connections = line or Connections(target, timeout_s=connect_timeout_s)
+        self._clock: tuple[int, float] | None = None
         self._tables: dict[str, Table] = {}
         self._schema: str | None = target.schema
 
@@ -48,41 +57,73 @@ class PostgresBackend:
 
     # ---- connections
 
+    def sibling(self) -> PostgresBackend:
+        """For one thread of the engine: one connection, which only `connect` makes."""
+        return PostgresBackend(self._target, line=Line(self._target))
+
+    @property
+    def connected(self) -> bool:
+        return self._connections.connected
+
+    def connect(self, deadline: float) -> Hello:
+        """Raises what `check` does: an old server or a newer schema is no outage."""
+        self._connections.connect(deadline)
+        try:
+            with self.connection("looking at the database", deadline) as conn:
+                self._check(conn)
+                self._measure_clock(conn)
+                return pgledger.hello(conn)
+        except BaseException:
+            self._connections.drop()
+            raise
+
     @contextmanager
-    def connection(self, doing: str) -> Generator[Connection[Any]]:
+    def connection(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
         """A connection for one piece of work; errors of the driver become ours."""
-        with self._connections.use(f"{doing} on {self.display}") as conn:
+        with self._connections.use(f"{doing} on {self.display}", deadline) as conn:
             yield conn
 
     @contextmanager
-    def transaction(self, conn: Connection[Any], *, lane: str = "-") -> Generator[None]:
+    def transaction(
+        self, conn: Connection[Any], *, lane: str = "-", deadline: float | None = None
+    ) -> Generator[None]:
         """One transaction of ours: the triggers for foreign writers stay quiet in it."""
+        terms = self._limited(pgwrite.Terms(), deadline)
         with conn.transaction():
             conn.execute(
                 "SELECT set_config('holdfast.lane', %s, true),"
                 " set_config('lock_timeout', %s, true),"
                 " set_config('idle_in_transaction_session_timeout', '60s', true)",
-                (lane, f"{self._lock_timeout_ms}ms"),
+                (lane, f"{terms.lock_timeout_ms}ms"),
             )
             yield
 
     def check(self) -> None:
         with self.connection("looking at the database") as conn:
-            if conn.info.server_version < pgschema.MIN_SERVER_VERSION:
-                raise ConfigError(
-                    f"PostgreSQL {conn.info.server_version // 10000} is too old",
-                    code="server_too_old",
-                    hint="holdfast needs PostgreSQL 14 or newer",
-                )
-            encoding = conn.info.parameter_status("server_encoding")
-            if encoding != "UTF8":
-                raise ConfigError(
-                    f"the database's encoding is {encoding}, which cannot hold every text",
-                    code="server_encoding",
-                    hint="create the database with ENCODING 'UTF8'",
-                )
-            pgschema.schema_version(conn)
-            self._schema_of(conn)
+            self._check(conn)
+
+    def _check(self, conn: Connection[Any]) -> None:
+        if conn.info.server_version < pgschema.MIN_SERVER_VERSION:
+            raise ConfigError(
+                f"PostgreSQL {conn.info.server_version // 10000} is too old",
+                code="server_too_old",
+                hint="holdfast needs PostgreSQL 14 or newer",
+            )
+        encoding = conn.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise ConfigError(
+                f"the database's encoding is {encoding}, which cannot hold every text",
+                code="server_encoding",
+                hint="create the database with ENCODING 'UTF8'",
+            )
+        pgschema.schema_version(conn)
+        self._schema_of(conn)
+        if pgledger.is_read_only(conn):
+            raise Unavailable(
+                f"{self.display} is a standby or read-only",
+                code="read_only",
+                hint="use the address of the primary, or target_session_attrs=read-write",
+            )
 
     def _schema_of(self, conn: Connection[Any]) -> str:
         if self._schema is None:
@@ -171,27 +212,99 @@ class PostgresBackend:
 
     # ---- writing
 
-    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+    def apply(
+        self,
+        ops: Sequence[Op],
+        *,
+        believed: int = 0,
+        deadline: float | None = None,
+        directory: str | None = None,
+        on_conflict: OnConflict = "mine",
+    ) -> Applied:
         touched = places(ops)
         doing = "writing to " + ", ".join(f"`{name}`" for name in touched)
+        terms = pgwrite.Terms(believed, directory=directory, on_conflict=on_conflict)
         for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
-            with self.connection(doing) as conn:
+            with self.connection(doing, deadline) as conn:
                 try:
                     self.writable(conn, list(touched))
                     tables = [(self._tables[name], keys) for name, keys in touched.items()]
-                    with self.transaction(conn, lane=ops[0].lane):
-                        return pgwrite.apply_batch(conn, tables, ops, believed)
+                    limited = self._limited(terms, deadline)
+                    written = pgwrite.apply_batch(conn, tables, ops, limited)
+                    self._clock = (written.server_us, written.at)
+                    return written.applied
                 except psycopg.Error as error:
                     self._forget_tables(error)
-                    if error.sqlstate not in RETRIED or attempt == MAX_TRANSACTION_ATTEMPTS:
+                    last = attempt == MAX_TRANSACTION_ATTEMPTS
+                    if error.sqlstate == "HF001" and not last and _time_left(deadline) > 0:
+                        self._measure_clock(conn)  # it may have jumped
+                    elif error.sqlstate not in RETRIED or last or _time_left(deadline) <= 0:
                         raise
-                except pgwrite.LostRace:
-                    continue
-        raise Unavailable(
-            f"{doing}: other writers, or a trigger of the table, were always in the way",
-            code="contended",
-            hint="look for a trigger on the table that suppresses rows, or try again",
+        raise AssertionError("the last attempt returns or raises")
+
+    def _limited(self, terms: pgwrite.Terms, deadline: float | None) -> pgwrite.Terms:
+        """The terms with the server's time limits, all of which end before the deadline does."""
+        if deadline is None:
+            return terms._replace(lock_timeout_ms=self._lock_timeout_ms)
+        left_ms = max(1, int(_time_left(deadline) * 1000))
+        expires_us = None
+        if self._clock is not None:
+            server_us, at = self._clock
+            expires_us = server_us + int((deadline - at) * 1_000_000)
+        return terms._replace(
+            lock_timeout_ms=max(1, min(self._lock_timeout_ms, left_ms * 4 // 10)),
+            statement_timeout_ms=left_ms,
+            expires_us=expires_us,
         )
+
+    def _measure_clock(self, conn: Connection[Any]) -> None:
+        """What the server's clock shows; taken as of now, so that a statement expires too early
+        rather than too late."""
+        row = conn.execute(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        ).fetchone()
+        assert row is not None, "a SELECT without FROM returns a row"
+        self._clock = (int(row[0]), time.monotonic())
+
+    def fence(
+        self,
+        lanes: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, int]:
+        with self.connection("closing lanes of earlier processes", deadline) as conn:
+            if not has_schema(conn):
+                # A zombie of theirs would create it: then its first write finds nothing closed.
+                self.install([])
+            with self.transaction(conn, deadline=deadline):
+                return pgledger.fence(conn, sorted(lanes), directory)
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name: Identity | None = None,
+        deadline: float | None = None,
+    ) -> list[Entry]:
+        with self.connection("reading the ledger", deadline) as conn:
+            if not has_schema(conn):
+                return []
+            return pgledger.entries(conn, state=state, after=after, limit=limit, name=name)
+
+    def entry(self, number: int) -> Entry | None:
+        with self.connection("reading the ledger") as conn:
+            return pgledger.entry(conn, number) if has_schema(conn) else None
+
+    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+        with self.connection("reading the ledger", deadline) as conn:
+            return pgledger.counts(conn) if has_schema(conn) else {}
+
+    def resolve_entry(self, number: int, resolution: str) -> bool:
+        with self.connection("resolving a conflict") as conn:
+            return has_schema(conn) and pgledger.resolve(conn, number, resolution)
 
     def _forget_tables(self, error: psycopg.Error) -> None:
         """After a table was dropped or changed under us, look at all of them again."""
@@ -206,8 +319,10 @@ class PostgresBackend:
     # ---- reading
 
     @contextmanager
-    def _reading(self, collection: str) -> Generator[tuple[Connection[Any], Table | None]]:
-        with self.connection(f"reading `{collection}`") as conn:
+    def _reading(
+        self, collection: str, deadline: float | None = None
+    ) -> Generator[tuple[Connection[Any], Table | None]]:
+        with self.connection(f"reading `{collection}`", deadline) as conn:
             try:
                 yield conn, self._table(conn, collection)
             except psycopg.Error as error:
@@ -220,6 +335,20 @@ class PostgresBackend:
                 return {}
             return pgread.read_rows(conn, table, keys)
 
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        with self._reading(collection, deadline) as (conn, table):
+            if table is None or not table.ready:
+                rows = {} if table is None else pgread.read_rows(conn, table, keys)
+                return Observed([pgread.state_of(collection, key, rows.get(key)) for key in keys])
+            return pgread.observe(conn, table, keys, directory)
+
     def scan(
         self,
         collection: str,
@@ -228,16 +357,17 @@ class PostgresBackend:
         after: str | None = None,
         limit: int = 1000,
         query: Any = None,
+        deadline: float | None = None,
     ) -> list[Row]:
-        with self._reading(collection) as (conn, table):
+        with self._reading(collection, deadline) as (conn, table):
             if table is None:
                 return []
             return pgread.scan_rows(
                 *(conn, table), prefix=prefix, after=after, limit=limit, query=query
             )
 
-    def count(self, collection: str) -> int:
-        with self._reading(collection) as (conn, table):
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
+        with self._reading(collection, deadline) as (conn, table):
             if table is None:
                 return 0
             statement = sql.SQL("SELECT count(*) FROM {table} t WHERE {live}")
@@ -312,3 +442,7 @@ class PostgresBackend:
 
     def close(self) -> None:
         self._connections.close()
+
+
+def _time_left(deadline: float | None) -> float:
+    return float("inf") if deadline is None else deadline - time.monotonic()

@@ -18,14 +18,15 @@ from typing import Any
 
 import apsw
 
-from holdfast.backends import sqlite_load, sqlite_write
+from holdfast.backends import sqlite_ledger, sqlite_load, sqlite_write
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText, readable
 from holdfast.backends.sql import SCHEMA_VERSION, migrations
 from holdfast.backends.sqlite_errors import mapped
 from holdfast.containment import contains
 from holdfast.errors import ConfigError, CorruptData, Unavailable
 from holdfast.files import make_directory
-from holdfast.types import Applied, Op, Row
+from holdfast.settle import OnConflict
+from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
 
 #: How long a statement waits for another process that writes to the same file.
 BUSY_TIMEOUT_S = 5.0
@@ -243,9 +244,69 @@ class SqliteBackend:
 
     # ---- writing
 
-    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+    def sibling(self) -> SqliteBackend:
+        return self
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    def connect(self, deadline: float) -> Hello:
+        return Hello(self.identity())
+
+    def apply(
+        self,
+        ops: Sequence[Op],
+        *,
+        believed: int = 0,
+        deadline: float | None = None,
+        directory: str | None = None,
+        on_conflict: OnConflict = "mine",
+    ) -> Applied:
         with self._writing("writing") as conn:
-            return sqlite_write.apply_batch(conn, ops, believed, now_us())
+            return sqlite_write.apply_batch(
+                *(conn, ops),
+                believed=believed,
+                now_us=now_us(),
+                directory=directory,
+                on_conflict=on_conflict,
+            )
+
+    def fence(
+        self,
+        lanes: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, int]:
+        with self._writing("closing lanes of earlier processes") as conn:
+            return sqlite_ledger.fence(conn, lanes, directory, now_us())
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name: Identity | None = None,
+        deadline: float | None = None,
+    ) -> list[Entry]:
+        with self._using("reading the ledger") as conn:
+            if conn is None:
+                return []
+            return sqlite_ledger.entries(conn, state=state, after=after, limit=limit, name=name)
+
+    def entry(self, number: int) -> Entry | None:
+        with self._using("reading the ledger") as conn:
+            return conn and sqlite_ledger.entry(conn, number)
+
+    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+        with self._using("reading the ledger") as conn:
+            return sqlite_ledger.counts(conn) if conn is not None else {}
+
+    def resolve_entry(self, number: int, resolution: str) -> bool:
+        with self._writing("resolving a conflict") as conn:
+            return sqlite_ledger.resolve(conn, number, resolution, now_us())
 
     def close_lane(self, lane: str) -> None:
         with self._using("closing the lane") as conn:
@@ -288,6 +349,25 @@ class SqliteBackend:
                 )
             return {record[0]: Row(*record) for record in found}
 
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return Observed([State(collection, key, None, 0) for key in keys])
+            now = now_us()
+            conn.execute("BEGIN")  # one snapshot of rows and watermarks
+            with conn_transaction(conn):
+                rows = sqlite_write.read_rows(conn, collection, keys, now, set())
+                told = sqlite_ledger.watermarks(conn, directory)
+            states = [sqlite_write.state_of(place, row, now) for place, row in rows.items()]
+            return Observed(states, told)
+
     def scan(
         self,
         collection: str,
@@ -296,6 +376,7 @@ class SqliteBackend:
         after: str | None = None,
         limit: int = 1000,
         query: Any = None,
+        deadline: float | None = None,
     ) -> list[Row]:
         with self._reading(collection) as conn:
             if conn is None:
@@ -319,7 +400,7 @@ class SqliteBackend:
                         break
             return page
 
-    def count(self, collection: str) -> int:
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
         with self._reading(collection) as conn:
             if conn is None:
                 return 0

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 import apsw
 import msgspec
 
+from holdfast.backends import sqlite_ledger
 from holdfast.backends.base import brief, gate
+from holdfast.effect import Current
 from holdfast.errors import ConfigError
-from holdfast.fold import Current, Place, fold, places
-from holdfast.types import Applied, Op
+from holdfast.fold import Place, fold, places
+from holdfast.settle import OnConflict
+from holdfast.types import Applied, Observed, Op, State
 
 _CREATE = """
 CREATE TABLE "{name}" (
@@ -101,7 +104,15 @@ def ensure_table(conn: apsw.Connection, name: str, now_us: int) -> None:
     conn.execute(_CREATE.format(name=name, now=_NOW))
 
 
-def apply_batch(conn: apsw.Connection, ops: Sequence[Op], believed: int, now_us: int) -> Applied:
+def apply_batch(
+    conn: apsw.Connection,
+    ops: Sequence[Op],
+    *,
+    believed: int,
+    now_us: int,
+    directory: str | None,
+    on_conflict: OnConflict,
+) -> Applied:
     """Apply the ops inside the caller's transaction."""
     lane = ops[0].lane
     watermark, state, outcomes = conn.execute(
@@ -109,42 +120,68 @@ def apply_batch(conn: apsw.Connection, ops: Sequence[Op], believed: int, now_us:
         (lane,),
     ).fetchone() or (0, "open", "[]")
     fresh, skipped = gate(ops, believed, watermark, state, outcomes)
-    if not fresh:
-        return Applied(skipped, watermark)
-    touched = places(fresh)
+    touched = places(ops)
     rows: dict[Place, Current] = {}
     stored: set[Place] = set()
     for collection, keys in touched.items():
         ensure_table(conn, collection, now_us)
-        rows.update(_read_rows(conn, collection, keys, now_us, stored))
+        rows.update(read_rows(conn, collection, keys, now_us, stored))
     before = dict(rows)
-    done = fold(rows, fresh)
+    done, entries = fold(
+        rows, fresh, on_conflict=on_conflict, parked=sqlite_ledger.parked(conn, fresh)
+    )
     for collection, keys in touched.items():
         changed = [k for k in keys if rows[(collection, k)] is not before[(collection, k)]]
         if changed:
             _write_rows(conn, collection, changed, before, rows, stored, now_us)
-    conn.execute(
-        "INSERT INTO _holdfast_lanes (lane, watermark, outcomes, updated_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (lane, generation) DO UPDATE SET watermark = excluded.watermark,"
-        " outcomes = excluded.outcomes, updated_at = excluded.updated_at",
-        (lane, fresh[-1].seq, brief([*skipped, *done]), now_us),
-    )
-    return Applied(skipped + done, fresh[-1].seq)
+    told = sorted(skipped + done, key=lambda outcome: outcome.seq)
+    if fresh:
+        watermark = fresh[-1].seq
+        sqlite_ledger.enter(conn, entries, now_us)
+        conn.execute(
+            "INSERT INTO _holdfast_lanes (lane, watermark, outcomes, updated_at, directory)"
+            " VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (lane, generation) DO UPDATE SET watermark = excluded.watermark,"
+            " outcomes = excluded.outcomes, updated_at = excluded.updated_at",
+            (lane, watermark, brief(told), now_us, directory),
+        )
+    if directory is None:
+        return Applied(told, watermark)
+    states = [state_of(place, row, now_us) for place, row in rows.items()]
+    return Applied(told, watermark, Observed(states, sqlite_ledger.watermarks(conn, directory)))
 
 
-def _read_rows(
-    conn: apsw.Connection, collection: str, keys: list[str], now_us: int, stored: set[Place]
+def state_of(place: Place, row: Current, now_us: int) -> State:
+    """A place as the file holds it once the batch is committed."""
+    created, updated, expires = row.created_us, row.updated_us, row.expires_us
+    if row.changed:
+        created, updated = created or now_us, now_us
+        if row.ttl_us is not None:
+            expires = now_us + row.ttl_us if row.ttl_us else None
+    return State(*place, row.text, row.version, created, updated, expires)
+
+
+def read_rows(
+    conn: apsw.Connection, collection: str, keys: Sequence[str], now_us: int, stored: set[Place]
 ) -> dict[Place, Current]:
+    """What is stored at these keys; `stored` collects those that have a row, expired or not."""
     rows: dict[Place, Current] = {}
     for key in keys:
         found = conn.execute(
-            f'SELECT data, version, expires_at FROM "{collection}" WHERE key = ?', (key,)
+            "SELECT data, version, created_at, updated_at, expires_at"
+            f' FROM "{collection}" WHERE key = ?',
+            (key,),
         ).fetchone()
         place = (collection, key)
         if found is not None:
-            text, version, expires_us = found
+            text, version, created_us, updated_us, expires_us = found
             live = expires_us is None or expires_us > now_us
-            rows[place] = Current(text if live else None, version)
+            rows[place] = Current(
+                *(text if live else None, version),
+                created_us=created_us,
+                updated_us=updated_us,
+                expires_us=expires_us,
+            )
             stored.add(place)
             continue
         version = conn.execute(
@@ -152,7 +189,7 @@ def _read_rows(
             " WHERE collection = ?1 AND key = ?2), 0)) FROM _holdfast_collections WHERE name = ?1",
             (collection, key),
         ).get
-        rows[place] = Current(None, version)
+        rows[place] = Current(None, version or 0)
     return rows
 
 

@@ -1,0 +1,3 @@
+-- Bookkeeping of a SQLite file, version 2.
+CREATE INDEX _holdfast_ledger_name ON _holdfast_ledger (lane, seq);
+ALTER TABLE _holdfast_lanes ADD COLUMN directory TEXT;
