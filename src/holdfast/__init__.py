@@ -18,11 +18,19 @@ from holdfast.errors import (
     MigrationError,
     Unavailable,
 )
-from holdfast.types import Document, Receipt
+from holdfast.types import Document, ProvisionalVersion, Receipt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
+    from holdfast.aio import AsyncBatch, AsyncCollection, AsyncStore, Opening
+    from holdfast.engine.announce import StateChange
+    from holdfast.engine.health import Health
+    from holdfast.engine.hold import Fallback
+    from holdfast.settle import OnConflict
     from holdfast.store import Batch, Collection, Store
+    from holdfast.storecalls import WriteOutcome
 
 __version__ = "0.1.0"
 
@@ -32,6 +40,13 @@ def open(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     deadline_s: float | None = None,
+    fallback: Fallback = "read-write",
+    sole_writer: bool = False,
+    max_stale_s: float | None = None,
+    on_conflict: OnConflict = "mine",
+    local_durability: Literal["normal", "full"] = "normal",
+    max_journal_ops: int | None = None,
+    max_journal_bytes: int | None = None,
 ) -> Store:
     """Open a store; use it as a context manager or call its `close()`.
 
@@ -40,15 +55,68 @@ def open(
     files, default HOLDFAST_DATA_DIR or `./storage`.  `deadline_s`: how long a call may wait for the
     primary, default 1.0.
 
-    Raises ConfigError for a wrong URL or directory and Unavailable when the database does not
-    answer.
-    """
-    from holdfast.opening import open_store
+    The rest is for PostgreSQL, and says what happens while it does not answer.  `fallback`:
+    "read-write" goes on with both, "read-only" refuses writes, "off" refuses both.  `sole_writer`:
+    this data directory alone writes these collections, so that conditions can be judged here.
+    `max_stale_s`: older local knowledge than that is not served.  `on_conflict`: who wins when a
+    write from the journal meets another one: "mine", "theirs", "newest", or a function
+    `(base, mine, theirs) -> value`.  `local_durability`: "full" makes local knowledge survive a
+    power cut at once.  `max_journal_ops`, `max_journal_bytes`: how much the journal holds before
+    writes are refused (default 1,000,000 and 1 GiB).
 
-    return open_store(url, data_dir=data_dir, deadline_s=deadline_s)
+    A PostgreSQL that does not answer is no error, unless `fallback="off"`: the store begins with
+    its journal and its mirror.  Raises ConfigError for a wrong URL or directory, and Unavailable
+    when the database answers with a refusal.
+    """
+    from holdfast.opening import hold_options, open_store
+
+    options = hold_options(
+        fallback=fallback,
+        sole_writer=sole_writer,
+        max_stale_s=max_stale_s,
+        on_conflict=on_conflict,
+        local_durability=local_durability,
+        max_journal_ops=max_journal_ops,
+        max_journal_bytes=max_journal_bytes,
+    )
+    return open_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
+
+
+def open_async(
+    url: str | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    deadline_s: float | None = None,
+    fallback: Fallback = "read-write",
+    sole_writer: bool = False,
+    max_stale_s: float | None = None,
+    on_conflict: OnConflict = "mine",
+    local_durability: Literal["normal", "full"] = "normal",
+    max_journal_ops: int | None = None,
+    max_journal_bytes: int | None = None,
+) -> Opening:
+    """Open an asynchronous store: `async with holdfast.open_async() as store:`, or await it.
+
+    The arguments, errors and guarantees are those of `open`.
+    """
+    from holdfast.opening import hold_options, open_async_store
+
+    options = hold_options(
+        fallback=fallback,
+        sole_writer=sole_writer,
+        max_stale_s=max_stale_s,
+        on_conflict=on_conflict,
+        local_durability=local_durability,
+        max_journal_ops=max_journal_ops,
+        max_journal_bytes=max_journal_bytes,
+    )
+    return open_async_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
 
 
 __all__ = [
+    "AsyncBatch",
+    "AsyncCollection",
+    "AsyncStore",
     "Batch",
     "Collection",
     "ConfigError",
@@ -57,19 +125,36 @@ __all__ = [
     "DataError",
     "DeadlineExceeded",
     "Document",
+    "Health",
     "HoldfastError",
     "MigrationError",
+    "ProvisionalVersion",
     "Receipt",
+    "StateChange",
     "Store",
     "Unavailable",
+    "WriteOutcome",
     "__version__",
     "open",
+    "open_async",
 ]
+
+_LAZY = {
+    "AsyncBatch": "aio",
+    "AsyncCollection": "aio",
+    "AsyncStore": "aio",
+    "Batch": "store",
+    "Collection": "store",
+    "Health": "engine.health",
+    "StateChange": "engine.announce",
+    "Store": "store",
+    "WriteOutcome": "storecalls",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Batch", "Collection", "Store"):
-        from holdfast import store
+    if name in _LAZY:
+        from importlib import import_module
 
-        return getattr(store, name)
+        return getattr(import_module(f"holdfast.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'holdfast' has no attribute {name!r}")

@@ -53,25 +53,26 @@ class Refusal(Exception):
         self.version = version
 
 
-def holds(current: Current, op: Op, parked: Container[Identity] = ()) -> bool:
+def holds(current: Current, op: Op, entered: Container[Identity] = ()) -> bool:
     """Whether the op's condition holds: the document is exactly what its caller saw.
 
-    `parked` holds the names of ops that stand in the ledger unapplied.
+    `entered` holds the names of ops that stand in the ledger: what they made of the document, if
+    anything, is not what their caller saw.
     """
     if op.if_version is None:
         return True
     if not op.pending:
         return op.if_version == current.live_version
     exact = current.version == op.if_version + len(op.pending)
-    return exact and not any(name in parked for name in op.pending)
+    return exact and not any(name in entered for name in op.pending)
 
 
-def apply_op(current: Current, op: Op, parked: Container[Identity] = ()) -> Current:
+def apply_op(current: Current, op: Op, entered: Container[Identity] = ()) -> Current:
     """What one op makes of one place; Refusal when its condition or its data do not allow it."""
     if current.unfit:
         raise Refusal("bad_key", current.unfit)
     found = current.live_version
-    if not holds(current, op, parked):
+    if not holds(current, op, entered):
         raise Refusal("conflict", "the document's version is not the expected one", found)
     if op.kind == "delete":
         return current if current.text is None else deleted(current)

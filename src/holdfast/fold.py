@@ -29,19 +29,19 @@ def fold(
     ops: Sequence[Op],
     *,
     on_conflict: OnConflict = "mine",
-    parked: Iterable[Identity] = (),
+    entered: Iterable[Identity] = (),
 ) -> Folded:
     """Apply `ops` in order to `rows` (changed in place) and tell the outcome of each.
 
     A refused op changes nothing and the ones behind it go on; in a group, one refusal refuses all.
-    A replayed op is parked instead of refused, and decided by `holdfast.settle`.  `parked` names
-    the ops of earlier batches that stand in the ledger unapplied.  A delete that finds no document
+    A replayed op is parked instead of refused, and decided by `holdfast.settle`.  `entered` names
+    the ops of earlier batches that stand in the ledger.  A delete that finds no document
     is applied with version 0: there was nothing to do.
     """
     folded = Folded([], [])
-    aside = set(parked)
+    known = set(entered)
     for group in _groups(ops):
-        _fold_group(rows, group, on_conflict, aside, folded)
+        _fold_group(rows, group, on_conflict, known, folded)
     return folded
 
 
@@ -69,7 +69,7 @@ def _groups(ops: Sequence[Op]) -> Iterator[Sequence[Op]]:
             index < len(ops)
             and ops[index].group != 0
             and ops[index].group == ops[start].group
-            and ops[index].lane == ops[start].lane
+            and ops[index].name[0] == ops[start].name[0]
         )
         if not same:
             yield ops[start:index]
@@ -80,7 +80,7 @@ def _fold_group(
     rows: dict[Place, Current],
     ops: Sequence[Op],
     on_conflict: OnConflict,
-    parked: set[Identity],
+    entered: set[Identity],
     folded: Folded,
 ) -> None:
     drafts: dict[Place, Current] = {}
@@ -90,20 +90,22 @@ def _fold_group(
         place = (op.collection, op.key)
         current = drafts.get(place) or rows.get(place) or Current()
         try:
-            if op.replay:
-                changed, entry = settle(current, op, on_conflict=on_conflict, parked=parked)
+            # A caller that says what its put is based on has it merged, healthy or not.
+            if op.replay or (op.seen != "unknown" and op.if_version is None):
+                changed, entry = settle(current, op, on_conflict=on_conflict, entered=entered)
             else:
-                changed, entry = apply_op(current, op, parked), None
+                changed, entry = apply_op(current, op, entered), None
         except Refusal as refusal:
-            _refuse_group(rows, ops, op, refusal, parked, folded)
+            _refuse_group(rows, ops, op, refusal, entered, folded)
             return
         drafts[place] = changed
         if entry is not None:
             entries.append(entry)
-        version = changed.version if changed is not current else 0
+        version = changed.version if changed is not current else current.live_version
         status = "applied" if entry is None else "merged"
         outcomes.append(Outcome(op.seq, status, version, changed.text))
     rows.update(drafts)
+    entered.update((entry.lane, entry.seq) for entry in entries)
     folded.outcomes.extend(outcomes)
     folded.entries.extend(entries)
 
@@ -113,7 +115,7 @@ def _refuse_group(
     ops: Sequence[Op],
     culprit: Op,
     refusal: Refusal,
-    parked: set[Identity],
+    entered: set[Identity],
     folded: Folded,
 ) -> None:
     """Refuse all ops of a group for the sake of one; replayed ones go into the ledger."""
@@ -123,7 +125,7 @@ def _refuse_group(
             code, message = refusal.code, refusal.message
         version = refusal.version if op is culprit else None
         if op.replay:
-            parked.add(op.name)
+            entered.add(op.name)
             found = rows.get((op.collection, op.key)) or Current()
             entry = entry_of(op, code, theirs=found.text, state="open", resolution=None)
             folded.entries.append(entry)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from holdfast.codec import decode, encode, exact_text
+from holdfast.jsontext import minify
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -64,6 +65,14 @@ def jsonb_columns_of_many(texts: Sequence[str]) -> list[JsonbColumns]:
         JsonbColumns(text, None if keeps_exactly(value) else text)
         for text, value in zip(texts, values, strict=True)
     ]
+
+
+def compact(text: str) -> str:
+    """A document's text without the white space that jsonb writes; every token stays as it is."""
+    try:
+        return msgspec.json.format(text, indent=-1)
+    except (msgspec.DecodeError, RecursionError):  # lone surrogates
+        return minify(text)
 
 
 def same_in_jsonb(one: str, other: str) -> bool:

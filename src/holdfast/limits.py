@@ -31,3 +31,41 @@ MAX_UPDATE_ATTEMPTS = 50
 #: Times that a transaction is run again after a deadlock, a serialization failure or a lost race
 #: for a new key.
 MAX_TRANSACTION_ATTEMPTS = 5
+
+# ---- the engine
+
+#: Writes that wait for the writer thread. Far above the number of callers at once.
+MAX_QUEUE_OPS = 50_000
+
+#: JSON bytes of the writes that wait for the writer thread.
+MAX_QUEUE_BYTES = 256 * 1024 * 1024
+
+#: Writes and JSON bytes that one transaction on the primary takes, unless a single batch is larger.
+MAX_TRANSACTION_OPS = 1000
+MAX_TRANSACTION_BYTES = 8 * 1024 * 1024
+
+#: Writes that the journal holds; a store that reaches it refuses the next one before it is
+#: acknowledged. Half of it is warned about.
+MAX_JOURNAL_OPS = 1_000_000
+
+#: JSON bytes that the journal holds.
+MAX_JOURNAL_BYTES = 1024 * 1024 * 1024
+
+#: Age of the oldest pending write at which a journal is no longer replayed without being asked.
+MAX_JOURNAL_AGE_S = 24 * 3600.0
+
+#: Reads that one statement answers together.
+MAX_READ_KEYS = 1000
+
+#: Batches of one lane, after which a new lane begins: one row of the primary, updated again and
+#: again while a long snapshot is open there, becomes slow.
+MAX_LANE_BATCHES = 10_000
+
+#: Seconds that acknowledged writes are kept after the primary confirmed them.
+RETENTION_S = 600.0
+
+#: Seconds that one attempt to connect may take.
+CONNECT_DEADLINE_S = 1.0
+
+#: Seconds that a call waits at the most for the local files, beyond its deadline.
+LOCAL_GRACE_S = 10.0

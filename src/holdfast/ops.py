@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from holdfast.codec import encode
-from holdfast.errors import ConfigError, ConflictError, CorruptData, DataError
-from holdfast.jsonvalue import MISSING
+from holdfast.errors import ConfigError, ConflictError, CorruptData, DataError, HoldfastError
+from holdfast.jsonvalue import MISSING, Missing
 from holdfast.naming import key_text
 from holdfast.patch import parse_pointer
-from holdfast.types import ABSENT, Kind, Op, Outcome
+from holdfast.types import ABSENT, Document, Kind, Knowledge, Op, Outcome, ProvisionalVersion
 
 
 def build_op(
@@ -23,6 +23,7 @@ def build_op(
     if_absent: bool = False,
     ttl_s: float | None = None,
     group: int = 0,
+    base: Document | Missing | None = MISSING,
 ) -> Op:
     """An op without lane and sequence; everything that can be refused is refused here."""
     if if_absent:
@@ -31,6 +32,8 @@ def build_op(
                 "if_version and if_absent exclude each other", code="usage", hint="give one of them"
             )
         if_version = ABSENT
+    pending = if_version.pending if isinstance(if_version, ProvisionalVersion) else ()
+    seen, base_text = _basis(base)
     if pointer:
         parse_pointer(pointer)
     return Op(
@@ -41,10 +44,28 @@ def build_op(
         key=key_text(key),
         body=None if body is MISSING else encode(body),
         pointer=pointer,
-        if_version=if_version,
+        if_version=if_version if if_version is None else int(if_version),
+        pending=pending,
         ttl_us=_ttl_us(ttl_s),
         group=group,
+        seen=seen,
+        base=base_text,
     )
+
+
+def _basis(base: object) -> tuple[Knowledge, str | None]:
+    """What a caller says that its write is based on: a document, none, or nothing said."""
+    if base is MISSING:
+        return "unknown", None
+    if base is None:
+        return "absent", None
+    if not isinstance(base, Document):
+        raise ConfigError(
+            f"base={type(base).__name__} is no document",
+            code="usage",
+            hint="give the Document that read() returned, or None when there was none",
+        )
+    return "present", encode(base.value)
 
 
 def _ttl_us(ttl_s: float | None) -> int | None:
@@ -58,15 +79,20 @@ def _ttl_us(ttl_s: float | None) -> int | None:
 
 
 def raise_refusal(op: Op, outcome: Outcome) -> NoReturn:
-    """The error of a refused op, for its caller alone."""
+    """Raise the error of a refused op, for its caller alone."""
+    raise refusal_error(op, outcome)
+
+
+def refusal_error(op: Op, outcome: Outcome) -> HoldfastError:
+    """The error of a refused op."""
     what = f"{op.kind} of key {op.key!r} in `{op.collection}`: {outcome.message}"
     if outcome.code == "conflict":
         found = outcome.version or 0
-        raise ConflictError(
+        return ConflictError(
             f"{what} (expected {op.if_version}, found {found})",
             hint="read the document again and decide anew",
             expected=op.if_version,
             actual=found,
         )
     kind = CorruptData if outcome.code == CorruptData.code else DataError
-    raise kind(what, code=outcome.code, hint="nothing was changed")
+    return kind(what, code=outcome.code, hint="nothing was changed")

@@ -45,7 +45,7 @@ class Settled(NamedTuple):
 
 
 def settle(
-    current: Current, op: Op, *, on_conflict: OnConflict, parked: Container[Identity] = ()
+    current: Current, op: Op, *, on_conflict: OnConflict, entered: Container[Identity] = ()
 ) -> Settled:
     """Apply a journaled op to what the primary holds now.
 
@@ -57,9 +57,9 @@ def settle(
     if current.unfit:
         raise Refusal("bad_key", current.unfit)
     if op.if_version is not None:
-        if not holds(current, op, parked):
+        if not holds(current, op, entered):
             raise Refusal("condition", "its condition no longer holds", current.live_version)
-        return Settled(apply_op(current, op, parked), None)
+        return Settled(apply_op(current, op, entered), None)
     try:
         if op.kind == "put":
             return _settle_put(current, op, on_conflict)
@@ -93,10 +93,8 @@ def entry_of(
 def _settle_put(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
     assert op.body is not None, "a put has a body"
     theirs = current.text
-    if op.seen == "unknown":
-        if theirs is None or _same(theirs, op.body):
-            return Settled(replaced(current, op, op.body), None)
-    elif _same(theirs, op.base):
+    known = theirs is None if op.seen == "unknown" else _same(theirs, op.base)
+    if known or _same(theirs, op.body):
         return Settled(replaced(current, op, op.body), None)
     side = _side(on_conflict, current, op)
     mine, found = decode(op.body), MISSING if theirs is None else decode(theirs)

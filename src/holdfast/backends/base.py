@@ -153,6 +153,10 @@ class Backend(Protocol):
         """Make the connection that later calls use, if they need one, and say who answers."""
         ...
 
+    def hello(self, deadline: float) -> Hello:
+        """Who this database is, asked on the connection that is there."""
+        ...
+
     @property
     def connected(self) -> bool:
         """Whether a call can begin without making a connection first."""
@@ -166,6 +170,7 @@ class Backend(Protocol):
         deadline: float | None = None,
         directory: str | None = None,
         on_conflict: OnConflict = "mine",
+        patience_s: float | None = None,
     ) -> Applied:
         """Apply a batch of ops of one lane in one transaction and tell the outcome of each.
 
@@ -175,7 +180,8 @@ class Backend(Protocol):
         Idempotent: the same ops again change nothing.  Replayed ops are decided by `on_conflict`;
         what they leave for the ledger is written in the same transaction (R12).  `directory` is
         the data directory that the lane belongs to: with it the answer holds what the places
-        contain now, and the watermarks of all lanes of that directory.
+        contain now, and the watermarks of all lanes of that directory.  `patience_s` is how long
+        the database may wait for somebody's lock before `Unavailable("locked")`.
         """
         ...
 

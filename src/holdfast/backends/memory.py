@@ -27,7 +27,7 @@ from holdfast.backends.sql import SCHEMA_VERSION
 from holdfast.containment import contains
 from holdfast.effect import Current
 from holdfast.fold import Place, fold, places
-from holdfast.settle import OnConflict, is_parked
+from holdfast.settle import OnConflict
 from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
 
 
@@ -77,6 +77,9 @@ class MemoryBackend:
         return True
 
     def connect(self, deadline: float) -> Hello:
+        return self.hello(deadline)
+
+    def hello(self, deadline: float) -> Hello:
         return Hello(self._identity)
 
     def apply(
@@ -87,6 +90,7 @@ class MemoryBackend:
         deadline: float | None = None,
         directory: str | None = None,
         on_conflict: OnConflict = "mine",
+        patience_s: float | None = None,
     ) -> Applied:
         with self._lock:
             lane, now = ops[0].lane, self._now_us()
@@ -97,8 +101,8 @@ class MemoryBackend:
                 rows: dict[Place, Current] = {}
                 for collection, keys in touched.items():
                     rows.update({(collection, key): self._current(collection, key) for key in keys})
-                parked = {(e.lane, e.seq) for e in self._ledger if is_parked(e)}
-                done, entries = fold(rows, fresh, on_conflict=on_conflict, parked=parked)
+                entered = {(e.lane, e.seq) for e in self._ledger}
+                done, entries = fold(rows, fresh, on_conflict=on_conflict, entered=entered)
                 for (collection, key), row in rows.items():
                     if row.changed:
                         self._set(collection, key, row, now)
@@ -115,6 +119,8 @@ class MemoryBackend:
             return Applied(skipped, watermark, Observed(states, self._watermarks(directory)))
 
     def _watermarks(self, directory: str | None) -> dict[str, int]:
+        if directory is None:
+            return {}
         return {
             lane: watermark
             for lane, (watermark, state, _) in self._lanes.items()

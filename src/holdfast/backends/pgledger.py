@@ -22,6 +22,10 @@ _FIELDS = (
 )
 
 
+#: How long a fence is kept: no statement of the lane can still be on its way then.
+FENCES_KEPT = "7 days"
+
+
 def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dict[str, int]:
     """Close lanes inside the caller's transaction, also such as never wrote anything.
 
@@ -34,7 +38,12 @@ def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dic
         " RETURNING l.lane::text, l.watermark",
         (directory, lanes),
     )
-    return dict(found.fetchall())
+    final = dict(found.fetchall())
+    conn.execute(
+        "DELETE FROM holdfast.lanes WHERE state = 'fenced' AND updated_at < now() - %s::interval",
+        (FENCES_KEPT,),
+    )
+    return final
 
 
 def hello(conn: Connection[Any]) -> Hello:

@@ -37,6 +37,7 @@ class Line:
         self._lock = threading.Lock()
         self._conn: Connection[Any] | None = None
         self._fuse: Fuse | None = None
+        self._busy = False
         self._closed = False
 
     @property
@@ -111,6 +112,7 @@ class Line:
         """
         with self._lock:
             conn, fuse = self._conn, self._fuse
+            self._busy = conn is not None
         if conn is None or fuse is None:
             raise Unavailable(
                 f"{doing}: there is no connection", code="connection", hint="it is being made"
@@ -133,7 +135,10 @@ class Line:
             raise
         finally:
             fuse.disarm()
-            if fuse.blown or conn.closed or not _is_idle(conn):
+            with self._lock:
+                self._busy = False
+                closed = self._closed
+            if closed or fuse.blown or conn.closed or not _is_idle(conn):
                 self.drop()
 
     def drop(self) -> None:
@@ -149,9 +154,13 @@ class Line:
                 conn.close()
 
     def close(self) -> None:
-        """Close it for good.  Idempotent."""
+        """Close it for good; a call that is under way ends.  Idempotent."""
         with self._lock:
             self._closed = True
+            if self._busy and self._fuse is not None:
+                # Whoever uses it must not find its descriptor gone, or somebody else's.
+                self._fuse.cut()
+                return
             conn, self._conn = self._conn, None
             fuse, self._fuse = self._fuse, None
         if conn is not None:

@@ -9,11 +9,10 @@ import msgspec
 from psycopg import Connection, sql
 
 from holdfast.backends.pgtables import Table
-from holdfast.backends.pgwrite import key_values, statement
+from holdfast.backends.pgwrite import LANES, key_values, statement
 from holdfast.codec import decode
 from holdfast.containment import contains
-from holdfast.jsonb import jsonb_columns, project, same_in_jsonb
-from holdfast.jsontext import minify
+from holdfast.jsonb import compact, jsonb_columns, project, same_in_jsonb
 from holdfast.types import Observed, Row, State
 
 _ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
@@ -22,23 +21,16 @@ _OBSERVE: LiteralString = (
     " FROM holdfast.lanes l WHERE l.directory = %s AND l.state = 'open')"
     " SELECT u.k, {text}, t.version, {created_us}, {updated_us}, {expires_us}, {live},"
     " greatest(c.version_floor, coalesce(b.version, 0)), (SELECT told FROM lanes)"
-    " FROM unnest(%b::text[]) AS u(k)"
-    " JOIN holdfast.collections c ON c.name = %s"
+    # An answer without keys still tells the watermarks.
+    " FROM holdfast.collections c LEFT JOIN unnest(%b::text[]) AS u(k) ON true"
     " LEFT JOIN {table} t ON {same_key}"
     " LEFT JOIN holdfast.tombstones b ON b.collection = c.name AND b.key = u.k"
+    " WHERE c.name = %s"
 )
 #: Rows that are fetched at a time for a comparison of their texts.
 _PAGE_ROWS = 500
 #: What stands in `data` for characters that jsonb cannot hold: see `jsonb.jsonb_columns`.
 _REPLACEMENT = "\ufffd"
-
-
-def compact(text: str) -> str:
-    """A document's text without the white space that jsonb writes; every token stays as it is."""
-    try:
-        return msgspec.json.format(text, indent=-1)
-    except (msgspec.DecodeError, RecursionError):  # lone surrogates
-        return minify(text)
 
 
 def read_rows(conn: Connection[Any], table: Table, keys: Sequence[str]) -> dict[str, Row]:
@@ -62,12 +54,19 @@ def observe(
     lanes: str | None = None
     for key, text, version, created, updated, expires, live, buried, told in found:
         lanes = told
+        if key is None:
+            continue
         if version is None:
             states.append(State(table.collection, key, None, buried))
         else:
             shown = compact(text) if live else None
             states.append(State(table.collection, key, shown, version, created, updated, expires))
     return Observed(states, msgspec.json.decode(lanes) if lanes else {})
+
+
+def watermarks(conn: Connection[Any], directory: str | None) -> dict[str, int]:
+    """The watermarks of the open lanes of a data directory."""
+    return dict(conn.execute(LANES, (directory,)).fetchall())
 
 
 def state_of(collection: str, key: str, row: Row | None) -> State:

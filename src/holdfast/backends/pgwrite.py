@@ -14,7 +14,7 @@ from holdfast.backends.base import brief, gate
 from holdfast.backends.pgtables import Table
 from holdfast.effect import Current
 from holdfast.fold import Place, fold
-from holdfast.jsonb import jsonb_columns
+from holdfast.jsonb import compact, jsonb_columns
 from holdfast.settle import OnConflict
 from holdfast.types import Applied, Entry, Identity, Observed, Op, State
 
@@ -62,6 +62,8 @@ class Written(NamedTuple):
     at: float
 
 
+#: How long a client that has stopped in the middle of a batch may keep its locks.
+_IDLE_TIMEOUT = "60s"
 _SETTINGS: LiteralString = (
     "SELECT set_config('holdfast.lane', %s, true), set_config('lock_timeout', %s, true),"
     " set_config('idle_in_transaction_session_timeout', %s, true),"
@@ -72,18 +74,19 @@ _SETTINGS: LiteralString = (
 )
 _LANE: LiteralString = (
     "INSERT INTO holdfast.lanes AS l (lane, directory) VALUES (%s, %s)"
-    " ON CONFLICT (lane, generation) DO UPDATE SET updated_at = now()"
+    " ON CONFLICT (lane, generation) DO UPDATE SET updated_at = now(),"
+    " directory = coalesce(excluded.directory, l.directory)"
     " RETURNING l.watermark, l.state, l.outcomes, (extract(epoch FROM now()) * 1000000)::bigint,"
     " (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 )
-#: The watermarks are read after the rows are locked, so they say exactly which ops are in these.
-_LANES: LiteralString = (
+#: The watermarks of a directory's open lanes, which are read after the rows are locked: so
+#: they say exactly which ops are in these.
+LANES: LiteralString = (
     "SELECT lane::text, watermark FROM holdfast.lanes WHERE directory = %s AND state = 'open'"
 )
-_PARKED: LiteralString = (
+_ENTERED: LiteralString = (
     "SELECT l.lane::text, l.seq FROM holdfast.ledger l"
     " JOIN unnest(%s::uuid[], %s::bigint[]) AS n(lane, seq) ON l.lane = n.lane AND l.seq = n.seq"
-    " WHERE l.reason NOT IN ('conflict', 'merged', 'update_beats_delete')"
 )
 _EXPIRE: LiteralString = (
     "SELECT holdfast.expire(to_timestamp(0) + %s::bigint * interval '1 microsecond')"
@@ -107,29 +110,34 @@ class _Batch:
         self.ops = ops
         self.rows: dict[Place, Current] = {}
         self.stored: set[Place] = set()
+        self.unsure: set[Place] = set()
         self.watermarks: dict[str, int] = {}
         self.now_us = 0
         self.server_us = 0
         self.looked_at = 0.0
         # A document's text travels only where something is made of it.
         self.needed = {
-            (op.collection, op.key) for op in ops if op.replay or op.kind not in ("put", "delete")
+            (op.collection, op.key)
+            for op in ops
+            if op.replay or op.seen != "unknown" or op.kind not in ("put", "delete")
         }
 
     def look(self, terms: Terms) -> tuple[int, str, str, set[Identity]]:
         """Lock the lane, then the rows in key order, and read all that the fold must know."""
         conn, lane = self.conn, self.ops[0].lane
-        conn.execute("BEGIN")
+        # Whatever the server's default is: what is read after a wait for a lock must be new.
+        conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         limit = str(terms.statement_timeout_ms)
-        conn.execute(_SETTINGS, (lane, str(terms.lock_timeout_ms), limit, limit))
+        idle = limit if terms.statement_timeout_ms else _IDLE_TIMEOUT
+        conn.execute(_SETTINGS, (lane, str(terms.lock_timeout_ms), idle, limit))
         lane_cur = conn.execute(_LANE, (lane, terms.directory))
         locks = [self._lock(table, keys) for table, keys in self.tables]
+        lanes = conn.execute(LANES, (terms.directory,)) if terms.directory else None
         buried = [self._buried(table, keys) for table, keys in self.tables]
-        lanes = conn.execute(_LANES, (terms.directory,)) if terms.directory else None
         names = sorted({name for op in self.ops for name in op.pending})
-        parked = None
+        entered = None
         if names:
-            parked = conn.execute(_PARKED, ([name[0] for name in names], [n[1] for n in names]))
+            entered = conn.execute(_ENTERED, ([name[0] for name in names], [n[1] for n in names]))
         row = lane_cur.fetchone()
         assert row is not None, "an upsert returns its row"
         watermark, state, outcomes, self.now_us, self.server_us = row
@@ -141,7 +149,7 @@ class _Batch:
             self._take_buried(table, versions)
         if lanes is not None:
             self.watermarks.update(lanes.fetchall())
-        return watermark, state, outcomes, set(parked.fetchall()) if parked else set()
+        return watermark, state, outcomes, set(entered.fetchall()) if entered else set()
 
     def _lock(self, table: Table, keys: list[str]) -> Cursor[Any]:
         """Lock the rows in key order, and read them."""
@@ -154,7 +162,7 @@ class _Batch:
         for key, text, version, live, created_us, updated_us, expires_us in lock:
             place = (table.collection, key)
             self.rows[place] = Current(
-                *((text or "") if live else None, version),
+                *((compact(text) if text else "") if live else None, version),
                 created_us=created_us,
                 updated_us=updated_us,
                 expires_us=expires_us,
@@ -162,42 +170,49 @@ class _Batch:
             self.stored.add(place)
 
     def _buried(self, table: Table, keys: list[str]) -> Cursor[Any]:
-        """The version to go on from where there is no row (R17)."""
-        return self.conn.execute(_BURIED, (keys, table.collection))
+        """The version to go on from where there is no row (R17), and whether there is one now.
+
+        Nothing locks an absent row: one that somebody else made between the locks and the
+        watermarks would be in the watermarks, but not in what is told of the place.
+        """
+        return self.conn.execute(statement(table, _BURIED), (keys, table.collection))
 
     def _take_buried(self, table: Table, versions: Cursor[Any]) -> None:
-        for key, version in versions:
+        for key, version, is_there in versions:
             place = (table.collection, key)
             if place not in self.rows:
+                if is_there:
+                    self.unsure.add(place)
                 unfit = (
                     "" if key_fits(table, key) else f"the table's key column is {table.key_type}"
                 )
                 self.rows[place] = Current(None, version, unfit=unfit)
 
-    def read_texts(self, wanted: set[Place]) -> None:
+    def read_texts(self, wanted: Iterable[Place]) -> None:
         """Fetch texts that were not expected to be needed, of rows that are locked already."""
-        missing = wanted & self.stored - self.needed
+        missing = self.stored.intersection(wanted) - self.needed
         for table, keys in self.tables:
             mine = [key for key in keys if (table.collection, key) in missing]
             if mine:
                 self.needed.update((table.collection, key) for key in mine)
                 self._take_rows(table, self._lock(table, mine))
 
-    def write(self, before: dict[Place, Current]) -> dict[Place, Current]:
-        """Write what the fold changed, and log it; returns what changed."""
-        changed = {place: row for place, row in self.rows.items() if row is not before.get(place)}
+    def write(self, before: dict[Place, Current], changed: set[Place]) -> None:
+        """Write what the fold changed, and log it."""
         for table, keys in self.tables:
             mine = [key for key in keys if (table.collection, key) in changed]
             if mine:
                 _write_rows(self.conn, table, mine, before, self.rows, self.stored)
-        return changed
 
-    def observed(self, changed: dict[Place, Current], watermark: int) -> Observed:
-        """What the places hold after the batch, where that is known."""
+    def observed(self, changed: set[Place], watermark: int) -> Observed:
+        """What the places hold after the batch.
+
+        Left out are those which somebody else filled while the batch waited for another row.
+        """
         states = [
             _state(place, row, changed=place in changed, now_us=self.now_us)
             for place, row in self.rows.items()
-            if place in changed or place in self.needed or row.text is None
+            if place in changed or place not in self.unsure
         ]
         return Observed(states, {**self.watermarks, self.ops[0].lane: watermark})
 
@@ -212,15 +227,15 @@ def apply_batch(
     batch = _Batch(conn, tables, ops)
     try:
         with conn.pipeline():
-            watermark, state, outcomes, parked = batch.look(terms)
+            watermark, state, outcomes, entered = batch.look(terms)
             fresh, skipped = gate(ops, terms.believed, watermark, state, outcomes)
-            if terms.directory and skipped:
-                batch.read_texts({(op.collection, op.key) for op in ops if op.seq <= watermark})
             before = dict(batch.rows)
-            done, entries = fold(batch.rows, fresh, on_conflict=terms.on_conflict, parked=parked)
-            changed: dict[Place, Current] = {}
+            done, entries = fold(batch.rows, fresh, on_conflict=terms.on_conflict, entered=entered)
+            changed = {place for place, row in batch.rows.items() if row is not before[place]}
+            if terms.directory:
+                batch.read_texts(batch.rows.keys() - changed)
             if fresh:
-                changed = batch.write(before)
+                batch.write(before, changed)
                 if entries:
                     _enter(conn, entries)
                 watermark = fresh[-1].seq
@@ -248,6 +263,8 @@ def _roll_back(conn: Connection[Any]) -> None:
 
 def _state(place: Place, row: Current, *, changed: bool, now_us: int) -> State:
     """A place as the primary holds it once the batch is committed."""
+    if changed and row.text is None:
+        return State(*place, None, row.version)
     created, updated, expires = row.created_us, row.updated_us, row.expires_us
     if changed:
         created, updated = created or now_us, now_us
@@ -266,10 +283,11 @@ _LOCK: LiteralString = (
     " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) ORDER BY {ordered} FOR UPDATE OF t"
 )
 _BURIED: LiteralString = (
-    "SELECT k, greatest(c.version_floor, coalesce(t.version, 0))"
-    "  FROM unnest(%b::text[]) AS k"
+    "SELECT u.k, greatest(c.version_floor, coalesce(b.version, 0)),"
+    " EXISTS (SELECT FROM {table} t WHERE {same_key})"
+    "  FROM unnest(%b::text[]) AS u(k)"
     "  JOIN holdfast.collections c ON c.name = %s"
-    "  LEFT JOIN holdfast.tombstones t ON t.collection = c.name AND t.key = k"
+    "  LEFT JOIN holdfast.tombstones b ON b.collection = c.name AND b.key = u.k"
 )
 _COLUMNS: LiteralString = (
     " FROM unnest(%b::{key_type}[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::bool[])"

@@ -18,11 +18,14 @@ from holdfast.backends.pgpool import Connections
 from holdfast.backends.pgtables import Table, find_table, has_schema
 from holdfast.errors import ConfigError, Unavailable
 from holdfast.fold import places
+from holdfast.jsonb import compact
 from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
 from holdfast.settings import Target
 from holdfast.settle import OnConflict
 from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row
 
+#: How long after the deadline the server itself ends a statement.
+_AFTER_DEADLINE_MS = 1000
 #: Rows that a streaming read holds at a time.
 _STREAM_ROWS = 1000
 
@@ -66,16 +69,21 @@ class PostgresBackend:
         return self._connections.connected
 
     def connect(self, deadline: float) -> Hello:
-        """Raises what `check` does: an old server or a newer schema is no outage."""
+        """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
         self._connections.connect(deadline)
         try:
             with self.connection("looking at the database", deadline) as conn:
                 self._check(conn)
+                self._require_writable(conn)
                 self._measure_clock(conn)
                 return pgledger.hello(conn)
         except BaseException:
             self._connections.drop()
             raise
+
+    def hello(self, deadline: float) -> Hello:
+        with self.connection("looking at the database", deadline) as conn:
+            return pgledger.hello(conn)
 
     @contextmanager
     def connection(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
@@ -118,6 +126,8 @@ class PostgresBackend:
             )
         pgschema.schema_version(conn)
         self._schema_of(conn)
+
+    def _require_writable(self, conn: Connection[Any]) -> None:
         if pgledger.is_read_only(conn):
             raise Unavailable(
                 f"{self.display} is a standby or read-only",
@@ -220,6 +230,7 @@ class PostgresBackend:
         deadline: float | None = None,
         directory: str | None = None,
         on_conflict: OnConflict = "mine",
+        patience_s: float | None = None,
     ) -> Applied:
         touched = places(ops)
         doing = "writing to " + ", ".join(f"`{name}`" for name in touched)
@@ -229,7 +240,7 @@ class PostgresBackend:
                 try:
                     self.writable(conn, list(touched))
                     tables = [(self._tables[name], keys) for name, keys in touched.items()]
-                    limited = self._limited(terms, deadline)
+                    limited = self._limited(terms, deadline, patience_s)
                     written = pgwrite.apply_batch(conn, tables, ops, limited)
                     self._clock = (written.server_us, written.at)
                     return written.applied
@@ -242,18 +253,27 @@ class PostgresBackend:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _limited(self, terms: pgwrite.Terms, deadline: float | None) -> pgwrite.Terms:
-        """The terms with the server's time limits, all of which end before the deadline does."""
+    def _limited(
+        self, terms: pgwrite.Terms, deadline: float | None, patience_s: float | None = None
+    ) -> pgwrite.Terms:
+        """The terms with the server's time limits.
+
+        A lock is given up well before the deadline; a statement only after it, so that what ends
+        at the deadline is the wait, and the server lets go of its locks soon after.
+        """
+        lock_ms = self._lock_timeout_ms
+        if patience_s is not None:
+            lock_ms = max(1, min(lock_ms, int(patience_s * 1000)))
         if deadline is None:
-            return terms._replace(lock_timeout_ms=self._lock_timeout_ms)
+            return terms._replace(lock_timeout_ms=lock_ms)
         left_ms = max(1, int(_time_left(deadline) * 1000))
         expires_us = None
         if self._clock is not None:
             server_us, at = self._clock
             expires_us = server_us + int((deadline - at) * 1_000_000)
         return terms._replace(
-            lock_timeout_ms=max(1, min(self._lock_timeout_ms, left_ms * 4 // 10)),
-            statement_timeout_ms=left_ms,
+            lock_timeout_ms=max(1, min(lock_ms, left_ms * 4 // 10)),
+            statement_timeout_ms=left_ms + _AFTER_DEADLINE_MS,
             expires_us=expires_us,
         )
 
@@ -273,12 +293,15 @@ class PostgresBackend:
         directory: str | None = None,
         deadline: float | None = None,
     ) -> dict[str, int]:
-        with self.connection("closing lanes of earlier processes", deadline) as conn:
+        doing = "closing lanes of earlier processes"
+        with (
+            self.connection(doing, deadline) as conn,
+            self.transaction(conn, deadline=deadline),
+        ):
             if not has_schema(conn):
                 # A zombie of theirs would create it: then its first write finds nothing closed.
-                self.install([])
-            with self.transaction(conn, deadline=deadline):
-                return pgledger.fence(conn, sorted(lanes), directory)
+                pgschema.install(conn)
+            return pgledger.fence(conn, sorted(set(lanes)), directory)
 
     def entries(
         self,
@@ -344,10 +367,14 @@ class PostgresBackend:
         deadline: float | None = None,
     ) -> Observed:
         with self._reading(collection, deadline) as (conn, table):
-            if table is None or not table.ready:
-                rows = {} if table is None else pgread.read_rows(conn, table, keys)
-                return Observed([pgread.state_of(collection, key, rows.get(key)) for key in keys])
-            return pgread.observe(conn, table, keys, directory)
+            if table is not None and table.ready:
+                return pgread.observe(conn, table, keys, directory)
+            # Whatever is in the watermarks was committed before the table is looked for once more.
+            told = pgread.watermarks(conn, directory) if has_schema(conn) else {}
+            table = self._table(conn, collection)
+            rows = {} if table is None else pgread.read_rows(conn, table, keys)
+            states = [pgread.state_of(collection, key, rows.get(key)) for key in keys]
+            return Observed(states, told)
 
     def scan(
         self,
@@ -386,7 +413,7 @@ class PostgresBackend:
             # Streamed: the server goes on while the rows that came are looked at.
             with conn.cursor(binary=True) as cur:
                 for key, raw, data, version, updated_us in cur.stream(statement, size=_STREAM_ROWS):
-                    text = pgread.compact(data or "null") if raw is None else raw
+                    text = compact(data or "null") if raw is None else raw
                     yield StoredText(key, text, version, updated_us)
 
     def inconsistent(self, collection: str) -> Iterator[str]:

@@ -252,6 +252,9 @@ class SqliteBackend:
         return True
 
     def connect(self, deadline: float) -> Hello:
+        return self.hello(deadline)
+
+    def hello(self, deadline: float) -> Hello:
         return Hello(self.identity())
 
     def apply(
@@ -262,6 +265,7 @@ class SqliteBackend:
         deadline: float | None = None,
         directory: str | None = None,
         on_conflict: OnConflict = "mine",
+        patience_s: float | None = None,
     ) -> Applied:
         with self._writing("writing") as conn:
             return sqlite_write.apply_batch(
@@ -305,6 +309,8 @@ class SqliteBackend:
             return sqlite_ledger.counts(conn) if conn is not None else {}
 
     def resolve_entry(self, number: int, resolution: str) -> bool:
+        if self.entry(number) is None:
+            return False
         with self._writing("resolving a conflict") as conn:
             return sqlite_ledger.resolve(conn, number, resolution, now_us())
 
@@ -357,14 +363,17 @@ class SqliteBackend:
         directory: str | None = None,
         deadline: float | None = None,
     ) -> Observed:
-        with self._reading(collection) as conn:
+        missing = [State(collection, key, None, 0) for key in keys]
+        with self._using(f"reading `{collection}`") as conn:
             if conn is None:
-                return Observed([State(collection, key, None, 0) for key in keys])
+                return Observed(missing)
             now = now_us()
             conn.execute("BEGIN")  # one snapshot of rows and watermarks
             with conn_transaction(conn):
-                rows = sqlite_write.read_rows(conn, collection, keys, now, set())
                 told = sqlite_ledger.watermarks(conn, directory)
+                if not sqlite_write.is_collection(conn, collection):
+                    return Observed(missing, told)
+                rows = sqlite_write.read_rows(conn, collection, keys, now, set())
             states = [sqlite_write.state_of(place, row, now) for place, row in rows.items()]
             return Observed(states, told)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import apsw
 
-from holdfast.settle import SETTLED_REASONS
 from holdfast.types import Entry, Identity, Op
 
 _FIELDS = (
@@ -45,17 +44,12 @@ def watermarks(conn: apsw.Connection, directory: str | None) -> dict[str, int]:
     return {record[0]: record[1] for record in found}
 
 
-def parked(conn: apsw.Connection, ops: Sequence[Op]) -> set[Identity]:
-    """Those of the pending ops that the conditions rest on which stand in the ledger unapplied."""
-    marks = ", ".join("?" * len(SETTLED_REASONS))
+def entered(conn: apsw.Connection, ops: Sequence[Op]) -> set[Identity]:
+    """Those of the pending ops that the conditions rest on which stand in the ledger."""
     return {
         name
         for name in {name for op in ops for name in op.pending}
-        if conn.execute(
-            "SELECT 1 FROM _holdfast_ledger"
-            f" WHERE lane = ? AND seq = ? AND reason NOT IN ({marks})",
-            (*name, *SETTLED_REASONS),
-        ).get
+        if conn.execute("SELECT 1 FROM _holdfast_ledger WHERE lane = ? AND seq = ?", name).get
     }
 
 

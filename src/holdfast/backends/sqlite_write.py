@@ -127,9 +127,8 @@ def apply_batch(
         ensure_table(conn, collection, now_us)
         rows.update(read_rows(conn, collection, keys, now_us, stored))
     before = dict(rows)
-    done, entries = fold(
-        rows, fresh, on_conflict=on_conflict, parked=sqlite_ledger.parked(conn, fresh)
-    )
+    entered = sqlite_ledger.entered(conn, fresh)
+    done, entries = fold(rows, fresh, on_conflict=on_conflict, entered=entered)
     for collection, keys in touched.items():
         changed = [k for k in keys if rows[(collection, k)] is not before[(collection, k)]]
         if changed:
@@ -142,7 +141,8 @@ def apply_batch(
             "INSERT INTO _holdfast_lanes (lane, watermark, outcomes, updated_at, directory)"
             " VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (lane, generation) DO UPDATE SET watermark = excluded.watermark,"
-            " outcomes = excluded.outcomes, updated_at = excluded.updated_at",
+            " outcomes = excluded.outcomes, updated_at = excluded.updated_at,"
+            " directory = coalesce(excluded.directory, directory)",
             (lane, watermark, brief(told), now_us, directory),
         )
     if directory is None:
@@ -153,6 +153,8 @@ def apply_batch(
 
 def state_of(place: Place, row: Current, now_us: int) -> State:
     """A place as the file holds it once the batch is committed."""
+    if row.changed and row.text is None:
+        return State(*place, None, row.version)
     created, updated, expires = row.created_us, row.updated_us, row.expires_us
     if row.changed:
         created, updated = created or now_us, now_us

@@ -12,9 +12,6 @@
             yield backend
             backend.close()
 
-        def fence(self, backend, lane):
-            ...  # mark the lane's row as fenced, as another process would
-
 `pytest.register_assert_rewrite("holdfast.testing")` in a `conftest.py` makes pytest show the values
 of a failed assertion.  The texts are `holdfast.backends.base.Backend` and `holdfast.fold`; the
 numbers (I2, R12 ...) are those of the guarantees.
@@ -37,7 +34,6 @@ class BackendContract(
 
     `backend` is a fresh, empty backend for each test.  `collection` and `other` may be set to
     collections that exist but are empty, and `odd_keys` to what their key columns can hold.
-    Overriding `fence` is required: the contract cannot know where a lane is kept.
     """
 
 

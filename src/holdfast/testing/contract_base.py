@@ -105,10 +105,6 @@ class ContractBase:
         """A fresh backend without documents; the test class provides it."""
         raise NotImplementedError("a subclass of BackendContract needs a fixture `backend`")
 
-    def fence(self, backend: Backend, lane: str) -> None:
-        """Close a lane of this backend as another process would, so that it can commit no more."""
-        raise NotImplementedError("a subclass of BackendContract needs a method `fence`")
-
     # ---- short ways
 
     def op(

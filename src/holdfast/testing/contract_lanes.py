@@ -191,7 +191,7 @@ class LanesContract(ContractBase):
         lane = make_lane()
         first = self.op(lane, 1, "put", "1", "1")
         backend.apply([first])
-        self.fence(backend, lane)
+        assert backend.fence([lane]) == {lane: 1}
         for op in (first, self.op(lane, 2, "put", "1", "2")):
             with pytest.raises(Unavailable) as caught:
                 backend.apply([op], believed=1)

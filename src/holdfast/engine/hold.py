@@ -1,0 +1,138 @@
+"""The local files of a store whose primary is elsewhere, and what is known from them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from holdfast.engine.journal import History, Journal
+from holdfast.engine.mirror import Mirror
+from holdfast.engine.overlay import View, view_of
+from holdfast.errors import CorruptData, Unavailable
+from holdfast.settings import EMBEDDED_FILE
+from holdfast.settle import OnConflict
+from holdfast.types import Hello, Op
+
+logger = logging.getLogger("holdfast")
+
+Fallback = Literal["read-write", "read-only", "off"]
+
+
+class HoldOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a store behaves while the primary is away.
+
+    `fallback`: what still works then.  `sole_writer`: this data directory alone writes these
+    collections, so conditions may be judged locally.  `max_stale_s`: the oldest local knowledge
+    that is served.  `local_durability` "full": the mirror survives a power cut at once.
+    """
+
+    fallback: Fallback = "read-write"
+    sole_writer: bool = False
+    max_stale_s: float | None = None
+    on_conflict: OnConflict = "mine"
+    local_durability: Literal["normal", "full"] = "normal"
+    max_journal_ops: int = 1_000_000
+    max_journal_bytes: int = 1024 * 1024 * 1024
+
+
+class Hold:
+    """The local files of one data directory, and the database that they belong to.  Thread-safe."""
+
+    def __init__(self, data_dir: Path, options: HoldOptions, *, display: str) -> None:
+        self.data_dir = data_dir
+        self.options = options
+        self.display = display
+        self.journal = Journal(
+            data_dir, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
+        )
+        self.mirror = Mirror(data_dir / EMBEDDED_FILE)
+        self._history = self.journal.history()
+        self._lock = threading.Lock()
+
+    @property
+    def history(self) -> History | None:
+        """The database that the local files belong to."""
+        return self._history
+
+    def recognise(self, hello: Hello, *, reached_before: bool) -> None:
+        """Check who answered before anything is written there (I9); CorruptData when it is held.
+
+        Another database under another address is taken over when nothing is pending for the old
+        one; under the same address, or while something is pending, somebody has to decide.
+        """
+        with self._lock:
+            known = self._history
+            if known is None:
+                if hello.identity is not None:
+                    self._become(hello)
+                return
+            if known.is_of(hello):
+                return
+            moved = known.display != self.display and not reached_before
+            if moved and not self.journal.totals().ops:
+                if hello.identity is not None:
+                    logger.warning("%s is another database than before", self.display)
+                    self._become(hello)
+                return
+            raise CorruptData(
+                f"{self.display} is not the database that the journal in {self.data_dir} belongs"
+                " to; nothing was written to it",
+                code="other_database",
+                hint="correct the URL; or, if it is to be the new home: holdfast doctor --adopt",
+            )
+
+    def adopt(self, hello: Hello) -> None:
+        """Let the local files belong to this database from now on, pending ops included."""
+        with self._lock:
+            self._become(hello)
+
+    def _become(self, hello: Hello) -> None:
+        assert hello.identity is not None, "a database without a schema has no history"
+        history = History(hello.identity, hello.system, self.display)
+        self.mirror.belongs_to(f"{hello.identity}/{hello.system}")
+        self.journal.set_history(history)
+        self._history = history
+
+    def view(self, collection: str, key: str, pending: Iterable[Op] | None = None) -> View:
+        """What this directory knows of a place.
+
+        The journal is read before the mirror: an op that is settled in between is in the mirror
+        by then, and one that is in both is told by the row's watermarks.
+        """
+        ops = self.journal.at(collection, key) if pending is None else list(pending)
+        return view_of(self.mirror.get(collection, key), ops, now_us=time.time_ns() // 1000)
+
+    def known(self, collection: str, key: str) -> View:
+        """The same for a reader: raises where nothing is known, or what is known is too old."""
+        view = self.view(collection, key)
+        if view.knowledge == "unknown":
+            raise Unavailable(
+                f"key {key!r} in `{collection}`: the primary does not answer, and it is not in the"
+                " mirror",
+                code="not_mirrored",
+                hint="try again when the primary is back; this does not mean that it is missing",
+            )
+        limit = self.options.max_stale_s
+        if limit is not None and view.seen_us and age_s(view) > limit:
+            raise Unavailable(
+                f"key {key!r} in `{collection}`: what is known is {age_s(view):.0f} s old",
+                code="too_stale",
+                hint=f"max_stale_s is {limit}",
+            )
+        return view
+
+    def close(self) -> None:
+        """Close the files.  Idempotent."""
+        self.journal.close()
+        self.mirror.close()
+
+
+def age_s(view: View) -> float:
+    """How long ago the primary told what a view shows; 0 when it never did."""
+    return max(0.0, time.time() - view.seen_us / 1e6) if view.seen_us else 0.0

@@ -1,0 +1,145 @@
+"""A SQLite file of the data directory that belongs to the engine: the journal or the mirror.
+
+Opened with our mark and schema, for its owner's eyes only, in WAL mode.  A file that was unlinked
+or replaced under its user swallows writes without an error, so its inode is looked at before
+anything is acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from holdfast.backends.sqlite_errors import mapped
+from holdfast.errors import ConfigError, CorruptData
+from holdfast.files import make_directory
+
+#: How long a transaction waits for another process that writes to the same file.
+BUSY_TIMEOUT_S = 5.0
+#: One file is opened at a time: closing any handle of a file drops the locks that this process
+#: has on it (sqlite.org/howtocorrupt.html, 2.2), and creating a file closes one.
+_OPENING = threading.Lock()
+
+
+class LocalFile:
+    """One file, with a connection for reading and connections for writing.  Thread-safe.
+
+    `mark` is the file's PRAGMA application_id; `schema` creates its tables, version 1.
+    """
+
+    def __init__(self, path: Path, *, mark: int, schema: str, what: str) -> None:
+        self.path = path.absolute()
+        self._what = what
+        self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        with mapped(f"opening {what} {self.path}"), _OPENING:
+            make_directory(self.path.parent)
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            found = os.stat(self.path)
+            self._inode = (found.st_dev, found.st_ino)
+            self._writer = self._connect()
+            self._install(mark, schema)
+            self._durable = self._connect()
+            self._durable.execute("PRAGMA synchronous = FULL")
+            self._reader = self._connect()
+
+    def _connect(self) -> apsw.Connection:
+        conn = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
+        conn.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+        conn.execute("PRAGMA synchronous = NORMAL")
+        return conn
+
+    def _install(self, mark: int, schema: str) -> None:
+        conn = self._writer
+        owner, tables = conn.execute(
+            "SELECT application_id, (SELECT count(*) FROM sqlite_schema) FROM pragma_application_id"
+        ).get
+        if owner != mark and (owner or tables):
+            raise ConfigError(
+                f"{self.path} is not {self._what} of holdfast",
+                code="not_ours",
+                hint="give another data directory (HOLDFAST_DATA_DIR), or move that file away",
+            )
+        give_up = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                mode = conn.execute("PRAGMA journal_mode = WAL").get
+                break
+            except apsw.BusyError:
+                # Of several processes that create the file, SQLite lets only one wait here.
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.01)
+        if mode != "wal":
+            raise ConfigError(
+                f"{self.path} cannot be put into WAL mode, it stays in `{mode}`",
+                code="no_wal",
+                hint="put the data directory on a local disk",
+            )
+        conn.execute("PRAGMA synchronous = FULL")
+        fresh = False
+        with transaction(conn):
+            if not conn.execute("PRAGMA user_version").get:
+                conn.execute(schema)
+                conn.execute(f"PRAGMA application_id = {mark}")
+                conn.execute("PRAGMA user_version = 1")
+                fresh = True
+        if fresh:
+            # Into the file itself: the mark tells what it is, also to who does not open it.
+            conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        conn.execute("PRAGMA synchronous = NORMAL")
+
+    @contextmanager
+    def writing(self, doing: str, *, durable: bool) -> Generator[apsw.Connection]:
+        """One write transaction; on disk when it returns if `durable`, else safe from kill -9."""
+        with self._lock, mapped(f"{doing} in {self.path}"):
+            conn = self._durable if durable else self._writer
+            with transaction(conn):
+                yield conn
+            self._check_inode()
+
+    @contextmanager
+    def reading(self, doing: str) -> Generator[apsw.Connection]:
+        """The connection for reading; each statement sees a snapshot of its own."""
+        with self._reading, mapped(f"{doing} in {self.path}"):
+            yield self._reader
+
+    def _check_inode(self) -> None:
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._inode:
+            raise CorruptData(
+                f"{self._what} {self.path} was removed or replaced while it was open",
+                code="file_gone",
+                hint="nothing was acknowledged; put the file back, or open the store again",
+            )
+
+    def close(self) -> None:
+        """Close every connection.  Idempotent."""
+        with self._lock, self._reading:
+            for conn in (self._reader, self._durable, self._writer):
+                with contextlib.suppress(apsw.Error):
+                    conn.close(True)
+
+
+@contextmanager
+def transaction(conn: apsw.Connection) -> Generator[None]:
+    """Begin to write, and commit what the block did or roll all of it back."""
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise

@@ -1,0 +1,172 @@
+"""The mirror: what the primary last confirmed, kept locally; disposable.
+
+Every row is tagged with the watermarks of the directory's lanes in the snapshot that it came from
+(R8), so that a reader can tell which pending ops are in it.  Rows, watermark and retained ops of a
+batch are one transaction (R6): safe from kill -9 at once, from a power cut a moment later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from holdfast.engine.localfile import LocalFile
+from holdfast.engine.overlay import MirrorRow
+from holdfast.failpoints import failpoint
+from holdfast.limits import RETENTION_S
+from holdfast.types import Observed, Op, State
+
+#: "hofm" in ASCII.
+MARK = 0x686F666D
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE rows (
+    collection TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    text       TEXT,                        -- NULL: there is no document
+    version    INTEGER NOT NULL,
+    created_us INTEGER NOT NULL,
+    updated_us INTEGER NOT NULL,
+    expires_us INTEGER,
+    watermarks TEXT NOT NULL,
+    seen_us    INTEGER NOT NULL,
+    PRIMARY KEY (collection, key)
+) STRICT;
+CREATE TABLE lanes (lane TEXT PRIMARY KEY, believed INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE retained (
+    lane    TEXT NOT NULL,
+    seq     INTEGER NOT NULL,
+    version INTEGER,
+    at_us   INTEGER NOT NULL,
+    op      BLOB NOT NULL,
+    PRIMARY KEY (lane, seq)
+) STRICT;
+CREATE INDEX retained_at ON retained (at_us);
+"""
+_encode = msgspec.msgpack.Encoder().encode
+_encode_tags = msgspec.json.Encoder().encode
+_decode_tags = msgspec.json.Decoder(dict[str, int]).decode
+
+_GET = (
+    "SELECT text, version, created_us, updated_us, expires_us, watermarks, seen_us"
+    " FROM rows WHERE collection = ? AND key = ?"
+)
+# What a lower version says is older; of the same version, the later snapshot knows more lanes.
+_PUT = (
+    "INSERT INTO rows (collection, key, text, version, created_us, updated_us, expires_us,"
+    " watermarks, seen_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (collection, key) DO UPDATE SET text = excluded.text, version = excluded.version,"
+    " created_us = excluded.created_us, updated_us = excluded.updated_us,"
+    " expires_us = excluded.expires_us, watermarks = excluded.watermarks,"
+    " seen_us = excluded.seen_us"
+    " WHERE excluded.version > version"
+    " OR (excluded.version = version AND excluded.seen_us >= seen_us)"
+)
+#: Retained ops are cleared once in so many batches.
+_CLEAR_EVERY = 256
+
+
+class Mirror:
+    """The mirror of one data directory.  Thread-safe, and used by all of its processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the mirror")
+        self._batches = 0
+
+    def belongs_to(self, history: str) -> None:
+        """Make sure that it mirrors this history; what it held of another is of no use."""
+        with self._file.writing("looking at the mirror", durable=True) as conn:
+            found = conn.execute("SELECT value FROM meta WHERE name = 'history'").get
+            if found == history:
+                return
+            for table in ("rows", "lanes", "retained"):
+                conn.execute(f"DELETE FROM {table}")
+            conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
+
+    def get(self, collection: str, key: str) -> MirrorRow | None:
+        """What the primary last said of one place; None when it never said anything."""
+        with self._file.reading("reading the mirror") as conn:
+            found = conn.execute(_GET, (collection, key)).fetchone()
+        if found is None:
+            return None
+        text, version, created_us, updated_us, expires_us, tags, seen_us = found
+        state = State(collection, key, text, version, created_us, updated_us, expires_us)
+        return MirrorRow(state, _decode_tags(tags), seen_us)
+
+    def take(self, observed: Observed, *, seen_us: int) -> None:
+        """Take over what a read from the primary showed (write-through, R5)."""
+        with self._file.writing("writing the mirror", durable=False) as conn:
+            _put(conn, observed, seen_us)
+
+    def confirm(
+        self,
+        observed: Observed,
+        *,
+        lane: str,
+        watermark: int,
+        retained: Sequence[tuple[Op, int | None]],
+        durable: bool = False,
+    ) -> None:
+        """Take over what a batch of ours made: rows, the lane's watermark, and its ops (R6)."""
+        failpoint("mirror-before-confirm")
+        now_us = time.time_ns() // 1000
+        with self._file.writing("writing the mirror", durable=durable) as conn:
+            _put(conn, observed, now_us)
+            conn.execute(
+                "INSERT INTO lanes VALUES (?, ?) ON CONFLICT (lane)"
+                " DO UPDATE SET believed = max(believed, excluded.believed)",
+                (lane, watermark),
+            )
+            conn.executemany(
+                "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?)",
+                [(op.lane, op.seq, version, now_us, _encode(op)) for op, version in retained],
+            )
+            self._batches += 1
+            if self._batches % _CLEAR_EVERY == 0:
+                conn.execute(
+                    "DELETE FROM retained WHERE at_us < ?", (now_us - int(RETENTION_S * 1e6),)
+                )
+            failpoint("mirror-before-commit")
+        failpoint("mirror-confirmed")
+
+    def believed(self, lane: str) -> int:
+        """The watermark that a lane was last told."""
+        with self._file.reading("reading the mirror") as conn:
+            return conn.execute("SELECT believed FROM lanes WHERE lane = ?", (lane,)).get or 0
+
+    def forget_lane(self, lane: str) -> None:
+        """A lane was fenced, and nothing of it is pending."""
+        with self._file.writing("writing the mirror", durable=False) as conn:
+            conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+
+    def count(self) -> int:
+        """The number of places that it knows."""
+        with self._file.reading("reading the mirror") as conn:
+            return conn.execute("SELECT count(*) FROM rows").get
+
+    def close(self) -> None:
+        """Close the file.  Idempotent."""
+        self._file.close()
+
+
+def _put(conn: apsw.Connection, observed: Observed, seen_us: int) -> None:
+    tags = _tags(observed.watermarks)
+    conn.executemany(
+        _PUT,
+        [
+            (
+                *(state.collection, state.key, state.text, state.version),
+                *(state.created_us, state.updated_us, state.expires_us, tags, seen_us),
+            )
+            for state in observed.states
+        ],
+    )
+
+
+def _tags(watermarks: Mapping[str, int]) -> str:
+    return _encode_tags(watermarks).decode()

@@ -1,0 +1,122 @@
+"""The modes of a store and what moves it from one to the next: pure, without threads or clock.
+
+JOURNALING: the primary does not answer, writes go into the journal.  DRAINING: it answers again,
+what waits in the journal is replayed, new writes join it.  DIRECT: writes go to the primary.
+`step(situation, event, now)` returns the next situation and what has to be done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+Action = Literal["connect", "drain", "announce"]
+
+#: Pauses between attempts to connect: a server that comes back is noticed well within two seconds.
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 0.5
+#: The same when the answer was a refusal, such as a wrong password: that rarely changes by itself.
+LONGEST_REFUSED_PAUSE_S = 10.0
+
+
+class Mode(StrEnum):
+    """Where writes go."""
+
+    JOURNALING = "journaling"
+    DRAINING = "draining"
+    DIRECT = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A mode with its cause, and when the next attempt at something is due (0: not scheduled).
+
+    `attempts` counts failures since the store was last DIRECT.
+    """
+
+    mode: Mode
+    cause: str
+    attempts: int = 0
+    connect_at: float = 0.0
+    drain_at: float = 0.0
+
+
+class Connected(NamedTuple):
+    """A connection was made, and the database is the one that the journal belongs to."""
+
+
+class NotConnected(NamedTuple):
+    """An attempt to connect failed; `refused`: with an answer that waiting rarely changes."""
+
+    cause: str
+    refused: bool = False
+
+
+class Lost(NamedTuple):
+    """The primary cannot be reached: a lost connection, a missed deadline, a read-only server."""
+
+    cause: str
+
+
+class RoundFailed(NamedTuple):
+    """A round of the replay failed although the primary answers: a lock, a full disk there."""
+
+    cause: str
+
+
+class Drained(NamedTuple):
+    """Nothing is pending, and every lane of an earlier process is fenced."""
+
+
+Event = Connected | NotConnected | Lost | RoundFailed | Drained
+
+
+def begin(cause: str) -> Situation:
+    """The situation of a store that has not reached its primary yet."""
+    return Situation(Mode.JOURNALING, cause)
+
+
+def step(
+    now: Situation, event: Event, at: float, *, jitter: float = 1.0
+) -> tuple[Situation, tuple[Action, ...]]:
+    """What the event makes of the situation, and what is to be done.
+
+    `at` is the time, `jitter` a factor for pauses, between 0.5 and 1: processes that lost the same
+    server must not come back in step.
+    """
+    match event:
+        case Connected():
+            if now.mode is not Mode.JOURNALING:
+                return now, ()
+            next_ = Situation(Mode.DRAINING, "the primary answers", now.attempts)
+            return next_, ("announce", "drain")
+        case NotConnected(cause, refused):
+            if (
+                now.mode is Mode.DIRECT
+            ):  # one more connection was wanted; calls judge for themselves
+                return now, ()
+            longest = LONGEST_REFUSED_PAUSE_S if refused else LONGEST_PAUSE_S
+            due = at + _pause(now.attempts, longest) * jitter
+            next_ = Situation(Mode.JOURNALING, cause, now.attempts + 1, connect_at=due)
+            changed = now.mode is not Mode.JOURNALING or now.cause != cause
+            return next_, ("announce",) if changed else ()
+        case Lost(cause):
+            if now.mode is Mode.JOURNALING:
+                return now, ()
+            # At once: a single slow or killed connection is no outage.  From DRAINING with a
+            # pause, since a server that answers and then hangs could be asked for ever.
+            due = at if now.mode is Mode.DIRECT else at + _pause(now.attempts) * jitter
+            next_ = Situation(Mode.JOURNALING, cause, now.attempts + 1, connect_at=due)
+            return next_, ("announce", "connect") if due <= at else ("announce",)
+        case RoundFailed(_):
+            due = at + _pause(now.attempts) * jitter
+            return replace(now, attempts=now.attempts + 1, drain_at=due), ()
+        case Drained():
+            if now.mode is not Mode.DRAINING:
+                return now, ()
+            return Situation(Mode.DIRECT, "everything is on the primary"), ("announce",)
+
+
+def _pause(attempts: int, longest_s: float = LONGEST_PAUSE_S) -> float:
+    return min(longest_s, FIRST_PAUSE_S * 2 ** min(attempts, 20))

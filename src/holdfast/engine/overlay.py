@@ -1,0 +1,106 @@
+"""A document as its data directory sees it: the mirror's row with the pending ops laid over it.
+
+Pure.  The mirror holds what the primary confirmed; ops above the row's lane watermarks are pending
+and are applied here, those at or below are in the row already (R5, R8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from holdfast.effect import Current, Refusal, apply_op
+from holdfast.types import Discreet, Identity, Knowledge, Op, ProvisionalVersion, State
+
+#: The confirmed version of a document about which nothing is known: no condition on it can hold.
+UNCONFIRMED = -1
+
+
+class View(Discreet, frozen=True):
+    """What is known of one place: its document, if there is one, and how it came about.
+
+    `knowledge` "unknown": nothing can be said, not even that there is no document.  `confirmed` is
+    the version that the primary last told, `pending` names the ops since then that change the
+    document.  `seen_us` is when the primary told it, 0 when it never did.
+    """
+
+    content = frozenset({"text"})
+
+    knowledge: Knowledge
+    text: str | None
+    confirmed: int
+    pending: tuple[Identity, ...] = ()
+    created_us: int = 0
+    updated_us: int = 0
+    seen_us: int = 0
+
+    @property
+    def version(self) -> int:
+        """The document's version, definite only where nothing is pending (R11)."""
+        return ProvisionalVersion(self.confirmed, self.pending) if self.pending else self.confirmed
+
+
+class MirrorRow(Discreet, frozen=True):
+    """A row of the mirror: a state, the watermarks of its snapshot, and when it was taken."""
+
+    content = frozenset()
+
+    state: State
+    watermarks: Mapping[str, int]
+    seen_us: int
+
+
+UNKNOWN = View("unknown", None, UNCONFIRMED)
+
+
+def view_of(row: MirrorRow | None, pending: Iterable[Op], *, now_us: int) -> View:
+    """The document as its writers have to see it; `pending` in the order of the journal."""
+    view = UNKNOWN if row is None else _confirmed(row, now_us)
+    for op in pending:
+        if row is None or op.seq > row.watermarks.get(op.lane, 0):
+            view = after(view, op)
+    return view
+
+
+def after(view: View, op: Op) -> View:
+    """The view with one more pending op; an op that the document refuses leaves it as it is.
+
+    A condition was judged when the op was acknowledged, so it is not judged again.  What a patch
+    makes of a document that is not known is not known either.
+    """
+    if view.knowledge == "unknown" and op.kind not in ("put", "delete"):
+        return view
+    current = Current(view.text, max(view.confirmed, 0), created_us=view.created_us)
+    plain = msgspec.structs.replace(op, if_version=None, pending=())
+    try:
+        changed = apply_op(current, plain)
+    except Refusal:
+        return view
+    if changed is current and view.knowledge != "unknown":
+        return view
+    return View(
+        "absent" if changed.text is None else "present",
+        changed.text,
+        view.confirmed,
+        (*view.pending, op.name),
+        changed.created_us or op.at_us,
+        op.at_us,
+        view.seen_us,
+    )
+
+
+def _confirmed(row: MirrorRow, now_us: int) -> View:
+    state = row.state
+    text = state.text
+    if state.expires_us is not None and state.expires_us <= now_us:
+        text = None
+    return View(
+        "absent" if text is None else "present",
+        text,
+        state.version,
+        (),
+        state.created_us,
+        state.updated_us,
+        row.seen_us,
+    )

@@ -1,0 +1,124 @@
+"""The reader thread: what waits now is asked of the primary in one statement a collection.
+
+What comes back is written through to the mirror before it is returned (R5), so that a reader that
+has seen a version never sees an older one here, whatever happens to the primary next.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import msgspec
+
+from holdfast.backends.base import Backend
+from holdfast.engine.hold import Hold
+from holdfast.engine.hub import Hub, Sight
+from holdfast.engine.modes import Mode
+from holdfast.engine.overlay import View
+from holdfast.engine.promise import Promise, Settling
+from holdfast.engine.writer import AWAY, IN_DOUBT
+from holdfast.errors import HoldfastError
+from holdfast.limits import MAX_READ_KEYS
+from holdfast.types import State
+
+
+class Question(msgspec.Struct, frozen=True):
+    """One read that waits."""
+
+    promise: Promise[Sight]
+    collection: str
+    key: str
+    deadline: float
+
+
+class Reader:
+    """The reader thread of one engine."""
+
+    def __init__(self, hub: Hub, primary: Backend, hold: Hold) -> None:
+        self._hub = hub
+        self.primary = primary
+        self._hold = hold
+        self._queue: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self.suspect = False
+        """Whether a read has missed its deadline since the store was last DIRECT."""
+        self.thread = threading.Thread(target=self._run, name="holdfast-reader", daemon=True)
+
+    def ask(self, question: Question) -> None:
+        """Queue a read."""
+        self._queue.put(question)
+
+    def close(self) -> None:
+        """Let the thread end when what waits is answered."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            waiting = [first]
+            ended = False
+            try:
+                while len(waiting) < MAX_READ_KEYS:
+                    question = self._queue.get_nowait()
+                    if question is None:
+                        ended = True
+                        break
+                    waiting.append(question)
+            except queue.Empty:
+                pass
+            collections: dict[str, list[Question]] = {}
+            for question in waiting:
+                collections.setdefault(question.collection, []).append(question)
+            for collection, questions in collections.items():
+                self._answer(collection, questions)
+            if ended:
+                return
+
+    def _answer(self, collection: str, questions: list[Question]) -> None:
+        if self.suspect or self._hub.mode is not Mode.DIRECT:
+            self._answer_locally(questions)
+            return
+        keys = list(dict.fromkeys(question.key for question in questions))
+        deadline = min(question.deadline for question in questions)
+        try:
+            observed = self.primary.observe(
+                collection, keys, directory=self._hold.journal.directory, deadline=deadline
+            )
+            now_us = time.time_ns() // 1000
+            self._hold.mirror.take(observed, seen_us=now_us)
+        except HoldfastError as error:
+            if error.code in IN_DOUBT | AWAY:
+                self.suspect = True
+                self._hub.primary_missed(error.code)
+                self._answer_locally(questions)
+            else:
+                with Settling() as settling:
+                    for question in questions:
+                        settling.error(question.promise, error)
+            return
+        views = {state.key: _view(state, now_us) for state in observed.states}
+        with Settling() as settling:
+            for question in questions:
+                settling.value(question.promise, Sight(views[question.key], True))
+
+    def _answer_locally(self, questions: list[Question]) -> None:
+        with Settling() as settling:
+            for question in questions:
+                try:
+                    sight = self._hub.see_locally(question.collection, question.key)
+                except HoldfastError as error:
+                    settling.error(question.promise, error)
+                else:
+                    settling.value(question.promise, sight)
+
+
+def _view(state: State, now_us: int) -> View:
+    return View(
+        "absent" if state.text is None else "present",
+        state.text,
+        state.version,
+        (),
+        state.created_us,
+        state.updated_us,
+        now_us,
+    )
