@@ -106,6 +106,7 @@ class AsyncStore:
     def __init__(
         self, engine: StoreEngine, reopen: Callable[[], StoreEngine] | None = None
     ) -> None:
+        self._collections: dict[str, AsyncCollection] = {}
         self.calls = StoreCalls(engine, reopen, asyncio.get_running_loop)
 
     def __repr__(self) -> str:
@@ -119,14 +120,19 @@ class AsyncStore:
     on_state_change = plain(StoreCalls.on_state_change)
 
     def __getitem__(self, name: str) -> AsyncCollection:
-        return AsyncCollection(self.calls, collection_name(name))
+        found = self._collections.get(name)
+        if found is None:
+            found = AsyncCollection(self.calls, collection_name(name))
+            self._collections[name] = found
+        return found
 
     def collection(
         self, name: str, *, type: Any = None, upgrade: Callable[[Any], Any] | None = None
     ) -> AsyncCollection:
         """A collection, with a type perhaps; `create_index(name)` makes its `find` fast."""
-        typed = None if type is None else Typed(type, upgrade)
-        return AsyncCollection(self.calls, collection_name(name), typed)
+        if type is None:
+            return self[name]
+        return AsyncCollection(self.calls, collection_name(name), Typed(type, upgrade))
 
     def batch(self, *, provisional: bool = False) -> AsyncBatch:
         """Writes that stand or fall together, as an asynchronous context manager."""

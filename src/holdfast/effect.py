@@ -23,7 +23,8 @@ class Current(Discreet, frozen=True):
     tombstone's or the collection's floor.  `ttl_us`: None leaves the row's expiry as it is, 0
     clears it, above 0 sets it that long from now.  `changed` marks what has to be written.
     `unfit` says why the place cannot hold any document (a key that is no number in a table whose
-    key column is bigint).  The times are those of the stored row.
+    key column is bigint).  The times are those of the stored row; `fresh` says that the document
+    is made anew, so that its time of creation is now.
     """
 
     content = frozenset({"text"})
@@ -36,6 +37,7 @@ class Current(Discreet, frozen=True):
     created_us: int = 0
     updated_us: int = 0
     expires_us: int | None = None
+    fresh: bool = False
 
     @property
     def live_version(self) -> int:
@@ -93,11 +95,11 @@ def replaced(current: Current, op: Op, text: str) -> Current:
     ttl_us = op.ttl_us
     if ttl_us is None:
         ttl_us = 0 if op.kind == "put" or current.text is None else current.ttl_us
-    created = current.created_us if current.text is not None else 0
     return Current(
         *(text, current.version + 1, ttl_us, True),
-        created_us=created,
+        created_us=current.created_us,
         expires_us=current.expires_us if ttl_us is None else None,
+        fresh=current.fresh or current.text is None,
     )
 
 

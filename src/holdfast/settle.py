@@ -53,7 +53,7 @@ def settle(
     meanwhile, its data do not fit, or it was marked so.
     """
     if op.park:
-        raise Refusal(op.park, "the op was set aside")
+        raise Refusal(op.park, "the op was set aside", current.live_version)
     if current.unfit:
         raise Refusal("bad_key", current.unfit)
     if op.if_version is not None:
@@ -109,7 +109,12 @@ def _settle_put(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
         kinds = {conflict.kind for conflict in merge.conflicts}
         reason = "conflict" if is_open else (kinds.pop() if kinds else "merged")
     if is_open and callable(on_conflict):
-        value = _decide(on_conflict, base, mine, found)
+        try:
+            value = decode(encode(on_conflict(base, mine, found)))
+        except Exception as error:
+            # The application's function: whatever it raises, its op must not hold the others.
+            what = f"the on_conflict function raised {type(error).__name__}"
+            raise Refusal("resolver_failed", what, current.live_version) from error
     resolution = "mine" if value is mine else "theirs" if value is found else "merged"
     entry = entry_of(
         op, reason, theirs=theirs, state="open" if is_open else "merged", resolution=resolution
@@ -159,18 +164,6 @@ def _side(on_conflict: OnConflict, current: Current, op: Op) -> Side:
     if on_conflict == "newest":
         return "mine" if op.at_us >= current.updated_us else "theirs"
     return "theirs" if on_conflict == "theirs" else "mine"
-
-
-def _decide(
-    resolver: Resolver, base: JSON | Missing, mine: JSON | Missing, theirs: JSON | Missing
-) -> JSON:
-    try:
-        return decode(encode(resolver(base, mine, theirs)))
-    except Exception as error:
-        # The application's function: whatever it raises, its op must not hold the others.
-        raise Refusal(
-            "resolver_failed", f"the on_conflict function raised {type(error).__name__}"
-        ) from error
 
 
 def _same(a: str | None, b: str | None) -> bool:

@@ -115,6 +115,7 @@ class Store:
     def __init__(
         self, engine: StoreEngine, reopen: Callable[[], StoreEngine] | None = None
     ) -> None:
+        self._collections: dict[str, Collection] = {}
         self.calls = StoreCalls(engine, reopen, _no_loop)
 
     def __repr__(self) -> str:
@@ -127,7 +128,11 @@ class Store:
     on_state_change = plain(StoreCalls.on_state_change)
 
     def __getitem__(self, name: str) -> Collection:
-        return Collection(self.calls, collection_name(name))
+        found = self._collections.get(name)
+        if found is None:
+            found = Collection(self.calls, collection_name(name))
+            self._collections[name] = found
+        return found
 
     def collection(
         self,
@@ -143,7 +148,9 @@ class Store:
         model); `upgrade` makes JSON of the type from that of a document which does not fit.
         """
         typed = None if type is None else Typed(type, upgrade)
-        found = Collection(self.calls, collection_name(name), typed)
+        found = (
+            self[name] if typed is None else Collection(self.calls, collection_name(name), typed)
+        )
         if index:
             self.create_index(name)
         return found

@@ -21,6 +21,7 @@ LAYERS = [
     {"files", "failpoints"},
     {"backends"},
     {"engine"},
+    {"calls", "storecalls"},
     {"store", "aio"},
     {"opening"},
     {"migrate"},

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from holdfast.backends.base import Backend
 from holdfast.cli.output import use_json, warn
-from holdfast.opening import backend_for
 from holdfast.settings import Settings, load_settings
-from holdfast.store import Store
+
+if TYPE_CHECKING:
+    from holdfast.store import Store
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -64,6 +65,8 @@ def read_settings(url: str | None, data_dir: str | None) -> Settings:
 @contextmanager
 def open_backend(settings: Settings) -> Generator[Backend]:
     """The backend of these settings, looked at, and closed at the end."""
+    from holdfast.opening import backend_for
+
     with _told():
         backend = backend_for(settings.target)
         try:
@@ -75,10 +78,22 @@ def open_backend(settings: Settings) -> Generator[Backend]:
 
 @contextmanager
 def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
-    """A store for the commands that read and write documents."""
-    from holdfast.opening import open_store
+    """A store for the commands that read and write documents.
 
-    with _told(), open_store(url, data_dir=data_dir) as store:
+    It has no journal: a command whose database does not answer fails, and leaves nothing behind
+    that somebody would have to send later.
+    """
+    from holdfast.engine.inline import InlineEngine
+    from holdfast.opening import refuse_mirror, refuse_to_hide
+    from holdfast.store import Store
+
+    settings = read_settings(url, data_dir)
+    with _told():
+        if settings.target.kind == "sqlite":
+            refuse_mirror(settings)
+        else:
+            refuse_to_hide(settings)
+    with open_backend(settings) as backend, Store(InlineEngine(backend)) as store:
         yield store
 
 
