@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import Any
 
-from holdfast.calls import CollectionCalls, awaited, plain
+from holdfast.calls import awaited, plain
+from holdfast.collectioncalls import CollectionCalls
 from holdfast.engine.hub import StoreEngine
 from holdfast.naming import collection_name, key_text
 from holdfast.storecalls import CLOSE_TIMEOUT_S, BatchCalls, StoreCalls

@@ -81,6 +81,7 @@ def entry_of(
         collection=op.collection,
         key=op.key,
         kind=op.kind,
+        pointer=encode(op.pointer) if op.pointer else "",
         reason=reason,
         base=op.base,
         mine=op.body,
@@ -142,7 +143,7 @@ def _settle_change(current: Current, op: Op) -> Settled:
     """A patch, append or increment is applied again, as the operation that it is."""
     theirs = current.text
     if theirs is None and op.seen == "present":
-        raise Refusal("deleted_meanwhile", "its document was deleted meanwhile")
+        raise Refusal("deleted_meanwhile", "its document was deleted meanwhile", 0)
     changed = replaced(current, op, new_text(theirs, op))
     if op.kind != "patch" or op.seen == "unknown" or _same(theirs, op.base):
         return Settled(changed, None)

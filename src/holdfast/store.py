@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-from holdfast.calls import CollectionCalls, blocking, plain
+from holdfast.calls import blocking, plain
+from holdfast.collectioncalls import CollectionCalls
 from holdfast.engine.hub import StoreEngine
 from holdfast.naming import collection_name, key_text
 from holdfast.storecalls import CLOSE_TIMEOUT_S, BatchCalls, StoreCalls

@@ -143,7 +143,8 @@ class Entry(Discreet, frozen=True, kw_only=True):
     """One line of the ledger: an op that was merged, parked or overwrote something, and why.
 
     `base`, `mine` and `theirs` are JSON texts: what the writer knew, what the op carries, what was
-    found.  `state` is `open` while somebody should look at it, else `merged` or `resolved`.
+    found.  `pointer` is that of an append or increment, as JSON text too.  `state` is `open` while
+    somebody should look at it, else `merged` or `resolved`.
     """
 
     content = frozenset({"base", "mine", "theirs"})
@@ -155,6 +156,7 @@ class Entry(Discreet, frozen=True, kw_only=True):
     collection: str
     key: str
     kind: str
+    pointer: str = ""
     reason: str
     base: str | None = None
     mine: str | None = None

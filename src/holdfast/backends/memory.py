@@ -169,7 +169,7 @@ class MemoryBackend:
             data.buried[key] = row.version
             return
         data.buried.pop(key, None)
-        created = old.created_us if old is not None and self._live(old) else now
+        created = now if old is None or row.fresh else old.created_us
         kept = old.expires_us if old is not None and row.ttl_us is None else None
         expires = now + row.ttl_us if row.ttl_us else kept
         data.rows[key] = Row(key, row.text, row.version, created, now, expires)

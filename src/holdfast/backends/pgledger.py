@@ -13,12 +13,12 @@ from holdfast.types import Entry, Hello, Identity
 
 _ENTRY: LiteralString = (
     "SELECT id, (extract(epoch FROM at) * 1000000)::bigint, coalesce(lane::text, ''),"
-    " coalesce(seq, 0), collection, key, kind, reason, base, mine, theirs, state, resolution"
+    " coalesce(seq, 0), collection, key, kind, pointer, reason, base, mine, theirs, state, resolution"
     " FROM holdfast.ledger"
 )
 _FIELDS = (
-    *("id", "at_us", "lane", "seq", "collection", "key", "kind", "reason", "base", "mine"),
-    *("theirs", "state", "resolution"),
+    *("id", "at_us", "lane", "seq", "collection", "key", "kind", "pointer", "reason", "base"),
+    *("mine", "theirs", "state", "resolution"),
 )
 
 

@@ -94,6 +94,7 @@ class Table(msgspec.Struct, frozen=True):
             "created_or_null": _micros(self.column("created_at", "NULL"), keep_null=True),
             "updated_or_null": _micros(self.column("updated_at", "NULL"), keep_null=True),
             "same_key": self._same_key(),
+            "new_order": sql.SQL('u.key COLLATE "C"' if self.key_type == "text" else "u.key"),
             "others": self._others(),
             "expires_us": _micros(expires, keep_null=True),
             "live": sql.SQL("({0} IS NULL OR {0} > now())").format(expires),

@@ -93,9 +93,9 @@ _EXPIRE: LiteralString = (
 )
 _ENTER: LiteralString = (
     "INSERT INTO holdfast.ledger"
-    " (lane, seq, collection, key, kind, reason, base, mine, theirs, state, resolution)"
+    " (lane, seq, collection, key, kind, pointer, reason, base, mine, theirs, state, resolution)"
     " SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
-    " %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])"
+    " %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])"
 )
 
 
@@ -267,7 +267,7 @@ def _state(place: Place, row: Current, *, changed: bool, now_us: int) -> State:
         return State(*place, None, row.version)
     created, updated, expires = row.created_us, row.updated_us, row.expires_us
     if changed:
-        created, updated = created or now_us, now_us
+        created, updated = now_us if row.fresh else created, now_us
         if row.ttl_us is not None:
             expires = now_us + row.ttl_us if row.ttl_us else None
     return State(*place, row.text, row.version, created, updated, expires)
@@ -353,8 +353,7 @@ def _write_rows(
         for key, value in zip(kinds[kind], key_values(table, kinds[kind]), strict=True):
             row = after[(table.collection, key)]
             assert row.text is not None, "a deleted row is not written"
-            fresh = before[(table.collection, key)].text is None
-            records.append((value, *jsonb_columns(row.text), row.version, row.ttl_us, fresh))
+            records.append((value, *jsonb_columns(row.text), row.version, row.ttl_us, row.fresh))
         columns = [list(column) for column in zip(*records, strict=True)]
         conn.execute(statement(table, form), (*columns, len(records)))
     doomed = [key for key in kinds["delete"] if (table.collection, key) in stored]
@@ -396,8 +395,8 @@ def _bury(
 def _enter(conn: Connection[Any], entries: Sequence[Entry]) -> None:
     """Write lines of the ledger, in the transaction that passes their ops (R12)."""
     fields = (
-        *("lane", "seq", "collection", "key", "kind", "reason", "base", "mine", "theirs"),
-        *("state", "resolution"),
+        *("lane", "seq", "collection", "key", "kind", "pointer", "reason", "base", "mine"),
+        *("theirs", "state", "resolution"),
     )
     conn.execute(_ENTER, [[getattr(entry, field) for entry in entries] for field in fields])
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
-from holdfast.backends import pgledger, pgload, pgread, pgschema, pgwrite
+from holdfast.backends import pgledger, pgload, pgputs, pgread, pgschema, pgwrite
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
 from holdfast.backends.pgerrors import RETRIED
 from holdfast.backends.pgline import Line
@@ -24,6 +24,8 @@ from holdfast.settings import Target
 from holdfast.settle import OnConflict
 from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row
 
+#: How long a single statement of a line waits for somebody's lock.
+_LINE_PATIENCE_MS = 300
 #: How long after the deadline the server itself ends a statement.
 _AFTER_DEADLINE_MS = 1000
 #: Rows that a streaming read holds at a time.
@@ -51,6 +53,7 @@ class PostgresBackend:
         self._lock_timeout_ms = int(lock_timeout_s * 1000)
         self._connections = line or Connections(target, timeout_s=connect_timeout_s)
         self._clock: tuple[int, float] | None = None
+        self._session_ready = False
         self._tables: dict[str, Table] = {}
         self._schema: str | None = target.schema
 
@@ -75,6 +78,7 @@ class PostgresBackend:
             with self.connection("looking at the database", deadline) as conn:
                 self._check(conn)
                 self._require_writable(conn)
+                self._prepare_session(conn)
                 self._measure_clock(conn)
                 return pgledger.hello(conn)
         except BaseException:
@@ -241,7 +245,7 @@ class PostgresBackend:
                     self.writable(conn, list(touched))
                     tables = [(self._tables[name], keys) for name, keys in touched.items()]
                     limited = self._limited(terms, deadline, patience_s)
-                    written = pgwrite.apply_batch(conn, tables, ops, limited)
+                    written = self._send(conn, tables, ops, limited, patience_s)
                     self._clock = (written.server_us, written.at)
                     return written.applied
                 except psycopg.Error as error:
@@ -252,6 +256,52 @@ class PostgresBackend:
                     elif error.sqlstate not in RETRIED or last or _time_left(deadline) <= 0:
                         raise
         raise AssertionError("the last attempt returns or raises")
+
+    def _send(
+        self,
+        conn: Connection[Any],
+        tables: list[tuple[Table, list[str]]],
+        ops: Sequence[Op],
+        terms: pgwrite.Terms,
+        patience_s: float | None,
+    ) -> pgwrite.Written:
+        """The short way for plain puts on a line, whose session has its settings; else the long."""
+        table = tables[0][0]
+        short = (
+            self._session_ready
+            and terms.directory is not None
+            and patience_s is None
+            and pgputs.is_plain(ops)
+            and len(pgwrite.key_values(table, (op.key for op in ops))) == len(ops)
+        )
+        if short:
+            try:
+                return pgputs.put_batch(conn, table, ops, terms)
+            except psycopg.Error as error:
+                if error.sqlstate != "HF002":
+                    raise
+        return pgwrite.apply_batch(conn, tables, ops, terms)
+
+    def _prepare_session(self, conn: Connection[Any]) -> None:
+        """Settings that hold for the session, where a session is ours: not behind a pooler.
+
+        A single statement then needs no transaction around it to have its limits.
+        """
+        if self._target.pooler:
+            return
+        conn.execute(
+            "SELECT set_config('holdfast.lane', 'line', false),"
+            " set_config('lock_timeout', %s, false),"
+            " set_config('idle_in_transaction_session_timeout', '60s', false),"
+            # Everything here looks documents up by their keys: one plan for it, made once.
+            " set_config('plan_cache_mode', 'force_generic_plan', false),"
+            " set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off',"
+            " false), set_config('enable_mergejoin', 'off', false),"
+            " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')"
+            " THEN set_config('synchronous_commit', 'on', false) END",
+            (f"{_LINE_PATIENCE_MS}ms",),
+        )
+        self._session_ready = True
 
     def _limited(
         self, terms: pgwrite.Terms, deadline: float | None, patience_s: float | None = None

@@ -10,12 +10,12 @@ import apsw
 from holdfast.types import Entry, Identity, Op
 
 _FIELDS = (
-    *("id", "at_us", "lane", "seq", "collection", "key", "kind", "reason", "base", "mine"),
-    *("theirs", "state", "resolution"),
+    *("id", "at_us", "lane", "seq", "collection", "key", "kind", "pointer", "reason", "base"),
+    *("mine", "theirs", "state", "resolution"),
 )
 _ENTRY = (
-    "SELECT id, at, coalesce(lane, ''), coalesce(seq, 0), collection, key, kind, reason, base,"
-    " mine, theirs, state, resolution FROM _holdfast_ledger"
+    "SELECT id, at, coalesce(lane, ''), coalesce(seq, 0), collection, key, kind, pointer,"
+    " reason, base, mine, theirs, state, resolution FROM _holdfast_ledger"
 )
 
 
@@ -58,8 +58,9 @@ def enter(conn: apsw.Connection, entries: Sequence[Entry], now_us: int) -> None:
     for entry in entries:
         values = [getattr(entry, field) for field in _FIELDS[2:]]
         conn.execute(
-            "INSERT INTO _holdfast_ledger (at, lane, seq, collection, key, kind, reason, base,"
-            " mine, theirs, state, resolution) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO _holdfast_ledger (at, lane, seq, collection, key, kind, pointer, reason,"
+            " base, mine, theirs, state, resolution)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (now_us, *values),
         )
 

@@ -157,7 +157,7 @@ def state_of(place: Place, row: Current, now_us: int) -> State:
         return State(*place, None, row.version)
     created, updated, expires = row.created_us, row.updated_us, row.expires_us
     if row.changed:
-        created, updated = created or now_us, now_us
+        created, updated = now_us if row.fresh else created, now_us
         if row.ttl_us is not None:
             expires = now_us + row.ttl_us if row.ttl_us else None
     return State(*place, row.text, row.version, created, updated, expires)
@@ -228,7 +228,7 @@ def _write_rows(
             "ttl": row.ttl_us,
         }
         if place in stored:
-            fresh = ", created_at = :now" if before[place].text is None else ""
+            fresh = ", created_at = :now" if row.fresh else ""
             conn.execute(
                 f'UPDATE "{collection}" SET data = :text, version = :version, updated_at = :now,'
                 f" expires_at = {expires}{fresh} WHERE key = :key",

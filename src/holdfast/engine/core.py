@@ -22,6 +22,7 @@ from holdfast.engine.hub import Sight
 from holdfast.engine.inbox import Inbox, Result, Submission, closed
 from holdfast.engine.lanes import Lane
 from holdfast.engine.modes import Action, Event, Lost, Mode, Situation, begin
+from holdfast.engine.overlay import View
 from holdfast.engine.promise import Promise
 from holdfast.engine.reader import Question, Reader
 from holdfast.engine.replayer import Replayer
@@ -225,16 +226,39 @@ class Engine:
     ) -> Promise[T]:
         """Run a piece of reading on the primary, with a deadline of its own."""
         self.require_open()
-        if self.mode is not Mode.DIRECT or self._reader.suspect:
-            raise Unavailable(
-                f"{what}: the primary does not answer ({self.situation.cause}), and the mirror"
-                " does not hold whole collections",
-                code="not_mirrored",
-                hint="single documents can be read; try again when the primary is back",
-            )
-        if not self._writer.quiet:
-            self.flush(self.deadline_s)
-        return self._scanning.run(work, loop=loop)
+        if self._is_away():
+            raise self._not_scanned(what)
+
+        def checked(backend: Backend, deadline: float) -> T:
+            with self._changed:
+                while self.mode is not Mode.DIRECT and time.monotonic() < deadline:
+                    self._changed.wait(deadline - time.monotonic())
+            if self.mode is not Mode.DIRECT:
+                raise self._not_scanned(what)
+            return work(backend, deadline)
+
+        return self._scanning.run(checked, loop=loop)
+
+    def _is_away(self) -> bool:
+        return self.mode is Mode.JOURNALING or self._reader.suspect
+
+    def _not_scanned(self, what: str) -> Unavailable:
+        return Unavailable(
+            f"{what}: the primary does not answer ({self.situation.cause}), and the mirror does not"
+            " hold whole collections",
+            code="not_mirrored",
+            hint="single documents can be read; try again when the primary is back",
+        )
+
+    def pending_views(self, collection: str) -> dict[str, View]:
+        """The documents of a collection on which something is pending, as this directory sees them.
+
+        Empty while everything is on the primary.
+        """
+        if self._writer.quiet:
+            return {}
+        keys = self.hold.journal.keys(collection)
+        return {key: self.hold.view(collection, key) for key in keys}
 
     @property
     def call_timeout_s(self) -> float:
@@ -264,12 +288,14 @@ class Engine:
             if self._closed:
                 return 0
             self._closed = True
-        left = self.flush(timeout_s) if self.mode is not Mode.JOURNALING else -1
+        until = time.monotonic() + self.deadline_s + timeout_s
+        if self.mode is not Mode.JOURNALING:
+            self.flush(timeout_s)
         self.inbox.close()
         for part in (self._replaying, self._connector, self._reader):
             part.close()
         for part in (self._writer, self._replaying, self._reader, self._connector):
-            part.thread.join(self.deadline_s + timeout_s)
+            part.thread.join(max(0.0, until - time.monotonic()))
         if self.mode is Mode.DIRECT and self._writer.stopped:
             self._writer.close_lanes()
         left = self.hold.journal.totals().ops

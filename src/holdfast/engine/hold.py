@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +14,10 @@ import msgspec
 from holdfast.engine.journal import History, Journal
 from holdfast.engine.mirror import Mirror
 from holdfast.engine.overlay import View, view_of
-from holdfast.errors import CorruptData, Unavailable
+from holdfast.errors import CorruptData, HoldfastError, Unavailable
 from holdfast.settings import EMBEDDED_FILE
 from holdfast.settle import OnConflict
-from holdfast.types import Hello, Op
+from holdfast.types import Applied, Hello, Observed, Op
 
 logger = logging.getLogger("holdfast")
 
@@ -53,6 +53,7 @@ class Hold:
         )
         self.mirror = Mirror(data_dir / EMBEDDED_FILE)
         self._history = self.journal.history()
+        self._mirror_failed = False
         self._lock = threading.Lock()
 
     @property
@@ -99,6 +100,41 @@ class Hold:
         self.journal.set_history(history)
         self._history = history
 
+    def confirm(
+        self, applied: Applied, *, lane: str, retained: Sequence[tuple[Op, int | None]]
+    ) -> None:
+        """Take over what a batch of ours made (R6).
+
+        The primary has it, so a mirror that cannot be written is no reason to fail: it is not
+        asked any more until it could be emptied.
+        """
+        try:
+            if self._mirror_failed:
+                self.mirror.clear()
+                self._mirror_failed = False
+            self.mirror.confirm(
+                applied.observed,
+                lane=lane,
+                watermark=applied.watermark,
+                retained=retained,
+                durable=self.options.local_durability == "full",
+            )
+        except HoldfastError as error:
+            self._mirror_fails(error)
+
+    def take(self, observed: Observed, *, seen_us: int) -> None:
+        """Take over what a read from the primary showed (R5)."""
+        try:
+            if not self._mirror_failed:
+                self.mirror.take(observed, seen_us=seen_us)
+        except HoldfastError as error:
+            self._mirror_fails(error)
+
+    def _mirror_fails(self, error: HoldfastError) -> None:
+        if not self._mirror_failed:
+            logger.error("the mirror cannot be written, and is not read: %s", error)
+        self._mirror_failed = True
+
     def view(self, collection: str, key: str, pending: Iterable[Op] | None = None) -> View:
         """What this directory knows of a place.
 
@@ -106,7 +142,8 @@ class Hold:
         by then, and one that is in both is told by the row's watermarks.
         """
         ops = self.journal.at(collection, key) if pending is None else list(pending)
-        return view_of(self.mirror.get(collection, key), ops, now_us=time.time_ns() // 1000)
+        row = None if self._mirror_failed else self.mirror.get(collection, key)
+        return view_of(row, ops, now_us=time.time_ns() // 1000)
 
     def known(self, collection: str, key: str) -> View:
         """The same for a reader: raises where nothing is known, or what is known is too old."""

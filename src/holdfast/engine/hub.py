@@ -80,6 +80,10 @@ class StoreEngine(Protocol):
         """Run a piece of reading on the primary, with a deadline of its own."""
         ...
 
+    def pending_views(self, collection: str) -> dict[str, View]:
+        """The documents of a collection on which something is pending, as they are known here."""
+        ...
+
     def health(self) -> Health:
         """How the store is doing, from local knowledge."""
         ...

@@ -188,6 +188,10 @@ class InlineEngine:
                 settling.error(promise, error)
         return promise
 
+    def pending_views(self, collection: str) -> dict[str, View]:
+        """Nothing ever is pending."""
+        return {}
+
     # ---- the end
 
     def flush(self, timeout_s: float) -> int:

@@ -227,14 +227,16 @@ class Journal:
             yield from found
             after = found[-1].id
 
-    def remove(self, done: Iterable[Pending]) -> None:
+    def remove(self, done: Iterable[Pending], *, durable: bool = False) -> None:
         """Take out what the primary has settled; a power cut may bring it back, and no harm done.
+
+        `durable` is for what must not come back: writes that somebody gave up.
 
         The mirror has the outcome already: who reads the journal first, then the mirror, sees each
         op in one of the two.
         """
         failpoint("journal-before-remove")
-        with self._file.writing("clearing the journal", durable=False) as conn:
+        with self._file.writing("clearing the journal", durable=durable) as conn:
             count = size = 0
             for pending in done:
                 conn.execute("DELETE FROM ops WHERE id = ?", (pending.id,))

@@ -11,11 +11,16 @@ import contextlib
 import fcntl
 import os
 import uuid
+import weakref
 from pathlib import Path
 
 from holdfast.files import make_directory
 
 FOLDER = "lanes"
+
+
+#: Locks held in this process; a forked child lets go of all of them.
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 class FileLock:
@@ -40,6 +45,7 @@ class FileLock:
             os.close(fd)
             return False
         self._fd = fd
+        _held.add(self)
         return True
 
     @property
@@ -50,9 +56,19 @@ class FileLock:
     def release(self) -> None:
         """Free it.  Idempotent.  In a forked child it only lets go of the parent's descriptor."""
         fd, self._fd = self._fd, None
+        _held.discard(self)
         if fd is not None:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _let_go() -> None:
+    """In a forked child: while it keeps the descriptors, the parent's lanes would never be dead."""
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class Lane:

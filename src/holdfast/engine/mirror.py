@@ -84,9 +84,13 @@ class Mirror:
             found = conn.execute("SELECT value FROM meta WHERE name = 'history'").get
             if found == history:
                 return
-            for table in ("rows", "lanes", "retained"):
-                conn.execute(f"DELETE FROM {table}")
+            _clear(conn)
             conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
+
+    def clear(self) -> None:
+        """Forget everything: what was missed once must not be told."""
+        with self._file.writing("emptying the mirror", durable=False) as conn:
+            _clear(conn)
 
     def get(self, collection: str, key: str) -> MirrorRow | None:
         """What the primary last said of one place; None when it never said anything."""
@@ -152,6 +156,11 @@ class Mirror:
     def close(self) -> None:
         """Close the file.  Idempotent."""
         self._file.close()
+
+
+def _clear(conn: apsw.Connection) -> None:
+    for table in ("rows", "lanes", "retained"):
+        conn.execute(f"DELETE FROM {table}")
 
 
 def _put(conn: apsw.Connection, observed: Observed, seen_us: int) -> None:

@@ -6,12 +6,12 @@ and are applied here, those at or below are in the row already (R5, R8).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from holdfast.effect import Current, Refusal, apply_op
-from holdfast.types import Discreet, Identity, Knowledge, Op, ProvisionalVersion, State
+from holdfast.types import Discreet, Identity, Knowledge, Op, ProvisionalVersion, Row, State
 
 #: The confirmed version of a document about which nothing is known: no condition on it can hold.
 UNCONFIRMED = -1
@@ -88,6 +88,29 @@ def after(view: View, op: Op) -> View:
         op.at_us,
         view.seen_us,
     )
+
+
+def lay_over(
+    rows: Sequence[Row],
+    views: Mapping[str, View],
+    wanted: Callable[[str, View], bool],
+    *,
+    limit: int,
+) -> list[Row]:
+    """A page of the primary's rows with the documents on which something is pending laid over.
+
+    `wanted` tells whether such a document belongs to the page's range and query.
+    """
+    if not views:
+        return list(rows)
+    page = {row.key: row for row in rows if row.key not in views}
+    last = rows[-1].key.encode() if len(rows) == limit else None
+    for key, view in views.items():
+        if last is not None and key.encode() > last:
+            continue  # it belongs to a later page
+        if view.text is not None and wanted(key, view):
+            page[key] = Row(key, view.text, view.version, view.created_us, view.updated_us)
+    return [page[key] for key in sorted(page, key=str.encode)]
 
 
 def _confirmed(row: MirrorRow, now_us: int) -> View:

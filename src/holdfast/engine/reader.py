@@ -85,11 +85,12 @@ class Reader:
                 collection, keys, directory=self._hold.journal.directory, deadline=deadline
             )
             now_us = time.time_ns() // 1000
-            self._hold.mirror.take(observed, seen_us=now_us)
+            self._hold.take(observed, seen_us=now_us)
         except HoldfastError as error:
             if error.code in IN_DOUBT | AWAY:
                 self.suspect = True
                 self._hub.primary_missed(error.code)
+            if error.code in IN_DOUBT | AWAY or error.code == "locked":
                 self._answer_locally(questions)
             else:
                 with Settling() as settling:

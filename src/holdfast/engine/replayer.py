@@ -39,6 +39,8 @@ Progress = Literal["empty", "nearly", "waiting"]
 
 #: Attempts after which an op is parked whose table or right is missing: it is not retried for ever.
 MAX_CONFIG_ATTEMPTS = 5
+#: What a transaction gets at the least, however little of the slice is left.
+_SHORTEST_S = 0.2
 #: How long a place whose row is locked by somebody is left alone.
 LOCK_PAUSE_S = 0.5
 #: How long the server waits for a lock while the culprit of a batch is looked for.
@@ -71,6 +73,7 @@ class Replayer:
         self._blocked: dict[Place, float] = {}
         self._attempts: dict[int, int] = {}
         self._adopted: list[Lane] = []
+        self._limit = 0.0
         self.confirmed = False
         """Whether journals over the age limit may be replayed: somebody said so."""
 
@@ -79,9 +82,13 @@ class Replayer:
 
         Raises what ended it: `Unavailable` and `DeadlineExceeded` for the primary's absence.
         """
-        with self._turn:
+        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return "waiting"
+        try:
             if not self._drain_lock.acquire():
                 return "waiting"
+            # No transaction of a short slice may hold its caller up for a whole deadline.
+            self._limit = max(deadline, time.monotonic() + _SHORTEST_S)
             try:
                 while True:
                     self._adopt_dead_lanes()
@@ -94,6 +101,8 @@ class Replayer:
                         return "nearly"
             finally:
                 self._drain_lock.release()
+        finally:
+            self._turn.release()
 
     # ---- one round
 
@@ -180,7 +189,7 @@ class Replayer:
         applied = self.backend.apply(
             ops,
             believed=self._mirror.believed(ops[0].lane),
-            deadline=time.monotonic() + self._deadline_s,
+            deadline=min(time.monotonic() + self._deadline_s, self._limit),
             directory=self._journal.directory,
             on_conflict=self._on_conflict,
             patience_s=patience_s,

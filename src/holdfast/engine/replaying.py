@@ -12,7 +12,7 @@ from holdfast.engine.writer import failure_of
 from holdfast.errors import HoldfastError
 
 #: How long one slice of the replay lasts before it is looked whether the store is to be closed.
-SLICE_S = 1.0
+SLICE_S = 2.0
 #: Pause before another look while another process replays, or a row is locked.
 WAITING_PAUSE_S = 0.02
 LOCKED_PAUSE_S = 0.2

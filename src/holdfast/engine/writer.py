@@ -32,8 +32,10 @@ logger = logging.getLogger("holdfast")
 
 #: Codes of errors after which nobody knows whether the batch took effect.
 IN_DOUBT = frozenset({"deadline", "connection_lost", "server_io", "server_internal"})
-#: Codes that say that the primary is not there for writes, and that nothing took effect (I4).
-AWAY = frozenset({"connection", "shutdown", "read_only"})
+#: Codes that say that the primary is not there for writes in time, and that nothing took effect.
+AWAY = frozenset({"connection", "shutdown", "read_only", "expired"})
+#: What a transaction gets at the least, although its callers have waited long already.
+SHORTEST_S = 0.05
 #: How long the queue is held for the last ops of the journal before the store is DIRECT again.
 HANDOVER_S = 0.25
 #: How long the server waits for a lock while the culprit of a batch is looked for.
@@ -77,25 +79,38 @@ class Writer:
 
     def _fail_waiting(self, error: BaseException) -> None:
         self._inbox.close()
-        failed = Unavailable(
-            f"the writer thread ended: {type(error).__name__}",
-            code="closed",
-            hint="open the store again; what was acknowledged is safe",
-        )
+        failed = self._ended(error)
         with Settling() as settling:
             while (collected := self._inbox.collect(0.0)).submissions or collected.notes:
                 for submission in collected.submissions:
                     settling.error(submission.promise, failed)
 
+    def _ended(self, error: BaseException) -> Unavailable:
+        return Unavailable(
+            f"the writer thread ended: {type(error).__name__}",
+            code="closed",
+            hint="open the store again; what was acknowledged is safe",
+        )
+
     def _turn(self) -> None:
         collected = self._inbox.collect(None)
         for note in collected.notes:
             self._heed(note)
-        if collected.submissions:
+        if not collected.submissions:
+            return
+        try:
             if self._hub.mode is Mode.DIRECT:
                 self._direct(collected.submissions)
             else:
                 self._journal(collected.submissions, self.lane)
+        except BaseException as error:
+            # Of the local files, mostly: the calls of this batch fail, the next may not.
+            failed = error if isinstance(error, HoldfastError) else self._ended(error)
+            with Settling() as settling:
+                for submission in collected.submissions:
+                    settling.error(submission.promise, failed)
+            if failed is not error:
+                raise
 
     def _heed(self, note: Any) -> None:
         if not isinstance(note, Nudge):
@@ -168,7 +183,8 @@ class Writer:
     ) -> None:
         ops = [op for _, ops in sent for op in ops]
         try:
-            applied = self._apply(ops, min(one.deadline for one, _ in sent), patience_s)
+            deadline = max(min(one.deadline for one, _ in sent), time.monotonic() + SHORTEST_S)
+            applied = self._apply(ops, deadline, patience_s)
         except HoldfastError as error:
             self._refused(sent, error, patience_s)
             return
@@ -195,12 +211,10 @@ class Writer:
         self.lane.batches += 1
         if self._hold.history is None:
             self._hub.recognise(self._primary)
-        self._hold.mirror.confirm(
-            applied.observed,
+        self._hold.confirm(
+            applied,
             lane=self.lane.id,
-            watermark=applied.watermark,
             retained=[(op, versions.get(op.seq)) for op in ops],
-            durable=self._hold.options.local_durability == "full",
         )
         with Settling() as settling:
             start = 0
@@ -232,14 +246,29 @@ class Writer:
             self.lane.end()
             self.lane = self._open_lane()
             self._send([submission for submission, _ in sent], patience_s=patience_s)
+        elif error.code == "locked" and self._is_late(sent):
+            self._put_aside(sent, error)
         elif len(sent) > 1:
             self._halve(sent, PROBE_PATIENCE_S if error.code == "locked" else patience_s)
-        elif error.code == "locked" and not sent[0][0].conditional:
-            self._journal([sent[0][0]], self.side_lane())
-            self._hub.replay_soon()
+        elif error.code == "locked":
+            self._put_aside(sent, error)
         else:
             with Settling() as settling:
                 settling.error(sent[0][0].promise, error)
+
+    def _is_late(self, sent: Sequence[tuple[Submission, list[Op]]]) -> bool:
+        """Whether there is no time left to find out whose row is locked."""
+        return min(one.deadline for one, _ in sent) - time.monotonic() < SHORTEST_S
+
+    def _put_aside(self, sent: Sequence[tuple[Submission, list[Op]]], error: HoldfastError) -> None:
+        """Somebody holds a lock: these wait in the journal, on a lane of their own."""
+        aside = [submission for submission, _ in sent if not submission.conditional]
+        if aside:
+            self._journal(aside, self.side_lane())
+            self._hub.replay_soon()
+        with Settling() as settling:
+            for submission, _ in sent:
+                settling.error(submission.promise, error)
 
     def _halve(self, sent: Sequence[tuple[Submission, list[Op]]], patience_s: float | None) -> None:
         """Send both halves, in order, with the sequences that they have."""

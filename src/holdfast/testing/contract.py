@@ -21,14 +21,27 @@ from __future__ import annotations
 
 from holdfast.testing.contract_base import ODD_KEYS, ContractBase, make_lane, make_op
 from holdfast.testing.contract_changes import ChangesContract
+from holdfast.testing.contract_fences import FencesContract
 from holdfast.testing.contract_lanes import LanesContract
 from holdfast.testing.contract_loads import LoadsContract
+from holdfast.testing.contract_merging import MergingContract
+from holdfast.testing.contract_observe import ObserveContract
+from holdfast.testing.contract_parking import ParkingContract
 from holdfast.testing.contract_reads import ReadsContract
 from holdfast.testing.contract_texts import TextsContract
 
 
 class BackendContract(
-    LanesContract, ChangesContract, TextsContract, ReadsContract, LoadsContract, ContractBase
+    LanesContract,
+    ChangesContract,
+    TextsContract,
+    ReadsContract,
+    LoadsContract,
+    FencesContract,
+    ObserveContract,
+    MergingContract,
+    ParkingContract,
+    ContractBase,
 ):
     """Every guarantee that a backend gives; inherit it and provide the fixture `backend`.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from holdfast.backends.base import Backend
-from holdfast.types import Applied, Kind, Op, Outcome, Row
+from holdfast.fold import Place, places
+from holdfast.types import Applied, Entry, Kind, Op, Outcome, Row, State
 
 #: Keys that something on the way to a database might take for something else.
 ODD_KEYS = (
@@ -120,9 +122,10 @@ class ContractBase:
         if_version: int | None = None,
         ttl_us: int | None = None,
         group: int = 0,
+        **marks: Any,
     ) -> Op:
-        """An op on `collection`."""
-        return make_op(
+        """An op on `collection`; `marks` are the fields that a journal sets."""
+        op = make_op(
             *(lane, seq, kind, key, body),
             collection=collection or self.collection,
             pointer=pointer,
@@ -130,6 +133,13 @@ class ContractBase:
             ttl_us=ttl_us,
             group=group,
         )
+        return msgspec.structs.replace(op, **marks) if marks else op
+
+    def replay(self, lane: str, seq: int, kind: Kind, key: str, body: str | None, **how: Any) -> Op:
+        """An op as it comes out of a journal; a `base` of None means that none was known."""
+        seen = how.setdefault("seen", "present" if how.get("base") else "unknown")
+        assert (seen == "present") == (how.get("base") is not None), "a base is what was seen"
+        return self.op(lane, seq, kind, key, body, replay=True, **how)
 
     def write(
         self,
@@ -187,6 +197,29 @@ class ContractBase:
         """One document's version, or None."""
         row = self.row(backend, key)
         return row.version if row else None
+
+    def states(
+        self, backend: Backend, ops: Sequence[Op], directory: str | None = None
+    ) -> tuple[dict[Place, State], dict[str, int]]:
+        """What `observe` tells of the places that these ops touch, and the watermarks."""
+        found: dict[Place, State] = {}
+        watermarks: dict[str, int] = {}
+        for collection, keys in places(ops).items():
+            observed = backend.observe(collection, keys, directory=directory)
+            found.update({(s.collection, s.key): s for s in observed.states})
+            watermarks = observed.watermarks
+        return found, watermarks
+
+    def lines(self, backend: Backend) -> list[tuple[Any, ...]]:
+        """The ledger as (seq, kind, reason, base, mine, theirs, state, resolution)."""
+        return [
+            (e.seq, e.kind, e.reason, e.base, e.mine, e.theirs, e.state, e.resolution)
+            for e in self.ledger(backend)
+        ]
+
+    def ledger(self, backend: Backend) -> list[Entry]:
+        """Every line of the ledger."""
+        return backend.entries(limit=10_000)
 
     def contents(self, backend: Backend, *, collection: str | None = None) -> dict[str, str]:
         """Every document's text by key."""

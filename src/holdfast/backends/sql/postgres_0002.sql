@@ -4,6 +4,8 @@
 CREATE INDEX lanes_directory ON holdfast.lanes (directory);
 CREATE INDEX ledger_name ON holdfast.ledger (lane, seq);
 CREATE INDEX ledger_open ON holdfast.ledger (id) WHERE state = 'open';
+-- Where in its document an append or increment belongs: without it nobody could apply it again.
+ALTER TABLE holdfast.ledger ADD COLUMN pointer text NOT NULL DEFAULT '';
 
 -- Called after a statement has its locks: what outlived its deadline must not take effect, since
 -- its caller was answered otherwise and others may have written since.
@@ -24,4 +26,21 @@ BEGIN
         RAISE EXCEPTION 'another writer was faster' USING ERRCODE = 'HF002';
     END IF;
     RETURN true;
+END $$;
+
+-- The end of a batch of puts, when its rows are ours.  Being volatile, it sees what was committed
+-- meanwhile: a tombstone, above whose version the put would have to go; and the watermarks, which
+-- then say exactly which ops are in the rows.
+CREATE FUNCTION holdfast.finish_puts(
+    done bigint, wanted bigint, collection_name text, put_keys text[], of_directory uuid,
+    until timestamptz, OUT server_us bigint, OUT watermarks text)
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM holdfast.require(done = wanted AND NOT EXISTS (
+        SELECT 1 FROM holdfast.tombstones t
+         WHERE t.collection = collection_name AND t.key = ANY (put_keys)));
+    SELECT jsonb_object_agg(l.lane, l.watermark)::text INTO watermarks
+      FROM holdfast.lanes l WHERE l.directory = of_directory AND l.state = 'open';
+    PERFORM holdfast.expire(until);
+    server_us := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
 END $$;
