@@ -10,9 +10,11 @@ import msgspec
 from holdfast.backends.base import Backend
 from holdfast.calls import Caller, Steps, pause_before
 from holdfast.codec import decode, encode
+from holdfast.containment import contains
 from holdfast.engine.hold import age_s
 from holdfast.engine.hub import Sight, StoreEngine
 from holdfast.engine.inbox import Result
+from holdfast.engine.overlay import View, lay_over
 from holdfast.engine.promise import Promise
 from holdfast.errors import ConfigError, ConflictError, CorruptData
 from holdfast.jsonvalue import MISSING, Missing
@@ -370,7 +372,13 @@ class CollectionCalls:
         """The number of documents."""
 
         def work(backend: Backend, deadline: float) -> int:
-            return backend.count(self.name, deadline=deadline)
+            views = self.engine.pending_views(self.name)
+            count = backend.count(self.name, deadline=deadline)
+            if views:
+                there = backend.observe(self.name, sorted(views), deadline=deadline).states
+                count -= sum(state.text is not None for state in there)
+                count += sum(view.text is not None for view in views.values())
+            return count
 
         return (
             yield self.engine.scan(work, what=f"count of `{self.name}`", loop=self._caller.loop())
@@ -385,17 +393,28 @@ class CollectionCalls:
             raise ConfigError(
                 f"limit={limit!r} is no page size", code="usage", hint=f"give 1 to {MAX_PAGE}"
             )
-        start = key_text(prefix), None if after is None else key_text(after)
+        prefix, after = key_text(prefix), None if after is None else key_text(after)
 
         def work(backend: Backend, deadline: float) -> list[Row]:
-            return backend.scan(
-                self.name,
-                prefix=start[0],
-                after=start[1],
-                limit=limit,
-                query=query,
-                deadline=deadline,
-            )
+            # Before the scan: what is settled in between is in its rows.
+            views = self.engine.pending_views(self.name)
+            page: list[Row] = []
+            start = after
+            while len(page) < limit:
+                rows = backend.scan(
+                    self.name,
+                    prefix=prefix,
+                    after=start,
+                    limit=limit,
+                    query=query,
+                    deadline=deadline,
+                )
+                wanted = _InRange(prefix, start, query)
+                page += lay_over(rows, views, wanted, limit=limit)
+                if len(rows) < limit:
+                    break
+                start = rows[-1].key
+            return page[:limit]
 
         return (
             yield self.engine.scan(work, what=f"scan of `{self.name}`", loop=self._caller.loop())
@@ -428,6 +447,24 @@ class CollectionCalls:
                 "find(None) asks for nothing", code="usage", hint="items() gives every document"
             )
         return decode(encode(query))
+
+
+class _InRange:
+    """Whether a document on which something is pending belongs to a page."""
+
+    def __init__(self, prefix: str, after: str | None, query: Any) -> None:
+        self._prefix = prefix
+        self._after = None if after is None else after.encode()
+        self._query = query
+
+    def __call__(self, key: str, view: View) -> bool:
+        if not key.startswith(self._prefix):
+            return False
+        if self._after is not None and key.encode() <= self._after:
+            return False
+        if self._query is None:
+            return True
+        return view.text is not None and contains(decode(view.text), self._query)
 
 
 def _is_local(consistency: str) -> bool:

@@ -64,6 +64,9 @@ MAX_LANE_BATCHES = 10_000
 #: Seconds that acknowledged writes are kept after the primary confirmed them.
 RETENTION_S = 600.0
 
+#: Bytes of such writes that are kept at the most; the older half goes when there are more.
+MAX_RETAINED_BYTES = 256 * 1024 * 1024
+
 #: Seconds that one attempt to connect may take.
 CONNECT_DEADLINE_S = 1.0
 

@@ -190,7 +190,13 @@ def refuse_to_hide(settings: Settings) -> None:
 
     backend = SqliteBackend(path)
     try:
+        if backend.identity() is None:
+            return  # another process is about to make its mirror here
         count = sum(backend.count(name) for name in backend.collections())
+    except ConfigError as error:
+        if error.code != "not_ours":
+            raise
+        return  # it is not embedded; what it is instead, the mirror will tell
     finally:
         backend.close()
     if count:
@@ -201,10 +207,9 @@ def refuse_to_hide(settings: Settings) -> None:
             hint="to move them: unset the URL, `holdfast export` each collection, and `holdfast"
             " migrate` the files with --to; or use another data directory (HOLDFAST_DATA_DIR)",
         )
-    if path.stat().st_size:
-        aside = path.with_name(f"embedded-{time.time_ns()}.db")
-        path.rename(aside)
-        logger.warning("the embedded database %s has no documents: set aside as %s", path, aside)
+    aside = path.with_name(f"embedded-{time.time_ns()}.db")
+    path.rename(aside)
+    logger.warning("the embedded database %s has no documents: set aside as %s", path, aside)
 
 
 def _mark_of(path: Path) -> int:

@@ -114,6 +114,7 @@ class StoreCalls:
     def outcome(self, receipt: Receipt) -> Steps[WriteOutcome]:
         """What became of an acknowledged write; what is settled needs the primary to tell."""
         engine, name = self.engine, (receipt.lane, receipt.seq)
+        engine.require_open()
         if engine.is_pending(*name):
             return WriteOutcome("pending")
 
@@ -149,6 +150,7 @@ class StoreCalls:
 
     def flush(self, timeout_s: float) -> None:
         """Wait until every acknowledged write is on the primary; DeadlineExceeded otherwise."""
+        self.engine.require_open()
         left = self.engine.flush(timeout_s)
         if left:
             raise DeadlineExceeded(

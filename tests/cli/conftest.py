@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from support.moving import Place
+from support.outage import Outage
 from support.place_fixtures import embedded, place
 
 __all__ = ["embedded", "place"]
@@ -15,3 +18,9 @@ def filled(embedded: Place) -> Place:
     embedded.moved(embedded.write("log.jsonl", "1\n2\n"))
     embedded.write("more.json", {"c": 3})
     return embedded
+
+
+@pytest.fixture
+def outage(pg_database: str, pg_admin_url: str, tmp_path: Path) -> Outage:
+    """A fresh PostgreSQL database that the test can take away, with its data directories."""
+    return Outage(pg_database, tmp_path, admin_url=pg_admin_url)

@@ -23,7 +23,8 @@ def test_the_commands_are_all_there() -> None:
     """The verbs that the design names, as far as there is something behind them."""
     names = {words[0] for words, _ in COMMANDS}
     assert names == set(
-        "migrate plan verify rollback runs get put patch delete list export schema".split()
+        "migrate plan verify rollback runs get put patch delete list export"
+        " status journal conflicts doctor schema".split()
     )
 
 
@@ -60,7 +61,13 @@ def test_the_version_is_told() -> None:
     assert run_cli("--version").out == f"holdfast, version {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["migrate", "--help"], ["--version"], ["nope"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--help"], ["migrate", "--help"], ["--version"], ["nope"], ["status", "--help"]),
+        *(["journal", "drain", "--help"], ["conflicts", "show", "--help"], ["doctor", "--help"]),
+    ],
+)
 def test_help_loads_no_driver(words: list[str]) -> None:
     """Help comes at once: neither psycopg nor apsw nor rich is imported for it."""
     code = (

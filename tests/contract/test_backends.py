@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import psycopg
 import pytest
 
@@ -18,6 +21,7 @@ from holdfast.backends.sqlite import SqliteBackend
 from holdfast.errors import DataError
 from holdfast.settings import parse_url
 from holdfast.testing.contract import BackendContract, make_lane, make_op
+from holdfast.types import Applied, Observed, Op
 
 
 class TestMemory(BackendContract):
@@ -25,40 +29,21 @@ class TestMemory(BackendContract):
     def backend(self) -> Backend:
         return MemoryBackend()
 
-    def fence(self, backend: Backend, lane: str) -> None:
-        assert isinstance(backend, MemoryBackend)
-        backend.fence(lane)
-
 
 class TestSqlite(BackendContract):
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Iterator[Backend]:
-        self.path = tmp_path / "data" / "fallback.db"
-        backend = SqliteBackend(self.path)
+        backend = SqliteBackend(tmp_path / "data" / "fallback.db")
         yield backend
         backend.close()
-
-    def fence(self, backend: Backend, lane: str) -> None:
-        # In another process: two SQLite libraries in one process break each other's locks.
-        code = (
-            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
-            "c.execute(\"UPDATE _holdfast_lanes SET state = 'fenced' WHERE lane = ?\","
-            " sys.argv[2:]); c.commit()"
-        )
-        subprocess.run([sys.executable, "-c", code, self.path, lane], check=True)
 
 
 class TestPostgres(BackendContract):
     @pytest.fixture
     def backend(self, pg_database: str) -> Iterator[Backend]:
-        self.url = pg_database
         backend = PostgresBackend(parse_url(pg_database))
         yield backend
         backend.close()
-
-    def fence(self, backend: Backend, lane: str) -> None:
-        with psycopg.connect(self.url) as conn:
-            conn.execute("UPDATE holdfast.lanes SET state = 'fenced' WHERE lane = %s", (lane,))
 
 
 class TestPostgresBehindAPooler(TestPostgres):
@@ -66,9 +51,42 @@ class TestPostgresBehindAPooler(TestPostgres):
 
     @pytest.fixture
     def backend(self, pg_database: str) -> Iterator[Backend]:
-        self.url = pg_database
         backend = PostgresBackend(replace(parse_url(pg_database), pooler=True))
         yield backend
+        backend.close()
+
+
+class _Line:
+    """A line whose every batch tells what it observed, as those of an engine do.
+
+    So plain puts go the short way.  Where the caller did not ask, the answer is taken out again.
+    """
+
+    def __init__(self, backend: PostgresBackend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def apply(self, ops: Sequence[Op], *, directory: str | None = None, **how: Any) -> Applied:
+        if directory is not None or "on_conflict" in how:
+            return self._backend.apply(ops, directory=directory, **how)
+        applied = self._backend.apply(ops, directory=make_lane(), **how)
+        with self._backend.connection("testing") as conn:
+            conn.execute(
+                "UPDATE holdfast.lanes SET directory = NULL WHERE lane = %s", (ops[0].lane,)
+            )
+        return msgspec.structs.replace(applied, observed=Observed([]))
+
+
+class TestPostgresLine(TestPostgres):
+    """Over one connection that was made beforehand, as the engine's threads use it."""
+
+    @pytest.fixture
+    def backend(self, pg_database: str) -> Iterator[Backend]:
+        backend = PostgresBackend(parse_url(pg_database)).sibling()
+        backend.connect(time.monotonic() + 60)
+        yield cast(Backend, _Line(backend))
         backend.close()
 
 
@@ -82,7 +100,6 @@ class TestPostgresAdopted(TestPostgres):
 
     @pytest.fixture
     def backend(self, pg_database: str) -> Iterator[Backend]:
-        self.url = pg_database
         with psycopg.connect(pg_database) as conn:
             for name in (self.collection, self.other):
                 conn.execute(

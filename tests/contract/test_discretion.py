@@ -19,8 +19,8 @@ from holdfast import ConflictError, CorruptData, DataError, HoldfastError, Migra
 from holdfast.backends.base import Backend, Change, Load, LoadReport, RunRecord
 from holdfast.backends.postgres import PostgresBackend
 from holdfast.backends.sqlite import SqliteBackend
-from holdfast.engine.inline import InlineEngine
 from holdfast.effect import Current
+from holdfast.engine.inline import InlineEngine
 from holdfast.settings import parse_url
 from holdfast.store import Store
 from holdfast.testing.contract import make_lane, make_op

@@ -221,7 +221,7 @@ def test_a_fenced_store_says_so() -> None:
     backend = MemoryBackend()
     with Store(InlineEngine(backend)) as store:
         receipt = store["views"].put("1", 1)
-        backend.fence(receipt.lane)
+        backend.fence([receipt.lane])
         for _ in range(2):
             with pytest.raises(Unavailable) as caught:
                 store["views"].put("1", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import psycopg
@@ -71,13 +72,57 @@ def test_embedded_documents_are_not_hidden(tmp_path: Path, pg_database: str) -> 
         assert store["views"].get("1") is None
 
 
-def test_a_database_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
-    """Opening looks: nothing listens is Unavailable, a wrong file ConfigError, with a hint."""
-    with pytest.raises(Unavailable) as caught:
-        holdfast.open("postgresql://nobody:secret@127.0.0.1:1/none", data_dir=tmp_path)
-    assert caught.value.code == "connection"
+NOWHERE = "postgresql://nobody:secret@127.0.0.1:1/none"
+
+
+def test_a_database_that_does_not_answer_is_no_error(tmp_path: Path) -> None:
+    """I4: the store begins with its journal and its mirror; what is not known is not "missing"."""
+    with holdfast.open(NOWHERE, data_dir=tmp_path) as store:
+        assert store.health().state == "journaling"
+        assert store["views"].put("1", 1).durable_on == "journal"
+        assert store["views"].get("1") == 1
+        with pytest.raises(Unavailable) as caught:
+            store["views"].get("2")
+    assert caught.value.code == "not_mirrored"
     assert "secret" not in str(caught.value)
+    with holdfast.open(NOWHERE, data_dir=tmp_path) as store:
+        assert store["views"].get("1") == 1
+        assert store.close(timeout_s=0) == 1
+
+
+def test_without_a_fallback_it_is_told_at_once(tmp_path: Path) -> None:
+    """`fallback="off"` looks when it opens: nothing listens is Unavailable, with a hint."""
+    with pytest.raises(Unavailable) as caught:
+        holdfast.open(NOWHERE, data_dir=tmp_path, fallback="off")
+    assert caught.value.code == "connection"
+    assert caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
+def test_a_refusal_is_told_at_once(tmp_path: Path, pg_database: str) -> None:
+    """A wrong password or a file that is no database is an error of `open`, with every fallback."""
+    wrong = re.sub(r":[^:@/]+@", ":mistaken@", pg_database)
+    with pytest.raises(HoldfastError) as refused:
+        holdfast.open(wrong, data_dir=tmp_path)
+    assert refused.value.code == "auth"
+    assert "mistaken" not in str(refused.value)
     (tmp_path / "text.db").write_text("no database")
-    with pytest.raises(HoldfastError) as wrong:
+    with pytest.raises(HoldfastError) as no_file:
         holdfast.open(f"sqlite:///{tmp_path}/text.db", data_dir=tmp_path)
-    assert wrong.value.code == "not_a_database"
+    assert no_file.value.code == "not_a_database"
+
+
+def test_settings_that_do_not_exist_are_told(tmp_path: Path) -> None:
+    """A wrong option is ConfigError("usage") before anything is opened."""
+    for options in (
+        {"fallback": "on"},
+        {"local_durability": "half"},
+        {"on_conflict": "ours"},
+        {"max_stale_s": 0},
+        {"max_journal_ops": -1},
+        {"max_journal_bytes": 0},
+    ):
+        with pytest.raises(ConfigError) as caught:
+            holdfast.open(data_dir=tmp_path / "new", **options)  # type: ignore[arg-type]
+        assert caught.value.code == "usage"
+    assert not (tmp_path / "new").exists()

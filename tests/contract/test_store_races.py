@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from holdfast import ConflictError
-from holdfast import store as store_module
+from holdfast import ConflictError, calls
 from holdfast.backends.base import Backend
 from holdfast.backends.memory import MemoryBackend
 from holdfast.backends.sqlite import SqliteBackend
@@ -194,7 +193,7 @@ class Interposed(MemoryBackend):
 
 @pytest.fixture
 def interposed(monkeypatch: pytest.MonkeyPatch) -> Interposed:
-    monkeypatch.setattr(store_module, "_LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(calls, "_LONGEST_PAUSE_S", 0.0)
     return Interposed()
 
 

@@ -392,7 +392,7 @@ def test_a_connection_that_ended_between_two_calls(pg_database: str, db: Sql) ->
             lambda: things.increment("n", "", 1),
             lambda: things.get("n"),
             lambda: things.count(),
-            lambda: list(store._engine.backend.dump("things")),
+            lambda: list(store.calls.engine.primary.dump("things")),
             lambda: things.keys(),
             lambda: store.collections(),
             lambda: things.increment("n", "", 1),
@@ -408,7 +408,7 @@ def test_all_connections_ended_at_once(pg_database: str, db: Sql) -> None:
     """Several idle connections that are dead are all thrown away, not one a call."""
     with opened(pg_database) as store:
         store["things"].put("1", 1)
-        backend = store._engine.backend
+        backend = store.calls.engine.primary
         with backend.connection("a"), backend.connection("b"), backend.connection("c"):
             pass
         assert end_sessions(db) >= 3
@@ -444,7 +444,7 @@ def test_a_reply_that_was_lost(pg_database: str, db: Sql, monkeypatch: pytest.Mo
     its version is told truly."""
     with opened(pg_database) as store:
         store["things"].put("n", 1)
-        backend, lost = store._engine.backend, []
+        backend, lost = store.calls.engine.primary, []
         original = backend.apply
 
         def apply(*args: Any, **options: Any) -> Any:

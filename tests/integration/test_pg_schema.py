@@ -16,6 +16,7 @@ from psycopg import sql
 
 from holdfast.backends import pgschema
 from holdfast.backends.postgres import PostgresBackend
+from holdfast.backends.sql import SCHEMA_VERSION
 from holdfast.settings import parse_url
 from support.pg import Sql, opened, refused, url_as
 
@@ -46,7 +47,7 @@ def test_a_role_without_ddl_rights_works_after_a_script(
             assert plain[name].put("2", [2]).version == 2
             assert plain[name].delete("2").version == 3
             assert plain[name].put("2", [3]).version == 4
-            assert plain._engine.backend.adoptable(name) == ""
+            assert plain.calls.engine.primary.adoptable(name) == ""
         assert plain.collections() == sorted(collections)
         error = refused(lambda: plain["another"].put("1", 1), "no_rights")
         assert plain["another"].get("1") is None
@@ -77,7 +78,7 @@ def test_a_table_of_another_owner(role: str, pg_database: str, db: Sql) -> None:
         error = refused(lambda: store["things"].put("1", 1), "no_rights")
         assert "`public.things`" in str(error)
         assert "holdfast schema sql --collection things" in error.hint
-        assert "does not own it" in store._engine.backend.adoptable("things")
+        assert "does not own it" in store.calls.engine.primary.adoptable("things")
         assert db.catalog() == before
         db(f"ALTER TABLE things OWNER TO {role}")
         assert store["things"].put("1", 1).version == 1
@@ -116,12 +117,13 @@ def test_many_start_at_once(pg_database: str, db: Sql) -> None:
             ready.wait()
             assert store["shared"].put(str(number), number).version == 1
             store[f"own_{number}"].increment("n", "", 1)
-            return store._engine.backend.identity()
+            return store.calls.engine.primary.identity()
 
     with ThreadPoolExecutor(count) as pool:
         identities = set(pool.map(start, range(count)))
     assert len(identities) == 1
-    assert db("SELECT version FROM holdfast.schema_version") == [(1,)]
+    versions = [(number,) for number in range(1, SCHEMA_VERSION + 1)]
+    assert db("SELECT version FROM holdfast.schema_version ORDER BY version") == versions
     assert db.one("SELECT count(*) FROM holdfast.collections") == count + 1
     assert db.one("SELECT count(*) FROM shared") == count
 
@@ -150,10 +152,11 @@ def test_a_newer_schema_is_refused(pg_database: str, db: Sql) -> None:
     """A schema that a newer library made is left alone: neither opened nor written to."""
     with opened(pg_database) as store:
         store["things"].put("1", 1)
-    db("INSERT INTO holdfast.schema_version (version) VALUES (2)")
+    newer = SCHEMA_VERSION + 1
+    db("INSERT INTO holdfast.schema_version (version) VALUES (%s)", newer)
     before = db.catalog()
     error = refused(lambda: opened(pg_database).__enter__(), "schema_newer")
-    assert "version 2, this library knows 1" in str(error)
+    assert f"version {newer}, this library knows {SCHEMA_VERSION}" in str(error)
     with opened(pg_database, check=False) as store:
         refused(lambda: store["fresh"].put("1", 1), "schema_newer")
     assert db.catalog() == before

@@ -55,7 +55,7 @@ def test_reading_changes_nothing(pg_database: str, db: Sql, shape: str) -> None:
     make_table(db, shape)
     before = db.catalog(), rows(db)
     with opened(pg_database) as store:
-        waitlist, backend = store["waitlist"], store._engine.backend
+        waitlist, backend = store["waitlist"], store.calls.engine.primary
         assert dict(waitlist.items()) == DOCUMENTS
         assert waitlist.count() == len(DOCUMENTS)
         assert waitlist.get(10) == DOCUMENTS["10"]
@@ -183,7 +183,7 @@ def test_times_of_a_table_without_zones(pg_database: str, db: Sql) -> None:
     )
     with opened(pg_database) as store:
         store["things"].put("put", 1, ttl_s=3600)
-        backend = store._engine.backend
+        backend = store.calls.engine.primary
         backend.load("run", "loaded", [Load("things", None, [("loaded", "[2]")])])
         image = backend.images("things", ["loaded"])["loaded"]
         store["things"].delete("loaded")
@@ -206,7 +206,7 @@ def test_a_json_document_with_white_space_is_put_back_as_it_was(pg_database: str
     db("CREATE TABLE things (key text PRIMARY KEY, data json)")
     db("INSERT INTO things VALUES ('tab\there', %s::text::json)", text)
     with opened(pg_database) as store:
-        backend = store._engine.backend
+        backend = store.calls.engine.primary
         value = store["things"].get("tab\there")
         image = backend.images("things", ["tab\there"])["tab\there"]
         store["things"].delete("tab\there")
@@ -341,14 +341,14 @@ def test_refused_by_name(pg_database: str, db: Sql, statements: str, reason: str
             lambda: store["things"].put("1", {}),
             lambda: store["things"].get("1"),
             lambda: store["things"].count(),
-            lambda: list(store._engine.backend.dump("things")),
+            lambda: list(store.calls.engine.primary.dump("things")),
             lambda: store.collection("things", index=True),
         ):
             error = refused(action)
             assert "table `things` cannot be adopted" in str(error)
             assert reason in str(error)
-        assert reason in store._engine.backend.adoptable("things")
-        refused(lambda: store._engine.write([op("fine"), op("things")]))
+        assert reason in store.calls.engine.primary.adoptable("things")
+        refused(lambda: store.calls.engine.submit([op("fine"), op("things")]).wait(60))
     assert db.catalog() == before
 
 

@@ -89,8 +89,8 @@ def test_update_of_data(store: Store, db: Sql, value: Any) -> None:
 @pytest.mark.parametrize("text", ["0.1000000000000000055511151231257827", "1e-20000", "[1e-400]"])
 def test_digits_that_a_float_does_not_have_are_lossy(store: Store, db: Sql, text: str) -> None:
     """More digits than `data` shows are kept in the ledger too, also such as jsonb refuses."""
-    store._engine.backend.load("run", "done", [Load("things", None, [("1", text)])])
-    assert list(store._engine.backend.inconsistent("things")) == []
+    store.calls.engine.primary.load("run", "done", [Load("things", None, [("1", text)])])
+    assert list(store.calls.engine.primary.inconsistent("things")) == []
     db("UPDATE things SET data = '7'")
     assert db("SELECT mine FROM holdfast.ledger") == [(text,)]
     assert store["things"].get("1") == 7
@@ -271,8 +271,8 @@ def test_our_writes_are_logged_once(store: Store, db: Sql) -> None:
 
 def test_a_foreign_write_beside_a_transaction_of_ours(store: Store, db: Sql) -> None:
     """Our mark is on our transaction alone: the same session afterwards counts as foreign."""
-    with store._engine.backend.connection("testing") as conn:
-        with store._engine.backend.transaction(conn, lane="x"):
+    with store.calls.engine.primary.connection("testing") as conn:
+        with store.calls.engine.primary.transaction(conn, lane="x"):
             conn.execute("SELECT 1")
         conn.execute("INSERT INTO things (key, data) VALUES ('1', '1')")
     assert db.changes() == [("things", ["1"])]

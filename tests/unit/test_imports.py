@@ -21,7 +21,7 @@ LAYERS = [
     {"files", "failpoints"},
     {"backends"},
     {"engine"},
-    {"calls", "storecalls"},
+    {"calls", "storecalls", "collectioncalls"},
     {"store", "aio"},
     {"opening"},
     {"migrate"},

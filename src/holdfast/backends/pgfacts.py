@@ -1,6 +1,6 @@
 """What a PostgreSQL server says of itself: its version, and the settings that decide what it keeps.
 
-The settings are those of the role and database that asks, as a connection of ours meets them.
+The settings are those that the role and the database give to a new connection.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def server_facts(conn: Connection[Any]) -> ServerFacts:
     before_s = time.time()
     row = conn.execute(
         "SELECT extract(epoch FROM clock_timestamp())::float8, current_setting('server_version'),"
-        " current_setting('server_encoding'), current_setting('synchronous_commit'),"
+        " current_setting('server_encoding'),"
+        # What the role and database say: our own connections switch it on for themselves.
+        " (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'),"
         " coalesce(current_setting('fsync', true), ''),"
         " coalesce(current_setting('full_page_writes', true), '')"
     ).fetchone()

@@ -13,8 +13,8 @@ from holdfast.types import Entry, Hello, Identity
 
 _ENTRY: LiteralString = (
     "SELECT id, (extract(epoch FROM at) * 1000000)::bigint, coalesce(lane::text, ''),"
-    " coalesce(seq, 0), collection, key, kind, pointer, reason, base, mine, theirs, state, resolution"
-    " FROM holdfast.ledger"
+    " coalesce(seq, 0), collection, key, kind, pointer, reason, base, mine, theirs, state,"
+    " resolution FROM holdfast.ledger"
 )
 _FIELDS = (
     *("id", "at_us", "lane", "seq", "collection", "key", "kind", "pointer", "reason", "base"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, LiteralString, NamedTuple
 
@@ -226,7 +227,7 @@ def apply_batch(
     """Apply the ops in a transaction of their own, in two round trips."""
     batch = _Batch(conn, tables, ops)
     try:
-        with conn.pipeline():
+        with _pipeline(conn):
             watermark, state, outcomes, entered = batch.look(terms)
             fresh, skipped = gate(ops, terms.believed, watermark, state, outcomes)
             before = dict(batch.rows)
@@ -252,11 +253,34 @@ def apply_batch(
     return Written(applied, batch.server_us, batch.looked_at)
 
 
+@contextmanager
+def _pipeline(conn: Connection[Any]) -> Generator[None]:
+    """A pipeline that tells the first error, and does not log the ones that follow from it."""
+    failure: BaseException | None = None
+    try:
+        with conn.pipeline():
+            try:
+                yield
+            except BaseException as error:
+                failure = error
+    except psycopg.Error:
+        if failure is None:
+            raise
+    if failure is not None:
+        raise failure
+
+
 def _roll_back(conn: Connection[Any]) -> None:
-    """Leave no transaction open; a connection that cannot even do that is of no use."""
+    """Leave no transaction open; a connection that cannot even do that is of no use.
+
+    What a pipeline skipped after an error was never prepared, which the driver does not know: it
+    forgets all of it when it sees DEALLOCATE ALL.
+    """
     try:
         if not conn.closed and conn.info.transaction_status != pq.TransactionStatus.IDLE:
             conn.execute("ROLLBACK")
+        if not conn.closed:
+            conn.execute("DEALLOCATE ALL")
     except psycopg.Error:
         conn.close()
 

@@ -54,6 +54,7 @@ class PostgresBackend:
         self._connections = line or Connections(target, timeout_s=connect_timeout_s)
         self._clock: tuple[int, float] | None = None
         self._session_ready = False
+        self._session: tuple[int, Any] | None = None
         self._tables: dict[str, Table] = {}
         self._schema: str | None = target.schema
 
@@ -79,6 +80,7 @@ class PostgresBackend:
                 self._check(conn)
                 self._require_writable(conn)
                 self._prepare_session(conn)
+                self._end_predecessor(conn)
                 self._measure_clock(conn)
                 return pgledger.hello(conn)
         except BaseException:
@@ -291,6 +293,8 @@ class PostgresBackend:
             return
         conn.execute(
             "SELECT set_config('holdfast.lane', 'line', false),"
+            # A statement without BEGIN goes by this one.
+            " set_config('default_transaction_isolation', 'read committed', false),"
             " set_config('lock_timeout', %s, false),"
             " set_config('idle_in_transaction_session_timeout', '60s', false),"
             # Everything here looks documents up by their keys: one plan for it, made once.
@@ -326,6 +330,22 @@ class PostgresBackend:
             statement_timeout_ms=left_ms + _AFTER_DEADLINE_MS,
             expires_us=expires_us,
         )
+
+    def _end_predecessor(self, conn: Connection[Any]) -> None:
+        """End the session whose connection was cut: it would go on holding its locks.
+
+        A server that waits for the rest of a message has no time limit for that.
+        """
+        row = conn.execute(
+            "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        ).fetchone()
+        before, self._session = self._session, row and (int(row[0]), row[1])
+        if before is not None and not self._target.pooler:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid = %s AND backend_start = %s AND pid <> pg_backend_pid()",
+                before,
+            )
 
     def _measure_clock(self, conn: Connection[Any]) -> None:
         """What the server's clock shows; taken as of now, so that a statement expires too early

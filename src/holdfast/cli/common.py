@@ -11,6 +11,7 @@ import click
 
 from holdfast.backends.base import Backend
 from holdfast.cli.output import use_json, warn
+from holdfast.errors import ConfigError, HoldfastError
 from holdfast.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -67,13 +68,22 @@ def open_backend(settings: Settings) -> Generator[Backend]:
     """The backend of these settings, looked at, and closed at the end."""
     from holdfast.opening import backend_for
 
-    with _told():
+    with told():
         backend = backend_for(settings.target)
         try:
             backend.check()
             yield backend
         finally:
             backend.close()
+
+
+@contextmanager
+def open_line(settings: Settings) -> Generator[Backend]:
+    """One connection to the database of these settings, made and asked within the deadline."""
+    from holdfast.observe.primary import connected
+
+    with told(), connected(settings) as backend:
+        yield backend
 
 
 @contextmanager
@@ -88,13 +98,38 @@ def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
     from holdfast.store import Store
 
     settings = read_settings(url, data_dir)
-    with _told():
+    with told():
         if settings.target.kind == "sqlite":
             refuse_mirror(settings)
         else:
             refuse_to_hide(settings)
     with open_backend(settings) as backend, Store(InlineEngine(backend)) as store:
         yield store
+
+
+def answer(question: str) -> bool | None:
+    """Yes or no; None when there is nobody to ask."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        return None
+
+
+def require_yes(question: str, *, yes: bool, as_json: bool) -> None:
+    """Go on only after a yes, which a program gives by --yes."""
+    if yes:
+        return
+    agreed = None if as_json else answer(question)
+    if agreed is None:
+        raise ConfigError(
+            "this is done only after a confirmation, and nobody answered",
+            code="not_confirmed",
+            hint="give --yes",
+        )
+    if not agreed:
+        raise HoldfastError("not confirmed; nothing was changed", code="not_confirmed")
 
 
 class _Warner(logging.Handler):
@@ -105,7 +140,7 @@ class _Warner(logging.Handler):
 
 
 @contextmanager
-def _told() -> Generator[None]:
+def told() -> Generator[None]:
     """Show the library's warnings; what its drivers log besides is in our errors already."""
     handlers = {"holdfast": _Warner(logging.WARNING), "psycopg": logging.NullHandler()}
     for name, handler in handlers.items():

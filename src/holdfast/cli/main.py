@@ -29,6 +29,10 @@ _COMMANDS = {
     "delete": ("holdfast.cli.data", "Delete a document."),
     "list": ("holdfast.cli.data", "List collections, or the keys of one."),
     "export": ("holdfast.cli.data", "Print a collection as the JSON file it came from."),
+    "status": ("holdfast.cli.status", "Tell how the store is doing."),
+    "journal": ("holdfast.cli.journal", "The writes that wait for the database."),
+    "conflicts": ("holdfast.cli.conflicts", "What replayed writes met: list, show, resolve."),
+    "doctor": ("holdfast.cli.doctor", "Look for what is wrong, and say what to do about it."),
     "schema": ("holdfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
 }
 

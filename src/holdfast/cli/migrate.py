@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from holdfast.cli.common import common_options, open_backend, read_settings
+from holdfast.cli.common import answer, common_options, open_backend, read_settings
 from holdfast.cli.exits import Exit
 from holdfast.cli.migrate_report import plan_document, result_document, show_plan, show_result
 from holdfast.cli.output import note, print_json, print_line, progress_bar, shown
@@ -154,7 +154,7 @@ def _confirm(plan: Plan, yes: bool, *, ask: bool) -> None:
     show_plan(plan)
     if not plan.found.from_directory or yes:
         return
-    agreed = _answer(f"Migrate {len(plan.sources)} file(s)?") if ask else None
+    agreed = answer(f"Migrate {len(plan.sources)} file(s)?") if ask else None
     if agreed is None:
         raise ConfigError(
             "a directory is migrated only after a confirmation, and nobody answered",
@@ -163,16 +163,6 @@ def _confirm(plan: Plan, yes: bool, *, ask: bool) -> None:
         )
     if not agreed:
         raise MigrationError("not confirmed; nothing was changed", code="not_confirmed")
-
-
-def _answer(question: str) -> bool | None:
-    """Yes or no; None when there is nobody to ask."""
-    try:
-        return click.confirm(question, err=True)
-    except click.Abort as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        return None
 
 
 def _exit(plan: Plan, result: Result | None) -> Exit:

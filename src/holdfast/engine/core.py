@@ -58,16 +58,7 @@ class Engine:
         self._held: HoldfastError | None = None
         self._closed = False
         self._changed = threading.Condition()
-        options = hold.options
-        self.replayer = Replayer(
-            primary.sibling(),
-            hold.journal,
-            hold.mirror,
-            hold.data_dir,
-            deadline_s=deadline_s,
-            on_conflict=options.on_conflict,
-            durable=options.local_durability == "full",
-        )
+        self.replayer = Replayer(primary.sibling(), hold, deadline_s=deadline_s)
         self._writing_backend = primary.sibling()
         self._writer = Writer(self, self._writing_backend, hold)
         self._reader = Reader(self, primary.sibling(), hold)
@@ -86,6 +77,7 @@ class Engine:
         failure = self._connector.attempt()
         if failure is not None:
             self._give_up_or_go_on(failure)
+        self._writer.confirming.thread.start()
         for part in (self._writer, self._reader, self._replaying, self._connector):
             part.thread.start()
         until = time.monotonic() + OPEN_GRACE_S
@@ -157,7 +149,7 @@ class Engine:
                 deadline = time.monotonic() + self.deadline_s
                 directory = self.hold.journal.directory
                 backend.fence([lane.id], directory=directory, deadline=deadline)
-            self.hold.mirror.forget_lane(lane.id)
+            self.hold.forget_lane(lane.id)
         except HoldfastError:
             lane.lock.release()  # the next one to open the directory fences it
             return
@@ -208,7 +200,7 @@ class Engine:
             return self.see_locally(collection, key)
         if local:
             try:
-                return self.see_locally(collection, key)
+                return Sight(self.hold.known(collection, key), False)
             except HoldfastError as error:
                 if error.code not in ("not_mirrored", "too_stale"):
                     raise
@@ -311,6 +303,8 @@ class Engine:
         return left
 
     def _close_files(self) -> None:
+        if self._writer.stopped:
+            self._writer.let_go()
         self.replayer.close()
         self._scanning.close()
         for backend in (self.primary, self._writing_backend, self._reader.primary):

@@ -130,6 +130,13 @@ class Hold:
         except HoldfastError as error:
             self._mirror_fails(error)
 
+    def forget_lane(self, lane: str) -> None:
+        """A lane was fenced, and nothing of it is pending."""
+        try:
+            self.mirror.forget_lane(lane)
+        except HoldfastError as error:
+            self._mirror_fails(error)
+
     def _mirror_fails(self, error: HoldfastError) -> None:
         if not self._mirror_failed:
             logger.error("the mirror cannot be written, and is not read: %s", error)

@@ -13,7 +13,12 @@ import msgspec
 from holdfast.engine.modes import Event
 from holdfast.engine.promise import Promise
 from holdfast.errors import Unavailable
-from holdfast.limits import MAX_QUEUE_BYTES, MAX_QUEUE_OPS, MAX_TRANSACTION_OPS
+from holdfast.limits import (
+    MAX_QUEUE_BYTES,
+    MAX_QUEUE_OPS,
+    MAX_TRANSACTION_BYTES,
+    MAX_TRANSACTION_OPS,
+)
 from holdfast.types import Discreet, Op, Outcome, Receipt
 
 
@@ -87,6 +92,11 @@ class Inbox:
             self._size += submission.size
             self._queue.put(submission)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether calls wait to be collected."""
+        return self._ops > 0
+
     def post(self, note: Nudge | Event) -> None:
         """Tell the writer something."""
         self._queue.put(note)
@@ -108,7 +118,7 @@ class Inbox:
                 if isinstance(item, Submission):
                     collected.submissions.append(item)
                     ops, size = ops + len(item.ops), size + item.size
-                    if ops >= MAX_TRANSACTION_OPS:
+                    if ops >= MAX_TRANSACTION_OPS or size >= MAX_TRANSACTION_BYTES:
                         break
                 else:
                     collected.notes.append(item)

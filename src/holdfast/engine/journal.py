@@ -212,6 +212,11 @@ class Journal:
         with self._file.reading("reading the journal") as conn:
             return conn.execute("SELECT at_us FROM ops ORDER BY id LIMIT 1").get
 
+    def holds(self, lane: str) -> bool:
+        """Whether anything of a lane is pending."""
+        with self._file.reading("reading the journal") as conn:
+            return bool(conn.execute("SELECT 1 FROM ops WHERE lane = ? LIMIT 1", (lane,)).get)
+
     def has(self, lane: str, seq: int) -> bool:
         """Whether the op that a receipt names is pending."""
         with self._file.reading("reading the journal") as conn:

@@ -66,8 +66,14 @@ class Journaling:
                 if submission.conditional:
                     answers.append(Answer(submission, [], unknown_outcome(ops[0])))
                     continue
-                results = [_journaled(op, known) for op in ops]
-                answers.append(Answer(submission, results))
+                mark = known.mark()
+                try:
+                    results = [_sent(op, known, soft=submission.soft) for op in ops]
+                except HoldfastError:
+                    known.back_to(mark)
+                    answers.append(Answer(submission, [], unknown_outcome(ops[0])))
+                else:
+                    answers.append(Answer(submission, results))
             ops_now = [result.op for answer in answers for result in answer.results]
             if ops_now:
                 transaction.add(
@@ -138,6 +144,14 @@ def _journaled(op: Op, known: _Known) -> Result:
     text = known.note(kept).text
     outcome = Outcome(op.seq, "applied", None, text)
     return Result(kept, outcome, Receipt(None, "journal", op.lane, op.seq))
+
+
+def _sent(op: Op, known: _Known, *, soft: bool) -> Result:
+    """An op that was sent already, as it is kept; raises where it does not fit what is known."""
+    if soft:
+        op = msgspec.structs.replace(op, if_version=None, pending=())
+    _refuse_misfit(op, known.at(op))
+    return _journaled(op, known)
 
 
 def _difference(op: Op, view: View) -> Op:

@@ -17,7 +17,7 @@ import msgspec
 from holdfast.engine.localfile import LocalFile
 from holdfast.engine.overlay import MirrorRow
 from holdfast.failpoints import failpoint
-from holdfast.limits import RETENTION_S
+from holdfast.limits import MAX_RETAINED_BYTES, RETENTION_S
 from holdfast.types import Observed, Op, State
 
 #: "hofm" in ASCII.
@@ -39,12 +39,11 @@ CREATE TABLE rows (
 ) STRICT;
 CREATE TABLE lanes (lane TEXT PRIMARY KEY, believed INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE retained (
-    lane    TEXT NOT NULL,
-    seq     INTEGER NOT NULL,
-    version INTEGER,
-    at_us   INTEGER NOT NULL,
-    op      BLOB NOT NULL,
-    PRIMARY KEY (lane, seq)
+    id    INTEGER PRIMARY KEY,
+    at_us INTEGER NOT NULL,
+    lane  TEXT NOT NULL,
+    last  INTEGER NOT NULL,
+    batch BLOB NOT NULL                     -- (op, version) of a whole batch
 ) STRICT;
 CREATE INDEX retained_at ON retained (at_us);
 """
@@ -77,6 +76,10 @@ class Mirror:
     def __init__(self, path: Path) -> None:
         self._file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the mirror")
         self._batches = 0
+        with self._file.reading("looking at the mirror") as conn:
+            self._retained_bytes: int = conn.execute(
+                "SELECT coalesce(sum(length(batch)), 0) FROM retained"
+            ).get
 
     def belongs_to(self, history: str) -> None:
         """Make sure that it mirrors this history; what it held of another is of no use."""
@@ -126,15 +129,23 @@ class Mirror:
                 " DO UPDATE SET believed = max(believed, excluded.believed)",
                 (lane, watermark),
             )
-            conn.executemany(
-                "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?)",
-                [(op.lane, op.seq, version, now_us, _encode(op)) for op, version in retained],
-            )
+            if retained:
+                batch = _encode(retained)
+                conn.execute(
+                    "INSERT INTO retained (at_us, lane, last, batch) VALUES (?, ?, ?, ?)",
+                    (now_us, lane, retained[-1][0].seq, batch),
+                )
+                self._retained_bytes += len(batch)
             self._batches += 1
             if self._batches % _CLEAR_EVERY == 0:
                 conn.execute(
                     "DELETE FROM retained WHERE at_us < ?", (now_us - int(RETENTION_S * 1e6),)
                 )
+            if self._retained_bytes > MAX_RETAINED_BYTES:
+                conn.execute(
+                    "DELETE FROM retained WHERE id < (SELECT (min(id) + max(id)) / 2 FROM retained)"
+                )
+                self._retained_bytes //= 2
             failpoint("mirror-before-commit")
         failpoint("mirror-confirmed")
 

@@ -56,6 +56,7 @@ class Promise(Generic[T]):
             return
         if self._error is not None:
             future.set_exception(self._error)
+            future.exception()  # nobody may wait for it any more: that is no news for the log
         else:
             future.set_result(cast(T, self._value))
 
@@ -76,18 +77,18 @@ class Settling:
         self._loops: dict[asyncio.AbstractEventLoop, list[Promise[Any]]] = {}
 
     def value(self, promise: Promise[T], value: T) -> None:
-        """The answer is this value."""
-        promise._value = value  # pyright: ignore[reportPrivateUsage]
-        self._settle(promise)
+        """The answer is this value, unless there was one before."""
+        if not promise.settled:
+            promise._value = value  # pyright: ignore[reportPrivateUsage]
+            self._settle(promise)
 
     def error(self, promise: Promise[Any], error: BaseException) -> None:
-        """The answer is this error."""
-        promise._error = error  # pyright: ignore[reportPrivateUsage]
-        self._settle(promise)
+        """The answer is this error, unless there was an answer before."""
+        if not promise.settled:
+            promise._error = error  # pyright: ignore[reportPrivateUsage]
+            self._settle(promise)
 
     def _settle(self, promise: Promise[Any]) -> None:
-        if promise.settled:
-            return
         promise.settled = True
         if promise._loop is None:  # pyright: ignore[reportPrivateUsage]
             promise._gate.release()  # pyright: ignore[reportPrivateUsage]

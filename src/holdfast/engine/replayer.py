@@ -10,16 +10,15 @@ import logging
 import threading
 import time
 from collections.abc import Sequence, Set
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from holdfast.backends.base import Backend
 from holdfast.engine import lanes
-from holdfast.engine.journal import Journal, Pending
+from holdfast.engine.hold import Hold
+from holdfast.engine.journal import Pending
 from holdfast.engine.lanes import FileLock, Lane
-from holdfast.engine.mirror import Mirror
 from holdfast.engine.selection import along_with, next_batch, place_of
 from holdfast.errors import ConfigError, DataError, HoldfastError, Unavailable
 from holdfast.failpoints import failpoint
@@ -50,30 +49,21 @@ PROBE_PATIENCE_S = 0.02
 class Replayer:
     """The replay of one data directory into one primary.  Thread-safe: one round at a time."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        journal: Journal,
-        mirror: Mirror,
-        data_dir: Path,
-        *,
-        deadline_s: float,
-        on_conflict: OnConflict,
-        durable: bool = False,
-    ) -> None:
+    def __init__(self, backend: Backend, hold: Hold, *, deadline_s: float) -> None:
         self.backend = backend
-        self._journal = journal
-        self._mirror = mirror
-        self._data_dir = data_dir
+        self._hold = hold
+        self._journal = hold.journal
+        self._data_dir = hold.data_dir
         self._deadline_s = deadline_s
-        self._on_conflict: OnConflict = on_conflict
-        self._durable = durable
+        self._on_conflict: OnConflict = hold.options.on_conflict
         self._turn = threading.Lock()
-        self._drain_lock = FileLock(data_dir / "drain.lock")
+        self._drain_lock = FileLock(hold.data_dir / "drain.lock")
         self._blocked: dict[Place, float] = {}
         self._attempts: dict[int, int] = {}
         self._adopted: list[Lane] = []
         self._limit = 0.0
+        self.indirect: set[str] = set()
+        """Lanes of this process whose ops all go through the journal."""
         self.confirmed = False
         """Whether journals over the age limit may be replayed: somebody said so."""
 
@@ -129,7 +119,8 @@ class Replayer:
         if not whole and len(batch) == 1 and batch[0][-1].op.group:
             # The only group of the window may go on behind it.
             window = self._journal.first(2 * MAX_BATCH_OPS)
-            batch = next_batch(window, blocked=blocked)
+            whole = len(window) < 2 * MAX_BATCH_OPS
+            batch = next_batch(window, blocked=blocked, whole=whole)
         return batch
 
     def _refuse_old(self, oldest: Op) -> None:
@@ -147,8 +138,12 @@ class Replayer:
             return True
         return time.time() - oldest.at_us / 1e6 < MAX_JOURNAL_AGE_S
 
-    def _settle(self, batch: list[list[Pending]], *, patience_s: float | None) -> None:
-        """Send units of one lane; where the primary refuses, find out which unit it means."""
+    def _settle(self, batch: list[list[Pending]], *, patience_s: float | None) -> bool:
+        """Send units of one lane; where the primary refuses, find out which unit it means.
+
+        False: one of them stays behind.  What comes after it on its lane must wait for the next
+        round, since the lane's watermark would pass it.
+        """
         pending = [one for unit in batch for one in unit]
         try:
             applied = self._send(pending, patience_s)
@@ -158,29 +153,22 @@ class Replayer:
             elif error.code != "locked":
                 raise
             elif len(batch) > 1:
-                self._halve(batch, patience_s=PROBE_PATIENCE_S)
+                return self._halve(batch, patience_s=PROBE_PATIENCE_S)
             else:
                 self._set_aside(batch[0])
-            return
+            return False
         except (DataError, ConfigError) as error:
             if len(batch) > 1:
-                self._halve(batch, patience_s=patience_s)
-            else:
-                self._park(batch[0], error)
-            return
+                return self._halve(batch, patience_s=patience_s)
+            self._park(batch[0], error)
+            return False
         self._confirm(pending, applied)
+        return True
 
-    def _halve(self, batch: list[list[Pending]], *, patience_s: float | None) -> None:
+    def _halve(self, batch: list[list[Pending]], *, patience_s: float | None) -> bool:
         middle = len(batch) // 2
-        for half in (batch[:middle], batch[middle:]):
-            if self._still_there(half[0][0]):
-                self._settle(half, patience_s=patience_s)
-            else:
-                return  # its lane was given up meanwhile: the next round looks again
-
-    def _still_there(self, pending: Pending) -> bool:
-        found = self._journal.first(1, after=pending.id - 1)
-        return bool(found) and found[0].id == pending.id and found[0].op.lane == pending.op.lane
+        halves = (batch[:middle], batch[middle:])
+        return all(self._settle(half, patience_s=patience_s) for half in halves)
 
     def _send(self, pending: Sequence[Pending], patience_s: float | None) -> Applied:
         now_us = time.time_ns() // 1000
@@ -188,7 +176,7 @@ class Replayer:
         failpoint("replay-before-apply")
         applied = self.backend.apply(
             ops,
-            believed=self._mirror.believed(ops[0].lane),
+            believed=self._hold.mirror.believed(ops[0].lane),
             deadline=min(time.monotonic() + self._deadline_s, self._limit),
             directory=self._journal.directory,
             on_conflict=self._on_conflict,
@@ -200,14 +188,19 @@ class Replayer:
     def _confirm(self, pending: Sequence[Pending], applied: Applied) -> None:
         """Mirror first, then journal: who reads them the other way round misses nothing."""
         versions = {outcome.seq: outcome.version for outcome in applied.outcomes}
-        self._mirror.confirm(
-            applied.observed,
+        refused = {outcome.seq for outcome in applied.outcomes if outcome.status == "refused"}
+        done = [one for one in pending if one.op.seq not in refused]
+        if self._hold.history is None:  # this batch has made the schema
+            hello = self.backend.hello(time.monotonic() + self._deadline_s)
+            self._hold.recognise(hello, reached_before=True)
+        self._hold.confirm(
+            applied,
             lane=pending[0].op.lane,
-            watermark=applied.watermark,
-            retained=[(one.op, versions.get(one.op.seq)) for one in pending],
-            durable=self._durable,
+            retained=[(one.op, versions.get(one.op.seq)) for one in done],
         )
-        self._journal.remove(pending)
+        # Refused before it was acknowledged, by a reply that was lost: now it counts as any other.
+        self._reissue([one for one in pending if one.op.seq in refused])
+        self._journal.remove(done)
         parked = [outcome for outcome in applied.outcomes if outcome.status == "parked"]
         if parked:
             logger.warning("%d replayed writes were parked in the ledger", len(parked))
@@ -229,11 +222,13 @@ class Replayer:
         lane = unit[0].op.lane
         window = self._journal.first(MAX_BATCH_OPS)
         places = along_with(window, set(map(place_of, unit)))
+        alone = all(place_of(one) in places for one in window if one.op.lane == lane)
+        # A lane that goes to the primary directly, too, would pass what waits here.
+        waits = lane in self.indirect or any(mine.id == lane for mine in self._adopted)
+        if not (alone and waits):
+            self._adopt(lane, aside=places)
         until = time.monotonic() + LOCK_PAUSE_S
         self._blocked.update(dict.fromkeys(places, until))
-        alone = all(place_of(one) in places for one in window if one.op.lane == lane)
-        if not alone:
-            self._adopt(lane, aside=places)
 
     # ---- lanes of others
 
@@ -254,10 +249,18 @@ class Replayer:
         final = self.backend.fence([lane], directory=self._journal.directory, deadline=deadline)
         failpoint("fence-done")
         mine = [one for one in self._journal.everything() if one.op.lane == lane]
+        aside = along_with(mine, aside)
         self._settle_applied([one for one in mine if one.op.seq <= final[lane]], final[lane])
+        self._reissue([one for one in mine if one.op.seq > final[lane]], aside=aside)
+        failpoint("fence-reissued")
+        if self._journal.close_lane(lane):
+            self._hold.forget_lane(lane)
+            lanes.forget(self._data_dir, lane)
+
+    def _reissue(self, rest: Sequence[Pending], *, aside: Set[Place] = frozenset()) -> None:
+        """Give ops of one lane new names on fresh lanes, in the same order."""
         fresh: dict[bool, Lane] = {}
         names: dict[int, tuple[Lane, int]] = {}
-        rest = [one for one in mine if one.op.seq > final[lane]]
         for one in rest:
             is_aside = place_of(one) in aside
             if is_aside not in fresh:
@@ -274,10 +277,6 @@ class Replayer:
 
         if rest:
             self._journal.replace(rest, reissued)
-        failpoint("fence-reissued")
-        if self._journal.close_lane(lane):
-            self._mirror.forget_lane(lane)
-            lanes.forget(self._data_dir, lane)
 
     def _close_adopted(self) -> None:
         """Nothing is pending any more: end the lanes that were opened for what was re-issued."""
@@ -285,7 +284,7 @@ class Replayer:
             deadline = time.monotonic() + self._deadline_s
             self.backend.fence([lane.id], directory=self._journal.directory, deadline=deadline)
             self._journal.close_lane(lane.id)
-            self._mirror.forget_lane(lane.id)
+            self._hold.forget_lane(lane.id)
             lane.end()
         self._adopted.clear()
 
@@ -308,7 +307,7 @@ class Replayer:
                 )
                 watermarks = {**observed.watermarks, page[0].op.lane: final}
                 taken = msgspec.structs.replace(observed, watermarks=watermarks)
-                self._mirror.take(taken, seen_us=time.time_ns() // 1000)
+                self._hold.take(taken, seen_us=time.time_ns() // 1000)
         if applied:
             self._journal.remove(applied)
 

@@ -16,17 +16,19 @@ from typing import Any
 import msgspec
 
 from holdfast.backends.base import Backend
+from holdfast.engine.confirming import Committed, Confirming, Sent
 from holdfast.engine.hold import Hold
 from holdfast.engine.hub import Hub
-from holdfast.engine.inbox import Nudge, Result, Submission
+from holdfast.engine.inbox import Nudge, Submission
 from holdfast.engine.journaling import Answer, Journaling, unknown_outcome
 from holdfast.engine.lanes import Lane
 from holdfast.engine.modes import Drained, Event, Lost, Mode, RoundFailed, step
 from holdfast.engine.promise import Settling
 from holdfast.errors import CorruptData, DeadlineExceeded, HoldfastError, Unavailable
 from holdfast.failpoints import failpoint
+from holdfast.fold import Place
 from holdfast.limits import MAX_LANE_BATCHES
-from holdfast.types import Applied, Op, Outcome, Receipt
+from holdfast.types import Applied, Op
 
 logger = logging.getLogger("holdfast")
 
@@ -50,6 +52,7 @@ class Writer:
         self._primary = primary
         self._hold = hold
         self._journaling = Journaling(hold)
+        self.confirming = Confirming(hold)
         self._inbox = hub.inbox
         self.lane = self._open_lane()
         self._side: Lane | None = None
@@ -124,6 +127,7 @@ class Writer:
         """Let an event change the situation, and do what follows from it."""
         hub = self._hub
         jitter = 0.5 + self._random.random() / 2
+        self.confirming.wait()  # whatever follows may look into the mirror
         before = hub.situation
         hub.situation, actions = step(before, event, time.monotonic(), jitter=jitter)
         if hub.situation.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
@@ -137,8 +141,9 @@ class Writer:
         """Send to the primary what may go there; what touches a pending place joins the journal."""
         self._look_at_journal()
         if not self.quiet:
-            aside = [one for one in submissions if self._touches_pending(one)]
+            aside = self._behind_pending(submissions)
             if aside:
+                self.confirming.wait()
                 submissions = [one for one in submissions if one not in aside]
                 self._journal(aside, self.side_lane())
                 self._hub.replay_soon()
@@ -153,14 +158,26 @@ class Writer:
         if version != self._journal_version:
             self._journal_version = version
             self.quiet = journal.totals().ops == 0
+            if not self.quiet:
+                self._hub.replay_soon()
 
-    def _touches_pending(self, submission: Submission) -> bool:
-        return any(self._hold.journal.at(op.collection, op.key) for op in submission.ops)
+    def _behind_pending(self, submissions: Sequence[Submission]) -> list[Submission]:
+        """Those that touch a place on which something is pending, or touch one of their places."""
+        waiting: set[Place] = set()
+        behind: list[Submission] = []
+        for submission in submissions:
+            places = {(op.collection, op.key) for op in submission.ops}
+            at = self._hold.journal.at
+            if not waiting.isdisjoint(places) or any(at(*place) for place in places):
+                waiting |= places
+                behind.append(submission)
+        return behind
 
     def side_lane(self) -> Lane:
         """The lane of ops that cannot go direct, while the others do."""
         if self._side is None:
             self._side = self._open_lane()
+            self._hub.replayer.indirect.add(self._side.id)
         return self._side
 
     def _send(self, submissions: list[Submission], *, patience_s: float | None) -> None:
@@ -178,9 +195,7 @@ class Writer:
             for op in submission.ops
         ]
 
-    def _resend(
-        self, sent: Sequence[tuple[Submission, list[Op]]], *, patience_s: float | None
-    ) -> None:
+    def _resend(self, sent: Sequence[Sent], *, patience_s: float | None) -> None:
         ops = [op for _, ops in sent for op in ops]
         try:
             deadline = max(min(one.deadline for one, _ in sent), time.monotonic() + SHORTEST_S)
@@ -188,7 +203,14 @@ class Writer:
         except HoldfastError as error:
             self._refused(sent, error, patience_s)
             return
-        self._confirm(sent, ops, applied)
+        if self._hold.history is None:  # this batch has made the schema
+            try:
+                self._hub.recognise(self._primary)
+            except HoldfastError as error:
+                self.happen(Lost(error.code))
+                self._keep_sent(sent)
+                return
+        self._confirm(sent, applied)
 
     def _apply(self, ops: list[Op], deadline: float, patience_s: float | None) -> Applied:
         failpoint("direct-before-apply")
@@ -202,34 +224,19 @@ class Writer:
         failpoint("direct-applied")
         return applied
 
-    def _confirm(
-        self, sent: Sequence[tuple[Submission, list[Op]]], ops: list[Op], applied: Applied
-    ) -> None:
-        """Mirror, then answers: a caller that has its receipt reads its write here too (R6)."""
-        versions = {outcome.seq: outcome.version for outcome in applied.outcomes}
+    def _confirm(self, sent: Sequence[Sent], applied: Applied) -> None:
+        """While more is waiting, the primary gets on with it and the mirror follows."""
         self.lane.believed = applied.watermark
         self.lane.batches += 1
-        if self._hold.history is None:
-            self._hub.recognise(self._primary)
-        self._hold.confirm(
-            applied,
-            lane=self.lane.id,
-            retained=[(op, versions.get(op.seq)) for op in ops],
-        )
-        with Settling() as settling:
-            start = 0
-            for submission, own in sent:
-                outcomes = applied.outcomes[start : start + len(own)]
-                start += len(own)
-                results = [
-                    Result(op, outcome, _receipt(op, outcome))
-                    for op, outcome in zip(own, outcomes, strict=True)
-                ]
-                settling.value(submission.promise, results)
+        batch = Committed(list(sent), applied, self.lane.id)
+        if self._inbox.waiting:
+            self.confirming.later(batch)
+        else:
+            self.confirming.now(batch)
 
     def _refused(
         self,
-        sent: Sequence[tuple[Submission, list[Op]]],
+        sent: Sequence[Sent],
         error: HoldfastError,
         patience_s: float | None,
     ) -> None:
@@ -256,24 +263,33 @@ class Writer:
             with Settling() as settling:
                 settling.error(sent[0][0].promise, error)
 
-    def _is_late(self, sent: Sequence[tuple[Submission, list[Op]]]) -> bool:
+    def _is_late(self, sent: Sequence[Sent]) -> bool:
         """Whether there is no time left to find out whose row is locked."""
         return min(one.deadline for one, _ in sent) - time.monotonic() < SHORTEST_S
 
-    def _put_aside(self, sent: Sequence[tuple[Submission, list[Op]]], error: HoldfastError) -> None:
+    def _put_aside(self, sent: Sequence[Sent], error: HoldfastError) -> None:
         """Somebody holds a lock: these wait in the journal, on a lane of their own."""
         aside = [submission for submission, _ in sent if not submission.conditional]
         if aside:
+            self.confirming.wait()
             self._journal(aside, self.side_lane())
             self._hub.replay_soon()
         with Settling() as settling:
             for submission, _ in sent:
                 settling.error(submission.promise, error)
 
-    def _halve(self, sent: Sequence[tuple[Submission, list[Op]]], patience_s: float | None) -> None:
+    def _halve(self, sent: Sequence[Sent], patience_s: float | None) -> None:
         """Send both halves, in order, with the sequences that they have."""
         middle = len(sent) // 2
         for half in (sent[:middle], sent[middle:]):
+            if self._hub.mode is Mode.DIRECT and not self.quiet:
+                # What came before may have been put aside: its place keeps its order.
+                behind = self._behind_pending([submission for submission, _ in half])
+                if behind:
+                    self._journal(behind, self.side_lane())
+                    half = [one for one in half if one[0] not in behind]
+            if not half:
+                continue
             if self._hub.mode is Mode.DIRECT and half[0][1][0].lane == self.lane.id:
                 self._resend(half, patience_s=patience_s)
             elif self._hub.mode is Mode.DIRECT:
@@ -281,7 +297,7 @@ class Writer:
             else:
                 self._journal_sent_nowhere(half)
 
-    def _keep_sent(self, sent: Sequence[tuple[Submission, list[Op]]]) -> None:
+    def _keep_sent(self, sent: Sequence[Sent]) -> None:
         """The outcome is unknown: the same ops go into the journal, under the same names (I2)."""
         self.quiet = False
         if self._hold.options.fallback != "read-write":
@@ -297,7 +313,7 @@ class Writer:
                 for submission, ops in sent:
                     settling.error(submission.promise, unknown_outcome(ops[0]))
 
-    def _journal_sent_nowhere(self, sent: Sequence[tuple[Submission, list[Op]]]) -> None:
+    def _journal_sent_nowhere(self, sent: Sequence[Sent]) -> None:
         self._journal([submission for submission, _ in sent], self.lane)
 
     def _rotate(self) -> None:
@@ -361,6 +377,10 @@ class Writer:
             return
         if progress == "empty":
             failpoint("handover-drained")
+            if self._hold.journal.holds(self.lane.id):
+                # It waits for a lock: what goes direct on its lane would pass it for ever (R3).
+                self.lane.lock.release()
+                self.lane = self._open_lane()
             self.happen(Drained())
         else:
             self.happen(RoundFailed("more writes came meanwhile"))
@@ -369,6 +389,11 @@ class Writer:
         """At the end: close what the primary can be told to close; the rest is fenced later."""
         for lane in [self.lane, *([self._side] if self._side else [])]:
             self._hub.end_lane(self._primary, lane)
+
+    def let_go(self) -> None:
+        """At the end: nothing is in flight, so whoever opens the directory next may fence these."""
+        for lane in [self.lane, *([self._side] if self._side else [])]:
+            lane.lock.release()
 
     @property
     def stopped(self) -> bool:
@@ -381,7 +406,3 @@ def failure_of(error: HoldfastError) -> Event:
     if error.code in IN_DOUBT | AWAY:
         return Lost(error.code)
     return RoundFailed(error.code)
-
-
-def _receipt(op: Op, outcome: Outcome) -> Receipt:
-    return Receipt(outcome.version, "primary", op.lane, op.seq)

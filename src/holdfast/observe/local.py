@@ -79,12 +79,27 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
+def usable(data_dir: Path) -> Generator[None]:
+    """Run a block in which what the system says about these files becomes an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"the data directory {data_dir} cannot be used: {error.strerror}",
+            code="data_dir",
+            hint="run this as the user of the app; check its owner, its mode and the disk",
+        ) from None
+
+
+@contextmanager
 def opened_journal(data_dir: Path) -> Generator[Journal | None]:
     """The journal of a data directory; None where there is none."""
-    if not (data_dir / FILE).exists():
+    with usable(data_dir):
+        there = (data_dir / FILE).exists()
+        journal = Journal(data_dir) if there else None
+    if journal is None:
         yield None
         return
-    journal = Journal(data_dir)
     try:
         yield journal
     finally:
@@ -93,8 +108,9 @@ def opened_journal(data_dir: Path) -> Generator[Journal | None]:
 
 def look(data_dir: Path) -> Local:
     """Look at a data directory."""
-    mirrored = _mirrored(data_dir / EMBEDDED_FILE)
-    with opened_journal(data_dir) as journal:
+    with usable(data_dir):
+        mirrored = _mirrored(data_dir / EMBEDDED_FILE)
+    with opened_journal(data_dir) as journal, usable(data_dir):
         if journal is None:
             return Local(data_dir=data_dir, mirrored=mirrored)
         totals = journal.totals()

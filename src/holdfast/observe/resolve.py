@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from holdfast.backends.base import Backend
 from holdfast.codec import decode
-from holdfast.errors import ConflictError, DataError, HoldfastError
+from holdfast.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptData,
+    DataError,
+    HoldfastError,
+    Unavailable,
+)
 from holdfast.ops import raise_refusal
 from holdfast.types import Entry, Kind, Op
 
@@ -34,7 +42,7 @@ class Decision(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """A line that was resolved, how, and the version that the document got (None: no write)."""
+    """A line that was resolved, how, and the version that its document got (None: no write)."""
 
     entry: Entry
     resolution: str
@@ -57,6 +65,13 @@ def find(backend: Backend, number: int, *, deadline_s: float) -> Entry:
     return found[0]
 
 
+def version_now(backend: Backend, entry: Entry, *, deadline_s: float) -> int:
+    """The version of the line's document at this moment; 0 when there is none."""
+    deadline = time.monotonic() + deadline_s
+    (state,) = backend.observe(entry.collection, [entry.key], deadline=deadline).states
+    return 0 if state.text is None else state.version
+
+
 def resolve(
     backend: Backend,
     number: int,
@@ -68,30 +83,28 @@ def resolve(
     """Carry out a decision, and mark the line only when that has taken effect.
 
     `if_version` makes the write conditional: ConflictError when the document has another version.
-    Killed in between, the same call again does no harm: a document is put once more, an append or
-    increment is not applied twice.  ConflictError("resolved") for a line that is not open.
+    Killed in between, the same call again does no harm: a document is put once more, and a patch,
+    append or increment is not applied twice.  ConflictError("not_open") for a line that is
+    resolved, or was never open.
     """
     entry = find(backend, number, deadline_s=deadline_s)
     if entry.state != "open":
         raise _not_open(entry)
     op = _op(entry, decision, if_version, backend)
-    version = None
-    if op is not None:
-        try:
-            version = _apply(backend, op, deadline_s)
-            marked = backend.resolve_entry(number, decision.name)
-        finally:
-            backend.close_lane(op.lane)
-    else:
-        marked = backend.resolve_entry(number, decision.name)
-    if not marked:
+    version = None if op is None else _apply(backend, op, entry, deadline_s)
+    if not backend.resolve_entry(number, decision.name):
         raise _not_open(find(backend, number, deadline_s=deadline_s))
+    if op is not None:
+        # Whoever decides the same at the same time must not apply it once more.
+        with contextlib.suppress(HoldfastError):
+            backend.fence([op.lane], deadline=time.monotonic() + deadline_s)
     return Resolved(entry, decision.name, version)
 
 
 def _not_open(entry: Entry) -> ConflictError:
+    how = f" ({entry.resolution})" if entry.resolution else ""
     return ConflictError(
-        f"line {entry.id} is not open: {entry.state}, {entry.resolution or 'no resolution'}",
+        f"line {entry.id} is not open, it is {entry.state}{how}",
         code="not_open",
         hint="change the document itself, if it should be another: holdfast put",
     )
@@ -103,25 +116,23 @@ def _op(entry: Entry, decision: Decision, if_version: int | None, backend: Backe
         return _document(entry, decision.value, if_version)
     if decision.take is None:
         return None
-    if decision.take == "base":
-        return _document(entry, entry.base, if_version)
     if decision.take == "theirs":
         return _document(entry, entry.theirs, if_version)
+    if decision.take == "base":
+        if entry.base is None:
+            raise ConfigError(
+                f"line {entry.id} tells no base: there was no document, or nobody knew of one",
+                code="no_base",
+                hint="--take theirs, --value, or holdfast delete and --dismiss",
+            )
+        return _document(entry, entry.base, if_version)
     if entry.kind in ("put", "delete"):
         return _document(entry, entry.mine, if_version)
-    kind: Kind
-    if entry.kind == "append":
-        kind = "append"
-    elif entry.kind == "increment":
-        kind = "increment"
-    else:
-        kind = "patch"
     # Of one line and database there is one lane: what was applied already is skipped there.
-    name = f"{backend.identity()}/{entry.id}"
     return Op(
-        lane=str(uuid.uuid5(_AGAIN, name)),
+        lane=str(uuid.uuid5(_AGAIN, f"{backend.identity()}/{entry.id}")),
         seq=1,
-        kind=kind,
+        kind=cast(Kind, entry.kind),
         collection=entry.collection,
         key=entry.key,
         body=entry.mine,
@@ -142,16 +153,18 @@ def _document(entry: Entry, text: str | None, if_version: int | None) -> Op:
     )
 
 
-def _apply(backend: Backend, op: Op, deadline_s: float) -> int | None:
-    (outcome,) = backend.apply([op], deadline=time.monotonic() + deadline_s).outcomes
-    if outcome.status == "refused" or outcome.code:
+def _apply(backend: Backend, op: Op, entry: Entry, deadline_s: float) -> int | None:
+    try:
+        (outcome,) = backend.apply([op], deadline=time.monotonic() + deadline_s).outcomes
+    except Unavailable as error:
+        if error.code == "fenced":
+            raise _not_open(find(backend, entry.id, deadline_s=deadline_s)) from None
+        raise
+    if outcome.status != "refused":
+        return outcome.version
+    backend.close_lane(op.lane)  # so that it can be tried again
+    try:
         raise_refusal(op, outcome)
-    return outcome.version
-
-
-def require_if_version(decision: Decision, if_version: int | None) -> None:
-    """Refuse a condition on a decision that writes nothing."""
-    if if_version is not None and decision.name == "dismissed":
-        raise DataError(
-            "--if-version has no meaning with --dismiss, which writes nothing", code="usage"
-        )
+    except (DataError, CorruptData) as error:
+        error.hint = "it does not fit the document as it is now: --take theirs, or --value"
+        raise

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.backends.postgres import PostgresBackend
+from holdfast.settings import parse_url
+from holdfast.store import Store
+from support.faulty import Link, Open, Opened, Serialized, Server, open_link
+
+
+@pytest.fixture(params=["memory", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The primary, of both kinds; what is scripted lies before it."""
+    if request.param == "memory":
+        yield Server()
+        return
+    backend = PostgresBackend(parse_url(request.getfixturevalue("pg_database")))
+    yield Server(Serialized(backend))
+    backend.close()
+
+
+@pytest.fixture
+def memory() -> Server:
+    """The primary where the kind of database does not matter."""
+    return Server()
+
+
+@pytest.fixture
+def open_it(tmp_path: Path) -> Iterator[Open]:
+    """Opens a store over a link in the test's data directory; all are closed afterwards."""
+    stores: list[tuple[Link, Store]] = []
+
+    def open_one(link: Link, *, data_dir: Path = tmp_path / "data", **options: Any) -> Opened:
+        store, engine = open_link(link, data_dir, **options)
+        stores.append((link, store))
+        return store, engine
+
+    yield open_one
+    for link, store in stores:
+        link.down = True
+        store.close(timeout_s=0.0)

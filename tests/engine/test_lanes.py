@@ -1,0 +1,141 @@
+"""Lanes: others can tell whether the process of a lane is alive, whatever has killed it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from holdfast.engine.lanes import FOLDER, FileLock, Lane, forget, is_dead
+from support.faulty import eventually
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from holdfast.engine.lanes import Lane
+
+lane = Lane(Path(sys.argv[1]))
+print(lane.id, flush=True)
+sys.stdin.readline()
+"""
+
+
+def holder(data_dir: Path) -> tuple[subprocess.Popen[str], str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, data_dir],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_a_lane_is_dead_when_its_process_is(tmp_path: Path) -> None:
+    """R1: a lane is alive while its process is, also a stopped one, and dead after kill -9."""
+    process, lane = holder(tmp_path)
+    assert not is_dead(tmp_path, lane)
+    os.kill(process.pid, signal.SIGSTOP)
+    assert not is_dead(tmp_path, lane)
+    process.kill()
+    process.communicate()
+    assert is_dead(tmp_path, lane)
+    assert (tmp_path / FOLDER / f"{lane}.lock").exists()
+    forget(tmp_path, lane)
+    assert is_dead(tmp_path, lane)
+    forget(tmp_path, lane)
+
+
+def test_a_lane_of_this_process_is_alive_to_it(tmp_path: Path) -> None:
+    """R1: looking from the same process sees its own lanes alive, and frees none of them."""
+    lane = Lane(tmp_path)
+    for _ in range(2):
+        assert not is_dead(tmp_path, lane.id)
+    lane.end()
+    assert is_dead(tmp_path, lane.id)
+    assert not (tmp_path / FOLDER / f"{lane.id}.lock").exists()
+
+
+def test_lanes_in_a_copied_directory_are_dead(tmp_path: Path) -> None:
+    """R1: a copy of a data directory holds the files of lanes, and nobody's locks."""
+    lane = Lane(tmp_path / "data")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    assert is_dead(tmp_path / "copy", lane.id)
+    assert not is_dead(tmp_path / "data", lane.id)
+    lane.end()
+
+
+def test_names_and_sequences_are_given_once(tmp_path: Path) -> None:
+    """R1: every lane has a name of its own, and a sequence is never given twice."""
+    lanes = [Lane(tmp_path) for _ in range(5)]
+    assert len({lane.id for lane in lanes}) == 5
+    assert [lanes[0].next_seq() for _ in range(3)] == [1, 2, 3]
+    assert lanes[1].next_seq() == 1
+    for lane in lanes:
+        lane.end()
+
+
+def test_a_forked_child_lets_go_without_freeing(tmp_path: Path) -> None:
+    """R1: the lane stays the parent's when its child ends, and dies with the parent alone."""
+    code = """
+import os, sys
+from pathlib import Path
+from holdfast.engine.lanes import Lane
+
+lane = Lane(Path(sys.argv[1]))
+ended, told = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.write(told, b"x")
+    os.close(told)
+    sys.stdin.readline()  # the child lives on
+    os._exit(0)
+os.read(ended, 1)
+print(lane.id, pid, flush=True)
+os.kill(os.getpid(), __import__("signal").SIGSTOP)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert parent.stdout is not None
+    lane, child = parent.stdout.readline().split()
+    assert not is_dead(tmp_path, lane)
+    parent.kill()
+    parent.wait()
+    assert is_dead(tmp_path, lane)
+    os.kill(int(child), 0)  # the child is still there
+    assert parent.stdin is not None
+    parent.stdin.close()
+    eventually(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(int(child)))
+    parent.stdout.close()
+
+
+def _is_zombie(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_only_one_gets_a_lock(tmp_path: Path) -> None:
+    """One process of a directory replays at a time: a lock is had by one, and can be had again."""
+    first, second = FileLock(tmp_path / "drain.lock"), FileLock(tmp_path / "drain.lock")
+    assert first.acquire()
+    assert first.acquire()
+    assert not second.acquire()
+    assert first.held
+    assert not second.held
+    first.release()
+    first.release()
+    assert second.acquire()
+    second.release()

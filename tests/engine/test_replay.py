@@ -1,0 +1,408 @@
+"""The replay: in order, whole, once; what cannot go holds up nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast import ConflictError, CorruptData, DataError, Unavailable
+from holdfast.backends.memory import MemoryBackend
+from holdfast.engine import replayer as replayer_module
+from holdfast.engine.inline import InlineEngine
+from holdfast.engine.modes import Mode
+from holdfast.errors import ConfigError
+from holdfast.store import Store
+from holdfast.types import Hello
+from support.faulty import LOST, Link, Open, Server, after, before, eventually, wait_direct
+
+POISON = DataError("a CHECK refuses it", code="check")
+
+
+def others(server: Server) -> Store:
+    return Store(InlineEngine(server.database))
+
+
+def test_poison_is_parked_and_the_rest_goes_on(server: Server, open_it: Open) -> None:
+    """I6, I2: what the primary refuses is in the ledger with its reason; all others arrive."""
+    link = Link(server, down=True)
+    store, engine = open_it(link)
+    receipts = [store["c"].put(str(n), n) for n in range(9)]
+    again = store["c"].increment("4", "", 10)
+    for key in ("0", "4", "8"):
+        server.poison[("c", key)] = POISON
+    link.down = False
+    wait_direct(engine)
+    assert again == 14
+    assert sorted(server.database.read("c", [str(n) for n in range(9)])) == list("123567")
+    entries = server.database.entries()
+    assert [(entry.key, entry.reason, entry.state) for entry in entries] == [
+        ("0", "check", "open"),
+        ("4", "check", "open"),
+        ("8", "check", "open"),
+        ("4", "check", "open"),
+    ]
+    assert [entry.mine for entry in entries] == ["0", "4", "8", "10"]
+    for number, receipt in enumerate(receipts):
+        outcome = store.outcome(receipt)
+        assert outcome.state == ("parked" if number in (0, 4, 8) else "applied")
+        assert outcome.reason == ("check" if number in (0, 4, 8) else "")
+    assert store.health().ledger == {"open": 4}
+
+
+def test_a_missing_table_is_tried_a_few_times(
+    server: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6, I7: what somebody may mend is tried again, and parked after a bounded number of times."""
+    monkeypatch.setattr(replayer_module, "MAX_CONFIG_ATTEMPTS", 3)
+    link = Link(server, down=True)
+    store, engine = open_it(link)
+    store["c"].put("1", 1)
+    store["c"].put("2", 2)
+    server.poison[("c", "1")] = ConfigError("no right", code="no_rights")
+    tries: list[int] = []
+    original = server.refuse
+    server.refuse = lambda ops: (tries.append(len(ops)), original(ops))[1]  # type: ignore[method-assign]
+    link.down = False
+    wait_direct(engine)
+    assert tries.count(1) >= 3
+    assert server.database.entries()[0].reason == "no_rights"
+    assert others(server)["c"].get("2") == 2
+
+
+def test_a_locked_row_waits_and_loses_nothing(server: Server, open_it: Open) -> None:
+    """I2, I3: the store is DIRECT while a replayed op waits for a lock; it arrives when it can."""
+    link = Link(server, down=True)
+    store, engine = open_it(link)
+    first = store["c"].put("k", [1])
+    server.locked.add(("c", "k"))
+    link.down = False
+    eventually(lambda: engine.mode is Mode.DIRECT)
+    for number in range(5):
+        assert store["c"].put(str(number), number).durable_on == "primary"
+    assert store["c"].get("k") == [1]
+    assert store["c"].append("k", "", 2) == [1, 2]
+    assert store.outcome(first).state == "pending"
+    server.locked.clear()
+    wait_direct(engine)
+    assert others(server)["c"].get("k") == [1, 2]
+    assert store.outcome(first).state == "applied"
+    assert engine.hold.journal.lanes()
+
+
+def test_a_locked_row_among_others_holds_up_only_its_own(server: Server, open_it: Open) -> None:
+    """I3: on replay the ops on other keys go on; those on the locked key keep their order."""
+    link = Link(server, down=True)
+    store, engine = open_it(link)
+    for number in range(4):
+        store["c"].put(f"a{number}", number)
+        store["c"].append("k", "", number)
+        with store.batch() as batch:
+            batch.append("c", "g", "", number)
+            batch.append("c", "k" if number == 2 else "h", "", number)
+    server.locked.add(("c", "k"))
+    link.down = False
+    eventually(lambda: engine.mode is Mode.DIRECT)
+    assert others(server)["c"].keys() == ["a0", "a1", "a2", "a3"]  # the groups wait with theirs
+    server.locked.clear()
+    wait_direct(engine)
+    assert others(server)["c"].get_many(["g", "h", "k"]) == {
+        "g": [0, 1, 2, 3],
+        "h": [0, 1, 3],
+        "k": [0, 1, 2, 2, 3],
+    }
+
+
+def test_groups_are_whole_in_an_outage_and_on_replay(server: Server, open_it: Open) -> None:
+    """All or nothing: a batch is journaled whole, replayed in one transaction, parked whole."""
+    link = Link(server, down=True)
+    store, engine = open_it(link)
+    with store.batch() as kept:
+        for number in range(1200):  # more than one transaction takes of single writes
+            kept.put("c", str(number), number)
+
+    def refused() -> None:
+        with store.batch() as batch:
+            batch.put("c", "x", 1)
+            batch.put("c", "y", 1, if_absent=True)
+
+    with pytest.raises(Unavailable):
+        refused()
+    with store.batch() as parked:
+        parked.put("c", "p", 1)
+        parked.put("c", "poison", 1)
+    server.poison[("c", "poison")] = POISON
+    assert store.health().lag_ops == 1202
+    link.down = False
+    wait_direct(engine)
+    sizes = [len(batch) for batch in server.applied if any(op.key == "0" for op in batch)]
+    assert len(sizes) == 1
+    assert sizes[0] >= 1200
+    assert others(server)["c"].count() == 1200
+    assert {entry.key for entry in server.database.entries()} == {"p", "poison"}
+    assert store.outcome(kept.receipts[0]).state == "applied"
+    assert store.outcome(parked.receipts[0]).state == "parked"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_provisional_holds_only_for_exactly_that_document(
+    server: Server, open_it: Open, alone: bool
+) -> None:
+    """A condition judged here is applied if nobody came between, and else parked, not forced."""
+    link = Link(server)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    store["c"].put("k", {"n": 1})
+    store["c"].get("new")
+    link.down = True
+    store["c"].patch("k", {"m": 1})
+    seen = store["c"].read("k")
+    assert seen is not None
+    receipt = store["c"].put("k", {"n": 2}, if_version=seen.version, provisional=True)
+    created = store["c"].put("new", 1, if_absent=True, provisional=True)
+    for wrong in (seen.version, 1, 0, 7):
+        with pytest.raises(ConflictError):
+            store["c"].put("k", 3, if_version=wrong, provisional=True)
+    with pytest.raises(ConflictError):
+        store["c"].put("new", 2, if_absent=True, provisional=True)
+    with pytest.raises(Unavailable) as caught:
+        store["c"].put("unknown", 1, if_absent=True, provisional=True)
+    assert caught.value.code == "needs_primary"
+    if not alone:
+        others(server)["c"].patch("k", {"x": 1})
+        others(server)["c"].put("new", "theirs")
+    link.down = False
+    wait_direct(engine)
+    states = {store.outcome(receipt).state, store.outcome(created).state}
+    assert states == ({"applied"} if alone else {"parked"})
+    assert store["c"].get("k") == ({"n": 2} if alone else {"n": 1, "m": 1, "x": 1})
+    assert store["c"].get("new") == (1 if alone else "theirs")
+    if not alone:
+        assert store.outcome(receipt).reason == "condition"
+
+
+def test_a_sole_writer_judges_conditions_itself(memory: Server, open_it: Open) -> None:
+    """`sole_writer=True`: every condition is judged here in an outage, batches included."""
+    link = Link(memory)
+    store, engine = open_it(link, sole_writer=True)
+    wait_direct(engine)
+    store["c"].put("k", 1)
+    store["c"].get("new")
+    link.down = True
+    assert store["c"].pop("k") == 1
+    assert store["c"].get_or_create("new", [1]) == [1]
+    with store.batch() as batch:
+        batch.put("c", "k", 2, if_absent=True)
+        batch.delete("c", "new", if_version=store["c"].read("new").version)  # type: ignore[union-attr]
+    link.down = False
+    wait_direct(engine)
+    assert dict(store["c"].items()) == {"k": 2}
+    assert memory.database.entries() == []
+
+
+def test_time_to_live_goes_on_in_the_journal(open_it: Open) -> None:
+    """A document whose time is over when it arrives is not there; another has what is left."""
+    server = Server()
+    link = Link(server, down=True)
+    store, engine = open_it(link)
+    store["c"].put("short", 1, ttl_s=0.000001)
+    store["c"].put("long", 1, ttl_s=1000)
+    store["c"].put("always", 1)
+    now = server.database._now_us
+    late_us = 400_000_000
+    original = replayer_module._aged
+    replayer_module._aged = lambda op, now_us: original(op, now_us + late_us)
+    try:
+        link.down = False
+        wait_direct(engine)
+    finally:
+        replayer_module._aged = original
+    rows = server.database.read("c", ["short", "long", "always"])
+    assert rows["always"].expires_us is None
+    assert 0 < rows["long"].expires_us - now() <= 600_000_000
+    eventually(lambda: sorted(server.database.read("c", ["short", "long"])) == ["long"])
+
+
+@pytest.mark.parametrize("kind", ["identity", "system"])
+def test_another_database_gets_nothing(memory: Server, open_it: Open, kind: str) -> None:
+    """I9: pending ops are held when another database, or a copy, answers under the same address."""
+    identity = memory.database.identity()
+    memory.hello = Hello(identity, "system")
+    store, engine = open_it(Link(memory))
+    wait_direct(engine)
+    store["c"].put("k", 1)
+    store.close()
+    store, engine = open_it(Link(memory, down=True))
+    store["c"].put("k", 2)
+    store.close(timeout_s=0)
+    wrong = Server(
+        hello=Hello("other", "system") if kind == "identity" else Hello(identity, "copy")
+    )
+    link = Link(wrong)
+    store, engine = open_it(link)
+    eventually(lambda: engine.situation.cause == "other_database")
+    assert store["c"].put("k", 3).durable_on == "journal"
+    assert store["c"].get("k") == 3
+    assert wrong.applied == []
+    assert store.close(timeout_s=0) == 2
+    store, engine = open_it(Link(memory))
+    wait_direct(engine)
+    assert store["c"].get("k") == 3
+
+
+def test_a_new_address_with_nothing_pending_is_a_move(memory: Server, open_it: Open) -> None:
+    """I9: another address with nothing pending begins anew; what the old one said is forgotten."""
+    store, engine = open_it(Link(memory))
+    wait_direct(engine)
+    store["c"].put("k", 1)
+    assert store.close() == 0
+    link = Link(Server())
+    link.display = "memory://new"
+    store, engine = open_it(link)
+    wait_direct(engine)
+    assert store["c"].get("k") is None
+    link.down = True
+    store["c"].put("x", 1)
+    assert store["c"].get("k") is None
+
+
+def test_two_engines_of_one_directory_share_its_journal(server: Server, open_it: Open) -> None:
+    """I2, I3: what one leaves pending the other delivers, in the order of the directory."""
+    far, near = Link(server, down=True), Link(server)
+    first, one = open_it(far)
+    second, two = open_it(near)
+    wait_direct(two)
+    first["c"].append("k", "", 1)
+    first["c"].put("only", 1)
+    assert second["c"].append("k", "", 2) in ([1, 2], [2], None)
+    first["c"].append("k", "", 3)
+    assert second["c"].put("look", 1)
+    wait_direct(two)
+    far.down = False
+    wait_direct(one)
+    assert first["c"].get("k") == [1, 2, 3]
+    assert second["c"].get("only") == 1
+    assert {one._writer.lane.id, two._writer.lane.id} <= set(one.hold.journal.lanes())
+    assert second["c"].append("k", "", 4) == first["c"].get("k") == [1, 2, 3, 4]
+
+
+def test_a_cloned_directory_delivers_nothing_twice(
+    server: Server, open_it: Open, tmp_path: Path
+) -> None:
+    """R1, I2: a copy of the data directory fences the lane; both together deliver each op once."""
+    link = Link(server)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    store["c"].put("n", 0)
+    link.down = True
+    for _ in range(3):
+        store["c"].increment("n", "")
+    shutil.copytree(tmp_path / "data", tmp_path / "clone")
+    clone, cloned = open_it(Link(server, down=True), data_dir=tmp_path / "clone")
+    link.down = False
+    wait_direct(engine)
+    assert store["c"].increment("n", "") == 4
+    clone.close(timeout_s=0)
+    clone, cloned = open_it(Link(server), data_dir=tmp_path / "clone")
+    wait_direct(cloned)
+    assert clone["c"].get("n") == 4
+    assert store["c"].increment("n", "") == 5
+    assert store["c"].put("k", 1).durable_on == "primary"
+
+
+def test_a_replay_that_is_lost_again_goes_on(server: Server, open_it: Open) -> None:
+    """I2, R2: replies of the replay that are lost, before and after, double and lose nothing."""
+    link = Link(server, down=True)
+    store, engine = open_it(link)
+    for number in range(10):
+        store["c"].append("l", "", number)
+        store["c"].increment("n", "")
+    link.script = [after(LOST), before(LOST), after("deadline"), before("disk_full")]
+    link.down = False
+    wait_direct(engine)
+    assert others(server)["c"].get_many(["l", "n"]) == {"l": list(range(10)), "n": 10}
+    assert server.database.entries() == []
+
+
+def test_a_new_database_is_known_after_the_first_replay(open_it: Open) -> None:
+    """I9, I12: whose ops were delivered is known at once, and what they made stays known here."""
+    server = Server(has_schema=False)
+    link = Link(server, down=True)
+    store, engine = open_it(link)
+    store["c"].put("k", 1)
+    link.down = False
+    wait_direct(engine)
+    assert engine.hold.history is not None
+    store["c"].put("k2", 2)
+    link.down = True
+    store["c"].put("notice", 1)
+    assert store["c"].get_many(["k", "k2"]) == {"k": 1, "k2": 2}
+
+
+def test_a_mirror_that_is_gone_holds_up_nothing(memory: Server, open_it: Open) -> None:
+    """The mirror is disposable: without it writes go on, and pending ones are delivered."""
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    store["c"].put("k", 1)
+    (engine.hold.data_dir / "fallback.db").unlink()
+    assert store["c"].put("k", 2).durable_on == "primary"
+    assert store["c"].get("k") == 2
+    link.down = True
+    store["c"].put("k", 3)
+    assert store["c"].get("k") == 3
+    with pytest.raises(Unavailable):
+        store["c"].get("other")
+    link.down = False
+    wait_direct(engine)
+    assert store["c"].get("k") == 3
+
+
+def test_a_journal_that_is_gone_acknowledges_nothing(memory: Server, open_it: Open) -> None:
+    """I1: an unlinked journal is noticed before a write is acknowledged."""
+    link = Link(memory, down=True)
+    store, engine = open_it(link)
+    (engine.hold.data_dir / "journal.db").unlink()
+    for _ in range(2):
+        with pytest.raises(CorruptData) as caught:
+            store["c"].put("k", 1)
+        assert caught.value.code == "file_gone"
+
+
+def test_an_old_journal_is_not_replayed_unasked(
+    memory: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that was forgotten for a day overwrites nothing until somebody confirms it."""
+    monkeypatch.setattr(replayer_module, "MAX_JOURNAL_AGE_S", -1.0)
+    link = Link(memory, down=True)
+    store, engine = open_it(link)
+    store["c"].put("k", 1)
+    link.down = False
+    eventually(lambda: engine.situation.mode is Mode.DRAINING and engine.situation.attempts > 1)
+    assert memory.applied == []
+    assert store["c"].put("k", 2).durable_on == "journal"
+    assert store["c"].get("k") == 2
+    engine.replayer.confirmed = True
+    wait_direct(engine)
+    assert store["c"].get("k") == 2
+
+
+@pytest.mark.parametrize(("side", "left"), [("mine", 2), ("theirs", 3), ("newest", 2)])
+def test_a_true_conflict_goes_by_the_policy(open_it: Open, side: Any, left: int) -> None:
+    """I5: both sides changed one field: `on_conflict` decides, and the ledger has all three."""
+    server = Server(MemoryBackend(now_us=lambda: 1_000_000))
+    link = Link(server)
+    store, engine = open_it(link, on_conflict=side)
+    wait_direct(engine)
+    store["c"].put("k", {"n": 1})
+    link.down = True
+    receipt = store["c"].put("k", {"n": 2})
+    others(server)["c"].put("k", {"n": 3})
+    link.down = False
+    wait_direct(engine)
+    assert store["c"].get("k") == {"n": left}
+    (entry,) = server.database.entries()
+    assert (entry.base, entry.mine, entry.theirs) == ('{"n":1}', '{"n":2}', '{"n":3}')
+    assert store.outcome(receipt).entry == entry.id

@@ -1,0 +1,96 @@
+"""What waits for the writer: bounded, in order, and settled together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdfast import Unavailable
+from holdfast.engine import inbox as inbox_module
+from holdfast.engine.inbox import Inbox, Nudge, Submission
+from holdfast.engine.modes import Connected
+from holdfast.engine.promise import Promise
+from holdfast.types import Op
+
+
+def submission(*keys: str, size: int = 1, **options: Any) -> Submission:
+    ops = [Op(lane="", seq=0, kind="put", collection="c", key=key, body="1") for key in keys]
+    return Submission(Promise(), ops, 0.0, size, **options)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Inbox:
+    monkeypatch.setattr(inbox_module, "MAX_QUEUE_OPS", 3)
+    monkeypatch.setattr(inbox_module, "MAX_QUEUE_BYTES", 100)
+    return Inbox()
+
+
+def test_a_full_queue_refuses(small: Inbox) -> None:
+    """I7: beyond its maximum of ops the queue refuses, before anything is written."""
+    small.submit(submission("1", "2"))
+    small.submit(submission("3", "4"))
+    with pytest.raises(Unavailable) as caught:
+        small.submit(submission("5"))
+    assert caught.value.code == "queue_full"
+    assert caught.value.hint
+    assert len(small.collect(0.0).submissions) == 2
+    small.submit(submission("5"))
+
+
+def test_a_queue_of_large_documents_refuses(small: Inbox) -> None:
+    """I7: beyond its maximum of bytes, too; what was taken out makes room again."""
+    small.submit(submission("1", size=101))
+    with pytest.raises(Unavailable) as caught:
+        small.submit(submission("2"))
+    assert caught.value.code == "queue_full"
+    small.collect(0.0)
+    small.submit(submission("2"))
+
+
+def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I7: one transaction takes no more than its maximum of ops and of bytes."""
+    monkeypatch.setattr(inbox_module, "MAX_TRANSACTION_OPS", 3)
+    monkeypatch.setattr(inbox_module, "MAX_TRANSACTION_BYTES", 50)
+    inbox = Inbox()
+    for key in "1234":
+        inbox.submit(submission(key))
+    assert len(inbox.collect(0.0).submissions) == 3
+    assert len(inbox.collect(0.0).submissions) == 1
+    for key in "123":
+        inbox.submit(submission(key, size=30))
+    assert len(inbox.collect(0.0).submissions) == 2
+
+
+def test_what_is_told_does_not_wait_behind_calls(small: Inbox) -> None:
+    """Events come out beside the calls, each kind in its order."""
+    first, second = submission("1"), submission("2")
+    small.submit(first)
+    small.post(Nudge("nearly"))
+    small.submit(second)
+    small.post(Connected())
+    collected = small.collect(0.0)
+    assert collected.submissions == [first, second]
+    assert collected.notes == [Nudge("nearly"), Connected()]
+    assert small.collect(0.0) == ([], [])
+
+
+def test_a_closed_inbox_takes_no_more_and_serves_what_waits(small: Inbox) -> None:
+    """Closing loses no call: what waits is served, what comes is Unavailable("closed")."""
+    small.submit(submission("1"))
+    small.close()
+    with pytest.raises(Unavailable) as caught:
+        small.submit(submission("2"))
+    assert caught.value.code == "closed"
+    collected = small.collect(0.0)
+    assert len(collected.submissions) == 1
+    assert collected.notes == [Nudge("close")]
+
+
+def test_only_a_condition_that_must_hold_needs_the_primary() -> None:
+    """A read-modify-write is no condition that only the primary can judge."""
+    plain = submission("1")
+    op = Op(lane="", seq=0, kind="put", collection="c", key="1", body="1", if_version=0)
+    assert not plain.conditional
+    assert Submission(Promise(), [op], 0.0).conditional
+    assert not Submission(Promise(), [op], 0.0, soft=True).conditional

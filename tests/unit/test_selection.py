@@ -1,0 +1,147 @@
+"""Which pending ops go next: all of them sooner or later, in order, and groups never cut."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.engine.journal import Pending
+from holdfast.engine.selection import along_with, next_batch, place_of, units
+from holdfast.types import Op
+
+LANES, KEYS = ("a", "b", "c"), ("1", "2", "3", "4")
+
+
+@st.composite
+def journals(draw: st.DrawFn) -> list[Pending]:
+    """A journal of several lanes: lone ops and groups that are written together."""
+    seqs = dict.fromkeys(LANES, 0)
+    found: list[Pending] = []
+    for _ in range(draw(st.integers(0, 12))):
+        lane = draw(st.sampled_from(LANES))
+        keys = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=4))
+        group = seqs[lane] + 1 if draw(st.booleans()) else 0
+        for key in keys if group else keys[:1]:
+            seqs[lane] += 1
+            op = Op(
+                lane=lane,
+                seq=seqs[lane],
+                kind="put",
+                collection="c",
+                key=key,
+                body="1" * draw(st.integers(1, 9)),
+                group=group,
+            )
+            found.append(Pending(len(found) + 1, op))
+    return found
+
+
+BLOCKED = st.frozensets(st.tuples(st.just("c"), st.sampled_from(KEYS)))
+LIMITS = st.tuples(st.integers(1, 6), st.integers(1, 40))
+
+
+def drained(
+    journal: list[Pending], blocked: frozenset[tuple[str, str]], limits: tuple[int, int]
+) -> tuple[list[list[list[Pending]]], list[Pending]]:
+    """The batches until none can go, and what stays."""
+    batches: list[list[list[Pending]]] = []
+    left = list(journal)
+    waiting = along_with(left, blocked)
+    while batch := next_batch(left, blocked=waiting, max_ops=limits[0], max_bytes=limits[1]):
+        batches.append(batch)
+        gone = {one.id for unit in batch for one in unit}
+        left = [one for one in left if one.id not in gone]
+    return batches, left
+
+
+@given(journals(), LIMITS)
+def test_everything_is_drained_in_order(journal: list[Pending], limits: tuple[int, int]) -> None:
+    """I2, I3: nothing stays behind; each place keeps its order, each lane its sequences."""
+    batches, left = drained(journal, frozenset(), limits)
+    assert left == []
+    gone = [one for batch in batches for unit in batch for one in unit]
+    assert sorted(one.id for one in gone) == [one.id for one in journal]
+    places: dict[object, list[int]] = defaultdict(list)
+    lanes: dict[str, list[int]] = defaultdict(list)
+    for one in gone:
+        places[place_of(one)].append(one.id)
+        lanes[one.op.lane].append(one.op.seq)
+    for order in (*places.values(), *lanes.values()):
+        assert order == sorted(order)
+
+
+@given(journals(), LIMITS, BLOCKED)
+def test_a_batch_is_of_one_lane_and_within_the_limits(
+    journal: list[Pending], limits: tuple[int, int], blocked: frozenset[tuple[str, str]]
+) -> None:
+    """I7: one transaction is one lane's, and larger than the limits only for one single unit."""
+    for batch in drained(journal, blocked, limits)[0]:
+        ops = [one.op for unit in batch for one in unit]
+        assert len({op.lane for op in ops}) == 1
+        if len(batch) > 1:
+            assert len(ops) <= limits[0]
+            assert sum(len(op.body or "") for op in ops) <= limits[1]
+
+
+@given(journals(), LIMITS, BLOCKED)
+def test_groups_are_never_cut(
+    journal: list[Pending], limits: tuple[int, int], blocked: frozenset[tuple[str, str]]
+) -> None:
+    """All or nothing: the ops of a group go in one transaction."""
+    whole = {unit[0].id: len(unit) for unit in units(journal)}
+    for batch in drained(journal, blocked, limits)[0]:
+        for unit in batch:
+            assert len(unit) == whole[unit[0].id]
+
+
+@given(journals(), LIMITS, BLOCKED)
+def test_what_is_blocked_holds_up_only_its_own(
+    journal: list[Pending], limits: tuple[int, int], blocked: frozenset[tuple[str, str]]
+) -> None:
+    """Blocked places wait, with all behind them on their places and lanes; the others go on."""
+    batches, left = drained(journal, blocked, limits)
+    waiting = along_with(journal, blocked)
+    for batch in batches:
+        assert all(place_of(one) not in waiting for unit in batch for one in unit)
+    stayed = {one.id for one in left}
+    places, lanes = set(waiting), set[str]()
+    for unit in units(journal):
+        mine = {place_of(one) for one in unit}
+        must_wait = unit[0].op.lane in lanes or not places.isdisjoint(mine)
+        assert all((one.id in stayed) == must_wait for one in unit)
+        if must_wait:
+            places |= mine
+            lanes.add(unit[0].op.lane)
+
+
+@given(journals())
+def test_a_window_that_ends_inside_a_group_leaves_it(journal: list[Pending]) -> None:
+    """All or nothing: the last group of a window that may go on is left for a larger window."""
+    cut = units(journal)
+    batch = next_batch(journal, whole=False)
+    if len(cut) > 1 and cut[-1][-1].op.group:
+        assert cut[-1] not in batch
+
+
+def test_two_groups_in_a_row_stay_two() -> None:
+    """Groups of one lane that follow each other are not one."""
+    ops = [
+        Op(lane="a", seq=n, kind="put", collection="c", key="1", body="1", group=group)
+        for n, group in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 0), (6, 0))
+    ]
+    journal = [Pending(op.seq, op) for op in ops]
+    assert [len(unit) for unit in units(journal)] == [2, 2, 1, 1]
+
+
+def test_a_group_takes_its_other_places_along() -> None:
+    """What waits with a group waits on all of its places."""
+    ops = [
+        Op(lane="a", seq=1, kind="put", collection="c", key="1", body="1", group=1),
+        Op(lane="a", seq=2, kind="put", collection="c", key="2", body="1", group=1),
+        Op(lane="a", seq=3, kind="put", collection="c", key="3", body="1"),
+    ]
+    journal = [Pending(op.seq, op) for op in ops]
+    assert along_with(journal, {("c", "1")}) == {("c", "1"), ("c", "2")}
+    assert along_with(journal, {("c", "3")}) == {("c", "3")}
