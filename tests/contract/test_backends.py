@@ -56,27 +56,33 @@ class TestPostgresBehindAPooler(TestPostgres):
         backend.close()
 
 
-class _Line:
-    """A line whose every batch tells what it observed, as those of an engine do.
+class _Writer:
+    """Batches go over a line, one at a time, and tell what they observed, as those of an engine do:
+    so plain puts go the short way.  Everything else goes over a pool beside it.
 
-    So plain puts go the short way.  Where the caller did not ask, the answer is taken out again.
+    Where the caller did not ask what was observed, the answer is taken out again.
     """
 
-    def __init__(self, backend: PostgresBackend) -> None:
-        self._backend = backend
+    def __init__(self, pool: PostgresBackend) -> None:
+        self._pool = pool
+        self._line = pool.sibling()
+        self._line.connect(time.monotonic() + 60)
+        self._directories: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+        return getattr(self._pool, name)
 
     def apply(self, ops: Sequence[Op], *, directory: str | None = None, **how: Any) -> Applied:
-        if directory is not None or "on_conflict" in how:
-            return self._backend.apply(ops, directory=directory, **how)
-        applied = self._backend.apply(ops, directory=make_lane(), **how)
-        with self._backend.connection("testing") as conn:
-            conn.execute(
-                "UPDATE holdfast.lanes SET directory = NULL WHERE lane = %s", (ops[0].lane,)
-            )
-        return msgspec.structs.replace(applied, observed=Observed([]))
+        lane = ops[0].lane
+        self._directories[lane] = directory or self._directories.get(lane) or make_lane()
+        if not self._line.connected:  # the failure of an earlier batch has ended it
+            self._line.connect(time.monotonic() + 60)
+        applied = self._line.apply(ops, directory=self._directories[lane], **how)
+        return applied if directory else msgspec.structs.replace(applied, observed=Observed([]))
+
+    def close(self) -> None:
+        self._line.close()
+        self._pool.close()
 
 
 class TestPostgresLine(TestPostgres):
@@ -84,9 +90,8 @@ class TestPostgresLine(TestPostgres):
 
     @pytest.fixture
     def backend(self, pg_database: str) -> Iterator[Backend]:
-        backend = PostgresBackend(parse_url(pg_database)).sibling()
-        backend.connect(time.monotonic() + 60)
-        yield cast(Backend, _Line(backend))
+        backend = _Writer(PostgresBackend(parse_url(pg_database)))
+        yield cast(Backend, backend)
         backend.close()
 
 

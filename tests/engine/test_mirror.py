@@ -7,6 +7,7 @@ from itertools import permutations
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 
 from holdfast import CorruptData, HoldfastError
@@ -35,9 +36,10 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
 
 def retained(mirror: Mirror) -> list[int]:
     conn = apsw.Connection(str(mirror._file.path))
-    found = [record[0] for record in conn.execute("SELECT seq FROM retained ORDER BY seq")]
+    found = conn.execute("SELECT batch FROM retained ORDER BY id")
+    batches = [msgspec.msgpack.decode(blob, type=list[tuple[Op, int | None]]) for (blob,) in found]
     conn.close()
-    return found
+    return [kept.seq for batch in batches for kept, _ in batch]
 
 
 @pytest.mark.parametrize("order", list(permutations([1, 2, 3])), ids=str)
@@ -105,6 +107,17 @@ def test_retained_ops_are_kept_for_a_while(mirror: Mirror, monkeypatch: pytest.M
     assert retained(mirror) == [1, 2, 3]
     mirror.confirm(Observed([]), lane=LANE, watermark=4, retained=[(op(4), 4)])
     assert retained(mirror) == []
+
+
+def test_retained_ops_are_bounded(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I7: confirmed ops are kept up to a number of bytes; the older ones go first."""
+    mirror.confirm(Observed([]), lane=LANE, watermark=1, retained=[(op(1), 1)])
+    monkeypatch.setattr(mirror_module, "MAX_RETAINED_BYTES", mirror._retained_bytes * 10)
+    for seq in range(2, 101):
+        mirror.confirm(Observed([]), lane=LANE, watermark=seq, retained=[(op(seq), seq)])
+    kept = retained(mirror)
+    assert 4 <= len(kept) <= 10
+    assert kept == list(range(kept[0], 101))
 
 
 def test_another_history_empties_it(mirror: Mirror) -> None:

@@ -111,11 +111,13 @@ def test_a_read_that_misses_the_primary_is_answered_here(memory: Server, open_it
     store, engine = open_it(link)
     wait_direct(engine)
     store["c"].put("k", 1)
+    connects = link.connects
     link.read_error = DeadlineExceeded("no answer")
     document = store["c"].read("k")
     assert document is not None
     assert (document.value, document.source) == (1, "mirror")
     link.read_error = None
+    eventually(lambda: link.connects > connects)
     wait_direct(engine)
     document = store["c"].read("k")
     assert document is not None

@@ -24,16 +24,18 @@ from holdfast.types import Applied, Observed, Op, Outcome, State
 
 _PUT: LiteralString = """
 WITH settled AS (
-    UPDATE holdfast.lanes SET watermark = %(last)b, outcomes = '[]', updated_at = now()
+    UPDATE holdfast.lanes SET watermark = %(last)b, outcomes = '[]', updated_at = now(),
+           directory = coalesce(%(directory)s::uuid, directory)
      WHERE lane = %(lane)s AND generation = 0 AND state = 'open'
        AND watermark >= %(believed)b AND watermark < %(first)b RETURNING 1),
 done AS (
     INSERT INTO {table} AS t ({key}, data, raw, version, expires_at, created_at, updated_at)
-    SELECT u.key, u.data::{data_type}, u.raw, c.version_floor + 1,
+    SELECT u.key, u.data::{data_type}, coalesce(u.raw, CASE WHEN u.keep THEN u.data END),
+           c.version_floor + 1,
            now() + u.ttl * interval '1 microsecond', now(), now()
       FROM settled, holdfast.collections c,
-           unnest(%(keys)b::{key_type}[], %(data)b::text[], %(raw)b::text[], %(ttl)b::bigint[])
-           AS u(key, data, raw, ttl)
+           unnest(%(keys)b::{key_type}[], %(data)b::text[], %(keep)b::boolean[],
+                  %(raw)b::text[], %(ttl)b::bigint[]) AS u(key, data, keep, raw, ttl)
      WHERE c.name = %(collection)s
      ORDER BY {new_order}
     ON CONFLICT ({key}) DO UPDATE SET data = excluded.data, raw = excluded.raw,
@@ -80,7 +82,9 @@ def put_batch(conn: Connection[Any], table: Table, ops: Sequence[Op], terms: Ter
         "keys": key_values(table, keys),
         "texts": keys,
         "data": [one.data for one in columns],
-        "raw": [one.raw for one in columns],
+        # The same text twice would cost twice; it differs only where jsonb refuses a character.
+        "keep": [one.raw is not None for one in columns],
+        "raw": [None if one.raw == one.data else one.raw for one in columns],
         "ttl": [Int8(op.ttl_us) if op.ttl_us else None for op in ops],
         "collection": table.collection,
         "directory": terms.directory,

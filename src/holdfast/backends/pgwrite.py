@@ -14,6 +14,7 @@ from psycopg import Connection, Cursor, pq, sql
 from holdfast.backends.base import brief, gate
 from holdfast.backends.pgtables import Table
 from holdfast.effect import Current
+from holdfast.failpoints import failpoint
 from holdfast.fold import Place, fold
 from holdfast.jsonb import compact, jsonb_columns
 from holdfast.settle import OnConflict
@@ -229,6 +230,7 @@ def apply_batch(
     try:
         with _pipeline(conn):
             watermark, state, outcomes, entered = batch.look(terms)
+            failpoint("pg-rows-locked")
             fresh, skipped = gate(ops, terms.believed, watermark, state, outcomes)
             before = dict(batch.rows)
             done, entries = fold(batch.rows, fresh, on_conflict=terms.on_conflict, entered=entered)
@@ -243,6 +245,7 @@ def apply_batch(
                 conn.execute(_SETTLE, (watermark, brief([*skipped, *done]), ops[0].lane))
                 if terms.expires_us is not None:
                     conn.execute(_EXPIRE, (terms.expires_us,))
+            failpoint("pg-before-commit")
             conn.execute("COMMIT")
     except BaseException:
         _roll_back(conn)

@@ -17,6 +17,7 @@ from holdfast.backends.pgline import Line
 from holdfast.backends.pgpool import Connections
 from holdfast.backends.pgtables import Table, find_table, has_schema
 from holdfast.errors import ConfigError, Unavailable
+from holdfast.failpoints import failpoint
 from holdfast.fold import places
 from holdfast.jsonb import compact
 from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
@@ -209,6 +210,7 @@ class PostgresBackend:
             tables = {n: pgschema.ensure_table(conn, n, self._schema_of(conn)) for n in missing}
             for table in tables.values():
                 self._require_own_schema(table)
+            failpoint("pg-tables-made")
         self._tables.update(tables)
 
     def adoptable(self, collection: str) -> str:
@@ -371,7 +373,9 @@ class PostgresBackend:
             if not has_schema(conn):
                 # A zombie of theirs would create it: then its first write finds nothing closed.
                 pgschema.install(conn)
-            return pgledger.fence(conn, sorted(set(lanes)), directory)
+            final = pgledger.fence(conn, sorted(set(lanes)), directory)
+            failpoint("pg-lanes-fenced")
+            return final
 
     def entries(
         self,

@@ -6,6 +6,7 @@ The order of such batches does not matter: the mirror takes the newer version of
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from holdfast.engine.hold import Hold
 from holdfast.engine.inbox import Result, Submission
 from holdfast.engine.promise import Settling
+from holdfast.failpoints import failpoint
 from holdfast.types import Applied, Op, Receipt
 
 #: Batches that may wait for the mirror; then the next one waits for them.
@@ -44,6 +46,7 @@ class Confirming:
         if self._failure is not None:
             raise self._failure
         self._queue.put(batch)
+        failpoint("confirm-handed-over")
 
     def now(self, batch: Committed) -> None:
         """Confirm it: a caller that has its receipt reads its write here too."""
@@ -60,6 +63,7 @@ class Confirming:
                     for op, told in zip(own, outcomes, strict=False)
                 ]
                 settling.value(submission.promise, results)
+        failpoint("confirm-answered")
 
     def wait(self) -> None:
         """Return when every batch is confirmed: from here on the mirror has them all."""
@@ -67,9 +71,11 @@ class Confirming:
         if self._failure is not None:
             raise self._failure
 
-    def close(self) -> None:
-        """Let the thread end when everything is confirmed."""
-        self._queue.put(None)
+    def close(self, timeout_s: float) -> None:
+        """Let the thread end when everything is confirmed, and wait for that."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=timeout_s)
+        self.thread.join(timeout_s)
 
     def _run(self) -> None:
         while (batch := self._queue.get()) is not None:

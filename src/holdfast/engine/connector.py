@@ -13,6 +13,7 @@ from holdfast.backends.base import Backend
 from holdfast.engine.hub import Hub
 from holdfast.engine.modes import Connected, Mode, NotConnected
 from holdfast.errors import ConfigError, CorruptData, HoldfastError
+from holdfast.failpoints import failpoint
 from holdfast.limits import CONNECT_DEADLINE_S
 
 #: Codes of answers that waiting rarely changes: asked again more slowly.
@@ -75,4 +76,5 @@ class Connector:
         self._hub.refuse_held()
         hello = backend.connect(time.monotonic() + CONNECT_DEADLINE_S)
         self._hub.hold.recognise(hello, reached_before=self._reached)
+        failpoint("connected")
         self._reached = True

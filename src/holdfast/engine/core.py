@@ -30,6 +30,7 @@ from holdfast.engine.replaying import Replaying
 from holdfast.engine.scanning import Scanning
 from holdfast.engine.writer import Writer
 from holdfast.errors import HoldfastError, Unavailable
+from holdfast.failpoints import failpoint
 from holdfast.limits import LOCAL_GRACE_S
 from holdfast.types import Op
 
@@ -149,6 +150,7 @@ class Engine:
                 deadline = time.monotonic() + self.deadline_s
                 directory = self.hold.journal.directory
                 backend.fence([lane.id], directory=directory, deadline=deadline)
+                failpoint("lane-end-fenced")
             self.hold.forget_lane(lane.id)
         except HoldfastError:
             lane.lock.release()  # the next one to open the directory fences it
@@ -280,18 +282,23 @@ class Engine:
             if self._closed:
                 return 0
             self._closed = True
+        failpoint("close-begun")
         until = time.monotonic() + self.deadline_s + timeout_s
         if self.mode is not Mode.JOURNALING:
             self.flush(timeout_s)
+        failpoint("close-flushed")
         self.inbox.close()
         for part in (self._replaying, self._connector, self._reader):
             part.close()
         for part in (self._writer, self._replaying, self._reader, self._connector):
             part.thread.join(max(0.0, until - time.monotonic()))
+        failpoint("close-stopped")
+        self._writer.confirming.close(max(0.0, until - time.monotonic()))
         if self.mode is Mode.DIRECT and self._writer.stopped:
             self._writer.close_lanes()
         left = self.hold.journal.totals().ops
         self._close_files()
+        failpoint("close-done")
         self.announcer.close()
         if left:
             logger.warning(

@@ -143,11 +143,13 @@ class Journal:
 
     def set_history(self, history: History) -> None:
         """From now on it belongs to this database."""
+        failpoint("history-before-note")
         with self._file.writing("noting the history", durable=True) as conn:
             conn.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('history', ?)",
                 (msgspec.json.encode(history).decode(),),
             )
+        failpoint("history-noted")
 
     # ---- lanes
 
@@ -165,13 +167,16 @@ class Journal:
 
     def close_lane(self, lane: str) -> bool:
         """Forget a lane that is closed or fenced; False while something of it is pending."""
+        failpoint("lane-before-close")
         with self._file.writing("closing a lane", durable=False) as conn:
             conn.execute(
                 "DELETE FROM lanes WHERE lane = ?1"
                 " AND NOT EXISTS (SELECT 1 FROM ops WHERE lane = ?1)",
                 (lane,),
             )
-            return conn.changes() > 0
+            closed = conn.changes() > 0
+        failpoint("lane-closed")
+        return closed
 
     # ---- ops
 

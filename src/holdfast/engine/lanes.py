@@ -14,6 +14,7 @@ import uuid
 import weakref
 from pathlib import Path
 
+from holdfast.failpoints import failpoint
 from holdfast.files import make_directory
 
 FOLDER = "lanes"
@@ -82,6 +83,7 @@ class Lane:
         make_directory(data_dir / FOLDER)
         self.lock = FileLock(data_dir / FOLDER / f"{self.id}.lock")
         self.lock.acquire()
+        failpoint("lane-locked")
 
     def next_seq(self) -> int:
         """The next sequence; a number is never given twice, gaps are normal."""
@@ -92,6 +94,7 @@ class Lane:
         """The lane is closed or fenced in the primary, and nothing of it is pending."""
         with contextlib.suppress(OSError):
             self.lock.path.unlink()
+        failpoint("lane-file-removed")
         self.lock.release()
 
 

@@ -8,6 +8,7 @@ anything is acknowledged.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -19,10 +20,17 @@ import apsw
 
 from holdfast.backends.sqlite_errors import mapped
 from holdfast.errors import ConfigError, CorruptData
+from holdfast.failpoints import failpoint
 from holdfast.files import make_directory
+
+logger = logging.getLogger("holdfast")
 
 #: How long a transaction waits for another process that writes to the same file.
 BUSY_TIMEOUT_S = 5.0
+#: Pages of the write-ahead log at which they are moved into the file, and at which whoever commits
+#: has to do it: 4 MB and 128 MB.
+CHECKPOINT_PAGES = 1000
+MAX_LOG_PAGES = 32_000
 #: One file is opened at a time: closing any handle of a file drops the locks that this process
 #: has on it (sqlite.org/howtocorrupt.html, 2.2), and creating a file closes one.
 _OPENING = threading.Lock()
@@ -43,6 +51,7 @@ class LocalFile:
             make_directory(self.path.parent)
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            failpoint("file-made")
             found = os.stat(self.path)
             self._inode = (found.st_dev, found.st_ino)
             self._writer = self._connect()
@@ -50,6 +59,9 @@ class LocalFile:
             self._durable = self._connect()
             self._durable.execute("PRAGMA synchronous = FULL")
             self._reader = self._connect()
+            self._checkpointing = Checkpointing(self._connect(), self.path)
+            for conn in (self._writer, self._durable):
+                conn.set_wal_hook(self._checkpointing.note)
 
     def _connect(self) -> apsw.Connection:
         conn = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
@@ -84,6 +96,7 @@ class LocalFile:
                 code="no_wal",
                 hint="put the data directory on a local disk",
             )
+        failpoint("file-in-wal-mode")
         conn.execute("PRAGMA synchronous = FULL")
         fresh = False
         with transaction(conn):
@@ -91,8 +104,10 @@ class LocalFile:
                 conn.execute(schema)
                 conn.execute(f"PRAGMA application_id = {mark}")
                 conn.execute("PRAGMA user_version = 1")
+                failpoint("file-schema-made")
                 fresh = True
         if fresh:
+            failpoint("file-before-checkpoint")
             # Into the file itself: the mark tells what it is, also to who does not open it.
             conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
         conn.execute("PRAGMA synchronous = NORMAL")
@@ -126,10 +141,63 @@ class LocalFile:
 
     def close(self) -> None:
         """Close every connection.  Idempotent."""
+        self._checkpointing.close()
         with self._lock, self._reading:
             for conn in (self._reader, self._durable, self._writer):
                 with contextlib.suppress(apsw.Error):
                     conn.close(True)
+
+
+class Checkpointing:
+    """Moves pages from the write-ahead log into the file, in a thread of its own.
+
+    A checkpoint waits for the disk; done by whoever commits, as SQLite does by itself, it makes
+    one call in a few wait for all of them.  The log stays bounded: above a second limit, whoever
+    commits does it after all.
+    """
+
+    def __init__(self, conn: apsw.Connection, path: Path) -> None:
+        self._conn = conn
+        self._path = path
+        self._due = threading.Semaphore(0)
+        self._asked = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def note(self, conn: apsw.Connection, _: str, pages: int) -> int:
+        """Called after each commit with the length of the log."""
+        if pages >= MAX_LOG_PAGES:
+            conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        elif pages >= CHECKPOINT_PAGES and not self._asked:
+            self._asked = True
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="holdfast-checkpointer", daemon=True
+                )
+                self._thread.start()
+            self._due.release()
+        return apsw.SQLITE_OK
+
+    def _run(self) -> None:
+        while True:
+            self._due.acquire()
+            if self._closing:
+                return
+            self._asked = False
+            try:
+                self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except apsw.Error:
+                # The log keeps everything; at its second limit whoever commits hears of it.
+                logger.warning("a checkpoint of %s failed", self._path)
+
+    def close(self) -> None:
+        """End the thread and the connection.  Idempotent."""
+        self._closing = True
+        self._due.release()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(BUSY_TIMEOUT_S)
+        with contextlib.suppress(apsw.Error):
+            self._conn.close(True)
 
 
 @contextmanager

@@ -66,6 +66,7 @@ _PUT = (
     " WHERE excluded.version > version"
     " OR (excluded.version = version AND excluded.seen_us >= seen_us)"
 )
+_RETAINED_BYTES = "SELECT coalesce(sum(length(batch)), 0) FROM retained"
 #: Retained ops are cleared once in so many batches.
 _CLEAR_EVERY = 256
 
@@ -77,9 +78,7 @@ class Mirror:
         self._file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the mirror")
         self._batches = 0
         with self._file.reading("looking at the mirror") as conn:
-            self._retained_bytes: int = conn.execute(
-                "SELECT coalesce(sum(length(batch)), 0) FROM retained"
-            ).get
+            self._retained_bytes: int = conn.execute(_RETAINED_BYTES).get
 
     def belongs_to(self, history: str) -> None:
         """Make sure that it mirrors this history; what it held of another is of no use."""
@@ -88,6 +87,7 @@ class Mirror:
             if found == history:
                 return
             _clear(conn)
+            failpoint("mirror-emptied")
             conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
 
     def clear(self) -> None:
@@ -107,8 +107,10 @@ class Mirror:
 
     def take(self, observed: Observed, *, seen_us: int) -> None:
         """Take over what a read from the primary showed (write-through, R5)."""
+        failpoint("mirror-before-take")
         with self._file.writing("writing the mirror", durable=False) as conn:
             _put(conn, observed, seen_us)
+        failpoint("mirror-taken")
 
     def confirm(
         self,
@@ -141,11 +143,12 @@ class Mirror:
                 conn.execute(
                     "DELETE FROM retained WHERE at_us < ?", (now_us - int(RETENTION_S * 1e6),)
                 )
+                self._retained_bytes = conn.execute(_RETAINED_BYTES).get
             if self._retained_bytes > MAX_RETAINED_BYTES:
                 conn.execute(
                     "DELETE FROM retained WHERE id < (SELECT (min(id) + max(id)) / 2 FROM retained)"
                 )
-                self._retained_bytes //= 2
+                self._retained_bytes = conn.execute(_RETAINED_BYTES).get
             failpoint("mirror-before-commit")
         failpoint("mirror-confirmed")
 
@@ -158,6 +161,7 @@ class Mirror:
         """A lane was fenced, and nothing of it is pending."""
         with self._file.writing("writing the mirror", durable=False) as conn:
             conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+        failpoint("lane-forgotten")
 
     def count(self) -> int:
         """The number of places that it knows."""

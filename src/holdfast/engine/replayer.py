@@ -77,6 +77,7 @@ class Replayer:
         try:
             if not self._drain_lock.acquire():
                 return "waiting"
+            failpoint("drain-locked")
             # No transaction of a short slice may hold its caller up for a whole deadline.
             self._limit = max(deadline, time.monotonic() + _SHORTEST_S)
             try:
@@ -283,6 +284,7 @@ class Replayer:
         for lane in self._adopted:
             deadline = time.monotonic() + self._deadline_s
             self.backend.fence([lane.id], directory=self._journal.directory, deadline=deadline)
+            failpoint("adopted-fenced")
             self._journal.close_lane(lane.id)
             self._hold.forget_lane(lane.id)
             lane.end()

@@ -96,7 +96,7 @@ class Writer:
         )
 
     def _turn(self) -> None:
-        collected = self._inbox.collect(None)
+        collected = self._inbox.collect(None, halve=self._hub.mode is Mode.DIRECT)
         for note in collected.notes:
             self._heed(note)
         if not collected.submissions:
@@ -286,6 +286,7 @@ class Writer:
                 # What came before may have been put aside: its place keeps its order.
                 behind = self._behind_pending([submission for submission, _ in half])
                 if behind:
+                    self.confirming.wait()
                     self._journal(behind, self.side_lane())
                     half = [one for one in half if one[0] not in behind]
             if not half:
@@ -305,6 +306,7 @@ class Writer:
                 for submission, ops in sent:
                     settling.error(submission.promise, unknown_outcome(ops[0]))
             return
+        failpoint("doubt-before-journal")
         try:
             self._answer(self._journaling.write_sent(sent))
         except HoldfastError:
@@ -346,6 +348,7 @@ class Writer:
                     settling.error(submission.promise, error)
                 else:
                     settling.value(submission.promise, results)
+        failpoint("journal-answered")
 
     def _not_journaled(
         self, submissions: list[Submission], lane: Lane, error: HoldfastError
@@ -365,6 +368,7 @@ class Writer:
         """Less than a batch is pending: hold the queue, replay the rest, and go DIRECT."""
         if self._hub.mode is not Mode.DRAINING:
             return
+        failpoint("handover-begun")
         try:
             progress = self._hub.replayer.drain(
                 until="empty", deadline=time.monotonic() + HANDOVER_S
@@ -382,6 +386,7 @@ class Writer:
                 self.lane.lock.release()
                 self.lane = self._open_lane()
             self.happen(Drained())
+            failpoint("handover-done")
         else:
             self.happen(RoundFailed("more writes came meanwhile"))
 
