@@ -18,7 +18,7 @@ SRC = Path(__file__).parents[2] / "src"
 PURE = "pure"
 LAYERS = [
     {PURE},
-    {"files", "failpoints"},
+    {"files", "failpoints", "forking"},
     {"backends"},
     {"engine"},
     {"calls", "storecalls", "collectioncalls"},

@@ -25,6 +25,7 @@ from holdfast.backends.sqlite_errors import mapped
 from holdfast.containment import contains
 from holdfast.errors import ConfigError, CorruptData, Unavailable
 from holdfast.files import make_directory
+from holdfast.forking import OPENING, watch
 from holdfast.settle import OnConflict
 from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
 
@@ -34,9 +35,6 @@ BUSY_TIMEOUT_S = 5.0
 APPLICATION_ID = 0x686F6C64
 
 _LIVE = "(expires_at IS NULL OR expires_at > ?)"
-#: One file is opened at a time: closing any handle of a file drops the locks that this process
-#: has on it (sqlite.org/howtocorrupt.html, 2.2), and creating a file closes one.
-_OPENING = threading.Lock()
 _ROW = "SELECT key, data, version, created_at, updated_at, expires_at"
 
 
@@ -62,6 +60,7 @@ class SqliteBackend:
         self._inode: tuple[int, int] | None = None
         self._closed = False
         self._lock = threading.RLock()
+        watch(self)
 
     @property
     def display(self) -> str:
@@ -123,6 +122,13 @@ class SqliteBackend:
             with contextlib.suppress(apsw.Error):
                 conn.close(True)
 
+    def fork_locks(self) -> list[Any]:
+        return [self._lock]
+
+    def close_in_child(self) -> None:
+        """The connection belongs to the parent; the child makes one of its own when it needs it."""
+        self._drop_connection()
+
     def _connect(self) -> apsw.Connection:
         conn = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
         conn.set_busy_timeout(self._busy_timeout_ms)
@@ -130,7 +136,7 @@ class SqliteBackend:
 
     def _open(self, *, create: bool) -> apsw.Connection | None:
         """The file as our database; None when it is an empty one and none is to be made."""
-        with _OPENING:
+        with OPENING:
             if create:
                 make_directory(self._path.parent)
                 with contextlib.suppress(FileExistsError):

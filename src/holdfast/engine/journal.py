@@ -18,6 +18,7 @@ import apsw
 import msgspec
 
 from holdfast.engine.localfile import LocalFile
+from holdfast.engine.packing import pack, unpack
 from holdfast.errors import Unavailable
 from holdfast.failpoints import failpoint
 from holdfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
@@ -48,9 +49,6 @@ CREATE INDEX ops_place ON ops (collection, key);
 CREATE TABLE totals (single INTEGER PRIMARY KEY CHECK (single = 1), ops INTEGER, bytes INTEGER);
 INSERT INTO totals VALUES (1, 0, 0);
 """
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Op).decode
 
 
 class Pending(NamedTuple):
@@ -104,7 +102,7 @@ class Transaction:
             "INSERT INTO ops (lane, seq, collection, key, bytes, at_us, op)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
-                (op.lane, op.seq, op.collection, op.key, size, op.at_us, _encode(op))
+                (op.lane, op.seq, op.collection, op.key, size, op.at_us, pack(op))
                 for op, size in zip(ops, sizes, strict=True)
             ],
         )
@@ -205,7 +203,7 @@ class Journal:
             found = conn.execute(
                 "SELECT id, op FROM ops WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
             )
-            return [Pending(record[0], _decode(record[1])) for record in found]
+            return [Pending(record[0], unpack(record[1])) for record in found]
 
     def totals(self) -> Totals:
         """How much is pending."""
@@ -263,7 +261,7 @@ class Journal:
                 op = change(one.op)
                 conn.execute(
                     "UPDATE ops SET lane = ?, seq = ?, op = ? WHERE id = ?",
-                    (op.lane, op.seq, _encode(op), one.id),
+                    (op.lane, op.seq, pack(op), one.id),
                 )
         failpoint("journal-replaced")
 
@@ -281,7 +279,7 @@ def _at(conn: apsw.Connection, collection: str, key: str) -> list[Op]:
     found = conn.execute(
         "SELECT op FROM ops WHERE collection = ? AND key = ? ORDER BY id", (collection, key)
     )
-    return [_decode(record[0]) for record in found]
+    return [unpack(record[0]) for record in found]
 
 
 def _size(op: Op) -> int:

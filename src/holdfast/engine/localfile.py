@@ -22,6 +22,7 @@ from holdfast.backends.sqlite_errors import mapped
 from holdfast.errors import ConfigError, CorruptData
 from holdfast.failpoints import failpoint
 from holdfast.files import make_directory
+from holdfast.forking import OPENING, watch
 
 logger = logging.getLogger("holdfast")
 
@@ -31,9 +32,6 @@ BUSY_TIMEOUT_S = 5.0
 #: has to do it: 4 MB and 128 MB.
 CHECKPOINT_PAGES = 1000
 MAX_LOG_PAGES = 32_000
-#: One file is opened at a time: closing any handle of a file drops the locks that this process
-#: has on it (sqlite.org/howtocorrupt.html, 2.2), and creating a file closes one.
-_OPENING = threading.Lock()
 
 
 class LocalFile:
@@ -47,7 +45,7 @@ class LocalFile:
         self._what = what
         self._lock = threading.Lock()
         self._reading = threading.Lock()
-        with mapped(f"opening {what} {self.path}"), _OPENING:
+        with mapped(f"opening {what} {self.path}"), OPENING:
             make_directory(self.path.parent)
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -62,6 +60,7 @@ class LocalFile:
             self._checkpointing = Checkpointing(self._connect(), self.path)
             for conn in (self._writer, self._durable):
                 conn.set_wal_hook(self._checkpointing.note)
+            watch(self)
 
     def _connect(self) -> apsw.Connection:
         conn = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
@@ -139,6 +138,16 @@ class LocalFile:
                 hint="nothing was acknowledged; put the file back, or open the store again",
             )
 
+    def fork_locks(self) -> list[threading.Lock]:
+        return [self._lock, self._reading, self._checkpointing.lock]
+
+    def close_in_child(self) -> None:
+        """The file belongs to the parent; the child opens it anew."""
+        self._checkpointing.close_connection()
+        for conn in (self._reader, self._durable, self._writer):
+            with contextlib.suppress(apsw.Error):
+                conn.close(True)
+
     def close(self) -> None:
         """Close every connection.  Idempotent."""
         self._checkpointing.close()
@@ -159,6 +168,7 @@ class Checkpointing:
     def __init__(self, conn: apsw.Connection, path: Path) -> None:
         self._conn = conn
         self._path = path
+        self.lock = threading.Lock()
         self._due = threading.Semaphore(0)
         self._asked = False
         self._closing = False
@@ -185,7 +195,8 @@ class Checkpointing:
                 return
             self._asked = False
             try:
-                self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                with self.lock:
+                    self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
             except apsw.Error:
                 # The log keeps everything; at its second limit whoever commits hears of it.
                 logger.warning("a checkpoint of %s failed", self._path)
@@ -196,6 +207,10 @@ class Checkpointing:
         self._due.release()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(BUSY_TIMEOUT_S)
+        self.close_connection()
+
+    def close_connection(self) -> None:
+        """Close the connection alone.  Idempotent."""
         with contextlib.suppress(apsw.Error):
             self._conn.close(True)
 

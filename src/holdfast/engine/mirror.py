@@ -16,6 +16,7 @@ import msgspec
 
 from holdfast.engine.localfile import LocalFile
 from holdfast.engine.overlay import MirrorRow
+from holdfast.engine.packing import pack_batch
 from holdfast.failpoints import failpoint
 from holdfast.limits import MAX_RETAINED_BYTES, RETENTION_S
 from holdfast.types import Observed, Op, State
@@ -47,7 +48,6 @@ CREATE TABLE retained (
 ) STRICT;
 CREATE INDEX retained_at ON retained (at_us);
 """
-_encode = msgspec.msgpack.Encoder().encode
 _encode_tags = msgspec.json.Encoder().encode
 _decode_tags = msgspec.json.Decoder(dict[str, int]).decode
 
@@ -132,7 +132,7 @@ class Mirror:
                 (lane, watermark),
             )
             if retained:
-                batch = _encode(retained)
+                batch = pack_batch(retained)
                 conn.execute(
                     "INSERT INTO retained (at_us, lane, last, batch) VALUES (?, ?, ?, ?)",
                     (now_us, lane, retained[-1][0].seq, batch),
