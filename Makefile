@@ -48,8 +48,10 @@ format: $(VENV)/.ready-dev  ## format the code and mend what ruff can mend
 chaos: $(VENV)/.ready-test  ## run the long fault-injection tests
 	@$(PY) -m pytest -m slow $(ARGS)
 
-bench: $(VENV)/.ready-test  ## run the benchmarks
-	@$(PY) bench/migrate.py $(ARGS)
+bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migration
+	@$(PY) bench/store.py $(ARGS)
+	@$(PY) bench/outage.py
+	@$(PY) bench/migrate.py
 
 clean:  ## remove what demo, builds and tests leave behind
 	@rm -rf build dist storage .pytest_cache .ruff_cache .hypothesis .benchmarks
@@ -58,7 +60,8 @@ clean:  ## remove what demo, builds and tests leave behind
 distclean: clean  ## clean, and remove the virtual environment
 	@rm -rf $(VENV)
 
-# .ready is the package alone, .ready-test adds what the tests need, .ready-dev the linters; each
-# holds the path of the checkout that it was made for, and marks the smaller ones too.
-$(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-dev: pyproject.toml constraints.txt tools/venv.sh $(STALE)
+# .ready is the package alone, .ready-test adds what the tests need, .ready-dev the linters,
+# .ready-bench what the benchmarks compare with; each holds the path of the checkout that it was made
+# for, and marks the smaller ones too.
+$(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-dev $(VENV)/.ready-bench: pyproject.toml constraints.txt tools/venv.sh $(STALE)
 	@sh tools/venv.sh $(VENV) $(patsubst .ready-%,%,$(filter .ready-%,$(@F)))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make or refresh the virtual environment: tools/venv.sh DIRECTORY [test | dev]
+# Make or refresh the virtual environment: tools/venv.sh DIRECTORY [test | dev | bench]
 #
 # Called by the Makefile from the top of the checkout. Installs the package in editable form, with
 # the named extra, at the versions of constraints.txt, and writes the stamps that make looks at.
@@ -69,5 +69,6 @@ rm -f "$venv"/.ready*
 printf '%s\n' "$PWD" >"$stamp"
 case $extra in
 test) cp "$stamp" "$stamp-test" ;;
+bench) cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-bench" ;;
 dev) cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-dev" ;;
 esac

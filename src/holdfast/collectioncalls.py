@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-import msgspec
-
 from holdfast.backends.base import Backend
 from holdfast.calls import Caller, Steps, pause_before
 from holdfast.codec import decode, encode
 from holdfast.containment import contains
-from holdfast.engine.hold import age_s
+from holdfast.documents import Documents
 from holdfast.engine.hub import Sight, StoreEngine
 from holdfast.engine.inbox import Result
 from holdfast.engine.overlay import View, lay_over
 from holdfast.engine.promise import Promise
-from holdfast.errors import ConfigError, ConflictError, CorruptData
+from holdfast.errors import ConfigError, ConflictError
 from holdfast.jsonvalue import MISSING, Missing
 from holdfast.limits import MAX_PAGE, MAX_UPDATE_ATTEMPTS
 from holdfast.naming import key_text
 from holdfast.ops import build_op, raise_refusal
 from holdfast.patch import parse_pointer, resolve
 from holdfast.typed import Typed
-from holdfast.types import ABSENT, Document, Kind, Receipt, Row, from_microseconds
+from holdfast.types import ABSENT, Document, Kind, Receipt, Row
 
 Consistency = Literal["primary", "local"]
 
@@ -31,7 +29,7 @@ Consistency = Literal["primary", "local"]
 PAGE = 1000
 
 
-class CollectionCalls:
+class CollectionCalls(Documents):
     """The calls on one collection; a face has them as `calls`.
 
     Keys are strings; an int key is its decimal string.  Values are anything JSON, or values of the
@@ -39,66 +37,13 @@ class CollectionCalls:
     """
 
     def __init__(self, caller: Caller, name: str, typed: Typed | None = None) -> None:
+        super().__init__(name, typed)
         self._caller = caller
-        self._typed = typed
-        self.name = name
 
     @property
     def engine(self) -> StoreEngine:
         """The engine that serves the calls."""
         return self._caller.engine
-
-    # ---- values
-
-    def _dump(self, value: Any) -> Any:
-        return value if self._typed is None else self._typed.dump(value)
-
-    def load(self, text: str, key: str) -> Any:
-        """The value of a stored text; CorruptData, which names its key, when it is unreadable."""
-        try:
-            value = decode(text)
-            return value if self._typed is None else self._typed.load(value)
-        except CorruptData as error:
-            raise CorruptData(
-                f"the document of key {key!r} in `{self.name}`: {error.message}",
-                code=error.code,
-                hint=error.hint,
-            ) from None
-
-    def _copied(self, value: Any) -> Any:
-        """A value as it would come back after a put."""
-        plain = decode(encode(self._dump(value)))
-        return plain if self._typed is None else self._typed.load(plain)
-
-    def _copy_of(self, document: Document) -> Document:
-        """The document as JSON, which what is done to its value does not reach."""
-        return msgspec.structs.replace(document, value=decode(encode(self._dump(document.value))))
-
-    def _document_of(self, sight: Sight, key: str) -> Document | None:
-        view = sight.view
-        if view.text is None:
-            return None
-        return Document(
-            key=key,
-            value=self.load(view.text, key),
-            version=view.version,
-            source="primary" if sight.from_primary else "mirror",
-            age_s=0.0 if sight.from_primary else age_s(view),
-            created_at=from_microseconds(view.created_us),
-            updated_at=from_microseconds(view.updated_us),
-        )
-
-    def document_of_row(self, row: Row) -> Document:
-        """The document of a row of the primary."""
-        return Document(
-            key=row.key,
-            value=self.load(row.text, row.key),
-            version=row.version,
-            source="primary",
-            age_s=0.0,
-            created_at=from_microseconds(row.created_us),
-            updated_at=from_microseconds(row.updated_us),
-        )
 
     # ---- writing
 
@@ -144,7 +89,7 @@ class CollectionCalls:
         """
         result = yield from self._write(
             *("put", key),
-            body=self._dump(value),
+            body=self.dump(value),
             if_version=if_version,
             if_absent=if_absent,
             ttl_s=ttl_s,
@@ -229,12 +174,12 @@ class CollectionCalls:
                 )
             base = None
             if found is not None:  # before `change` has had it in its hands
-                base = self._copy_of(found)
-            value = change(found.value if found else self._copied(default))
+                base = self.copy_of(found)
+            value = change(found.value if found else self.copied(default))
             try:
                 result = yield from self._write(
                     *("put", key),
-                    body=self._dump(value),
+                    body=self.dump(value),
                     if_version=found.version if found else ABSENT,
                     base=base,
                     soft=True,
@@ -285,13 +230,13 @@ class CollectionCalls:
                 yield from self.put(key, default, if_absent=True)
             except ConflictError:
                 continue
-            return self._copied(default)
+            return self.copied(default)
         raise self._contended("get_or_create", key, "try again")
 
     def put_many(self, documents: Mapping[Any, Any]) -> Steps[dict[str, Receipt]]:
         """Put many documents, in transactions of 1,000, all checked before the first is sent."""
         ops = [
-            build_op("put", self.name, key, body=self._dump(value))
+            build_op("put", self.name, key, body=self.dump(value))
             for key, value in documents.items()
         ]
         receipts: dict[str, Receipt] = {}
@@ -333,7 +278,7 @@ class CollectionCalls:
         """
         text = key_text(key)
         sight = yield from self._see(text, consistency)
-        return self._document_of(sight, text)
+        return self.document_of(sight, text)
 
     def get(
         self, key: str | int, default: Any = None, *, consistency: Consistency = "primary"

@@ -1,8 +1,12 @@
-"""One sequence of replays has one meaning: memory, SQLite and PostgreSQL agree on all of it."""
+"""One sequence of replays has one meaning: memory, SQLite and PostgreSQL agree on all of it.
+
+PostgreSQL takes part over a line, as the engine uses it: plain puts go their short way there.
+"""
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +24,7 @@ from holdfast.errors import Unavailable
 from holdfast.settings import parse_url
 from holdfast.settle import OnConflict
 from holdfast.testing.contract import make_lane, make_op
-from holdfast.types import Observed, Op
+from holdfast.types import Observed, Op, Outcome
 
 COLLECTIONS = ("things", "others")
 KEYS = ("a", "b")
@@ -69,12 +73,24 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@st.composite
+def plain_puts(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """What goes the short way where there is one."""
+    plain = {"replay": False, "seen": "unknown", "base": None, "park": "", "at_us": 0}
+    collection = draw(st.sampled_from(COLLECTIONS))
+    return [
+        {"kind": "put", "collection": collection, "key": key, "body": encode(draw(bodies)), **plain}
+        | {"if_version": None, "pending": []}
+        for key in draw(st.lists(st.sampled_from(KEYS), min_size=1, unique=True))
+    ]
+
+
 plans = st.lists(
     st.builds(
         Batch,
         st.integers(0, 1),
         st.integers(0, 4),
-        st.lists(drafts(), max_size=5),
+        st.lists(drafts(), max_size=5) | plain_puts(),
         st.sampled_from(["mine", "theirs", "newest", resolver]),
     )
     | st.integers(0, 1),
@@ -90,6 +106,13 @@ def op_of(lane: str, seq: int, prefix: str, draft: dict[str, Any]) -> Op:
     plain = {n: value for n, value in draft.items() if n not in marks and n != "pending"}
     op = make_op(lane, seq, **plain | {"key": prefix + draft["key"]})
     return msgspec.structs.replace(op, **marks)
+
+
+def lasting(outcome: Outcome) -> Outcome:
+    """An outcome as every way tells it: a plain put that comes again need not tell its version."""
+    if outcome.status != "skipped":
+        return outcome
+    return msgspec.structs.replace(outcome, version=None)
 
 
 def untimed(observed: Observed) -> Any:
@@ -113,7 +136,7 @@ def play(backend: Backend, steps: Sequence[list[Op] | str], policies: Sequence[A
             continue
         lanes.update(op.lane for op in step)
         observed = untimed(applied.observed)
-        told += [applied.outcomes, applied.watermark, observed]
+        told += [list(map(lasting, applied.outcomes)), applied.watermark, observed]
         seen: dict[Any, Any] = {}
         for collection in {op.collection for op in step}:
             keys = sorted({op.key for op in step if op.collection == collection})
@@ -129,11 +152,9 @@ def play(backend: Backend, steps: Sequence[list[Op] | str], policies: Sequence[A
 def test_the_backends_agree_on_every_replay(pg_database: str, tmp_path: Path) -> None:
     """I2, I5, R12: the same replays, cut and repeated in the same way: the same outcomes, states,
     watermarks and lines of the ledger."""
-    backends = [
-        MemoryBackend(),
-        SqliteBackend(tmp_path / "fallback.db"),
-        PostgresBackend(parse_url(pg_database)),
-    ]
+    line = PostgresBackend(parse_url(pg_database)).sibling()
+    line.connect(time.monotonic() + 60)
+    backends = [MemoryBackend(), SqliteBackend(tmp_path / "fallback.db"), line]
 
     @given(plans)
     def agree(plan: list[Batch | int]) -> None:

@@ -13,7 +13,7 @@ from holdfast.backends import postgres
 from holdfast.backends.postgres import PostgresBackend
 from holdfast.settings import parse_url
 from holdfast.testing.contract import make_lane, make_op
-from holdfast.types import Applied
+from holdfast.types import Applied, Kind
 from support.lines import (
     GATE,
     NOBODY_ACTIVE,
@@ -130,6 +130,29 @@ def test_every_transaction_has_its_limits(pg_database: str, db: Sql) -> None:
         limits = {name: int(value) for name, value in db("DELETE FROM seen RETURNING *")}
         assert limits["lock_timeout"] == 2000
         assert limits["idle_in_transaction_session_timeout"] == 60_000
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("kind", ["put", "increment"])
+def test_every_batch_is_read_committed(
+    pg_database: str, db: Sql, isolation: str, kind: Kind
+) -> None:
+    """I3: whatever the server's default isolation is, also a batch that is one statement sees what
+    was committed while it waited."""
+    name = db.connection.info.dbname
+    db(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
+    with connected(pg_database) as backend:
+        lane, directory = make_lane(), make_lane()
+        backend.apply([add(lane, 1)], directory=directory)
+        db(
+            "CREATE TABLE seen (value text);"
+            "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO seen VALUES (current_setting('transaction_isolation'));"
+            " RETURN NEW; END $$;"
+            "CREATE TRIGGER see BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION see()"
+        )
+        backend.apply([make_op(lane, 2, kind, "1", "1")], directory=directory)
+        assert db("SELECT value FROM seen") == [("read committed",)]
 
 
 @pytest.mark.parametrize(

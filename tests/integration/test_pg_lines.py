@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from holdfast.errors import Unavailable
-from holdfast.testing.contract import make_lane
+from holdfast.testing.contract import make_lane, make_op
 from support.cluster import Cluster
 from support.lines import (
     GATE,
@@ -189,6 +189,30 @@ def test_a_session_that_ends_inside_a_write(pg_database: str, db: Sql) -> None:
         db("DROP TRIGGER die ON things")
         backend.connect(soon(PATIENCE_S))
         assert backend.apply([add(lane, 2)], believed=1).outcomes[0].version == 2
+
+
+def test_a_connection_survives_any_number_of_refused_batches(pg_database: str, db: Sql) -> None:
+    """I4: batches that the server or the gate refuses, however often and in whatever order, leave
+    the connection as good as it was."""
+    lane, fenced, count = make_lane(), make_lane(), 0
+    with connected(pg_database) as backend:
+        backend.apply([add(lane, 1, "ok"), add(lane, 2, "locked")])
+        backend.fence([fenced])
+        with db.connection.transaction():
+            db("SELECT FROM things WHERE key = 'locked' FOR UPDATE")
+            for seq in range(3, 40):
+                for one, code in (
+                    (add(fenced, seq), "fenced"),
+                    (add(lane, seq, "locked"), "locked"),
+                ):
+                    failure(lambda one=one: backend.apply([one], patience_s=0.001), code)
+                    assert backend.connected
+                    count += seq % 3 == 0
+                    if seq % 3 == 0:
+                        backend.apply([add(make_lane(), 1, "ok")], directory=make_lane())
+                        put = make_op(make_lane(), 1, "put", "put", "1")
+                        backend.apply([put], directory=make_lane())
+        assert backend.read("things", ["ok"])["ok"].text == str(1 + count)
 
 
 def test_i8_a_server_that_hangs(cluster: Cluster, frozen: Callable[[], None]) -> None:

@@ -21,7 +21,7 @@ LAYERS = [
     {"files", "failpoints", "forking"},
     {"backends"},
     {"engine"},
-    {"calls", "storecalls", "collectioncalls"},
+    {"calls", "storecalls", "collectioncalls", "documents"},
     {"store", "aio"},
     {"opening"},
     {"migrate"},

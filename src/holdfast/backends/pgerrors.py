@@ -70,7 +70,7 @@ _CONNECTING: tuple[tuple[str, tuple[type[HoldfastError], str, str]], ...] = (
 _QUOTED_CHARS = 300
 
 
-def explain(error: psycopg.Error, doing: str) -> HoldfastError:
+def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> HoldfastError:
     """Our error for theirs.  `doing` says what was tried and on what.
 
     Their text is quoted only where it holds no data of a row: never for classes 22 and 23, whose
@@ -78,7 +78,7 @@ def explain(error: psycopg.Error, doing: str) -> HoldfastError:
     """
     state = error.sqlstate or ""
     if not state:
-        return _without_state(error, doing)
+        return _without_state(error, doing, connecting)
     kind, code, hint = _EXACT.get(state) or _CLASSES.get(
         state[:2], (ConfigError, "database", "the database refused the statement")
     )
@@ -89,8 +89,12 @@ def explain(error: psycopg.Error, doing: str) -> HoldfastError:
     return kind(f"{doing}: PostgreSQL answered {state}{quoted}", code=code, hint=hint)
 
 
-def _without_state(error: psycopg.Error, doing: str) -> HoldfastError:
-    """The error of a connection that failed, or of a value that the driver cannot send."""
+def _without_state(error: psycopg.Error, doing: str, connecting: bool) -> HoldfastError:
+    """The error of a connection that failed, or of a value that the driver cannot send.
+
+    Only while connecting does the text tell more: a connection that ends later may speak of TLS,
+    too, and is lost all the same.
+    """
     if isinstance(error, PoolTimeout):
         return Unavailable(
             f"{doing}: no connection in time", code="connection", hint=_CLASSES["08"][2]
@@ -103,7 +107,7 @@ def _without_state(error: psycopg.Error, doing: str) -> HoldfastError:
     reason = (str(error).strip() or "the connection was lost").splitlines()[0][:_QUOTED_CHARS]
     kind, code, hint = _CLASSES["08"]
     text = re.sub('"[^"]*"', '""', str(error))
-    for pattern, found in _CONNECTING:
+    for pattern, found in _CONNECTING if connecting else ():
         if re.search(pattern, text):
             kind, code, hint = found
             break
@@ -120,7 +124,7 @@ def mapped(doing: str, *, sent: bool = False) -> Generator[None]:
     try:
         yield
     except psycopg.Error as error:
-        ours = explain(error, doing)
+        ours = explain(error, doing, connecting=not sent)
         if sent and ours.code in ("connection", "shutdown"):
             ours.code = "connection_lost"
         # The original's text may hold rows or a connection string: it is not chained.

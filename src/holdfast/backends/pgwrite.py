@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -277,13 +278,17 @@ def _roll_back(conn: Connection[Any]) -> None:
     """Leave no transaction open; a connection that cannot even do that is of no use.
 
     What a pipeline skipped after an error was never prepared, which the driver does not know: it
-    forgets all of it when it sees DEALLOCATE ALL.
+    forgets all of it when it sees one of these.  It only looks at a text that is new to it, and it
+    must not prepare them: hence the number.
     """
+    if conn.closed:
+        return
+    idle = conn.info.transaction_status == pq.TransactionStatus.IDLE
+    if idle and conn.prepare_threshold is None:
+        return  # behind a pooler, other clients may have prepared something
+    what = b"DEALLOCATE ALL" if idle else b"ROLLBACK"
     try:
-        if not conn.closed and conn.info.transaction_status != pq.TransactionStatus.IDLE:
-            conn.execute("ROLLBACK")
-        if not conn.closed:
-            conn.execute("DEALLOCATE ALL")
+        conn.execute(what + b" -- %d" % next(_SERIAL), prepare=False)
     except psycopg.Error:
         conn.close()
 
@@ -348,6 +353,7 @@ _UPDATE: LiteralString = (
 _DELETE: LiteralString = (
     "WITH done AS (DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])" + _ALL
 )
+_SERIAL = itertools.count()
 _FORMS: tuple[tuple[str, LiteralString], ...] = (("insert", _INSERT), ("update", _UPDATE))
 
 

@@ -143,7 +143,7 @@ class Engine:
 
     def end_lane(self, backend: Backend, lane: Lane) -> None:
         try:
-            if not self.hold.journal.close_lane(lane.id):
+            if self.hold.journal.holds(lane.id):
                 lane.lock.release()  # something of it is pending: whoever replays adopts it
                 return
             if lane.believed or lane.seq:
@@ -151,6 +151,8 @@ class Engine:
                 directory = self.hold.journal.directory
                 backend.fence([lane.id], directory=directory, deadline=deadline)
                 failpoint("lane-end-fenced")
+            # Not before: a lane that the journal does not know is fenced by nobody.
+            self.hold.journal.close_lane(lane.id)
             self.hold.forget_lane(lane.id)
         except HoldfastError:
             lane.lock.release()  # the next one to open the directory fences it

@@ -10,14 +10,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 import uuid
 import weakref
+from collections.abc import Container
 from pathlib import Path
 
 from holdfast.failpoints import failpoint
 from holdfast.files import make_directory
 
 FOLDER = "lanes"
+#: Age of a lock file that nobody holds and no journal knows, after which it is removed.
+SWEEP_AGE_S = 3600.0
 
 
 #: Locks held in this process; a forked child lets go of all of them.
@@ -114,3 +118,19 @@ def forget(data_dir: Path, lane: str) -> None:
     """Remove the file of a lane that is dead and fenced."""
     with contextlib.suppress(OSError):
         (data_dir / FOLDER / f"{lane}.lock").unlink()
+
+
+def sweep(data_dir: Path, known: Container[str]) -> None:
+    """Remove files that processes left which were killed before they noted a lane, or after they
+    had closed it.
+
+    Young ones stay: their process may be about to lock them.
+    """
+    old = time.time() - SWEEP_AGE_S
+    with contextlib.suppress(OSError):
+        for path in (data_dir / FOLDER).glob("*.lock"):
+            if path.stem not in known and path.stat().st_mtime < old:
+                probe = FileLock(path)
+                if probe.acquire():
+                    path.unlink()
+                    probe.release()

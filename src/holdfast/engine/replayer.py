@@ -289,6 +289,7 @@ class Replayer:
             self._hold.forget_lane(lane.id)
             lane.end()
         self._adopted.clear()
+        lanes.sweep(self._data_dir, self._journal.lanes())
 
     def close(self) -> None:
         """Let go of the lanes that were adopted: whoever replays next adopts them again."""
