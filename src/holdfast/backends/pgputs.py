@@ -52,6 +52,8 @@ SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, 
                             to_timestamp(0) + %(expires)b::bigint * interval '1 microsecond')
   LEFT JOIN done ON true
 """
+#: Where keys are text, they are sent only once.
+_PUT_BY_TEXT: LiteralString = _PUT.replace("%(keys)b", "%(texts)b")
 
 
 def is_plain(ops: Sequence[Op]) -> bool:
@@ -74,24 +76,28 @@ def put_batch(conn: Connection[Any], table: Table, ops: Sequence[Op], terms: Ter
     """Apply plain puts; the server's HF002 says that the general way has to."""
     keys = [op.key for op in ops]
     columns = jsonb_columns_of_many([op.body or "" for op in ops])
+    odd = any(one.raw is not None and one.raw != one.data for one in columns)
+    mortal = any(op.ttl_us for op in ops)
     values = {
         "lane": ops[0].lane,
         "believed": Int8(terms.believed),
         "first": Int8(ops[0].seq),
         "last": Int8(ops[-1].seq),
-        "keys": key_values(table, keys),
+        **({} if table.key_type == "text" else {"keys": key_values(table, keys)}),
         "texts": keys,
         "data": [one.data for one in columns],
         # The same text twice would cost twice; it differs only where jsonb refuses a character.
         "keep": [one.raw is not None for one in columns],
-        "raw": [None if one.raw == one.data else one.raw for one in columns],
-        "ttl": [Int8(op.ttl_us) if op.ttl_us else None for op in ops],
+        # An array that is too short is filled up with NULL.
+        "raw": [None if one.raw == one.data else one.raw for one in columns] if odd else [],
+        "ttl": [Int8(op.ttl_us) if op.ttl_us else None for op in ops] if mortal else [],
         "collection": table.collection,
         "directory": terms.directory,
         "count": Int8(len(ops)),
         "expires": None if terms.expires_us is None else Int8(terms.expires_us),
     }
-    records = conn.execute(statement(table, _PUT), values).fetchall()
+    form = _PUT_BY_TEXT if table.key_type == "text" else _PUT
+    records = conn.execute(statement(table, form), values).fetchall()
     at = time.monotonic()
     found = {record[0]: record[1:5] for record in records}
     server_us, told = records[0][5:]

@@ -51,6 +51,7 @@ class PostgresBackend:
         line: Line | None = None,
     ) -> None:
         self._target = target
+        self.display = target.display
         self._lock_timeout_ms = int(lock_timeout_s * 1000)
         self._connections = line or Connections(target, timeout_s=connect_timeout_s)
         self._clock: tuple[int, float] | None = None
@@ -58,10 +59,6 @@ class PostgresBackend:
         self._session: tuple[int, Any] | None = None
         self._tables: dict[str, Table] = {}
         self._schema: str | None = target.schema
-
-    @property
-    def display(self) -> str:
-        return self._target.display
 
     # ---- connections
 
