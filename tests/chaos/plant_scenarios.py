@@ -1,0 +1,439 @@
+"""What each rule is for, in a few deterministic steps; returns what is wrong, by name.
+
+In the memory of this process, with a scripted link before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import holdfast
+from holdfast import DataError, HoldfastError
+from holdfast.engine import journal as journal_module
+from holdfast.engine.core import Engine
+from holdfast.engine.inline import InlineEngine
+from holdfast.engine.journal import Journal
+from holdfast.engine.modes import Mode
+from holdfast.ops import build_op
+from holdfast.store import Collection, Store
+from holdfast.types import Applied, Op
+from support.faulty import (
+    LOST,
+    Link,
+    Opened,
+    Server,
+    after,
+    eventually,
+    fresh,
+    open_link,
+    wait_direct,
+)
+
+Scenario = Callable[["Memory"], set[str]]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def shows(*plants: str) -> Callable[[Scenario], Scenario]:
+    """The scenario in which these planted bugs do harm."""
+
+    def enter(scenario: Scenario) -> Scenario:
+        SCENARIOS.update(dict.fromkeys(plants, scenario))
+        return scenario
+
+    return enter
+
+
+class Wire(Link):
+    """A link that breaks with the writer's next batch on its way, if told so."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self.breaks = False
+        self.held: list[tuple[list[Op], dict[str, Any]]] = []
+
+    def apply(self, ops: Sequence[Op], **options: Any) -> Applied:
+        if self.breaks:
+            self.breaks = False
+            self.held.append((list(ops), options))
+            self.down = True
+            raise fresh(LOST)
+        return super().apply(ops, **options)
+
+    def deliver(self) -> None:
+        """What was on its way arrives after all."""
+        for ops, options in self.held:
+            with contextlib.suppress(HoldfastError):
+                self.server.database.apply(ops, **options)
+
+
+class Memory:
+    """A server in memory and data directories that use it; all stores are closed at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = Server()
+        self._opened: list[tuple[Link, Store]] = []
+
+    def link(self, *, down: bool = False) -> Link:
+        return Link(self.server, down=down)
+
+    def open(self, link: Link, *, wait: bool = True, **options: Any) -> Opened:
+        store, engine = open_link(link, self.folder / "data", **options)
+        self._opened.append((link, store))
+        if wait:
+            wait_direct(engine)
+        return store, engine
+
+    def die(self, store: Store, link: Link) -> None:
+        """The process ends, without a word to the server."""
+        link.down = True
+        store.close(timeout_s=0)
+
+    @property
+    def others(self) -> Collection:
+        """The collection as another program sees it."""
+        return Store(InlineEngine(self.server.database))["c"]
+
+    def counted(self, expected: int) -> set[str]:
+        """What is wrong with the counter `n`."""
+        found = self.others.get("n", 0)
+        return {"lost"} if found < expected else {"doubled"} if found > expected else set()
+
+    def has_line(self, key: str) -> bool:
+        """Whether the ledger tells of an op on this key."""
+        return any(entry.key == key for entry in self.server.database.entries())
+
+    def close(self) -> None:
+        for link, store in self._opened:
+            link.down = True
+            store.close(timeout_s=0)
+
+
+@contextmanager
+def at_step(module: ModuleType, name: str, action: Callable[[], object]) -> Iterator[None]:
+    """Do something whenever the code comes to this failpoint."""
+
+    def failpoint(passed: str) -> None:
+        if passed == name:
+            action()
+
+    with patch.object(module, "failpoint", failpoint):
+        yield
+
+
+# ---- lanes, the gate, lost replies
+
+
+@shows("lane-continued")
+def restarted(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, _ = stage.open(link)
+    for _ in range(3):
+        store["c"].increment("n", "")
+    stage.die(store, link)
+    store, engine = stage.open(stage.link())
+    with contextlib.suppress(HoldfastError):
+        store["c"].increment("n", "")
+    wait_direct(engine)
+    return stage.counted(4)
+
+
+@shows("lane-not-closed")
+def zombie(stage: Memory) -> set[str]:
+    wire = Wire(stage.server)
+    store, _ = stage.open(wire)
+    store["c"].increment("n", "")
+    wire.breaks = True
+    assert store["c"].increment("n", "") == 2
+    stage.die(store, wire)
+    stage.open(stage.link())
+    wire.deliver()
+    return stage.counted(2)
+
+
+def in_doubt(stage: Memory) -> Opened:
+    """A write that took effect, whose reply is lost, and three more while nobody answers."""
+    link = stage.link()
+    store, engine = stage.open(link)
+    store["c"].increment("n", "")
+    link.script = [after(LOST, hook=lambda: setattr(link, "down", True))]
+    for _ in range(4):
+        store["c"].increment("n", "")
+    return store, engine
+
+
+@shows("batch-skipped-as-a-whole", "batch-applied-as-a-whole", "new-sequence")
+def lost_reply(stage: Memory) -> set[str]:
+    store, engine = in_doubt(stage)
+    link: Any = engine.primary
+    link.down = False
+    wait_direct(engine)
+    assert store["c"].get("n") is not None
+    return stage.counted(5)
+
+
+@shows("final-watermark-not-read")
+def lost_reply_and_killed(stage: Memory) -> set[str]:
+    store, engine = in_doubt(stage)
+    link: Any = engine.primary
+    stage.die(store, link)
+    stage.open(stage.link())
+    return stage.counted(5)
+
+
+@shows("lower-watermark-accepted")
+def gone_back(stage: Memory) -> set[str]:
+    store, _ = stage.open(stage.link())
+    database = stage.server.database
+    store["c"].put("k", 1)
+    names = [name for name in vars(database) if name not in ("_lock", "_now_us")]
+    before = copy.deepcopy({name: vars(database)[name] for name in names})
+    store["c"].put("k", 2)
+    vars(database).update(before)
+    receipt = store["c"].put("other", 1)
+    return {"went back unnoticed"} if receipt.durable_on == "primary" else set()
+
+
+@shows("any-history")
+def elsewhere(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, _ = stage.open(link)
+    store["c"].put("k", 1)
+    link.down = True
+    store["c"].put("k", 2)
+    store.close(timeout_s=0)
+    wrong = Server()
+    link = Link(wrong)
+    _, engine = stage.open(link, wait=False)
+    eventually(lambda: engine.situation.cause == "other_database" or engine.mode is Mode.DIRECT)
+    return {"written elsewhere"} if wrong.applied else set()
+
+
+# ---- acknowledging
+
+
+@shows("acknowledged-before-commit")
+def killed_before_commit(stage: Memory) -> set[str]:
+    _, engine = stage.open(stage.link(down=True), wait=False)
+    promises: list[Any] = []
+    sent, found = threading.Event(), set[str]()
+
+    def look() -> None:
+        """What a kill in this moment leaves, and whether the caller has its answer."""
+        sent.wait(20)
+        shutil.copytree(stage.folder / "data", stage.folder / "left")
+        if promises[0].settled:
+            left = Journal(stage.folder / "left")
+            found.update(set() if left.totals().ops else {"lost"})
+            left.close()
+
+    with at_step(journal_module, "journal-before-commit", look):
+        promises.append(engine.submit([build_op("put", "c", "k", body=1)]))
+        sent.set()
+        promises[0].wait(20)
+        eventually(lambda: engine.hold.journal.totals().ops)
+    return found
+
+
+@shows("receipt-without-mirror")
+def read_after_a_receipt(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, _ = stage.open(link)
+    for number in range(3):
+        store["c"].put("k", number)
+    link.down = True
+    try:
+        return set() if store["c"].get("k") == 2 else {"read your writes"}
+    except holdfast.Unavailable:
+        return {"read your writes"}
+
+
+def seen_while_replayed(stage: Memory, step: str) -> list[Any]:
+    """What the directory says of a counter of three, at this step of the replay."""
+    link = stage.link()
+    store, engine = stage.open(link)
+    store["c"].put("n", 0)
+    link.down = True
+    for _ in range(3):
+        store["c"].increment("n", "")
+    seen: list[Any] = []
+    with at_step(journal_module, step, lambda: seen.append(engine.hold.view("c", "n").text)):
+        link.down = False
+        wait_direct(engine)
+        eventually(lambda: seen)
+    return seen
+
+
+@shows("journal-cleared-first")
+def read_after_clearing(stage: Memory) -> set[str]:
+    seen = seen_while_replayed(stage, "journal-removed")
+    return set() if set(seen) == {"3"} else {"read your writes"}
+
+
+@shows("tags-ignored")
+def read_before_clearing(stage: Memory) -> set[str]:
+    seen = seen_while_replayed(stage, "journal-before-remove")
+    return set() if set(seen) == {"3"} else {"seen twice"}
+
+
+@shows("read-not-kept")
+def read_of_others(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, _ = stage.open(link)
+    store["c"].put("k", 1)
+    stage.others.put("k", 2)
+    assert store["c"].get("k") == 2
+    link.down = True
+    return set() if store["c"].get("k") == 2 else {"went back"}
+
+
+@shows("definite-version")
+def version_of_a_receipt(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    store["c"].put("k", "before")
+    link.down = True
+    receipt = store["c"].put("k", "mine")
+    texts = {stage.others.put("k", "theirs").version: "theirs"}
+    link.down = False
+    wait_direct(engine)
+    return {"false version"} if texts.get(receipt.version) == "theirs" else set()
+
+
+# ---- one stream
+
+
+@shows("direct-past-a-pending-key")
+def behind_a_locked_row(stage: Memory) -> set[str]:
+    store, engine = stage.open(stage.link())
+    store["c"].put("k", [])
+    server, place = stage.server, ("c", "k")
+    original, first = server.refuse, [True]
+
+    def refuse(ops: Sequence[Op]) -> None:
+        """Somebody holds the lock whenever the replayer comes, and when the writer does first."""
+        is_replayer = threading.current_thread().name == "holdfast-replayer"
+        if any((op.collection, op.key) == place for op in ops) and (is_replayer or first):
+            first.clear()
+            raise fresh("locked")
+        original(ops)
+
+    server.refuse = refuse  # type: ignore[method-assign]
+    store["c"].append("k", "", 1)
+    store["c"].append("k", "", 2)
+    server.refuse = original  # type: ignore[method-assign]
+    wait_direct(engine)
+    return set() if stage.others.get("k") == [1, 2] else {"out of order"}
+
+
+@shows("direct-on-a-pending-lane")
+def direct_beside_a_locked_row(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, _ = stage.open(link)
+    store["c"].put("k", [])
+    link.down = True
+    store["c"].append("k", "", 1)
+    stage.die(store, link)
+    link = stage.link(down=True)
+    store, engine = stage.open(link, wait=False)
+    store["c"].append("k", "", 2)
+    stage.server.locked.add(("c", "k"))
+    link.down = False
+    eventually(lambda: engine.mode is Mode.DIRECT)
+    assert store["c"].put("other", 1).durable_on == "primary"
+    stage.server.locked.clear()
+    wait_direct(engine)
+    return set() if stage.others.get("k") == [1, 2] else {"lost"}
+
+
+@shows("reads-past-the-journal")
+def read_of_a_locked_row(stage: Memory) -> set[str]:
+    store, engine = stage.open(stage.link())
+    store["c"].put("k", [])
+    stage.server.locked.add(("c", "k"))
+    store["c"].append("k", "", 1)
+    assert engine.mode is Mode.DIRECT
+    return set() if store["c"].get("k") == [1] else {"read your writes"}
+
+
+# ---- the replay
+
+
+@shows("half-passes-what-stays")
+def poison_in_the_middle(stage: Memory) -> set[str]:
+    link = stage.link(down=True)
+    store, engine = stage.open(link, wait=False)
+    for number in range(4):
+        store["c"].put(str(number), number)
+    stage.server.poison[("c", "1")] = DataError("a CHECK refuses it", code="check")
+    link.down = False
+    wait_direct(engine)
+    there = stage.others.get_many(["0", "1", "2", "3"])
+    return {"lost" for key in "0123" if key not in there and not stage.has_line(key)}
+
+
+@shows("outcomes-not-kept")
+def refusal_in_doubt(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    stage.others.put("k", "text")  # not known here
+    link.script = [after(LOST)]
+    store["c"].increment("k", "")
+    wait_direct(engine)
+    return set() if stage.has_line("k") else {"lost"}
+
+
+@shows("parked-without-a-line", "condition-not-judged-again")
+def condition_that_no_longer_holds(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    version = store["c"].put("k", "before").version
+    link.down = True
+    store["c"].put("k", "mine", if_version=version, provisional=True)
+    stage.others.put("k", "theirs")
+    link.down = False
+    wait_direct(engine)
+    if stage.others.get("k") == "mine":
+        return {"stale overwrite"}
+    return set() if stage.has_line("k") else {"lost"}
+
+
+@shows("base-not-kept")
+def other_members(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    store["c"].put("k", {"a": 1, "b": 1})
+    link.down = True
+    store["c"].put("k", {"a": 2, "b": 1})
+    stage.others.patch("k", {"b": 2})
+    link.down = False
+    wait_direct(engine)
+    return set() if stage.others.get("k") == {"a": 2, "b": 2} else {"lost update"}
+
+
+@shows("no-tombstone")
+def made_anew(stage: Memory) -> set[str]:
+    store, _ = stage.open(stage.link())
+    versions = [store["c"].put("k", 1).version, store["c"].put("k", 2).version]
+    store["c"].delete("k")
+    versions.append(store["c"].put("k", 3).version)
+    return set() if versions == [1, 2, 4] else {"version went down"}
+
+
+def run_in_memory(name: str, folder: Path) -> set[str]:
+    """Play the scenario of a plant; what is wrong afterwards."""
+    folder.mkdir()
+    stage = Memory(folder)
+    try:
+        return SCENARIOS[name](stage)
+    finally:
+        stage.close()

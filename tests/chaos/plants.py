@@ -1,0 +1,346 @@
+"""Planted bugs: each takes one rule away from the real code, by one patch.
+
+    with PLANTS["new-sequence"].planted():
+        ...     # what is lost or doubled now is what the rule is for
+
+`docs/rules.md` lists them, `chaos.test_plants` proves that each is found and by what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import msgspec
+
+from holdfast import fold
+from holdfast.backends import base, memory, pgputs
+from holdfast.backends.memory import MemoryBackend
+from holdfast.backends.postgres import PostgresBackend
+from holdfast.engine import hold, journaling, lanes
+from holdfast.engine.core import Engine
+from holdfast.engine.hold import Hold
+from holdfast.engine.journal import History, Journal
+from holdfast.engine.journaling import Journaling
+from holdfast.engine.modes import Mode
+from holdfast.engine.promise import Promise, Settling
+from holdfast.engine.reader import Question
+from holdfast.engine.replayer import Replayer
+from holdfast.engine.writer import Writer
+from holdfast.types import Op
+
+Patch = AbstractContextManager[Any]
+
+
+class Plant(NamedTuple):
+    """One bug: the rule that it breaks, what it is, and what it must be found by."""
+
+    name: str
+    rule: str
+    says: str
+    finds: str
+    planted: Callable[[], Patch]
+
+
+PLANTS: dict[str, Plant] = {}
+
+
+def plant(rule: str, *, finds: str) -> Callable[[Callable[[], Patch]], Callable[[], Patch]]:
+    """Enter a function that makes the patch; its docstring says what the bug is."""
+
+    def enter(make: Callable[[], Patch]) -> Callable[[], Patch]:
+        name = make.__name__.replace("_", "-")
+        PLANTS[name] = Plant(name, rule, (make.__doc__ or "").strip(), finds, make)
+        return make
+
+    return enter
+
+
+# ---- lanes and fences
+
+
+@plant("R1", finds="lost")
+def lane_continued() -> Patch:
+    """A restarted process goes on with the lane of the dead one."""
+    original = Writer._open_lane
+
+    def continued(self: Writer) -> lanes.Lane:
+        known = self._hold.journal.lanes()
+        if not known:
+            return original(self)
+        lane = lanes.Lane(self._hold.data_dir)
+        lane.end()
+        lane.id = known[0]
+        lane.lock = lanes.FileLock(self._hold.data_dir / lanes.FOLDER / f"{lane.id}.lock")
+        lane.lock.acquire()
+        return lane
+
+    return patch.object(Writer, "_open_lane", continued)
+
+
+@plant("fence", finds="doubled")
+def lane_not_closed() -> Patch:
+    """The fence tells the final watermark, but leaves the lane open."""
+
+    def fence(self: MemoryBackend, lanes: Sequence[str], **_: Any) -> dict[str, int]:
+        return {lane: self._lanes.get(lane, (0, "open", "[]"))[0] for lane in lanes}
+
+    return patch.object(MemoryBackend, "fence", fence)
+
+
+@plant("fence", finds="doubled")
+def final_watermark_not_read() -> Patch:
+    """What the closed lane had settled is issued again with the rest."""
+    original = MemoryBackend.fence
+
+    def fence(self: MemoryBackend, lanes: Sequence[str], **options: Any) -> dict[str, int]:
+        return dict.fromkeys(original(self, lanes, **options), 0)
+
+    return patch.object(MemoryBackend, "fence", fence)
+
+
+@plant("fence", finds="stale overwrite")
+def put_on_a_closed_lane() -> Patch:
+    """The statement for plain puts does not look whether the lane is open."""
+    return patch.object(pgputs, "_PUT", pgputs._PUT.replace("AND state = 'open'", ""))
+
+
+# ---- the gate
+
+
+@plant("R2", finds="went back unnoticed")
+def lower_watermark_accepted() -> Patch:
+    """The gate does not compare the watermark with the one that the lane believes in."""
+    return patch.object(memory, "gate", lambda ops, believed, *row: base.gate(ops, 0, *row))
+
+
+@plant("R2", finds="went back unnoticed")
+def put_below_the_believed() -> Patch:
+    """The statement for plain puts does not compare the watermark either."""
+    text = pgputs._PUT.replace("AND watermark >= %(believed)b", "")
+    return patch.object(pgputs, "_PUT", text)
+
+
+@plant("R2", finds="written elsewhere")
+def any_history() -> Patch:
+    """Whoever answers under the address is taken for the database of the journal."""
+    return patch.object(History, "is_of", lambda self, hello: True)
+
+
+@plant("R2", finds="lost")
+def batch_skipped_as_a_whole() -> Patch:
+    """A batch that begins at or below the watermark is skipped as a whole."""
+
+    def gate(ops: Sequence[Op], believed: int, watermark: int, *row: Any) -> Any:
+        is_known = ops[0].seq <= watermark
+        return base.gate(ops, believed, ops[-1].seq if is_known else watermark, *row)
+
+    return patch.object(memory, "gate", gate)
+
+
+@plant("R2", finds="doubled")
+def batch_applied_as_a_whole() -> Patch:
+    """A batch that ends above the watermark is applied as a whole."""
+
+    def gate(ops: Sequence[Op], believed: int, watermark: int, *row: Any) -> Any:
+        is_new = ops[-1].seq > watermark
+        return base.gate(ops, 0, ops[0].seq - 1 if is_new else watermark, *row)
+
+    return patch.object(memory, "gate", gate)
+
+
+@plant("I2", finds="doubled")
+def new_sequence() -> Patch:
+    """What is in doubt is tried again under a new sequence."""
+
+    def keep_sent(self: Writer, sent: Sequence[Any]) -> None:
+        self._journal([submission for submission, _ in sent], self.lane)
+
+    return patch.object(Writer, "_keep_sent", keep_sent)
+
+
+# ---- acknowledging
+
+
+@plant("I1", finds="lost")
+def acknowledged_before_commit() -> Patch:
+    """Callers are answered before the journal's transaction is committed."""
+
+    def write(self: Journaling, submissions: Sequence[Any], lane: lanes.Lane) -> list[Any]:
+        with self._hold.journal.writing() as transaction:
+            known = journaling._Known(self._hold, transaction)
+            answers = [self._judge(submission, lane, known) for submission in submissions]
+            ops = [result.op for answer in answers for result in answer.results]
+            transaction.add(ops, max_ops=1000, max_bytes=10**9)
+            with Settling() as settling:
+                for answer in answers:
+                    settling.value(answer.submission.promise, answer.results)
+        return answers
+
+    return patch.object(Journaling, "write", write)
+
+
+@plant("R6", finds="read your writes")
+def receipt_without_mirror() -> Patch:
+    """A receipt of the primary is given without the mirror having the row."""
+    return patch.object(Hold, "confirm", lambda self, applied, **_: None)
+
+
+@plant("R6", finds="read your writes")
+def journal_cleared_first() -> Patch:
+    """A replayed op leaves the journal before the mirror has what it made."""
+    original = Replayer._confirm
+
+    def confirm(self: Replayer, pending: Sequence[Any], applied: Any) -> None:
+        self._journal.remove(pending)
+        original(self, pending, applied)
+
+    return patch.object(Replayer, "_confirm", confirm)
+
+
+@plant("R11", finds="false version")
+def definite_version() -> Patch:
+    """A receipt of the journal names the version that the document would have next."""
+    original = journaling._journaled
+
+    def journaled(op: Op, known: Any) -> Any:
+        view = known.at(op)
+        result = original(op, known)
+        version = view.confirmed + len(view.pending) + 1
+        receipt = msgspec.structs.replace(result.receipt, version=version)
+        return result._replace(receipt=receipt)
+
+    return patch.object(journaling, "_journaled", journaled)
+
+
+# ---- one stream
+
+
+@plant("R3", finds="out of order")
+def direct_past_a_pending_key() -> Patch:
+    """A write goes to the primary although an older one on its key waits in the journal."""
+    return patch.object(Writer, "_behind_pending", lambda self, submissions: [])
+
+
+@plant("R3", finds="lost")
+def direct_on_a_pending_lane() -> Patch:
+    """The store goes DIRECT on a lane of which an op waits in the journal."""
+    return patch.object(Journal, "holds", lambda self, lane: False)
+
+
+@plant("R3", finds="lost")
+def half_passes_what_stays() -> Patch:
+    """When a batch is halved, the second half goes although something of the first stays behind."""
+
+    def halve(self: Replayer, batch: list[Any], *, patience_s: float | None) -> bool:
+        middle = len(batch) // 2
+        halves = (batch[:middle], batch[middle:])
+        return all([self._settle(half, patience_s=patience_s) for half in halves])
+
+    return patch.object(Replayer, "_halve", halve)
+
+
+@plant("R4", finds="read your writes")
+def reads_past_the_journal() -> Patch:
+    """A read goes to the primary although a write on its key waits in the journal."""
+    original = Engine.see
+
+    def see(self: Engine, collection: str, key: str, **options: Any) -> Any:
+        if self.mode is not Mode.DIRECT:
+            return original(self, collection, key, **options)
+        promise: Promise[Any] = Promise(options.get("loop"))
+        self._reader.ask(Question(promise, collection, key, float("inf")))
+        return promise
+
+    return patch.object(Engine, "see", see)
+
+
+# ---- the mirror
+
+
+@plant("R5", finds="went back")
+def read_not_kept() -> Patch:
+    """What a read from the primary showed is not written through to the mirror."""
+    return patch.object(Hold, "take", lambda self, observed, **_: None)
+
+
+@plant("R7, R8", finds="seen twice")
+def tags_ignored() -> Patch:
+    """Pending ops are laid over a row without asking which of them are in it."""
+    original = hold.view_of
+
+    def view_of(row: Any, pending: Any, **options: Any) -> Any:
+        bare = None if row is None else msgspec.structs.replace(row, watermarks={})
+        return original(bare, pending, **options)
+
+    return patch.object(hold, "view_of", view_of)
+
+
+# ---- the replay
+
+
+@plant("R12", finds="lost")
+def parked_without_a_line() -> Patch:
+    """The watermark passes an op that cannot be applied, and the ledger does not tell of it."""
+    original = fold._refuse_group
+
+    def refuse(rows: Any, ops: Any, culprit: Any, refusal: Any, entered: Any, folded: Any) -> None:
+        silent = folded._replace(entries=[])
+        original(rows, ops, culprit, refusal, entered, silent)
+
+    return patch.object(fold, "_refuse_group", refuse)
+
+
+@plant("R12", finds="lost")
+def outcomes_not_kept() -> Patch:
+    """A lane's last outcomes are not stored with its watermark."""
+    return patch.object(memory, "brief", lambda outcomes: "[]")
+
+
+@plant("conflicts", finds="lost update")
+def base_not_kept() -> Patch:
+    """The journal does not keep what a put was based on: on replay it replaces."""
+    original = journaling._journaled
+
+    def journaled(op: Op, known: Any) -> Any:
+        result = original(op, known)
+        return result._replace(op=msgspec.structs.replace(result.op, seen="unknown", base=None))
+
+    return patch.object(journaling, "_journaled", journaled)
+
+
+@plant("conflicts", finds="stale overwrite")
+def condition_not_judged_again() -> Patch:
+    """A condition that held in the outage is not judged again on replay."""
+    original = fold.settle
+
+    def settle(current: Any, op: Op, **options: Any) -> Any:
+        blind = msgspec.structs.replace(op, if_version=None, pending=())
+        return original(current, blind, **options)
+
+    return patch.object(fold, "settle", settle)
+
+
+@plant("R17", finds="version went down")
+def no_tombstone() -> Patch:
+    """A document that is made anew does not go on from the version of the deleted one."""
+    original = MemoryBackend._current
+
+    def current(self: MemoryBackend, collection: str, key: str) -> Any:
+        found = original(self, collection, key)
+        return msgspec.structs.replace(found, version=found.live_version)
+
+    return patch.object(MemoryBackend, "_current", current)
+
+
+@plant("Expiry", finds="stale overwrite")
+def no_expiry() -> Patch:
+    """A statement takes effect however late it comes through."""
+    original = PostgresBackend._limited
+
+    def limited(self: PostgresBackend, *arguments: Any, **options: Any) -> Any:
+        return original(self, *arguments, **options)._replace(expires_us=None)
+
+    return patch.object(PostgresBackend, "_limited", limited)
