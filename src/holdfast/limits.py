@@ -61,6 +61,9 @@ MAX_READ_KEYS = 1000
 #: again while a long snapshot is open there, becomes slow.
 MAX_LANE_BATCHES = 10_000
 
+#: Documents and known absences that the mirror holds; beyond, a tenth of the longest known goes.
+MAX_MIRROR_ROWS = 1_000_000
+
 #: Seconds that acknowledged writes are kept after the primary confirmed them.
 RETENTION_S = 600.0
 

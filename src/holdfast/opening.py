@@ -27,6 +27,8 @@ logger = logging.getLogger("holdfast")
 #: The application id of a mirror; its module is loaded only where there is one.
 MIRROR_MARK = 0x686F666D
 
+#: The engines of this process; one that was closed does nothing when it is closed again.
+_open: weakref.WeakSet[StoreEngine] = weakref.WeakSet()
 #: How long the end of the program waits for what is still on its way.
 EXIT_TIMEOUT_S = 0.5
 
@@ -116,7 +118,7 @@ def open_engine(settings: Settings, options: HoldOptions) -> StoreEngine:
         backend.close()
         raise
     logger.info("opened %s, data directory %s", backend.display, settings.data_dir.resolve())
-    _at_exit(engine)
+    _open.add(engine)
     return engine
 
 
@@ -139,17 +141,18 @@ def _engine_for(settings: Settings, options: HoldOptions, backend: Backend) -> S
     return engine
 
 
-def _at_exit(engine: StoreEngine) -> None:
+def _close_all() -> None:
     """Close what was left open when the program ends, within bounds: it must not hang."""
-    reference = weakref.ref(engine)
-    pid = os.getpid()
+    for engine in list(_open):
+        engine.close(EXIT_TIMEOUT_S)
 
-    def close() -> None:
-        found = reference()
-        if found is not None and os.getpid() == pid:
-            found.close(EXIT_TIMEOUT_S)
 
-    atexit.register(close)
+def _forget_all() -> None:
+    _open.clear()  # in a forked child: these are the parent's
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def backend_for(target: Target) -> Backend:

@@ -19,7 +19,6 @@ from unittest.mock import patch
 import holdfast
 from holdfast import DataError, HoldfastError
 from holdfast.engine import journal as journal_module
-from holdfast.engine.core import Engine
 from holdfast.engine.inline import InlineEngine
 from holdfast.engine.journal import Journal
 from holdfast.engine.modes import Mode

@@ -24,6 +24,8 @@ _FIELDS = (
 
 #: How long a fence is kept: no statement of the lane can still be on its way then.
 FENCES_KEPT = "7 days"
+#: How long the log of changes is kept: who was away for longer has to look at everything.
+CHANGES_KEPT = "7 days"
 
 
 def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dict[str, int]:
@@ -43,6 +45,7 @@ def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dic
         "DELETE FROM holdfast.lanes WHERE state = 'fenced' AND updated_at < now() - %s::interval",
         (FENCES_KEPT,),
     )
+    conn.execute("DELETE FROM holdfast.changes WHERE at < now() - %s::interval", (CHANGES_KEPT,))
     return final
 
 

@@ -204,7 +204,8 @@ class Engine:
             return self.see_locally(collection, key)
         if local:
             try:
-                return Sight(self.hold.known(collection, key), False)
+                # Nothing is pending on it: that was just seen, without looking into the journal.
+                return Sight(self.hold.known(collection, key, pending=()), False)
             except HoldfastError as error:
                 if error.code not in ("not_mirrored", "too_stale"):
                     raise

@@ -152,9 +152,9 @@ class Hold:
         row = None if self._mirror_failed else self.mirror.get(collection, key)
         return view_of(row, ops, now_us=time.time_ns() // 1000)
 
-    def known(self, collection: str, key: str) -> View:
+    def known(self, collection: str, key: str, *, pending: Iterable[Op] | None = None) -> View:
         """The same for a reader: raises where nothing is known, or what is known is too old."""
-        view = self.view(collection, key)
+        view = self.view(collection, key, pending)
         if view.knowledge == "unknown":
             raise Unavailable(
                 f"key {key!r} in `{collection}`: the primary does not answer, and it is not in the"

@@ -18,7 +18,7 @@ from holdfast.engine.localfile import LocalFile
 from holdfast.engine.overlay import MirrorRow
 from holdfast.engine.packing import pack_batch
 from holdfast.failpoints import failpoint
-from holdfast.limits import MAX_RETAINED_BYTES, RETENTION_S
+from holdfast.limits import MAX_MIRROR_ROWS, MAX_RETAINED_BYTES, RETENTION_S
 from holdfast.types import Observed, Op, State
 
 #: "hofm" in ASCII.
@@ -69,6 +69,8 @@ _PUT = (
 _RETAINED_BYTES = "SELECT coalesce(sum(length(batch)), 0) FROM retained"
 #: Retained ops are cleared once in so many batches.
 _CLEAR_EVERY = 256
+#: The rows are counted once in so many batches.
+_COUNT_EVERY = 4096
 
 
 class Mirror:
@@ -149,6 +151,8 @@ class Mirror:
                     "DELETE FROM retained WHERE id < (SELECT (min(id) + max(id)) / 2 FROM retained)"
                 )
                 self._retained_bytes = conn.execute(_RETAINED_BYTES).get
+            if self._batches % _COUNT_EVERY == 0:
+                _shrink(conn)
             failpoint("mirror-before-commit")
         failpoint("mirror-confirmed")
 
@@ -171,6 +175,16 @@ class Mirror:
     def close(self) -> None:
         """Close the file.  Idempotent."""
         self._file.close()
+
+
+def _shrink(conn: apsw.Connection) -> None:
+    """Forget some of what is longest known, absences first, when there is too much."""
+    if conn.execute("SELECT count(*) FROM rows").get > MAX_MIRROR_ROWS:
+        conn.execute(
+            "DELETE FROM rows WHERE rowid IN"
+            " (SELECT rowid FROM rows ORDER BY text IS NOT NULL, seen_us LIMIT ?)",
+            (MAX_MIRROR_ROWS // 10,),
+        )
 
 
 def _clear(conn: apsw.Connection) -> None:
