@@ -9,22 +9,18 @@ import contextlib
 import copy
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import holdfast
+from chaos.plant_stage import Memory, Wire, at_step
 from holdfast import DataError, HoldfastError
 from holdfast.engine import journal as journal_module
-from holdfast.engine.inline import InlineEngine
 from holdfast.engine.journal import Journal
 from holdfast.engine.modes import Mode
 from holdfast.ops import build_op
-from holdfast.store import Collection, Store
-from holdfast.types import Applied, Op
+from holdfast.types import Op
 from support.faulty import (
     LOST,
     Link,
@@ -33,11 +29,10 @@ from support.faulty import (
     after,
     eventually,
     fresh,
-    open_link,
     wait_direct,
 )
 
-Scenario = Callable[["Memory"], set[str]]
+Scenario = Callable[[Memory], set[str]]
 SCENARIOS: dict[str, Scenario] = {}
 
 
@@ -49,84 +44,6 @@ def shows(*plants: str) -> Callable[[Scenario], Scenario]:
         return scenario
 
     return enter
-
-
-class Wire(Link):
-    """A link that breaks with the writer's next batch on its way, if told so."""
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
-        self.breaks = False
-        self.held: list[tuple[list[Op], dict[str, Any]]] = []
-
-    def apply(self, ops: Sequence[Op], **options: Any) -> Applied:
-        if self.breaks:
-            self.breaks = False
-            self.held.append((list(ops), options))
-            self.down = True
-            raise fresh(LOST)
-        return super().apply(ops, **options)
-
-    def deliver(self) -> None:
-        """What was on its way arrives after all."""
-        for ops, options in self.held:
-            with contextlib.suppress(HoldfastError):
-                self.server.database.apply(ops, **options)
-
-
-class Memory:
-    """A server in memory and data directories that use it; all stores are closed at the end."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.server = Server()
-        self._opened: list[tuple[Link, Store]] = []
-
-    def link(self, *, down: bool = False) -> Link:
-        return Link(self.server, down=down)
-
-    def open(self, link: Link, *, wait: bool = True, **options: Any) -> Opened:
-        store, engine = open_link(link, self.folder / "data", **options)
-        self._opened.append((link, store))
-        if wait:
-            wait_direct(engine)
-        return store, engine
-
-    def die(self, store: Store, link: Link) -> None:
-        """The process ends, without a word to the server."""
-        link.down = True
-        store.close(timeout_s=0)
-
-    @property
-    def others(self) -> Collection:
-        """The collection as another program sees it."""
-        return Store(InlineEngine(self.server.database))["c"]
-
-    def counted(self, expected: int) -> set[str]:
-        """What is wrong with the counter `n`."""
-        found = self.others.get("n", 0)
-        return {"lost"} if found < expected else {"doubled"} if found > expected else set()
-
-    def has_line(self, key: str) -> bool:
-        """Whether the ledger tells of an op on this key."""
-        return any(entry.key == key for entry in self.server.database.entries())
-
-    def close(self) -> None:
-        for link, store in self._opened:
-            link.down = True
-            store.close(timeout_s=0)
-
-
-@contextmanager
-def at_step(module: ModuleType, name: str, action: Callable[[], object]) -> Iterator[None]:
-    """Do something whenever the code comes to this failpoint."""
-
-    def failpoint(passed: str) -> None:
-        if passed == name:
-            action()
-
-    with patch.object(module, "failpoint", failpoint):
-        yield
 
 
 # ---- lanes, the gate, lost replies

@@ -149,6 +149,8 @@ def test_a_program_that_leaves_its_store_open_ends(
     """I1: the interpreter ends, within bounds, and what was acknowledged is there."""
     url, data_dir = url_of(kind, request, tmp_path), tmp_path / "data"
     assert run(_LEFT_OPEN, url, data_dir).strip() == ("journal" if kind == "journal" else "primary")
+    if kind == "postgresql":
+        assert list((data_dir / "lanes").iterdir()) == []  # it was closed in order
     with holdfast.open(url, data_dir=data_dir) as store:
         assert store["c"].get("k") == 1
 

@@ -124,6 +124,27 @@ def test_a_read_that_misses_the_primary_is_answered_here(memory: Server, open_it
     assert document.source == "primary"
 
 
+def test_only_one_read_waits_for_a_primary_that_hangs(memory: Server, open_it: Open) -> None:
+    """I8: after a missed deadline the next reads are answered here, before the writer knows."""
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    store["c"].put("k", 1)
+    reached, go = threading.Event(), threading.Event()
+    link.gate = lambda: (reached.set(), go.wait(20))
+    writing = threading.Thread(target=lambda: store["c"].put("other", 1))
+    writing.start()
+    assert reached.wait(20)
+    link.read_error, link.reads = DeadlineExceeded("no answer"), 0
+    try:
+        assert [store["c"].get("k") for _ in range(3)] == [1, 1, 1]
+        assert link.reads == 1
+        assert engine.mode is Mode.DIRECT
+    finally:
+        go.set()
+        writing.join()
+
+
 def test_an_answer_is_no_outage(memory: Server, open_it: Open) -> None:
     """I4: an error that the primary answers a read with is the caller's, and opens no breaker."""
     link = Link(memory)

@@ -146,6 +146,22 @@ def test_groups_are_whole_in_an_outage_and_on_replay(server: Server, open_it: Op
     assert store.outcome(parked.receipts[0]).state == "parked"
 
 
+def test_groups_stay_whole_on_a_fresh_lane(server: Server, open_it: Open) -> None:
+    """R1: a batch that an earlier process left is one batch still, applied or parked as a whole."""
+    store, engine = open_it(Link(server, down=True))
+    for keys in ("ab", "cd", "ef"):
+        with store.batch() as batch:
+            for key in keys:
+                batch.put("c", key, 1)
+    assert store.close(timeout_s=0) == 6
+    server.poison[("c", "d")] = POISON
+    store, engine = open_it(Link(server))
+    wait_direct(engine)
+    assert store["c"].keys() == ["a", "b", "e", "f"]
+    assert [entry.key for entry in server.database.entries()] == ["c", "d"]
+    assert store.outcome(batch.receipts[0]).state == "applied"
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_provisional_holds_only_for_exactly_that_document(
     server: Server, open_it: Open, alone: bool

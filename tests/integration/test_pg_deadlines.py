@@ -37,7 +37,10 @@ def patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient_server")
-def test_i3_what_outlived_its_deadline_does_not_take_effect(pg_database: str, db: Sql) -> None:
+@pytest.mark.parametrize("directory", [None, make_lane()], ids=["long", "short"])
+def test_i3_what_outlived_its_deadline_does_not_take_effect(
+    pg_database: str, db: Sql, directory: str | None
+) -> None:
     """I3: a batch that waits on the server beyond its deadline, all of it sent and its commit too,
     has no effect when the wait ends: its caller was answered, and others have written since."""
     lane = make_lane()
@@ -50,7 +53,9 @@ def test_i3_what_outlived_its_deadline_does_not_take_effect(pg_database: str, db
                 make_op(lane, 2, "put", "2", '"new"'),
                 make_op(lane, 3, "put", "1", '"late"'),
             ]
-            failure(lambda: backend.apply(late, deadline=soon(0.5)), "deadline")
+            failure(
+                lambda: backend.apply(late, deadline=soon(0.5), directory=directory), "deadline"
+            )
             until(db, WAITING)  # the server goes on waiting, the commit is in its buffer
         until(db, NOBODY_ACTIVE)
         rows = other.read("things", ["1", "2"])

@@ -121,7 +121,7 @@ class Link:
         """Called once, before the next batch that the writer sends."""
         self.read_error: HoldfastError | None = None
         self.fence_error: HoldfastError | None = None
-        self.connects = 0
+        self.connects = self.reads = 0
         self._down = down
         self.connected = False
 
@@ -183,6 +183,7 @@ class Link:
         return self.server.database.fence(lanes, **options)
 
     def observe(self, collection: str, keys: Sequence[str], **options: Any) -> Observed:
+        self.reads += 1
         self._reach()
         if self.read_error is not None:
             raise fresh(self.read_error)

@@ -50,7 +50,6 @@ LEFT_BEHIND: dict[str, int] = {
     "direct-before-apply": 20,
     "direct-applied": 20,
     "confirm-answered": 20,
-    "confirm-handed-over": 2,
     "doubt-before-journal": 1,
     "close-begun": 1,
     "close-flushed": 1,

@@ -78,7 +78,6 @@ class Engine:
         failure = self._connector.attempt()
         if failure is not None:
             self._give_up_or_go_on(failure)
-        self._writer.confirming.thread.start()
         for part in (self._writer, self._reader, self._replaying, self._connector):
             part.thread.start()
         until = time.monotonic() + OPEN_GRACE_S
@@ -296,7 +295,6 @@ class Engine:
         for part in (self._writer, self._replaying, self._reader, self._connector):
             part.thread.join(max(0.0, until - time.monotonic()))
         failpoint("close-stopped")
-        self._writer.confirming.close(max(0.0, until - time.monotonic()))
         if self.mode is Mode.DIRECT and self._writer.stopped:
             self._writer.close_lanes()
         left = self.hold.journal.totals().ops

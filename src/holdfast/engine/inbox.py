@@ -21,9 +21,6 @@ from holdfast.limits import (
 )
 from holdfast.types import Discreet, Op, Outcome, Receipt
 
-#: Batches up to this size are not cut in halves: each costs the primary a flush.
-SMALLEST_HALF_OPS = 24
-
 
 class Result(NamedTuple):
     """What became of one op of a submission."""
@@ -95,11 +92,6 @@ class Inbox:
             self._size += submission.size
             self._queue.put(submission)
 
-    @property
-    def waiting(self) -> bool:
-        """Whether calls wait to be collected."""
-        return self._ops > 0
-
     def post(self, note: Nudge | Event) -> None:
         """Tell the writer something."""
         self._queue.put(note)
@@ -110,25 +102,18 @@ class Inbox:
             self._closed = True
             self._queue.put(Nudge("close"))
 
-    def collect(self, until: float | None, *, halve: bool = False) -> Collected:
-        """Everything that waits now, up to a full batch; blocks until there is something.
-
-        `halve`: of many calls, only half: while the primary has one half, the callers of the other
-        are answered and call again, so that neither waits for the other.
-        """
+    def collect(self, until: float | None) -> Collected:
+        """Everything that waits now, up to a full batch; blocks until there is something."""
         collected = Collected([], [])
         timeout = None if until is None else max(0.0, until - time.monotonic())
         ops = size = 0
         try:
             item = self._queue.get(timeout=timeout)
-            limit = MAX_TRANSACTION_OPS
-            if halve:
-                limit = min(limit, max(SMALLEST_HALF_OPS, self._ops // 2))
             while True:
                 if isinstance(item, Submission):
                     collected.submissions.append(item)
                     ops, size = ops + len(item.ops), size + item.size
-                    if ops >= limit or size >= MAX_TRANSACTION_BYTES:
+                    if ops >= MAX_TRANSACTION_OPS or size >= MAX_TRANSACTION_BYTES:
                         break
                 else:
                     collected.notes.append(item)

@@ -82,7 +82,7 @@ class Replayer:
             self._limit = max(deadline, time.monotonic() + _SHORTEST_S)
             try:
                 while True:
-                    self._adopt_dead_lanes()
+                    self._fence_dead_lanes()
                     left = self._round(deadline)
                     if left is None:
                         return "empty"
@@ -233,11 +233,15 @@ class Replayer:
 
     # ---- lanes of others
 
-    def _adopt_dead_lanes(self) -> None:
-        """Fence the lanes whose processes are gone (R1): nothing of them can commit any more."""
-        dead = [lane for lane in self._journal.lanes() if lanes.is_dead(self._data_dir, lane)]
-        for lane in dead:
-            self._adopt(lane)
+    def _fence_dead_lanes(self) -> None:
+        """Fence the lanes whose processes are gone (R1): nothing of them can commit any more.
+
+        Not before all of them is settled: what they left is replayed under the names that it has,
+        so that another copy of the directory, which does the same, settles nothing twice.
+        """
+        for lane in self._journal.lanes():
+            if lanes.is_dead(self._data_dir, lane) and not self._journal.holds(lane):
+                self._adopt(lane)
 
     def _adopt(self, lane: str, *, aside: Set[Place] = frozenset()) -> None:
         """Fence a lane, and re-issue what it had not settled on fresh lanes, in the same order.

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from holdfast.backends.base import Backend
-from holdfast.engine.confirming import Committed, Confirming, Sent
+from holdfast.engine.confirming import Sent, confirm
 from holdfast.engine.hold import Hold
 from holdfast.engine.hub import Hub
 from holdfast.engine.inbox import Nudge, Submission
@@ -52,7 +52,6 @@ class Writer:
         self._primary = primary
         self._hold = hold
         self._journaling = Journaling(hold)
-        self.confirming = Confirming(hold)
         self._inbox = hub.inbox
         self.lane = self._open_lane()
         self._side: Lane | None = None
@@ -96,7 +95,7 @@ class Writer:
         )
 
     def _turn(self) -> None:
-        collected = self._inbox.collect(None, halve=self._hub.mode is Mode.DIRECT)
+        collected = self._inbox.collect(None)
         for note in collected.notes:
             self._heed(note)
         if not collected.submissions:
@@ -127,7 +126,6 @@ class Writer:
         """Let an event change the situation, and do what follows from it."""
         hub = self._hub
         jitter = 0.5 + self._random.random() / 2
-        self.confirming.wait()  # whatever follows may look into the mirror
         before = hub.situation
         hub.situation, actions = step(before, event, time.monotonic(), jitter=jitter)
         if hub.situation.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
@@ -143,7 +141,6 @@ class Writer:
         if not self.quiet:
             aside = self._behind_pending(submissions)
             if aside:
-                self.confirming.wait()
                 submissions = [one for one in submissions if one not in aside]
                 self._journal(aside, self.side_lane())
                 self._hub.replay_soon()
@@ -210,7 +207,9 @@ class Writer:
                 self.happen(Lost(error.code))
                 self._keep_sent(sent)
                 return
-        self._confirm(sent, applied)
+        self.lane.believed = applied.watermark
+        self.lane.batches += 1
+        confirm(self._hold, sent, applied, lane=self.lane.id)
 
     def _apply(self, ops: list[Op], deadline: float, patience_s: float | None) -> Applied:
         failpoint("direct-before-apply")
@@ -223,16 +222,6 @@ class Writer:
         )
         failpoint("direct-applied")
         return applied
-
-    def _confirm(self, sent: Sequence[Sent], applied: Applied) -> None:
-        """While more is waiting, the primary gets on with it and the mirror follows."""
-        self.lane.believed = applied.watermark
-        self.lane.batches += 1
-        batch = Committed(list(sent), applied, self.lane.id)
-        if self._inbox.waiting:
-            self.confirming.later(batch)
-        else:
-            self.confirming.now(batch)
 
     def _refused(
         self,
@@ -271,7 +260,6 @@ class Writer:
         """Somebody holds a lock: these wait in the journal, on a lane of their own."""
         aside = [submission for submission, _ in sent if not submission.conditional]
         if aside:
-            self.confirming.wait()
             self._journal(aside, self.side_lane())
             self._hub.replay_soon()
         with Settling() as settling:
@@ -286,7 +274,6 @@ class Writer:
                 # What came before may have been put aside: its place keeps its order.
                 behind = self._behind_pending([submission for submission, _ in half])
                 if behind:
-                    self.confirming.wait()
                     self._journal(behind, self.side_lane())
                     half = [one for one in half if one[0] not in behind]
             if not half:

@@ -66,6 +66,22 @@ class ChangesContract(ContractBase):
         assert self.write(backend, "put", "1", "5").version == 5
         assert self.version(backend, "1") == 5
 
+    def test_i3_also_for_a_lane_that_goes_on(self, backend: Backend) -> None:
+        """I3, R17: a lane that has written before puts above the graves that others left, alone
+        and among other documents."""
+        lane, directory = make_lane(), make_lane()
+        backend.apply([self.op(lane, 1, "put", "1", "1")], directory=directory)
+        for first, keys in ((2, ["1"]), (3, ["2", "1", "3"])):
+            self.write(backend, "put", "1", "0")
+            deleted = self.write(backend, "delete", "1").version
+            assert deleted is not None
+            puts = [self.op(lane, seq, "put", key, "2") for seq, key in enumerate(keys, first)]
+            applied = backend.apply(puts, directory=directory)
+            told = {state.key: state.version for state in applied.observed.states}
+            assert told.pop("1") == deleted + 1
+            assert set(told.values()) <= {1}
+            assert self.version(backend, "1") == deleted + 1
+
     @pytest.mark.parametrize("exists", [False, True])
     def test_i3_within_one_batch_too(self, backend: Backend, exists: bool) -> None:
         """I3: versions that one batch gave and buried again are never given twice."""
