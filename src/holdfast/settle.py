@@ -110,6 +110,7 @@ def _settle_put(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
         kinds = {conflict.kind for conflict in merge.conflicts}
         reason = "conflict" if is_open else (kinds.pop() if kinds else "merged")
     if is_open and callable(on_conflict):
+        is_open = False  # somebody has looked at it
         try:
             value = decode(encode(on_conflict(base, mine, found)))
         except Exception as error:

@@ -92,7 +92,7 @@ def lane_continued() -> Patch:
     return patch.object(Writer, "_open_lane", continued)
 
 
-@plant("fence", finds="doubled")
+@plant("fence", finds="stale overwrite")
 def lane_not_closed() -> Patch:
     """The fence tells the final watermark, but leaves the lane open."""
 
@@ -349,9 +349,9 @@ def no_tombstone() -> Patch:
 @plant("Expiry", finds="stale overwrite")
 def no_expiry() -> Patch:
     """A statement takes effect however late it comes through."""
-    original = PostgresBackend._limited
+    original = PostgresBackend.limited
 
     def limited(self: PostgresBackend, *arguments: Any, **options: Any) -> Any:
         return original(self, *arguments, **options)._replace(expires_us=None)
 
-    return patch.object(PostgresBackend, "_limited", limited)
+    return patch.object(PostgresBackend, "limited", limited)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
+import psycopg
 import pytest
 
 import holdfast
 from chaos.world import final_state
-from holdfast.engine.core import Engine
 from holdfast.store import Store
 from support.cluster import Cluster
 from support.faulty import eventually
 from support.outage import Outage
+from support.pg import Sql
 from support.proxy import Proxy
 
 _DEADLINE_S = 3.0
@@ -46,7 +48,6 @@ class Box:
         assert self.store is not None
         self.proxy.heal()
         self.store.flush(timeout_s=_FLUSH_S)
-        eventually(self.store.health().healthy.__bool__) if False else None
         store = self.store
         eventually(lambda: store.health().healthy)
 
@@ -101,9 +102,7 @@ class Machines:
 
 
 @pytest.fixture
-def machines(
-    mortal_cluster: Cluster, mortal_url: str, tmp_path: Path
-) -> Generator[Machines]:
+def machines(mortal_cluster: Cluster, mortal_url: str, tmp_path: Path) -> Generator[Machines]:
     machines = Machines(mortal_cluster, mortal_url, tmp_path)
     yield machines
     machines.end()
@@ -153,6 +152,29 @@ def test_a_living_directory_is_copied(machines: Machines, order: Order) -> None:
     machines.assert_exact()
 
 
+@pytest.mark.parametrize("order", [original_first, copy_first])
+def test_a_copy_meets_a_locked_row(machines: Machines, order: Order) -> None:
+    """I2, R1: the same where one of the two meets a locked row first, closes the lane because of
+    it, and goes on under fresh ones: the other one finds what that delivered, and no more."""
+    original, copy = machines.box("data"), machines.box("copy")
+    store = original.open()
+    machines.write(store)
+    original.proxy.refuse()
+    machines.write(store)
+    copied(original, copy)
+    copy.open(away=True)
+    first = original if order is original_first else copy
+    with psycopg.connect(machines.url) as connection:
+        connection.execute("SELECT FROM lists WHERE key = 'b' FOR UPDATE")
+        first.proxy.heal()
+        assert first.store is not None
+        health = first.store.health
+        eventually(lambda: health().state == "direct")
+        assert health().lag_ops
+    order(original, copy)
+    machines.assert_exact()
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_an_old_copy_is_put_back(machines: Machines, killed: bool) -> None:
     """I2, R1: a snapshot with writes pending that is put back over a directory which has delivered
@@ -178,3 +200,107 @@ def test_an_old_copy_is_put_back(machines: Machines, killed: bool) -> None:
     machines.assert_exact()
     machines.write(store)
     machines.assert_exact()
+
+
+# ---- forks
+
+#: Parent and child write under the same store object; each tells its lanes.
+_FORKING = """
+import os, sys, holdfast
+store = holdfast.open(sys.argv[1], data_dir=sys.argv[2], deadline_s=3.0)
+store["counters"].increment("n", "")
+lanes = [store.health().lane]
+pid = os.fork()
+lanes.append(store["counters"].put(f"own-{pid == 0}", 1).lane)
+for _ in range(20):
+    store["counters"].increment("n", "")
+if sys.argv[3] == "parent dies" and pid:
+    print(*lanes, flush=True)
+    os.kill(os.getpid(), 9)
+if sys.argv[3] == "parent dies":
+    while os.getppid() == int(sys.argv[4]):
+        pass
+store["counters"].increment("n", "")
+print(*lanes, flush=True)
+store.close()
+if pid:
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("ending", ["both close", "parent dies"])
+def test_a_forked_child_has_a_lane_of_its_own(
+    machines: Machines, tmp_path: Path, ending: str
+) -> None:
+    """R1, I2: a forked child goes on under a fresh lane in the same directory; what either of them
+    writes is there once, also when the parent is killed and the next process clears up after it."""
+    box = machines.box("data")
+    forking = [sys.executable, "-c", _FORKING, box.proxy.url(box.url), str(box.data_dir), ending]
+    with subprocess.Popen(
+        ["/bin/sh", "-c", 'exec "$@" $$', "sh", *forking],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        told = [line.split() for line in process.stdout.read().splitlines()]
+    (first, own), (same, other) = sorted(told, key=lambda lanes: lanes[0] != lanes[1])
+    assert (first, same) == (own, first)
+    assert other != first
+    store = box.open()
+    box.back()
+    expected = 1 + 21 + (20 if ending == "parent dies" else 21)
+    assert store["counters"].get_many(["n", "own-True", "own-False"]) == {
+        "n": expected,
+        "own-True": 1,
+        "own-False": 1,
+    }
+    box.close()
+    with Sql(box.url) as sql:
+        assert sql("SELECT lane FROM holdfast.lanes WHERE state = 'open'") == []
+
+
+# ---- another database
+
+
+def is_empty(outage: Outage) -> bool:
+    """Whether nobody has made anything in the database."""
+    with Sql(outage.url) as sql:
+        return not sql(
+            "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+        )
+
+
+@pytest.mark.parametrize("living", [False, True])
+def test_another_database_under_the_same_address(
+    mortal_url: str, tmp_path: Path, living: bool
+) -> None:
+    """I9: where another database answers, nothing is written; `status` says so, and it goes on
+    after somebody has adopted it, with every pending write, whether the app was running or not."""
+    outage = Outage(mortal_url, tmp_path)
+    store = outage.store(deadline_s=_DEADLINE_S)
+    store["c"].put("before", 1)
+    with outage.away():
+        assert store["c"].put("pending", 1).durable_on == "journal"
+        store["c"].increment("n", "")  # what it makes of an unknown document, nobody can tell
+        if not living:
+            store.close(timeout_s=0)
+    outage.replaced()
+    if not living:
+        store = outage.store(deadline_s=_DEADLINE_S)
+    eventually(lambda: store.health().cause == "other_database")
+    store["c"].increment("n", "")
+    assert store["c"].get("pending") == 1
+    assert is_empty(outage)
+    status = outage.run("status", "--json")
+    assert (status.code, json.loads(status.out)["state"]) == (1, "other_database")
+    assert outage.run("doctor", "--adopt", "--yes").code == 5  # a process has it open
+    assert store.close(timeout_s=0) == 3
+    assert is_empty(outage)
+    adopted = outage.run("doctor", "--adopt", "--yes")
+    assert adopted.code in (0, 1), adopted.err  # a warning about the folder's mode is none of ours
+    with outage.store(deadline_s=_DEADLINE_S) as store:
+        store.flush(timeout_s=_FLUSH_S)
+        assert dict(store["c"].items()) == {"pending": 1, "n": 2}
+    assert outage.run("status").code == 0

@@ -227,7 +227,7 @@ def test_what_comes_behind_a_locked_row_keeps_its_order(
     server, original = link.server, link.server.refuse
 
     def refuse(ops: Any) -> None:
-        if [op.body for op in ops] == ["1"] and not ops[0].replay:
+        if [(op.key, op.body) for op in ops] == [("k", "1")] and not ops[0].replay:
             server.locked.clear()  # just now, the second one is tried by itself
         original(ops)
 

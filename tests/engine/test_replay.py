@@ -147,15 +147,16 @@ def test_groups_are_whole_in_an_outage_and_on_replay(server: Server, open_it: Op
 
 
 def test_groups_stay_whole_on_a_fresh_lane(server: Server, open_it: Open) -> None:
-    """R1: a batch that an earlier process left is one batch still, applied or parked as a whole."""
-    store, engine = open_it(Link(server, down=True))
+    """R1: a batch whose lane was fenced is one batch still, applied or parked as a whole."""
+    link = Link(server, down=True)
+    store, engine = open_it(link)
     for keys in ("ab", "cd", "ef"):
         with store.batch() as batch:
             for key in keys:
                 batch.put("c", key, 1)
-    assert store.close(timeout_s=0) == 6
     server.poison[("c", "d")] = POISON
-    store, engine = open_it(Link(server))
+    server.database.fence([batch.receipts[0].lane])
+    link.down = False
     wait_direct(engine)
     assert store["c"].keys() == ["a", "b", "e", "f"]
     assert [entry.key for entry in server.database.entries()] == ["c", "d"]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 
 import holdfast
 from chaos.calls import CLAIMS, COUNTERS, LISTS, REGISTERS, Calls, Ended
@@ -192,6 +193,14 @@ class App:
         self.look()
         self.write()
 
+    def fenced(self) -> None:
+        """A copy of the directory has taken this store's lane for dead, and closed it."""
+        lane = self.store.health().lane
+        with psycopg.connect(self.part.url, autocommit=True) as connection:
+            connection.execute(
+                "UPDATE holdfast.lanes SET state = 'fenced' WHERE lane = %s", (lane,)
+            )
+
     def back(self) -> None:
         """The server is back, and everything is on it."""
         self.proxy.heal()
@@ -246,6 +255,7 @@ def life(part: Part) -> int:
     app.doubt()
     app.back()
     app.outage()
+    app.fenced()
     app.back()
     app.write()
     if part.seed % 2:

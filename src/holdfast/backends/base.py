@@ -8,7 +8,7 @@ backend passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -175,7 +175,8 @@ class Backend(Protocol):
         """Apply a batch of ops of one lane in one transaction and tell the outcome of each.
 
         Ops at or below the lane's watermark are skipped one by one (R2), with the outcome they
-        had while the lane's last outcomes still tell.  `believed` is the watermark that the
+        had while the lane's last outcomes still tell; so are ops whose `origin` another lane has
+        applied.  `believed` is the watermark that the
         caller was last told; a lower one in the database raises `CorruptData("went_back")`.
         Idempotent: the same ops again change nothing.  Replayed ops are decided by `on_conflict`;
         what they leave for the ledger is written in the same transaction (R12).  `directory` is
@@ -337,6 +338,16 @@ def gate(
         if op.seq <= watermark
     ]
     return [op for op in ops if op.seq > watermark], skipped
+
+
+def unmoved(ops: Sequence[Op], moved: Container[Identity]) -> tuple[list[Op], list[Outcome]]:
+    """The ops that are still to be applied, and the outcomes of those that others have applied.
+
+    An op that moved here from a closed lane carries its first name.  Where a data directory exists
+    twice, both move what they hold: the one that comes first applies it (R1).
+    """
+    done = [Outcome(op.seq, "skipped") for op in ops if op.origin in moved]
+    return [op for op in ops if op.origin not in moved], done
 
 
 def brief(outcomes: Sequence[Outcome]) -> str:

@@ -22,6 +22,7 @@ from holdfast.backends.base import (
     gate,
     readable,
     stale,
+    unmoved,
 )
 from holdfast.backends.sql import SCHEMA_VERSION
 from holdfast.containment import contains
@@ -52,6 +53,7 @@ class MemoryBackend:
         self._data: dict[str, _Rows] = {}
         self._lanes: dict[str, tuple[int, str, str]] = {}
         self._directories: dict[str, str] = {}
+        self._moved: set[Identity] = set()
         self._ledger: list[Entry] = []
         self._runs: dict[str, RunRecord] = {}
         self._lock = threading.RLock()
@@ -96,13 +98,16 @@ class MemoryBackend:
             lane, now = ops[0].lane, self._now_us()
             watermark, state, outcomes = self._lanes.get(lane, (0, "open", "[]"))
             fresh, skipped = gate(ops, believed, watermark, state, outcomes)
+            wanted, moved = unmoved(fresh, self._moved)
+            skipped += moved
             touched = places(ops)
             if fresh:
                 rows: dict[Place, Current] = {}
                 for collection, keys in touched.items():
                     rows.update({(collection, key): self._current(collection, key) for key in keys})
                 entered = {(e.lane, e.seq) for e in self._ledger}
-                done, entries = fold(rows, fresh, on_conflict=on_conflict, entered=entered)
+                done, entries = fold(rows, wanted, on_conflict=on_conflict, entered=entered)
+                self._moved.update(op.origin for op in wanted if op.origin)
                 for (collection, key), row in rows.items():
                     if row.changed:
                         self._set(collection, key, row, now)

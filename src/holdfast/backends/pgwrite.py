@@ -12,7 +12,7 @@ from typing import Any, LiteralString, NamedTuple
 import psycopg
 from psycopg import Connection, Cursor, pq, sql
 
-from holdfast.backends.base import brief, gate
+from holdfast.backends.base import brief, gate, unmoved
 from holdfast.backends.pgtables import Table
 from holdfast.effect import Current
 from holdfast.failpoints import failpoint
@@ -91,6 +91,17 @@ _ENTERED: LiteralString = (
     "SELECT l.lane::text, l.seq FROM holdfast.ledger l"
     " JOIN unnest(%s::uuid[], %s::bigint[]) AS n(lane, seq) ON l.lane = n.lane AND l.seq = n.seq"
 )
+#: The first names of ops that moved from closed lanes, kept with these by sequence, for as long as
+#: the fence.  A name that two lanes note at once is a unique violation: the later one looks again.
+_MOVED: LiteralString = (
+    "SELECT l.lane::text, l.generation FROM holdfast.lanes l"
+    " JOIN unnest(%s::uuid[], %s::integer[]) AS n(lane, seq)"
+    " ON l.lane = n.lane AND l.generation = n.seq WHERE l.generation > 0"
+)
+_NOTE_MOVED: LiteralString = (
+    "INSERT INTO holdfast.lanes (lane, generation, state)"
+    " SELECT u.lane, u.seq, 'fenced' FROM unnest(%s::uuid[], %s::integer[]) AS u(lane, seq)"
+)
 _EXPIRE: LiteralString = (
     "SELECT holdfast.expire(to_timestamp(0) + %s::bigint * interval '1 microsecond')"
 )
@@ -115,6 +126,7 @@ class _Batch:
         self.stored: set[Place] = set()
         self.unsure: set[Place] = set()
         self.watermarks: dict[str, int] = {}
+        self.moved: set[Identity] = set()
         self.now_us = 0
         self.server_us = 0
         self.looked_at = 0.0
@@ -141,6 +153,8 @@ class _Batch:
         entered = None
         if names:
             entered = conn.execute(_ENTERED, ([name[0] for name in names], [n[1] for n in names]))
+        origins = [op.origin for op in self.ops if op.origin]
+        moved = conn.execute(_MOVED, _columns(origins)) if origins else None
         row = lane_cur.fetchone()
         assert row is not None, "an upsert returns its row"
         watermark, state, outcomes, self.now_us, self.server_us = row
@@ -152,6 +166,8 @@ class _Batch:
             self._take_buried(table, versions)
         if lanes is not None:
             self.watermarks.update(lanes.fetchall())
+        if moved is not None:
+            self.moved.update(moved.fetchall())
         return watermark, state, outcomes, set(entered.fetchall()) if entered else set()
 
     def _lock(self, table: Table, keys: list[str]) -> Cursor[Any]:
@@ -233,8 +249,10 @@ def apply_batch(
             watermark, state, outcomes, entered = batch.look(terms)
             failpoint("pg-rows-locked")
             fresh, skipped = gate(ops, terms.believed, watermark, state, outcomes)
+            wanted, moved = unmoved(fresh, batch.moved)
+            skipped += moved
             before = dict(batch.rows)
-            done, entries = fold(batch.rows, fresh, on_conflict=terms.on_conflict, entered=entered)
+            done, entries = fold(batch.rows, wanted, on_conflict=terms.on_conflict, entered=entered)
             changed = {place for place, row in batch.rows.items() if row is not before[place]}
             if terms.directory:
                 batch.read_texts(batch.rows.keys() - changed)
@@ -242,6 +260,8 @@ def apply_batch(
                 batch.write(before, changed)
                 if entries:
                     _enter(conn, entries)
+                if origins := [op.origin for op in wanted if op.origin]:
+                    conn.execute(_NOTE_MOVED, _columns(origins))
                 watermark = fresh[-1].seq
                 conn.execute(_SETTLE, (watermark, brief([*skipped, *done]), ops[0].lane))
                 if terms.expires_us is not None:
@@ -255,6 +275,12 @@ def apply_batch(
     observed = batch.observed(changed, watermark) if terms.directory else Observed([])
     applied = Applied(outcomes_now, watermark, observed)
     return Written(applied, batch.server_us, batch.looked_at)
+
+
+def _columns(names: Sequence[Identity]) -> tuple[list[str], list[int]]:
+    """Names of ops as two arrays, each once."""
+    once = sorted(set(names))
+    return [lane for lane, _ in once], [seq for _, seq in once]
 
 
 @contextmanager

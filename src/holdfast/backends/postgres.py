@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,26 +13,22 @@ from holdfast.backends import pgledger, pgload, pgputs, pgread, pgschema, pgwrit
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
 from holdfast.backends.pgerrors import RETRIED
 from holdfast.backends.pgline import Line
-from holdfast.backends.pgpool import Connections
+from holdfast.backends.pgsession import Sessions, time_left
 from holdfast.backends.pgtables import Table, find_table, has_schema
-from holdfast.errors import ConfigError, Unavailable
+from holdfast.errors import ConfigError
 from holdfast.failpoints import failpoint
 from holdfast.fold import places
 from holdfast.jsonb import compact
 from holdfast.limits import MAX_TRANSACTION_ATTEMPTS
 from holdfast.settings import Target
 from holdfast.settle import OnConflict
-from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row
+from holdfast.types import Applied, Entry, Identity, Observed, Op, Row
 
-#: How long a single statement of a line waits for somebody's lock.
-_LINE_PATIENCE_MS = 300
-#: How long after the deadline the server itself ends a statement.
-_AFTER_DEADLINE_MS = 1000
 #: Rows that a streaming read holds at a time.
 _STREAM_ROWS = 1000
 
 
-class PostgresBackend:
+class PostgresBackend(Sessions):
     """Documents in ordinary PostgreSQL tables, one a collection.
 
     Thread-safe.  Nothing is created before the first write.  Works behind transaction poolers:
@@ -50,106 +45,17 @@ class PostgresBackend:
         lock_timeout_s: float = 2.0,
         line: Line | None = None,
     ) -> None:
-        self._target = target
-        self.display = target.display
-        self._lock_timeout_ms = int(lock_timeout_s * 1000)
-        self._connections = line or Connections(target, timeout_s=connect_timeout_s)
-        self._clock: tuple[int, float] | None = None
-        self._session_ready = False
-        self._session: tuple[int, Any] | None = None
+        super().__init__(
+            target,
+            connect_timeout_s=connect_timeout_s,
+            lock_timeout_s=lock_timeout_s,
+            line=line,
+        )
         self._tables: dict[str, Table] = {}
-        self._schema: str | None = target.schema
-
-    # ---- connections
 
     def sibling(self) -> PostgresBackend:
         """For one thread of the engine: one connection, which only `connect` makes."""
-        return PostgresBackend(self._target, line=Line(self._target))
-
-    @property
-    def connected(self) -> bool:
-        return self._connections.connected
-
-    def connect(self, deadline: float) -> Hello:
-        """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
-        self._connections.connect(deadline)
-        try:
-            with self.connection("looking at the database", deadline) as conn:
-                self._check(conn)
-                self._require_writable(conn)
-                self._prepare_session(conn)
-                self._end_predecessor(conn)
-                self._measure_clock(conn)
-                return pgledger.hello(conn)
-        except BaseException:
-            self._connections.drop()
-            raise
-
-    def hello(self, deadline: float) -> Hello:
-        with self.connection("looking at the database", deadline) as conn:
-            return pgledger.hello(conn)
-
-    @contextmanager
-    def connection(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
-        """A connection for one piece of work; errors of the driver become ours."""
-        with self._connections.use(f"{doing} on {self.display}", deadline) as conn:
-            yield conn
-
-    @contextmanager
-    def transaction(
-        self, conn: Connection[Any], *, lane: str = "-", deadline: float | None = None
-    ) -> Generator[None]:
-        """One transaction of ours: the triggers for foreign writers stay quiet in it."""
-        terms = self._limited(pgwrite.Terms(), deadline)
-        with conn.transaction():
-            conn.execute(
-                "SELECT set_config('holdfast.lane', %s, true),"
-                " set_config('lock_timeout', %s, true),"
-                " set_config('idle_in_transaction_session_timeout', '60s', true)",
-                (lane, f"{terms.lock_timeout_ms}ms"),
-            )
-            yield
-
-    def check(self) -> None:
-        with self.connection("looking at the database") as conn:
-            self._check(conn)
-
-    def _check(self, conn: Connection[Any]) -> None:
-        if conn.info.server_version < pgschema.MIN_SERVER_VERSION:
-            raise ConfigError(
-                f"PostgreSQL {conn.info.server_version // 10000} is too old",
-                code="server_too_old",
-                hint="holdfast needs PostgreSQL 14 or newer",
-            )
-        encoding = conn.info.parameter_status("server_encoding")
-        if encoding != "UTF8":
-            raise ConfigError(
-                f"the database's encoding is {encoding}, which cannot hold every text",
-                code="server_encoding",
-                hint="create the database with ENCODING 'UTF8'",
-            )
-        pgschema.schema_version(conn)
-        self._schema_of(conn)
-
-    def _require_writable(self, conn: Connection[Any]) -> None:
-        if pgledger.is_read_only(conn):
-            raise Unavailable(
-                f"{self.display} is a standby or read-only",
-                code="read_only",
-                hint="use the address of the primary, or target_session_attrs=read-write",
-            )
-
-    def _schema_of(self, conn: Connection[Any]) -> str:
-        if self._schema is None:
-            row = conn.execute("SELECT current_schema()").fetchone()
-            if row is None or row[0] is None:
-                raise ConfigError(
-                    "no schema of the connection's search_path exists",
-                    code="no_schema",
-                    hint="create one, or name it with ?schema= in the URL",
-                )
-            self._schema = str(row[0])
-        return self._schema
+        return PostgresBackend(self.target, line=Line(self.target))
 
     def schema_version(self) -> int:
         with self.connection("looking at the schema") as conn:
@@ -164,7 +70,7 @@ class PostgresBackend:
     def schema_script(self, collections: list[str]) -> tuple[str, str]:
         """The SQL that is missing for these collections, and the schema their tables are in."""
         with self.connection("looking at the schema") as conn:
-            schema = self._schema_of(conn)
+            schema = self.schema_of(conn)
             return pgschema.script(conn, schema, collections), schema
 
     def identity(self) -> str | None:
@@ -180,7 +86,7 @@ class PostgresBackend:
         """The table for reading: known, found as it stands, or None.  Creates nothing."""
         table = self._tables.get(collection)
         if table is None:
-            table = find_table(conn, collection, self._schema_of(conn))
+            table = find_table(conn, collection, self.schema_of(conn))
             if table is not None:
                 self._require_own_schema(table)
                 if table.ready:
@@ -189,7 +95,7 @@ class PostgresBackend:
 
     def _require_own_schema(self, table: Table) -> None:
         """Refuse a table in another schema than the one that the URL names."""
-        wanted = self._target.schema
+        wanted = self.target.schema
         if wanted is not None and table.schema != wanted:
             raise ConfigError(
                 f"collection `{table.collection}` of this database is in the schema"
@@ -204,7 +110,7 @@ class PostgresBackend:
         if not missing:
             return
         with self.transaction(conn):
-            tables = {n: pgschema.ensure_table(conn, n, self._schema_of(conn)) for n in missing}
+            tables = {n: pgschema.ensure_table(conn, n, self.schema_of(conn)) for n in missing}
             for table in tables.values():
                 self._require_own_schema(table)
             failpoint("pg-tables-made")
@@ -245,16 +151,16 @@ class PostgresBackend:
                 try:
                     self.writable(conn, list(touched))
                     tables = [(self._tables[name], keys) for name, keys in touched.items()]
-                    limited = self._limited(terms, deadline, patience_s)
+                    limited = self.limited(terms, deadline, patience_s)
                     written = self._send(conn, tables, ops, limited, patience_s)
-                    self._clock = (written.server_us, written.at)
+                    self.note_clock(written.server_us, written.at)
                     return written.applied
                 except psycopg.Error as error:
                     self._forget_tables(error)
                     last = attempt == MAX_TRANSACTION_ATTEMPTS
-                    if error.sqlstate == "HF001" and not last and _time_left(deadline) > 0:
-                        self._measure_clock(conn)  # it may have jumped
-                    elif error.sqlstate not in RETRIED or last or _time_left(deadline) <= 0:
+                    if error.sqlstate == "HF001" and not last and time_left(deadline) > 0:
+                        self.measure_clock(conn)  # it may have jumped
+                    elif error.sqlstate not in RETRIED or last or time_left(deadline) <= 0:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -269,7 +175,7 @@ class PostgresBackend:
         """The short way for plain puts on a line, whose session has its settings; else the long."""
         table = tables[0][0]
         short = (
-            self._session_ready
+            self.has_settings
             and terms.directory is not None
             and patience_s is None
             and pgputs.is_plain(ops)
@@ -282,78 +188,6 @@ class PostgresBackend:
                 if error.sqlstate != "HF002":
                     raise
         return pgwrite.apply_batch(conn, tables, ops, terms)
-
-    def _prepare_session(self, conn: Connection[Any]) -> None:
-        """Settings that hold for the session, where a session is ours: not behind a pooler.
-
-        A single statement then needs no transaction around it to have its limits.
-        """
-        if self._target.pooler:
-            return
-        conn.execute(
-            "SELECT set_config('holdfast.lane', 'line', false),"
-            # A statement without BEGIN goes by this one.
-            " set_config('default_transaction_isolation', 'read committed', false),"
-            " set_config('lock_timeout', %s, false),"
-            " set_config('idle_in_transaction_session_timeout', '60s', false),"
-            # Everything here looks documents up by their keys: one plan for it, made once.
-            " set_config('plan_cache_mode', 'force_generic_plan', false),"
-            " set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off',"
-            " false), set_config('enable_mergejoin', 'off', false),"
-            " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')"
-            " THEN set_config('synchronous_commit', 'on', false) END",
-            (f"{_LINE_PATIENCE_MS}ms",),
-        )
-        self._session_ready = True
-
-    def _limited(
-        self, terms: pgwrite.Terms, deadline: float | None, patience_s: float | None = None
-    ) -> pgwrite.Terms:
-        """The terms with the server's time limits.
-
-        A lock is given up well before the deadline; a statement only after it, so that what ends
-        at the deadline is the wait, and the server lets go of its locks soon after.
-        """
-        lock_ms = self._lock_timeout_ms
-        if patience_s is not None:
-            lock_ms = max(1, min(lock_ms, int(patience_s * 1000)))
-        if deadline is None:
-            return terms._replace(lock_timeout_ms=lock_ms)
-        left_ms = max(1, int(_time_left(deadline) * 1000))
-        expires_us = None
-        if self._clock is not None:
-            server_us, at = self._clock
-            expires_us = server_us + int((deadline - at) * 1_000_000)
-        return terms._replace(
-            lock_timeout_ms=max(1, min(lock_ms, left_ms * 4 // 10)),
-            statement_timeout_ms=left_ms + _AFTER_DEADLINE_MS,
-            expires_us=expires_us,
-        )
-
-    def _end_predecessor(self, conn: Connection[Any]) -> None:
-        """End the session whose connection was cut: it would go on holding its locks.
-
-        A server that waits for the rest of a message has no time limit for that.
-        """
-        row = conn.execute(
-            "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-        ).fetchone()
-        before, self._session = self._session, row and (int(row[0]), row[1])
-        if before is not None and not self._target.pooler:
-            conn.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE pid = %s AND backend_start = %s AND pid <> pg_backend_pid()",
-                before,
-            )
-
-    def _measure_clock(self, conn: Connection[Any]) -> None:
-        """What the server's clock shows; taken as of now, so that a statement expires too early
-        rather than too late."""
-        row = conn.execute(
-            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-        ).fetchone()
-        assert row is not None, "a SELECT without FROM returns a row"
-        self._clock = (int(row[0]), time.monotonic())
 
     def fence(
         self,
@@ -537,10 +371,3 @@ class PostgresBackend:
     def run_record(self, run: str) -> RunRecord | None:
         with self.connection(f"reading run {run}") as conn:
             return pgload.read_run(conn, run) if has_schema(conn) else None
-
-    def close(self) -> None:
-        self._connections.close()
-
-
-def _time_left(deadline: float | None) -> float:
-    return float("inf") if deadline is None else deadline - time.monotonic()

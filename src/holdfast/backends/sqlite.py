@@ -7,7 +7,6 @@ Sources: sqlite.org/wal.html, sqlite.org/pragma.html, apsw documentation.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import uuid
@@ -22,15 +21,22 @@ from holdfast.backends import sqlite_ledger, sqlite_load, sqlite_write
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText, readable
 from holdfast.backends.sql import SCHEMA_VERSION, migrations
 from holdfast.backends.sqlite_errors import mapped
+from holdfast.backends.sqlite_file import (
+    BUSY_TIMEOUT_S,
+    Inode,
+    connect,
+    enter_wal,
+    gone,
+    inode_of,
+    make_private,
+    transaction,
+)
 from holdfast.containment import contains
-from holdfast.errors import ConfigError, CorruptData, Unavailable
-from holdfast.files import make_directory
+from holdfast.errors import ConfigError, Unavailable
 from holdfast.forking import OPENING, watch
 from holdfast.settle import OnConflict
 from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
 
-#: How long a statement waits for another process that writes to the same file.
-BUSY_TIMEOUT_S = 5.0
 #: "hold" in ASCII: marks the file as ours (PRAGMA application_id).
 APPLICATION_ID = 0x686F6C64
 
@@ -57,7 +63,7 @@ class SqliteBackend:
         self._path = Path(path).absolute()
         self._busy_timeout_ms = int(busy_timeout_s * 1000)
         self._conn: apsw.Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._inode: Inode | None = None
         self._closed = False
         self._lock = threading.RLock()
         watch(self)
@@ -86,8 +92,7 @@ class SqliteBackend:
         """One transaction, which counts only if the file is still in its place afterwards."""
         with self._using(doing, create=True) as conn:
             assert conn is not None, "create=True opens"
-            conn.execute("BEGIN IMMEDIATE")
-            with conn_transaction(conn):
+            with transaction(conn):
                 yield conn
             self._check_inode()
 
@@ -102,19 +107,9 @@ class SqliteBackend:
 
         It is an error until the same file is back: a new one would silently start from nothing.
         """
-        if self._inode is None:
-            return
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self._inode:
+        if self._inode is not None and inode_of(self._path) != self._inode:
             self._drop_connection()
-            raise CorruptData(
-                f"the database file {self._path} was removed or replaced while it was open",
-                code="file_gone",
-                hint="nothing was confirmed; put the file back, or open the store again",
-            )
+            raise gone(self._path, "the database file")
 
     def _drop_connection(self) -> None:
         conn, self._conn = self._conn, None
@@ -130,18 +125,14 @@ class SqliteBackend:
         self._drop_connection()
 
     def _connect(self) -> apsw.Connection:
-        conn = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
-        conn.set_busy_timeout(self._busy_timeout_ms)
-        return conn
+        return connect(self._path, self._busy_timeout_ms)
 
     def _open(self, *, create: bool) -> apsw.Connection | None:
         """The file as our database; None when it is an empty one and none is to be made."""
         with OPENING:
             if create:
-                make_directory(self._path.parent)
-                with contextlib.suppress(FileExistsError):
-                    os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            found = os.stat(self._path)
+                make_private(self._path)
+            inode = inode_of(self._path)
             conn = self._connect()
         try:
             # What is not ours must not change, not even by a checkpoint when it is closed again.
@@ -150,39 +141,19 @@ class SqliteBackend:
                 conn.close(True)
                 return None
             conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-            self._configure(conn)
+            enter_wal(conn, self._path, self._busy_timeout_ms / 1000)
             self._install(conn)
         except BaseException:
             conn.close(True)
             raise
-        self._inode = (found.st_dev, found.st_ino)
+        self._inode = inode
         return conn
-
-    def _configure(self, conn: apsw.Connection) -> None:
-        give_up = time.monotonic() + self._busy_timeout_ms / 1000
-        while True:
-            try:
-                mode = conn.execute("PRAGMA journal_mode = WAL").get
-                break
-            except apsw.BusyError:
-                # Of several processes that create the file, SQLite lets only one wait here.
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.01)
-        if mode != "wal":
-            raise ConfigError(
-                f"{self._path} cannot be put into WAL mode, it stays in `{mode}`",
-                code="no_wal",
-                hint="put the data directory on a local disk",
-            )
-        conn.execute("PRAGMA synchronous = FULL")
 
     def _install(self, conn: apsw.Connection) -> None:
         """Bring the bookkeeping up to date, as one of several processes perhaps."""
         if self._schema_version(conn) == SCHEMA_VERSION:
             return
-        conn.execute("BEGIN IMMEDIATE")
-        with conn_transaction(conn):
+        with transaction(conn):
             version = self._schema_version(conn)
             for number, statements in migrations("sqlite"):
                 if number > version:
@@ -374,8 +345,7 @@ class SqliteBackend:
             if conn is None:
                 return Observed(missing)
             now = now_us()
-            conn.execute("BEGIN")  # one snapshot of rows and watermarks
-            with conn_transaction(conn):
+            with transaction(conn, "BEGIN"):  # one snapshot of rows and watermarks
                 told = sqlite_ledger.watermarks(conn, directory)
                 if not sqlite_write.is_collection(conn, collection):
                     return Observed(missing, told)
@@ -482,15 +452,3 @@ class SqliteBackend:
             if conn is None or sqlite_write.is_collection(conn, collection):
                 return ""
             return sqlite_write.foreign_table(conn, collection)
-
-
-@contextmanager
-def conn_transaction(conn: apsw.Connection) -> Generator[None]:
-    """Commit what the block did, or roll all of it back; the transaction has begun already."""
-    try:
-        yield
-        conn.execute("COMMIT")
-    except BaseException:
-        if conn.in_transaction:
-            conn.execute("ROLLBACK")
-        raise

@@ -35,6 +35,25 @@ def fence(
     return final
 
 
+def moved(conn: apsw.Connection, ops: Sequence[Op]) -> set[Identity]:
+    """Those first names of ops that moved from closed lanes under which others have applied them.
+
+    They are kept with the lane that the names are of, by sequence.
+    """
+    names = [op.origin for op in ops if op.origin]
+    found = "SELECT 1 FROM _holdfast_lanes WHERE lane = ? AND generation = ? AND generation > 0"
+    return {name for name in names if conn.execute(found, name).get}
+
+
+def note_moved(conn: apsw.Connection, ops: Sequence[Op], now_us: int) -> None:
+    """Keep the first names of ops that are applied now."""
+    conn.executemany(
+        "INSERT INTO _holdfast_lanes (lane, generation, state, updated_at)"
+        " VALUES (?, ?, 'fenced', ?)",
+        [(*op.origin, now_us) for op in ops if op.origin],
+    )
+
+
 def watermarks(conn: apsw.Connection, directory: str | None) -> dict[str, int]:
     """The watermarks of the open lanes of a data directory."""
     found = conn.execute(

@@ -8,7 +8,7 @@ import apsw
 import msgspec
 
 from holdfast.backends import sqlite_ledger
-from holdfast.backends.base import brief, gate
+from holdfast.backends.base import brief, gate, unmoved
 from holdfast.effect import Current
 from holdfast.errors import ConfigError
 from holdfast.fold import Place, fold, places
@@ -120,6 +120,7 @@ def apply_batch(
         (lane,),
     ).fetchone() or (0, "open", "[]")
     fresh, skipped = gate(ops, believed, watermark, state, outcomes)
+    wanted, moved = unmoved(fresh, sqlite_ledger.moved(conn, fresh))
     touched = places(ops)
     rows: dict[Place, Current] = {}
     stored: set[Place] = set()
@@ -128,15 +129,16 @@ def apply_batch(
         rows.update(read_rows(conn, collection, keys, now_us, stored))
     before = dict(rows)
     entered = sqlite_ledger.entered(conn, fresh)
-    done, entries = fold(rows, fresh, on_conflict=on_conflict, entered=entered)
+    done, entries = fold(rows, wanted, on_conflict=on_conflict, entered=entered)
     for collection, keys in touched.items():
         changed = [k for k in keys if rows[(collection, k)] is not before[(collection, k)]]
         if changed:
             _write_rows(conn, collection, changed, before, rows, stored, now_us)
-    told = sorted(skipped + done, key=lambda outcome: outcome.seq)
+    told = sorted(skipped + moved + done, key=lambda outcome: outcome.seq)
     if fresh:
         watermark = fresh[-1].seq
         sqlite_ledger.enter(conn, entries, now_us)
+        sqlite_ledger.note_moved(conn, wanted, now_us)
         conn.execute(
             "INSERT INTO _holdfast_lanes (lane, watermark, outcomes, updated_at, directory)"
             " VALUES (?, ?, ?, ?, ?)"

@@ -1,17 +1,13 @@
 """A SQLite file of the data directory that belongs to the engine: the journal or the mirror.
 
-Opened with our mark and schema, for its owner's eyes only, in WAL mode.  A file that was unlinked
-or replaced under its user swallows writes without an error, so its inode is looked at before
-anything is acknowledged.
+Opened with our mark and schema, for its owner's eyes only, in WAL mode.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +15,21 @@ from pathlib import Path
 import apsw
 
 from holdfast.backends.sqlite_errors import mapped
-from holdfast.errors import ConfigError, CorruptData
+from holdfast.backends.sqlite_file import (
+    BUSY_TIMEOUT_S,
+    connect,
+    enter_wal,
+    gone,
+    inode_of,
+    make_private,
+    transaction,
+)
+from holdfast.errors import ConfigError
 from holdfast.failpoints import failpoint
-from holdfast.files import make_directory
 from holdfast.forking import OPENING, watch
 
 logger = logging.getLogger("holdfast")
 
-#: How long a transaction waits for another process that writes to the same file.
-BUSY_TIMEOUT_S = 5.0
 #: Pages of the write-ahead log at which they are moved into the file, and at which whoever commits
 #: has to do it: 4 MB and 128 MB.
 CHECKPOINT_PAGES = 1000
@@ -46,12 +48,9 @@ class LocalFile:
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         with mapped(f"opening {what} {self.path}"), OPENING:
-            make_directory(self.path.parent)
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            make_private(self.path)
             failpoint("file-made")
-            found = os.stat(self.path)
-            self._inode = (found.st_dev, found.st_ino)
+            self._inode = inode_of(self.path)
             self._writer = self._connect()
             self._install(mark, schema)
             self._durable = self._connect()
@@ -63,8 +62,7 @@ class LocalFile:
             watch(self)
 
     def _connect(self) -> apsw.Connection:
-        conn = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
-        conn.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+        conn = connect(self.path, int(BUSY_TIMEOUT_S * 1000))
         conn.execute("PRAGMA synchronous = NORMAL")
         return conn
 
@@ -79,24 +77,8 @@ class LocalFile:
                 code="not_ours",
                 hint="give another data directory (HOLDFAST_DATA_DIR), or move that file away",
             )
-        give_up = time.monotonic() + BUSY_TIMEOUT_S
-        while True:
-            try:
-                mode = conn.execute("PRAGMA journal_mode = WAL").get
-                break
-            except apsw.BusyError:
-                # Of several processes that create the file, SQLite lets only one wait here.
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.01)
-        if mode != "wal":
-            raise ConfigError(
-                f"{self.path} cannot be put into WAL mode, it stays in `{mode}`",
-                code="no_wal",
-                hint="put the data directory on a local disk",
-            )
+        enter_wal(conn, self.path, BUSY_TIMEOUT_S)
         failpoint("file-in-wal-mode")
-        conn.execute("PRAGMA synchronous = FULL")
         fresh = False
         with transaction(conn):
             if not conn.execute("PRAGMA user_version").get:
@@ -118,25 +100,14 @@ class LocalFile:
             conn = self._durable if durable else self._writer
             with transaction(conn):
                 yield conn
-            self._check_inode()
+            if inode_of(self.path) != self._inode:
+                raise gone(self.path, self._what)
 
     @contextmanager
     def reading(self, doing: str) -> Generator[apsw.Connection]:
         """The connection for reading; each statement sees a snapshot of its own."""
         with self._reading, mapped(f"{doing} in {self.path}"):
             yield self._reader
-
-    def _check_inode(self) -> None:
-        try:
-            found = os.stat(self.path)
-        except FileNotFoundError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self._inode:
-            raise CorruptData(
-                f"{self._what} {self.path} was removed or replaced while it was open",
-                code="file_gone",
-                hint="nothing was acknowledged; put the file back, or open the store again",
-            )
 
     def fork_locks(self) -> list[threading.Lock]:
         return [self._lock, self._reading, self._checkpointing.lock]
@@ -213,16 +184,3 @@ class Checkpointing:
         """Close the connection alone.  Idempotent."""
         with contextlib.suppress(apsw.Error):
             self._conn.close(True)
-
-
-@contextmanager
-def transaction(conn: apsw.Connection) -> Generator[None]:
-    """Begin to write, and commit what the block did or roll all of it back."""
-    conn.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        conn.execute("COMMIT")
-    except BaseException:
-        if conn.in_transaction:
-            conn.execute("ROLLBACK")
-        raise

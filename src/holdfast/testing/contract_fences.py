@@ -10,7 +10,7 @@ import pytest
 from holdfast.backends.base import Backend
 from holdfast.errors import Unavailable
 from holdfast.testing.contract_base import ContractBase, make_lane, told
-from holdfast.types import Kind
+from holdfast.types import Kind, Op
 
 
 class FencesContract(ContractBase):
@@ -85,6 +85,46 @@ class FencesContract(ContractBase):
         thread.join(60)
         assert ended == ["fenced"]
         assert self.text(backend, "1") == str(final[lane])
+
+    def test_r1_what_two_lanes_have_moved_takes_effect_once(self, backend: Backend) -> None:
+        """I2, R1: ops of a closed lane that go on under two others, as where a data directory was
+        copied, are applied by the one that comes first, one by one; parked ones stand in the ledger
+        once; and the closed lane's watermark stays what it was."""
+        closed, one, two = make_lane(), make_lane(), make_lane()
+        backend.fence([closed])
+
+        def moved(lane: str, seq: int, first: int, park: str = "") -> Op:
+            origin = (closed, first)
+            return self.replay(lane, seq, "increment", "1", "1", origin=origin, park=park)
+
+        backend.apply([moved(one, 1, 1), moved(one, 2, 2, park="held")])
+        batch = [moved(two, 4, 1), moved(two, 5, 2, park="held"), moved(two, 6, 3)]
+        for statuses in (["skipped", "skipped", "applied"], ["skipped"] * 3):
+            applied = backend.apply(batch)
+            assert [outcome.status for outcome in applied.outcomes] == statuses
+            assert applied.watermark == 6
+        assert backend.apply([moved(one, 3, 3)]).watermark == 3
+        assert self.text(backend, "1") == "2"
+        assert [entry.reason for entry in backend.entries()] == ["held"]
+        assert backend.fence([closed]) == {closed: 0}
+
+    def test_r1_two_lanes_that_move_at_once(self, backend: Backend) -> None:
+        """I2, R1: the same while both are at it."""
+        closed, lanes = make_lane(), [make_lane(), make_lane()]
+        backend.fence([closed])
+
+        def work(lane: str) -> None:
+            for seq in range(1, 31):
+                key = str(seq % 4)
+                op = self.replay(lane, seq, "increment", key, "1", origin=(closed, seq))
+                backend.apply([op])
+
+        threads = [threading.Thread(target=work, args=(lane,)) for lane in lanes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sum(map(int, self.contents(backend).values())) == 30
 
     def test_r2_any_cut_of_a_resend_applies_each_op_once(self, backend: Backend) -> None:
         """I2, R2: batches that are cut differently each time, over gaps, apply every op once."""
