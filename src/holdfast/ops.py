@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from holdfast.codec import encode
 from holdfast.errors import ConfigError, ConflictError, CorruptData, DataError, HoldfastError
+from holdfast.jsonb import keeps_exactly
 from holdfast.jsonvalue import MISSING, Missing
 from holdfast.naming import key_text
 from holdfast.patch import parse_pointer
@@ -36,13 +37,17 @@ def build_op(
     seen, base_text = _basis(base)
     if pointer:
         parse_pointer(pointer)
+    text = None if body is MISSING else encode(body)
+    exact = None
+    if kind == "put" and text is not None and "\\u" not in text:
+        exact = keeps_exactly(body)  # here, where the value is at hand
     return Op(
         lane="",
         seq=0,
         kind=kind,
         collection=collection,
         key=key_text(key),
-        body=None if body is MISSING else encode(body),
+        body=text,
         pointer=pointer,
         if_version=if_version if if_version is None else int(if_version),
         pending=pending,
@@ -50,6 +55,7 @@ def build_op(
         group=group,
         seen=seen,
         base=base_text,
+        exact=exact,
     )
 
 

@@ -52,6 +52,7 @@ class Op(Discreet, frozen=True, kw_only=True):
     its writer knew of the document, own pending ops included.  `park`: the reason for which it
     goes into the ledger unapplied.  `at_us` is when it was acknowledged, by this machine's clock.
     `origin` is the name that its receipt carries, when a fence made it move to another lane.
+    `exact` says of a put whether jsonb gives its body back exactly (None: nobody has looked).
     """
 
     content = frozenset({"body", "base"})
@@ -73,6 +74,7 @@ class Op(Discreet, frozen=True, kw_only=True):
     park: str = ""
     at_us: int = 0
     origin: Identity | None = None
+    exact: bool | None = None
 
     @property
     def name(self) -> Identity:

@@ -19,7 +19,7 @@ from psycopg.types.numeric import Int8
 
 from holdfast.backends.pgtables import Table
 from holdfast.backends.pgwrite import Terms, Written, key_values, statement
-from holdfast.jsonb import jsonb_columns_of_many
+from holdfast.jsonb import JsonbColumns, jsonb_columns_of_many
 from holdfast.types import Applied, Observed, Op, Outcome, State
 
 _PUT: LiteralString = """
@@ -72,10 +72,20 @@ def is_plain(ops: Sequence[Op]) -> bool:
     return len({op.key for op in ops}) == len(ops)
 
 
+def _columns(ops: Sequence[Op]) -> list[JsonbColumns]:
+    """What goes into `data` and `raw`; most ops know already."""
+    texts = [op.body or "" for op in ops]
+    if any(op.exact is None for op in ops):
+        return jsonb_columns_of_many(texts)
+    return [
+        JsonbColumns(text, None if op.exact else text) for op, text in zip(ops, texts, strict=True)
+    ]
+
+
 def put_batch(conn: Connection[Any], table: Table, ops: Sequence[Op], terms: Terms) -> Written:
     """Apply plain puts; the server's HF002 says that the general way has to."""
     keys = [op.key for op in ops]
-    columns = jsonb_columns_of_many([op.body or "" for op in ops])
+    columns = _columns(ops)
     odd = any(one.raw is not None and one.raw != one.data for one in columns)
     mortal = any(op.ttl_us for op in ops)
     values = {

@@ -31,8 +31,8 @@ from holdfast.forking import OPENING, watch
 logger = logging.getLogger("holdfast")
 
 #: Pages of the write-ahead log at which they are moved into the file, and at which whoever commits
-#: has to do it: 4 MB and 128 MB.
-CHECKPOINT_PAGES = 1000
+#: has to do it: 16 MB and 128 MB.
+CHECKPOINT_PAGES = 4000
 MAX_LOG_PAGES = 32_000
 
 

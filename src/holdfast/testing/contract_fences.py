@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 
 import pytest
 
@@ -113,17 +114,20 @@ class FencesContract(ContractBase):
         closed, lanes = make_lane(), [make_lane(), make_lane()]
         backend.fence([closed])
 
-        def work(lane: str) -> None:
+        def work(through: Backend, lane: str) -> None:
             for seq in range(1, 31):
                 key = str(seq % 4)
                 op = self.replay(lane, seq, "increment", key, "1", origin=(closed, seq))
-                backend.apply([op])
+                through.apply([op])
 
-        threads = [threading.Thread(target=work, args=(lane,)) for lane in lanes]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        other = backend.sibling()
+        other.connect(time.monotonic() + 60)
+        thread = threading.Thread(target=work, args=(other, lanes[1]), daemon=True)
+        thread.start()
+        work(backend, lanes[0])
+        thread.join(60)
+        if other is not backend:
+            other.close()
         assert sum(map(int, self.contents(backend).values())) == 30
 
     def test_r2_any_cut_of_a_resend_applies_each_op_once(self, backend: Backend) -> None:
