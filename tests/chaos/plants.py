@@ -19,7 +19,6 @@ import msgspec
 from holdfast import fold
 from holdfast.backends import base, memory, pgputs
 from holdfast.backends.memory import MemoryBackend
-from holdfast.backends.postgres import PostgresBackend
 from holdfast.engine import hold, journaling, lanes
 from holdfast.engine.core import Engine
 from holdfast.engine.hold import Hold
@@ -348,10 +347,10 @@ def no_tombstone() -> Patch:
 
 @plant("Expiry", finds="stale overwrite")
 def no_expiry() -> Patch:
-    """A statement takes effect however late it comes through."""
-    original = PostgresBackend.limited
+    """A plain put takes effect however late it comes through."""
+    original = pgputs.put_batch
 
-    def limited(self: PostgresBackend, *arguments: Any, **options: Any) -> Any:
-        return original(self, *arguments, **options)._replace(expires_us=None)
+    def put_batch(conn: Any, table: Any, ops: Sequence[Op], terms: Any) -> Any:
+        return original(conn, table, ops, terms._replace(expires_us=None))
 
-    return patch.object(PostgresBackend, "limited", limited)
+    return patch.object(pgputs, "put_batch", put_batch)

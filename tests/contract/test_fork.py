@@ -104,7 +104,7 @@ stop, counts = threading.Event(), [0] * 3
 
 def write(index):
     while not stop.is_set():
-        store["c"].put(f"parent-{index}", counts[index] + 1)
+        store["c"].put(f"parent-{index}-{counts[index]}", index)
         counts[index] += 1
 
 threads = [threading.Thread(target=write, args=(index,)) for index in range(3)]
@@ -117,12 +117,14 @@ for number in range(8):
         store["c"].put(f"child-{number}", number)
         os._exit(0)
     children.append(pid)
-assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+ends = [os.waitpid(pid, 0)[1] for pid in children]
 stop.set()
 for thread in threads:
     thread.join()
+assert ends == [0] * 8
 for index in range(3):
-    assert store["c"].get(f"parent-{index}") == counts[index]
+    for count in range(counts[index]):
+        assert store["c"].get(f"parent-{index}-{count}") == index
 print(sum(counts))
 """
 )
