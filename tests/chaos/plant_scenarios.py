@@ -109,6 +109,34 @@ def lost_reply_and_fenced(stage: Memory) -> set[str]:
     return stage.counted(5)
 
 
+@shows("moved-twice")
+def two_copies(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    store["c"].increment("n", "")
+    link.down = True
+    for _ in range(3):
+        store["c"].increment("n", "")
+    shutil.copytree(stage.folder / "data", stage.folder / "copy")
+    stage.server.database.fence([store.health().lane])
+    stage.open(stage.link(), name="copy")
+    link.down = False
+    wait_direct(engine)
+    return stage.counted(4)
+
+
+@shows("fenced-before-drained")
+def refusal_in_doubt_and_killed(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, _ = stage.open(link)
+    stage.others.put("k", "text")  # not known here
+    link.script = [after(LOST, hook=lambda: setattr(link, "down", True))]
+    store["c"].increment("k", "")
+    stage.die(store, link)
+    stage.open(stage.link())
+    return set() if stage.has_line("k") else {"lost"}
+
+
 @shows("lower-watermark-accepted")
 def gone_back(stage: Memory) -> set[str]:
     store, _ = stage.open(stage.link())

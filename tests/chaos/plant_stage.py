@@ -51,8 +51,8 @@ class Memory:
     def link(self, *, down: bool = False) -> Link:
         return Link(self.server, down=down)
 
-    def open(self, link: Link, *, wait: bool = True, **options: Any) -> Opened:
-        store, engine = open_link(link, self.folder / "data", **options)
+    def open(self, link: Link, *, wait: bool = True, name: str = "data", **options: Any) -> Opened:
+        store, engine = open_link(link, self.folder / name, **options)
         self._opened.append((link, store))
         if wait:
             wait_direct(engine)

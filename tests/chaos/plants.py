@@ -112,6 +112,24 @@ def final_watermark_not_read() -> Patch:
     return patch.object(MemoryBackend, "fence", fence)
 
 
+@plant("R1", finds="doubled")
+def moved_twice() -> Patch:
+    """What moved from a closed lane is applied again although another lane has moved it, too."""
+    return patch.object(memory, "unmoved", lambda ops, moved: (list(ops), []))
+
+
+@plant("R1", finds="lost")
+def fenced_before_drained() -> Patch:
+    """A dead lane is closed first: what was refused below its watermark counts as applied."""
+
+    def fence(self: Replayer) -> None:
+        for lane in self._journal.lanes():
+            if lanes.is_dead(self._data_dir, lane):
+                self._adopt(lane)
+
+    return patch.object(Replayer, "_fence_dead_lanes", fence)
+
+
 @plant("fence", finds="stale overwrite")
 def put_on_a_closed_lane() -> Patch:
     """The statement for plain puts does not look whether the lane is open."""

@@ -346,8 +346,14 @@ def unmoved(ops: Sequence[Op], moved: Container[Identity]) -> tuple[list[Op], li
     An op that moved here from a closed lane carries its first name.  Where a data directory exists
     twice, both move what they hold: the one that comes first applies it (R1).
     """
-    done = [Outcome(op.seq, "skipped") for op in ops if op.origin in moved]
-    return [op for op in ops if op.origin not in moved], done
+    left: list[Op] = []
+    done: list[Outcome] = []
+    for op in ops:
+        if op.origin is not None and op.origin in moved:
+            done.append(Outcome(op.seq, "skipped"))
+        else:
+            left.append(op)
+    return left, done
 
 
 def brief(outcomes: Sequence[Outcome]) -> str:

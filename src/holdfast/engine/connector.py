@@ -5,11 +5,11 @@ Nobody else waits for a connection: libpq cannot keep a short deadline, and a re
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 
 from holdfast.backends.base import Backend
+from holdfast.engine.alarm import Alarm
 from holdfast.engine.hub import Hub
 from holdfast.engine.modes import Connected, Mode, NotConnected
 from holdfast.errors import ConfigError, CorruptData, HoldfastError
@@ -26,35 +26,8 @@ class Connector:
     def __init__(self, hub: Hub, backends: Sequence[Backend]) -> None:
         self._hub = hub
         self._backends = backends
-        self._changed = threading.Condition()
-        self._due: float | None = None
-        self._closing = False
         self._reached = False
-        self.thread = threading.Thread(target=self._run, name="holdfast-connector", daemon=True)
-
-    def want(self, at: float) -> None:
-        """Connect what is not connected, at this time or earlier."""
-        with self._changed:
-            if self._due is None or at < self._due:
-                self._due = at
-                self._changed.notify()
-
-    def close(self) -> None:
-        """Let the thread end."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closing and (self._due is None or self._due > time.monotonic()):
-                    pause = None if self._due is None else self._due - time.monotonic()
-                    self._changed.wait(pause)
-                if self._closing:
-                    return
-                self._due = None
-            self.attempt()
+        self.alarm = Alarm("holdfast-connector", self.attempt, failed=hub.fail)
 
     def attempt(self) -> HoldfastError | None:
         """Make the connections that are missing; tells the writer how it went."""
@@ -66,7 +39,7 @@ class Connector:
             refused = error.code in _REFUSALS or isinstance(error, ConfigError | CorruptData)
             self._hub.post(NotConnected(error.code, refused))
             if self._hub.mode is not Mode.JOURNALING:
-                self.want(time.monotonic() + CONNECT_DEADLINE_S / 2)
+                self.alarm.want(time.monotonic() + CONNECT_DEADLINE_S / 2)
             return error
         self._hub.post(Connected())
         return None

@@ -78,8 +78,8 @@ class Engine:
         failure = self._connector.attempt()
         if failure is not None:
             self._give_up_or_go_on(failure)
-        for part in (self._writer, self._reader, self._replaying, self._connector):
-            part.thread.start()
+        for part in self._threads():
+            part.start()
         until = time.monotonic() + OPEN_GRACE_S
         with self._changed:
             while failure is None and self.mode is not Mode.DIRECT and time.monotonic() < until:
@@ -95,7 +95,14 @@ class Engine:
         self._close_files()
         raise failure
 
+    def _threads(self) -> list[threading.Thread]:
+        parts = (self._writer, self._replaying.alarm, self._reader, self._connector.alarm)
+        return [part.thread for part in parts]
+
     # ---- the hub
+
+    def fail(self, error: BaseException) -> None:
+        self.broken = error
 
     @property
     def mode(self) -> Mode:
@@ -109,9 +116,9 @@ class Engine:
         if now.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
             self._reader.suspect = False
         if now.mode is Mode.JOURNALING:
-            self._connector.want(now.connect_at or time.monotonic())
+            self._connector.alarm.want(now.connect_at or time.monotonic())
         if "drain" in actions or (now.drain_at and now.drain_at != before.drain_at):
-            self._replaying.want(now.drain_at or time.monotonic())
+            self._replaying.alarm.want(now.drain_at or time.monotonic())
         if "announce" in actions:
             totals = self.hold.journal.totals()
             self.announcer.announce(before.mode, now.mode, now.cause, totals.ops)
@@ -138,7 +145,7 @@ class Engine:
         )
 
     def replay_soon(self) -> None:
-        self._replaying.want(time.monotonic())
+        self._replaying.alarm.want(time.monotonic())
 
     def end_lane(self, backend: Backend, lane: Lane) -> None:
         try:
@@ -197,7 +204,7 @@ class Engine:
     ) -> Sight | Promise[Sight]:
         """Read one place: at once from the local files, or from the primary as a promise."""
         self.require_open()
-        if self.mode is not Mode.DIRECT or self._reader.suspect:
+        if self.mode is not Mode.DIRECT or self._reader.suspect or self.broken:
             return self.see_locally(collection, key)
         if not self._writer.quiet and self.hold.journal.at(collection, key):
             return self.see_locally(collection, key)
@@ -290,10 +297,10 @@ class Engine:
             self.flush(timeout_s)
         failpoint("close-flushed")
         self.inbox.close()
-        for part in (self._replaying, self._connector, self._reader):
+        for part in (self._replaying.alarm, self._connector.alarm, self._reader):
             part.close()
-        for part in (self._writer, self._replaying, self._reader, self._connector):
-            part.thread.join(max(0.0, until - time.monotonic()))
+        for thread in self._threads():
+            thread.join(max(0.0, until - time.monotonic()))
         failpoint("close-stopped")
         if self.mode is Mode.DIRECT and self._writer.stopped:
             self._writer.close_lanes()
@@ -324,7 +331,11 @@ class Engine:
         """How the store is doing, from local knowledge."""
         self.require_open()
         return health_of(
-            self.hold, self.situation, primary=self.primary.display, lane=self._writer.lane.id
+            self.hold,
+            self.situation,
+            primary=self.primary.display,
+            lane=self._writer.lane.id,
+            broken=self.broken,
         )
 
     def is_pending(self, lane: str, seq: int) -> bool:

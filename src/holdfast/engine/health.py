@@ -43,7 +43,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         return self.state == "direct" and self.lag_ops == 0
 
 
-def health_of(hold: Hold, situation: Situation, *, primary: str, lane: str) -> Health:
+def health_of(
+    hold: Hold, situation: Situation, *, primary: str, lane: str, broken: BaseException | None
+) -> Health:
     """The health of a store with local files."""
     totals = hold.journal.totals()
     oldest_us = hold.journal.oldest_us()
@@ -51,7 +53,7 @@ def health_of(hold: Hold, situation: Situation, *, primary: str, lane: str) -> H
     history = hold.history
     return Health(
         state=str(situation.mode),
-        cause=situation.cause,
+        cause=f"a bug: {type(broken).__name__}" if broken else situation.cause,
         primary=primary,
         lag_ops=totals.ops,
         lag_bytes=totals.bytes,

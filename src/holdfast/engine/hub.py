@@ -131,6 +131,10 @@ class Hub(Protocol):
         """The replay of the journal."""
         ...
 
+    def fail(self, error: BaseException) -> None:
+        """Note that a thread of the engine has ended by a bug: health tells it."""
+        ...
+
     def post(self, event: Event) -> None:
         """Tell the writer that something happened."""
         ...

@@ -6,6 +6,7 @@ has seen a version never sees an older one here, whatever happens to the primary
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -22,6 +23,8 @@ from holdfast.engine.writer import AWAY, IN_DOUBT
 from holdfast.errors import HoldfastError
 from holdfast.limits import MAX_READ_KEYS
 from holdfast.types import State
+
+logger = logging.getLogger("holdfast")
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -54,6 +57,14 @@ class Reader:
         self._queue.put(None)
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            # A bug: from here on reads are answered from what is known here.
+            logger.exception("the reader thread ended")
+            self._hub.fail(error)
+
+    def _serve(self) -> None:
         while (first := self._queue.get()) is not None:
             waiting = [first]
             ended = False

@@ -76,7 +76,7 @@ class Writer:
         except BaseException as error:
             # A bug: nobody may wait for an answer that will not come.
             logger.exception("the writer thread ended")
-            self._hub.broken = error
+            self._hub.fail(error)
             self._fail_waiting(error)
 
     def _fail_waiting(self, error: BaseException) -> None:
