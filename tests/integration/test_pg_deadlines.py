@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from holdfast.backends import postgres
+from holdfast.backends import pgsession
 from holdfast.backends.postgres import PostgresBackend
 from holdfast.settings import parse_url
 from holdfast.testing.contract import make_lane, make_op
@@ -33,7 +33,7 @@ from support.pg import Sql
 @pytest.fixture
 def patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's own limit on a statement does not help: only the expiry is left."""
-    monkeypatch.setattr(postgres, "_AFTER_DEADLINE_MS", 3_600_000)
+    monkeypatch.setattr(pgsession, "_AFTER_DEADLINE_MS", 3_600_000)
 
 
 @pytest.mark.usefixtures("patient_server")

@@ -422,18 +422,18 @@ def test_a_connection_that_ends_before_the_commit(
 ) -> None:
     """I2: a session that is cut off inside a write is tried again with the same lane and sequence:
     the op takes effect once."""
-    from holdfast.backends import pgwrite
+    from holdfast.backends import pgrows
 
     with opened(pg_database) as store:
         store["things"].put("n", 1)
-        original, cut = pgwrite.log_change, []
+        original, cut = pgrows.log_change, []
 
         def log_change(conn: Any, *rest: Any) -> None:
             original(conn, *rest)
             if not cut:
                 cut.append(end_sessions(db))
 
-        monkeypatch.setattr(pgwrite, "log_change", log_change)
+        monkeypatch.setattr(pgrows, "log_change", log_change)
         assert store["things"].increment("n", "", 1) == 2
         assert cut
         assert store["things"].read("n").version == 2

@@ -138,12 +138,15 @@ class Link:
     def sibling(self) -> Link:
         return self
 
-    def connect(self, deadline: float) -> Hello:
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
         self.connects += 1
         if self._down:
             raise fresh(GONE)
+        hello = self._hello()
+        if accept is not None:
+            accept(hello)
         self.connected = True
-        return self._hello()
+        return hello
 
     def hello(self, deadline: float) -> Hello:
         self._reach()

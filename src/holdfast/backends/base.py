@@ -8,7 +8,7 @@ backend passes.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -149,8 +149,12 @@ class Backend(Protocol):
         """Another handle to the same database, for another thread; this one where it can serve."""
         ...
 
-    def connect(self, deadline: float) -> Hello:
-        """Make the connection that later calls use, if they need one, and say who answers."""
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+        """Make the connection that later calls use, if they need one, and say who answers.
+
+        `accept` is shown the answer before anybody can use the connection; what it raises is
+        raised, and no connection is left.
+        """
         ...
 
     def hello(self, deadline: float) -> Hello:

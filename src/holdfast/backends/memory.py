@@ -78,8 +78,11 @@ class MemoryBackend:
     def connected(self) -> bool:
         return True
 
-    def connect(self, deadline: float) -> Hello:
-        return self.hello(deadline)
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+        hello = self.hello(deadline)
+        if accept is not None:
+            accept(hello)
+        return hello
 
     def hello(self, deadline: float) -> Hello:
         return Hello(self._identity)

@@ -35,6 +35,9 @@ class Line:
         self._prepare = None if target.pooler else 5
         self._display = target.display
         self._lock = threading.Lock()
+        # Held by whoever uses the line: libpq knows nothing of threads, and would be freed under
+        # the one that waits in it.
+        self._turn = threading.RLock()
         self._conn: Connection[Any] | None = None
         self._fuse: Fuse | None = None
         self._busy = False
@@ -46,16 +49,39 @@ class Line:
         conn = self._conn
         return conn is not None and not conn.closed
 
+    @contextmanager
+    def exclusive(self, deadline: float) -> Generator[None]:
+        """Keep every other thread off the line; one that is on it is cut off first."""
+        with self._lock:
+            fuse = self._fuse if self._busy else None
+        if fuse is not None:
+            fuse.cut()
+        with self._own_turn(f"connecting to {self._display}", deadline):
+            yield
+
+    @contextmanager
+    def _own_turn(self, doing: str, deadline: float | None) -> Generator[None]:
+        wait_s = -1 if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._turn.acquire(timeout=wait_s):
+            raise Unavailable(
+                f"{doing}: another thread has the connection", code="connection", hint="try again"
+            )
+        try:
+            yield
+        finally:
+            self._turn.release()
+
     def connect(self, deadline: float) -> None:
         """Make the connection anew, until this instant of `time.monotonic()`."""
-        self.drop()
-        with mapped(f"connecting to {self._display}"):
-            conn = self._connect(deadline)
-        fuse = Fuse(conn.fileno())
-        with self._lock:
-            if not self._closed:
-                self._conn, self._fuse = conn, fuse
-                return
+        with self.exclusive(deadline):
+            self.drop()
+            with mapped(f"connecting to {self._display}"):
+                conn = self._connect(deadline)
+            fuse = Fuse(conn.fileno())
+            with self._lock:
+                if not self._closed:
+                    self._conn, self._fuse = conn, fuse
+                    return
         fuse.close()
         conn.close()
         raise Unavailable(f"{self._display} was closed", code="closed", hint="open the store again")
@@ -110,6 +136,11 @@ class Line:
         `Unavailable("connection")`: nothing was sent.  `DeadlineExceeded`, and
         `Unavailable("connection_lost")`: something may have taken effect.
         """
+        with self._own_turn(doing, deadline), self._in_use(doing, deadline) as conn:
+            yield conn
+
+    @contextmanager
+    def _in_use(self, doing: str, deadline: float | None) -> Generator[Connection[Any]]:
         with self._lock:
             conn, fuse = self._conn, self._fuse
             self._busy = conn is not None
@@ -142,7 +173,10 @@ class Line:
                 self.drop()
 
     def drop(self) -> None:
-        """Give the connection up, without a word to the server that could block."""
+        """Give the connection up, without a word to the server that could block.
+
+        For whoever has the line to itself.
+        """
         with self._lock:
             conn, self._conn = self._conn, None
             fuse, self._fuse = self._fuse, None

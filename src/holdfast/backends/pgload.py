@@ -17,9 +17,9 @@ from psycopg.copy import QueuedLibpqWriter
 from psycopg.errors import UniqueViolation
 
 from holdfast.backends.base import Change, Load, LoadReport, RunRecord, stale
+from holdfast.backends.pgrows import key_fits, key_values, log_change
 from holdfast.backends.pgschema import LOAD_LOCK
 from holdfast.backends.pgtables import Table
-from holdfast.backends.pgwrite import key_fits, key_values, log_change
 from holdfast.errors import DataError, MigrationError
 from holdfast.failpoints import failpoint
 from holdfast.jsonb import jsonb_columns, jsonb_columns_of_many

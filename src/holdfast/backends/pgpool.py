@@ -65,6 +65,11 @@ class Connections:
     def connect(self, deadline: float) -> None:
         """Nothing: a connection that is missing is made where it is needed."""
 
+    @contextmanager
+    def exclusive(self, deadline: float) -> Generator[None]:
+        """Nothing: each piece of work has a connection of its own."""
+        yield
+
     def drop(self) -> None:
         """Nothing: a broken connection does not come back to the pool."""
 

@@ -17,8 +17,9 @@ import msgspec
 from psycopg import Connection
 from psycopg.types.numeric import Int8
 
+from holdfast.backends.pgrows import key_values, statement
 from holdfast.backends.pgtables import Table
-from holdfast.backends.pgwrite import Terms, Written, key_values, statement
+from holdfast.backends.pgwrite import Terms, Written
 from holdfast.jsonb import JsonbColumns, jsonb_columns_of_many
 from holdfast.types import Applied, Observed, Op, Outcome, State
 

@@ -8,8 +8,9 @@ from typing import Any, LiteralString
 import msgspec
 from psycopg import Connection, sql
 
+from holdfast.backends.pgrows import key_values, statement
 from holdfast.backends.pgtables import Table
-from holdfast.backends.pgwrite import LANES, key_values, statement
+from holdfast.backends.pgwrite import LANES
 from holdfast.codec import decode
 from holdfast.containment import contains
 from holdfast.jsonb import compact, jsonb_columns, project, same_in_jsonb

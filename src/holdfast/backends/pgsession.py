@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,20 +56,24 @@ class Sessions:
     def connected(self) -> bool:
         return self._connections.connected
 
-    def connect(self, deadline: float) -> Hello:
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
         """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
-        self._connections.connect(deadline)
-        try:
-            with self.connection("looking at the database", deadline) as conn:
-                self._check(conn)
-                self._require_writable(conn)
-                self._prepare_session(conn)
-                self._end_predecessor(conn)
-                self.measure_clock(conn)
-                return pgledger.hello(conn)
-        except BaseException:
-            self._connections.drop()
-            raise
+        with self._connections.exclusive(deadline):
+            self._connections.connect(deadline)
+            try:
+                with self.connection("looking at the database", deadline) as conn:
+                    self._check(conn)
+                    self._require_writable(conn)
+                    self._prepare_session(conn)
+                    self._end_predecessor(conn)
+                    self.measure_clock(conn)
+                    hello = pgledger.hello(conn)
+                if accept is not None:
+                    accept(hello)
+                return hello
+            except BaseException:
+                self._connections.drop()
+                raise
 
     def hello(self, deadline: float) -> Hello:
         with self.connection("looking at the database", deadline) as conn:
@@ -126,6 +130,7 @@ class Sessions:
             )
 
     def schema_of(self, conn: Connection[Any]) -> str:
+        """The schema in which tables are made: the URL's, or the first of the search path."""
         if self._schema is None:
             row = conn.execute("SELECT current_schema()").fetchone()
             if row is None or row[0] is None:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
-from holdfast.backends import pgledger, pgload, pgputs, pgread, pgschema, pgwrite
+from holdfast.backends import pgledger, pgload, pgputs, pgread, pgrows, pgschema, pgwrite
 from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
 from holdfast.backends.pgerrors import RETRIED
 from holdfast.backends.pgline import Line
@@ -179,7 +179,7 @@ class PostgresBackend(Sessions):
             and terms.directory is not None
             and patience_s is None
             and pgputs.is_plain(ops)
-            and len(pgwrite.key_values(table, (op.key for op in ops))) == len(ops)
+            and len(pgrows.key_values(table, (op.key for op in ops))) == len(ops)
         )
         if short:
             try:
@@ -336,7 +336,7 @@ class PostgresBackend(Sessions):
                 " {created_or_null}, {updated_or_null}, {expires_us}, {others}"
                 " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
             ).format(**table.parts())
-            found = conn.execute(statement, (pgwrite.key_values(table, keys),))
+            found = conn.execute(statement, (pgrows.key_values(table, keys),))
             return {record[0]: Image(*record) for record in found}
 
     def collections(self) -> list[str]:

@@ -10,15 +10,15 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from holdfast.backends import sqlite_ledger, sqlite_load, sqlite_write
-from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText, readable
+from holdfast.backends import sqlite_ledger, sqlite_load, sqlite_read, sqlite_write
+from holdfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
 from holdfast.backends.sql import SCHEMA_VERSION, migrations
 from holdfast.backends.sqlite_errors import mapped
 from holdfast.backends.sqlite_file import (
@@ -31,7 +31,7 @@ from holdfast.backends.sqlite_file import (
     make_private,
     transaction,
 )
-from holdfast.containment import contains
+from holdfast.backends.sqlite_read import LIVE
 from holdfast.errors import ConfigError, Unavailable
 from holdfast.forking import OPENING, watch
 from holdfast.settle import OnConflict
@@ -39,9 +39,6 @@ from holdfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row, S
 
 #: "hold" in ASCII: marks the file as ours (PRAGMA application_id).
 APPLICATION_ID = 0x686F6C64
-
-_LIVE = "(expires_at IS NULL OR expires_at > ?)"
-_ROW = "SELECT key, data, version, created_at, updated_at, expires_at"
 
 
 def now_us() -> int:
@@ -228,8 +225,11 @@ class SqliteBackend:
     def connected(self) -> bool:
         return True
 
-    def connect(self, deadline: float) -> Hello:
-        return self.hello(deadline)
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+        hello = self.hello(deadline)
+        if accept is not None:
+            accept(hello)
+        return hello
 
     def hello(self, deadline: float) -> Hello:
         return Hello(self.identity())
@@ -320,17 +320,7 @@ class SqliteBackend:
         with self._reading(collection) as conn:
             if conn is None:
                 return {}
-            if len(keys) == 1:
-                found = conn.execute(
-                    f'{_ROW} FROM "{collection}" WHERE key = ? AND {_LIVE}', (keys[0], now_us())
-                )
-            else:
-                found = conn.execute(
-                    f'{_ROW} FROM "{collection}" WHERE key IN'
-                    f" (SELECT value FROM json_each(?)) AND {_LIVE}",
-                    (sqlite_write.json_array(keys), now_us()),
-                )
-            return {record[0]: Row(*record) for record in found}
+            return sqlite_read.read_live(conn, collection, keys, now_us())
 
     def observe(
         self,
@@ -366,31 +356,20 @@ class SqliteBackend:
         with self._reading(collection) as conn:
             if conn is None:
                 return []
-            where, values = [_LIVE], list[int | str]([now_us()])
-            if prefix:
-                where.append("key >= ? AND substr(key, 1, ?) = ?")
-                values += [prefix, len(prefix), prefix]
-            if after is not None:
-                where.append("key > ?")
-                values.append(after)
-            records = conn.execute(
-                f'{_ROW} FROM "{collection}" WHERE {" AND ".join(where)} ORDER BY key', values
+            return sqlite_read.scan_live(
+                *(conn, collection, now_us()),
+                prefix=prefix,
+                after=after,
+                limit=limit,
+                query=query,
             )
-            page: list[Row] = []
-            for record in records:
-                row = Row(*record)
-                if query is None or contains(readable(collection, row), query):
-                    page.append(row)
-                    if len(page) == limit:
-                        break
-            return page
 
     def count(self, collection: str, *, deadline: float | None = None) -> int:
         with self._reading(collection) as conn:
             if conn is None:
                 return 0
             return conn.execute(
-                f'SELECT count(*) FROM "{collection}" WHERE {_LIVE}', (now_us(),)
+                f'SELECT count(*) FROM "{collection}" WHERE {LIVE}', (now_us(),)
             ).get
 
     def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
@@ -404,7 +383,7 @@ class SqliteBackend:
             with mapped(f"reading `{collection}` in {self.display}"):
                 records = snapshot.execute(
                     f'SELECT key, data, version, updated_at FROM "{collection}"'
-                    f" WHERE {_LIVE} {order}",
+                    f" WHERE {LIVE} {order}",
                     (now_us(),),
                 )
                 yield from map(StoredText._make, records)

@@ -15,6 +15,7 @@ from holdfast.engine.modes import Connected, Mode, NotConnected
 from holdfast.errors import ConfigError, CorruptData, HoldfastError
 from holdfast.failpoints import failpoint
 from holdfast.limits import CONNECT_DEADLINE_S
+from holdfast.types import Hello
 
 #: Codes of answers that waiting rarely changes: asked again more slowly.
 _REFUSALS = frozenset({"auth", "tls", "not_postgresql", "other_database", "went_back"})
@@ -47,7 +48,10 @@ class Connector:
     def _connect(self, backend: Backend) -> None:
         """In JOURNALING every connection is made anew: the old ones are what failed."""
         self._hub.refuse_held()
-        hello = backend.connect(time.monotonic() + CONNECT_DEADLINE_S)
-        self._hub.hold.recognise(hello, reached_before=self._reached)
+        backend.connect(time.monotonic() + CONNECT_DEADLINE_S, accept=self._recognise)
         failpoint("connected")
         self._reached = True
+
+    def _recognise(self, hello: Hello) -> None:
+        """Refuse a database that is not the journal's before any thread can write to it (I9)."""
+        self._hub.hold.recognise(hello, reached_before=self._reached)

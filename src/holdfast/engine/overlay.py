@@ -57,10 +57,15 @@ UNKNOWN = View("unknown", None, UNCONFIRMED)
 def view_of(row: MirrorRow | None, pending: Iterable[Op], *, now_us: int) -> View:
     """The document as its writers have to see it; `pending` in the order of the journal."""
     view = UNKNOWN if row is None else _confirmed(row, now_us)
+    names: list[Identity] = []
     for op in pending:
         if row is None or op.seq > row.watermarks.get(op.lane, 0):
-            view = after(view, op)
-    return view
+            changed = _changed(view, op)
+            if changed is not view:
+                view = changed
+                names.append(op.name)
+    # Once at the end: thousands of ops may be pending on one document.
+    return msgspec.structs.replace(view, pending=tuple(names)) if names else view
 
 
 def after(view: View, op: Op) -> View:
@@ -69,6 +74,14 @@ def after(view: View, op: Op) -> View:
     A condition was judged when the op was acknowledged, so it is not judged again.  What a patch
     makes of a document that is not known is not known either.
     """
+    changed = _changed(view, op)
+    if changed is view:
+        return view
+    return msgspec.structs.replace(changed, pending=(*view.pending, op.name))
+
+
+def _changed(view: View, op: Op) -> View:
+    """What the op makes of the document; the view itself when that is nothing."""
     if view.knowledge == "unknown" and op.kind not in ("put", "delete"):
         return view
     current = Current(view.text, max(view.confirmed, 0), created_us=view.created_us)
@@ -83,7 +96,7 @@ def after(view: View, op: Op) -> View:
         "absent" if changed.text is None else "present",
         changed.text,
         view.confirmed,
-        (*view.pending, op.name),
+        view.pending,
         changed.created_us or op.at_us,
         op.at_us,
         view.seen_us,
