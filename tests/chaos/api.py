@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import holdfast
 from holdfast.store import Collection, Store
-
-#: Whether this version holds writes while the primary is away.
-HOLDS = hasattr(Store, "flush")
-READS_LOCALLY = "consistency" in inspect.signature(Collection.read).parameters
-
-needs_outages = pytest.mark.skipif(not HOLDS, reason="writes are not held in an outage yet")
 
 
 def open_patiently(
@@ -34,28 +25,23 @@ def open_patiently(
         time.sleep(0.05)
 
 
-def flush(store: Any, *, timeout_s: float) -> bool:
+def flush(store: Store, *, timeout_s: float) -> bool:
     """Whether everything acknowledged is on the primary before the time is up."""
-    if not HOLDS:
-        return True
     limit = time.monotonic() + timeout_s
     while True:
         left_s = limit - time.monotonic()
         if left_s <= 0:
             return False
         try:
-            if store.flush(timeout_s=left_s) is not False:
-                return True
+            store.flush(timeout_s=left_s)
+            return True
         except holdfast.Unavailable:
             time.sleep(0.02)
 
 
 def read(collection: Collection, key: str, *, local: bool = False) -> Any:
-    """The document or None; `local` asks the mirror, where there is one."""
-    if local and READS_LOCALLY:
-        options: dict[str, Any] = {"consistency": "local"}
-        return collection.read(key, **options)
-    return collection.read(key)
+    """The document or None; `local` asks the mirror."""
+    return collection.read(key, consistency="local" if local else "primary")
 
 
 def drain_directory(url: str, data_dir: Path, *, timeout_s: float, deadline_s: float = 1.0) -> bool:

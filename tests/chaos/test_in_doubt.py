@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.api import HOLDS, flush, open_patiently
+from chaos.api import flush, open_patiently
 from chaos.calls import REGISTERS, Calls, Ended
 from chaos.checkers import check
 from chaos.history import History, Operation, read_lines, run_of
@@ -35,8 +35,7 @@ class InDoubt:
 
     def lose(self) -> None:
         """One call, and nobody hears of its commit, and perhaps not of that of its replay."""
-        # An engine that tries once more and then gives up can lose one reply of each call.
-        self.proxy.drop_commit_replies(self._choose.choice([1, 1, 2, 3]) if HOLDS else 1)
+        self.proxy.drop_commit_replies(self._choose.choice([1, 1, 2, 3]))
         self._count += 1
         value = f"t{self._count}"
         match self._count % 3:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from chaos.api import flush, needs_outages, open_patiently
+from chaos.api import flush, open_patiently
 from chaos.calls import LISTS, Calls
 from chaos.checkers import check
 from chaos.history import History, read_lines, run_of
@@ -16,8 +16,6 @@ from chaos.world import final_state
 from support import backends
 from support.cluster import Cluster
 from support.proxy import Proxy
-
-pytestmark = needs_outages
 
 _FLUSH_S = 30.0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chaos.api import flush, needs_outages, open_patiently
+from chaos.api import flush, open_patiently
 from chaos.calls import COUNTERS, LISTS, REGISTERS, Calls, Ended
 from chaos.checkers import Final, check
 from chaos.history import History, read_lines, run_of
@@ -193,7 +193,6 @@ def test_what_is_held_goes_on(stage: Stage, way: Way) -> None:
     stage.assert_clean()
 
 
-@needs_outages
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_zombies(stage: Stage, way: Way) -> None:
     """I2, I3: a write that its deadline overtook does not take effect a second time when it wakes,
@@ -203,7 +202,6 @@ def test_zombies(stage: Stage, way: Way) -> None:
     stage.assert_clean()
 
 
-@needs_outages
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_many_zombies(stage: Stage, way: Way) -> None:

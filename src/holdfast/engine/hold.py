@@ -15,6 +15,7 @@ from holdfast.engine.journal import History, Journal
 from holdfast.engine.mirror import Mirror
 from holdfast.engine.overlay import View, view_of
 from holdfast.errors import CorruptData, HoldfastError, Unavailable
+from holdfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from holdfast.settings import EMBEDDED_FILE
 from holdfast.settle import OnConflict
 from holdfast.types import Applied, Hello, Observed, Op
@@ -37,8 +38,8 @@ class HoldOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_stale_s: float | None = None
     on_conflict: OnConflict = "mine"
     local_durability: Literal["normal", "full"] = "normal"
-    max_journal_ops: int = 1_000_000
-    max_journal_bytes: int = 1024 * 1024 * 1024
+    max_journal_ops: int = MAX_JOURNAL_OPS
+    max_journal_bytes: int = MAX_JOURNAL_BYTES
 
 
 class Hold:

@@ -52,12 +52,9 @@ class Submission(msgspec.Struct, frozen=True):
 
 
 class Nudge(Discreet, frozen=True):
-    """Something for the writer to look at: `nearly` nothing is pending, a `close`, a `fork`."""
+    """Something for the writer to look at: `nearly` nothing is pending, or a `close`."""
 
     what: str
-
-
-Item = Submission | Nudge | Event
 
 
 class Collected(NamedTuple):

@@ -40,17 +40,12 @@ class Journaling:
         Nothing is acknowledged unless the whole transaction is on disk: an error of the journal
         is raised, and no submission has taken effect.
         """
-        options = self._hold.options
         answers: list[Answer] = []
         with self._hold.journal.writing() as transaction:
             known = _Known(self._hold, transaction)
             for submission in submissions:
                 answers.append(self._judge(submission, lane, known))
-            ops = [result.op for answer in answers for result in answer.results]
-            if ops:
-                transaction.add(
-                    ops, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
-                )
+            self._add(answers, transaction)
         return answers
 
     def write_sent(self, sent: Sequence[tuple[Submission, Sequence[Op]]]) -> list[Answer]:
@@ -58,7 +53,6 @@ class Journaling:
 
         What the primary alone can decide is not acknowledged: its caller learns that nobody knows.
         """
-        options = self._hold.options
         answers: list[Answer] = []
         with self._hold.journal.writing() as transaction:
             known = _Known(self._hold, transaction)
@@ -74,12 +68,16 @@ class Journaling:
                     answers.append(Answer(submission, [], unknown_outcome(ops[0])))
                 else:
                     answers.append(Answer(submission, results))
-            ops_now = [result.op for answer in answers for result in answer.results]
-            if ops_now:
-                transaction.add(
-                    ops_now, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
-                )
+            self._add(answers, transaction)
         return answers
+
+    def _add(self, answers: Sequence[Answer], transaction: Transaction) -> None:
+        options = self._hold.options
+        ops = [result.op for answer in answers for result in answer.results]
+        if ops:
+            transaction.add(
+                ops, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
+            )
 
     def _judge(self, submission: Submission, lane: Lane, known: _Known) -> Answer:
         may_judge = self._hold.options.sole_writer or submission.provisional

@@ -83,7 +83,7 @@ class Replayer:
             try:
                 while True:
                     self._fence_dead_lanes()
-                    left = self._round(deadline)
+                    left = self._round()
                     if left is None:
                         return "empty"
                     if until == "nearly" and left < MAX_TRANSACTION_OPS:
@@ -97,7 +97,7 @@ class Replayer:
 
     # ---- one round
 
-    def _round(self, deadline: float) -> int | None:
+    def _round(self) -> int | None:
         """One transaction; the number of ops still pending, None when none can go."""
         window = self._journal.first(2 * MAX_TRANSACTION_OPS)
         if not window:

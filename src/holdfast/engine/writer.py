@@ -24,6 +24,7 @@ from holdfast.engine.journaling import Answer, Journaling, unknown_outcome
 from holdfast.engine.lanes import Lane
 from holdfast.engine.modes import Drained, Event, Lost, Mode, RoundFailed, step
 from holdfast.engine.promise import Settling
+from holdfast.engine.replayer import PROBE_PATIENCE_S
 from holdfast.errors import CorruptData, DeadlineExceeded, HoldfastError, Unavailable
 from holdfast.failpoints import failpoint
 from holdfast.fold import Place
@@ -40,8 +41,6 @@ AWAY = frozenset({"connection", "shutdown", "read_only", "expired"})
 SHORTEST_S = 0.05
 #: How long the queue is held for the last ops of the journal before the store is DIRECT again.
 HANDOVER_S = 0.25
-#: How long the server waits for a lock while the culprit of a batch is looked for.
-PROBE_PATIENCE_S = 0.02
 
 
 class Writer:
