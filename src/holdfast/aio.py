@@ -110,6 +110,14 @@ class AsyncStore:
         self._collections: dict[str, AsyncCollection] = {}
         self.calls = StoreCalls(engine, reopen, asyncio.get_running_loop)
 
+    @classmethod
+    def over(cls, calls: StoreCalls) -> AsyncStore:
+        """A store over the engine of another: see `Store.as_async`."""
+        store = cls.__new__(cls)
+        store._collections = {}
+        store.calls = calls.for_loop(asyncio.get_running_loop)
+        return store
+
     def __repr__(self) -> str:
         return f"AsyncStore({self.calls.display!r})"
 

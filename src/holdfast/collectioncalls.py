@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from holdfast.backends.base import Backend
 from holdfast.calls import Caller, Steps, pause_before
 from holdfast.codec import decode, encode
 from holdfast.containment import contains
@@ -14,6 +13,7 @@ from holdfast.engine.hub import Sight, StoreEngine
 from holdfast.engine.inbox import Result
 from holdfast.engine.overlay import View, lay_over
 from holdfast.engine.promise import Promise
+from holdfast.engine.wholes import Pages, Sweep
 from holdfast.errors import ConfigError, ConflictError
 from holdfast.jsonvalue import MISSING, Missing
 from holdfast.limits import MAX_PAGE, MAX_UPDATE_ATTEMPTS
@@ -310,29 +310,38 @@ class CollectionCalls(Documents):
         self, *, prefix: str = "", after: str | None = None, limit: int = PAGE
     ) -> Steps[list[str]]:
         """One page of keys in bytewise order: with `prefix`, after `after`, at most `limit`."""
-        rows = yield from self.page(prefix, after, limit)
+        rows = yield from self.page(prefix, after, limit=limit)
         return [row.key for row in rows]
 
     def count(self) -> Steps[int]:
         """The number of documents."""
 
-        def work(backend: Backend, deadline: float) -> int:
+        def work(pages: Pages, deadline: float) -> int:
             views = self.engine.pending_views(self.name)
-            count = backend.count(self.name, deadline=deadline)
+            count = pages.count(self.name, deadline=deadline)
             if views:
-                there = backend.observe(self.name, sorted(views), deadline=deadline).states
+                there = pages.observe(self.name, sorted(views), deadline=deadline).states
                 count -= sum(state.text is not None for state in there)
                 count += sum(view.text is not None for view in views.values())
             return count
 
-        return (
-            yield self.engine.scan(work, what=f"count of `{self.name}`", loop=self._caller.loop())
-        )
+        what, loop = f"count of `{self.name}`", self._caller.loop()
+        return (yield self.engine.pages(self.name, work, what=what, loop=loop))
 
     def page(
-        self, prefix: str, after: str | None, limit: int, query: Any = None
+        self,
+        prefix: str,
+        after: str | None,
+        *,
+        limit: int,
+        query: Any = None,
+        sweep: Sweep | None = None,
     ) -> Steps[list[Row]]:
-        """One page of rows in bytewise key order; with `query` those that contain it."""
+        """One page of rows in bytewise key order; with `query` those that contain it.
+
+        While the primary is away it comes from the mirror, if that holds the collection whole: all
+        of it was read once, and the pages of that `sweep` have followed each other to the end.
+        """
         self.engine.require_open()
         if not 0 < limit <= MAX_PAGE:
             raise ConfigError(
@@ -340,13 +349,13 @@ class CollectionCalls(Documents):
             )
         prefix, after = key_text(prefix), None if after is None else key_text(after)
 
-        def work(backend: Backend, deadline: float) -> list[Row]:
+        def work(pages: Pages, deadline: float) -> list[Row]:
             # Before the scan: what is settled in between is in its rows.
             views = self.engine.pending_views(self.name)
             page: list[Row] = []
             start = after
             while len(page) < limit:
-                rows = backend.scan(
+                rows = pages.scan(
                     self.name,
                     prefix=prefix,
                     after=start,
@@ -361,18 +370,18 @@ class CollectionCalls(Documents):
                 start = rows[-1].key
             return page[:limit]
 
-        return (
-            yield self.engine.scan(work, what=f"scan of `{self.name}`", loop=self._caller.loop())
-        )
+        what, loop = f"scan of `{self.name}`", self._caller.loop()
+        return (yield self.engine.pages(self.name, work, what=what, sweep=sweep, loop=loop))
 
     def pages(self, prefix: str, query: Any = None) -> Iterator[Steps[list[Row]]]:
         """The pages of a whole scan, each as a call; it ends when one was not full."""
         after: str | None = None
+        sweep = self.engine.sweep(self.name) if not prefix and query is None else None
         while True:
             page: list[Row] = []
 
             def call(page: list[Row] = page, after: str | None = after) -> Steps[list[Row]]:
-                page += yield from self.page(prefix, after, PAGE, query)
+                page += yield from self.page(prefix, after, limit=PAGE, query=query, sweep=sweep)
                 return page
 
             yield call()

@@ -56,19 +56,19 @@ class Documents:
             value=self.load(view.text, key),
             version=view.version,
             source="primary" if sight.from_primary else "mirror",
-            age_s=0.0 if sight.from_primary else age_s(view),
+            age_s=0.0 if sight.from_primary else age_s(view.seen_us),
             created_at=from_microseconds(view.created_us),
             updated_at=from_microseconds(view.updated_us),
         )
 
     def document_of_row(self, row: Row) -> Document:
-        """The document of a row of the primary."""
+        """The document of a row of the primary, or of the mirror."""
         return Document(
             key=row.key,
             value=self.load(row.text, row.key),
             version=row.version,
-            source="primary",
-            age_s=0.0,
+            source="primary" if row.seen_us is None else "mirror",
+            age_s=age_s(row.seen_us or 0),
             created_at=from_microseconds(row.created_us),
             updated_at=from_microseconds(row.updated_us),
         )

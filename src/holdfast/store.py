@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.calls import blocking, plain
 from holdfast.collectioncalls import CollectionCalls
@@ -13,6 +13,9 @@ from holdfast.naming import collection_name, key_text
 from holdfast.storecalls import CLOSE_TIMEOUT_S, BatchCalls, StoreCalls
 from holdfast.typed import Typed
 from holdfast.types import Document, Receipt, Row
+
+if TYPE_CHECKING:
+    from holdfast.aio import AsyncStore
 
 
 class Collection:
@@ -155,6 +158,16 @@ class Store:
         if index:
             self.create_index(name)
         return found
+
+    def as_async(self) -> AsyncStore:
+        """The asynchronous face of this same store, for programs that need both.
+
+        One engine, one set of connections and local files: what one writes the other reads, and
+        closing either closes both.
+        """
+        from holdfast.aio import AsyncStore
+
+        return AsyncStore.over(self.calls)
 
     def batch(self, *, provisional: bool = False) -> Batch:
         """Writes that stand or fall together, as a context manager."""

@@ -64,16 +64,28 @@ class StoreCalls:
     """
 
     def __init__(
-        self, engine: StoreEngine, reopen: Callable[[], StoreEngine] | None, loop: Loop
+        self,
+        engine: StoreEngine,
+        reopen: Callable[[], StoreEngine] | None,
+        loop: Loop,
+        *,
+        parent: StoreCalls | None = None,
     ) -> None:
         self._engine = engine
         self._reopen = reopen
         self._forks = _forks
         self.loop = loop
+        self._parent = parent
+
+    def for_loop(self, loop: Loop) -> StoreCalls:
+        """The same engine for callers who wait in another way."""
+        return StoreCalls(self._engine, None, loop, parent=self)
 
     @property
     def engine(self) -> StoreEngine:
         """The engine of this process."""
+        if self._parent is not None:
+            return self._parent.engine  # which opens only one in a forked child
         if self._forks != _forks:
             self._after_fork()
         return self._engine

@@ -180,7 +180,10 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Row(Discreet, frozen=True):
-    """One stored document: exact JSON text, version and times in microseconds since 1970 UTC."""
+    """One stored document: exact JSON text, version and times in microseconds since 1970 UTC.
+
+    `seen_us`: for a row of the mirror, when the primary told it (None: it is the primary's own).
+    """
 
     content = frozenset({"text"})
 
@@ -190,6 +193,7 @@ class Row(Discreet, frozen=True):
     created_us: int
     updated_us: int
     expires_us: int | None = None
+    seen_us: int | None = None
 
 
 class ProvisionalVersion(int):

@@ -16,6 +16,7 @@ from typing import TypeVar
 from holdfast.backends.base import Backend
 from holdfast.engine.announce import Announcer
 from holdfast.engine.connector import Connector
+from holdfast.engine.failures import means_away
 from holdfast.engine.health import Health, health_of
 from holdfast.engine.hold import Hold
 from holdfast.engine.hub import Sight
@@ -27,7 +28,8 @@ from holdfast.engine.promise import Promise
 from holdfast.engine.reader import Question, Reader
 from holdfast.engine.replayer import Replayer
 from holdfast.engine.replaying import Replaying
-from holdfast.engine.scanning import Scanning
+from holdfast.engine.scanning import Scanning, settled
+from holdfast.engine.wholes import MirrorPages, Pages, Sweep, not_whole, require_whole
 from holdfast.engine.writer import Writer
 from holdfast.errors import HoldfastError, Unavailable
 from holdfast.failpoints import failpoint
@@ -211,7 +213,7 @@ class Engine:
         if local:
             try:
                 # Nothing is pending on it: that was just seen, without looking into the journal.
-                return Sight(self.hold.known(collection, key, pending=()), False)
+                return Sight(self.hold.told(collection, key), False)
             except HoldfastError as error:
                 if error.code not in ("not_mirrored", "too_stale"):
                     raise
@@ -230,28 +232,61 @@ class Engine:
         """Run a piece of reading on the primary, with a deadline of its own."""
         self.require_open()
         if self._is_away():
-            raise self._not_scanned(what)
+            raise not_whole(what, self.situation.cause)
 
         def checked(backend: Backend, deadline: float) -> T:
-            with self._changed:
-                while self.mode is not Mode.DIRECT and time.monotonic() < deadline:
-                    self._changed.wait(deadline - time.monotonic())
-            if self.mode is not Mode.DIRECT:
-                raise self._not_scanned(what)
+            self._wait_direct(deadline, what)
             return work(backend, deadline)
 
         return self._scanning.run(checked, loop=loop)
 
+    def sweep(self, collection: str) -> Sweep | None:
+        """A scan of all of it that leaves the mirror with the whole collection."""
+        return Sweep(self.hold, collection)
+
+    def pages(
+        self,
+        collection: str,
+        work: Callable[[Pages, float], T],
+        *,
+        what: str,
+        sweep: Sweep | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Read a collection on the primary, or in the mirror while it is away."""
+        self.require_open()
+
+        def mirrored() -> T:
+            cause = self.situation.cause
+            if self.hold.options.fallback == "off":
+                raise not_whole(what, cause)
+            require_whole(self.hold, collection, what=what, cause=cause)
+            return work(MirrorPages(self.hold), float("inf"))
+
+        def checked(backend: Backend, deadline: float) -> T:
+            self._wait_direct(deadline, what)
+            return work(backend if sweep is None else sweep.over(backend), deadline)
+
+        def missed(error: Unavailable) -> T:
+            if means_away(error):
+                self.primary_missed(error.code)
+            elif error.code != "not_mirrored":
+                raise error
+            return mirrored()
+
+        if self._is_away():
+            return settled(mirrored, loop=loop)
+        return self._scanning.run(checked, loop=loop, missed=missed)
+
     def _is_away(self) -> bool:
         return self.mode is Mode.JOURNALING or self._reader.suspect
 
-    def _not_scanned(self, what: str) -> Unavailable:
-        return Unavailable(
-            f"{what}: the primary does not answer ({self.situation.cause}), and the mirror does not"
-            " hold whole collections",
-            code="not_mirrored",
-            hint="single documents can be read; try again when the primary is back",
-        )
+    def _wait_direct(self, deadline: float, what: str) -> None:
+        with self._changed:
+            while self.mode is not Mode.DIRECT and time.monotonic() < deadline:
+                self._changed.wait(deadline - time.monotonic())
+        if self.mode is not Mode.DIRECT:
+            raise not_whole(what, self.situation.cause)
 
     def pending_views(self, collection: str) -> dict[str, View]:
         """The documents of a collection on which something is pending, as this directory sees them.

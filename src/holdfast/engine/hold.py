@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast.engine.journal import History, Journal
 from holdfast.engine.mirror import Mirror
-from holdfast.engine.overlay import View, view_of
+from holdfast.engine.overlay import View, Whole, view_of
 from holdfast.errors import CorruptData, HoldfastError, Unavailable
 from holdfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from holdfast.settings import EMBEDDED_FILE
@@ -143,6 +143,22 @@ class Hold:
             logger.error("the mirror cannot be written, and is not read: %s", error)
         self._mirror_failed = True
 
+    def take_whole(self, collection: str, *, since_us: int, watermarks: Mapping[str, int]) -> None:
+        """Note that the mirror holds a collection whole, unless it missed something meanwhile."""
+        try:
+            if not self._mirror_failed:
+                self.mirror.take_whole(collection, since_us=since_us, watermarks=watermarks)
+        except HoldfastError as error:
+            self._mirror_fails(error)
+
+    def unseen(self, collection: str, *, before_us: int) -> list[str]:
+        """The keys of documents in the mirror that nobody has seen since."""
+        return [] if self._mirror_failed else self.mirror.unseen(collection, before_us=before_us)
+
+    def whole(self, collection: str) -> Whole | None:
+        """The mark of a collection that the mirror holds whole."""
+        return None if self._mirror_failed else self.mirror.whole(collection)
+
     def view(self, collection: str, key: str, pending: Iterable[Op] | None = None) -> View:
         """What this directory knows of a place.
 
@@ -151,11 +167,23 @@ class Hold:
         """
         ops = self.journal.at(collection, key) if pending is None else list(pending)
         row = None if self._mirror_failed else self.mirror.get(collection, key)
+        if row is None and (whole := self.whole(collection)) is not None:
+            row = whole.absence(collection, key)
         return view_of(row, ops, now_us=time.time_ns() // 1000)
 
-    def known(self, collection: str, key: str, *, pending: Iterable[Op] | None = None) -> View:
-        """The same for a reader: raises where nothing is known, or what is known is too old."""
-        view = self.view(collection, key, pending)
+    def told(self, collection: str, key: str) -> View:
+        """What the primary said of a place on which nothing is pending; raises as `known` does.
+
+        A key that the mirror does not know is not taken for missing: others may have made it since.
+        """
+        row = None if self._mirror_failed else self.mirror.get(collection, key)
+        return self._readable(collection, key, view_of(row, (), now_us=time.time_ns() // 1000))
+
+    def known(self, collection: str, key: str) -> View:
+        """The view for a reader: raises where nothing is known, or what is known is too old."""
+        return self._readable(collection, key, self.view(collection, key))
+
+    def _readable(self, collection: str, key: str, view: View) -> View:
         if view.knowledge == "unknown":
             raise Unavailable(
                 f"key {key!r} in `{collection}`: the primary does not answer, and it is not in the"
@@ -164,9 +192,9 @@ class Hold:
                 hint="try again when the primary is back; this does not mean that it is missing",
             )
         limit = self.options.max_stale_s
-        if limit is not None and view.seen_us and age_s(view) > limit:
+        if limit is not None and view.seen_us and age_s(view.seen_us) > limit:
             raise Unavailable(
-                f"key {key!r} in `{collection}`: what is known is {age_s(view):.0f} s old",
+                f"key {key!r} in `{collection}`: what is known is {age_s(view.seen_us):.0f} s old",
                 code="too_stale",
                 hint=f"max_stale_s is {limit}",
             )
@@ -178,6 +206,6 @@ class Hold:
         self.mirror.close()
 
 
-def age_s(view: View) -> float:
-    """How long ago the primary told what a view shows; 0 when it never did."""
-    return max(0.0, time.time() - view.seen_us / 1e6) if view.seen_us else 0.0
+def age_s(seen_us: int) -> float:
+    """How long ago the primary told it; 0 when it never did."""
+    return max(0.0, time.time() - seen_us / 1e6) if seen_us else 0.0

@@ -16,6 +16,7 @@ from holdfast.engine.modes import Action, Event, Mode, Situation
 from holdfast.engine.overlay import View
 from holdfast.engine.promise import Promise
 from holdfast.engine.replayer import Replayer
+from holdfast.engine.wholes import Pages, Sweep
 from holdfast.errors import HoldfastError, Unavailable
 from holdfast.types import Discreet, Op
 
@@ -78,6 +79,22 @@ class StoreEngine(Protocol):
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
         """Run a piece of reading on the primary, with a deadline of its own."""
+        ...
+
+    def sweep(self, collection: str) -> Sweep | None:
+        """A scan of all of a collection that the mirror follows; None where there is none."""
+        ...
+
+    def pages(
+        self,
+        collection: str,
+        work: Callable[[Pages, float], T],
+        *,
+        what: str,
+        sweep: Sweep | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Read a whole collection on the primary, or in the mirror while it is away."""
         ...
 
     def pending_views(self, collection: str) -> dict[str, View]:

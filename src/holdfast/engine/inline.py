@@ -24,6 +24,8 @@ from holdfast.engine.inbox import Result, closed
 from holdfast.engine.modes import Mode, Situation
 from holdfast.engine.overlay import View
 from holdfast.engine.promise import Promise, Settling
+from holdfast.engine.scanning import settled
+from holdfast.engine.wholes import Pages, Sweep
 from holdfast.errors import DeadlineExceeded, HoldfastError, Unavailable
 from holdfast.limits import LOCAL_GRACE_S, MAX_TRANSACTION_OPS
 from holdfast.types import Applied, Op, Receipt, Row
@@ -180,13 +182,24 @@ class InlineEngine:
     ) -> Promise[T]:
         """Run a piece of reading, at once."""
         self.require_open()
-        promise: Promise[T] = Promise(loop)
-        with Settling() as settling:
-            try:
-                settling.value(promise, work(self.primary, float("inf")))
-            except HoldfastError as error:
-                settling.error(promise, error)
-        return promise
+        return settled(lambda: work(self.primary, float("inf")), loop=loop)
+
+    def sweep(self, collection: str) -> Sweep | None:
+        """There is no mirror."""
+        return None
+
+    def pages(
+        self,
+        collection: str,
+        work: Callable[[Pages, float], T],
+        *,
+        what: str,
+        sweep: Sweep | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Read a collection, at once."""
+        self.require_open()
+        return settled(lambda: work(self.primary, float("inf")), loop=loop)
 
     def pending_views(self, collection: str) -> dict[str, View]:
         """Nothing ever is pending."""

@@ -15,11 +15,11 @@ import apsw
 import msgspec
 
 from holdfast.engine.localfile import LocalFile
-from holdfast.engine.overlay import MirrorRow
+from holdfast.engine.overlay import MirrorRow, Whole
 from holdfast.engine.packing import pack_batch
 from holdfast.failpoints import failpoint
 from holdfast.limits import MAX_MIRROR_ROWS, MAX_RETAINED_BYTES, RETENTION_S
-from holdfast.types import Observed, Op, State
+from holdfast.types import Observed, Op, Row, State
 
 #: "hofm" in ASCII.
 MARK = 0x686F666D
@@ -48,6 +48,14 @@ CREATE TABLE retained (
 ) STRICT;
 CREATE INDEX retained_at ON retained (at_us);
 """
+# Collections that it holds whole; not in every file that an earlier version has made.
+_WHOLE = """
+CREATE TABLE IF NOT EXISTS whole (
+    collection TEXT PRIMARY KEY,
+    since_us   INTEGER NOT NULL,            -- when the sweep that took it over began
+    watermarks TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+"""
 _encode_tags = msgspec.json.Encoder().encode
 _decode_tags = msgspec.json.Decoder(dict[str, int]).decode
 
@@ -66,6 +74,7 @@ _PUT = (
     " WHERE excluded.version > version"
     " OR (excluded.version = version AND excluded.seen_us >= seen_us)"
 )
+_LIVE = "collection = ? AND text IS NOT NULL AND (expires_us IS NULL OR expires_us > ?)"
 _RETAINED_BYTES = "SELECT coalesce(sum(length(batch)), 0) FROM retained"
 #: Retained ops are cleared once in so many batches.
 _CLEAR_EVERY = 256
@@ -79,6 +88,8 @@ class Mirror:
     def __init__(self, path: Path) -> None:
         self._file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the mirror")
         self._batches = 0
+        with self._file.writing("opening the mirror", durable=False) as conn:
+            conn.execute(_WHOLE)
         with self._file.reading("looking at the mirror") as conn:
             self._retained_bytes: int = conn.execute(_RETAINED_BYTES).get
 
@@ -156,6 +167,59 @@ class Mirror:
             failpoint("mirror-before-commit")
         failpoint("mirror-confirmed")
 
+    # ---- whole collections
+
+    def take_whole(self, collection: str, *, since_us: int, watermarks: Mapping[str, int]) -> None:
+        """Note that it holds all documents that the collection had then."""
+        with self._file.writing("writing the mirror", durable=False) as conn:
+            conn.execute(
+                "INSERT OR REPLACE INTO whole VALUES (?, ?, ?)",
+                (collection, since_us, _tags(watermarks)),
+            )
+
+    def whole(self, collection: str) -> Whole | None:
+        """Since when it holds the collection whole; None when it does not."""
+        with self._file.reading("reading the mirror") as conn:
+            found = conn.execute(
+                "SELECT since_us, watermarks FROM whole WHERE collection = ?", (collection,)
+            ).fetchone()
+        return None if found is None else Whole(found[0], _decode_tags(found[1]))
+
+    def unseen(self, collection: str, *, before_us: int) -> list[str]:
+        """The keys of documents that nobody has seen since."""
+        with self._file.reading("reading the mirror") as conn:
+            found = conn.execute(
+                "SELECT key FROM rows WHERE collection = ? AND text IS NOT NULL AND seen_us < ?",
+                (collection, before_us),
+            )
+            return [record[0] for record in found]
+
+    def page(
+        self, collection: str, *, prefix: str, after: str | None, limit: int, now_us: int
+    ) -> list[Row]:
+        """Its live documents in bytewise key order, after a key, at most `limit`."""
+        where, values = [_LIVE, "key >= ?"], [collection, now_us, prefix]
+        if prefix:
+            where.append("substr(key, 1, ?) = ?")
+            values += [len(prefix), prefix]
+        if after is not None:
+            where.append("key > ?")
+            values.append(after)
+        with self._file.reading("reading the mirror") as conn:
+            found = conn.execute(
+                "SELECT key, text, version, created_us, updated_us, expires_us, seen_us FROM rows"
+                f" WHERE {' AND '.join(where)} ORDER BY key LIMIT ?",
+                (*values, limit),
+            )
+            return [Row(*record) for record in found]
+
+    def count_live(self, collection: str, *, now_us: int) -> int:
+        """The number of documents of a collection that it knows."""
+        with self._file.reading("reading the mirror") as conn:
+            return conn.execute(
+                f"SELECT count(*) FROM rows WHERE {_LIVE}", (collection, now_us)
+            ).get
+
     def believed(self, lane: str) -> int:
         """The watermark that a lane was last told."""
         with self._file.reading("reading the mirror") as conn:
@@ -185,10 +249,11 @@ def _shrink(conn: apsw.Connection) -> None:
             " (SELECT rowid FROM rows ORDER BY text IS NOT NULL, seen_us LIMIT ?)",
             (MAX_MIRROR_ROWS // 10,),
         )
+        conn.execute("DELETE FROM whole")
 
 
 def _clear(conn: apsw.Connection) -> None:
-    for table in ("rows", "lanes", "retained"):
+    for table in ("rows", "lanes", "retained", "whole"):
         conn.execute(f"DELETE FROM {table}")
 
 

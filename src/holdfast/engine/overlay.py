@@ -51,6 +51,20 @@ class MirrorRow(Discreet, frozen=True):
     seen_us: int
 
 
+class Whole(msgspec.Struct, frozen=True):
+    """The mark of a collection that the mirror holds whole: as of when, and of which watermarks.
+
+    The watermarks are those at the sweep's beginning: what is pending above them is not in it.
+    """
+
+    since_us: int
+    watermarks: Mapping[str, int]
+
+    def absence(self, collection: str, key: str) -> MirrorRow:
+        """What it says of a key that the mirror does not know."""
+        return MirrorRow(State(collection, key, None, 0), self.watermarks, self.since_us)
+
+
 UNKNOWN = View("unknown", None, UNCONFIRMED)
 
 
@@ -122,7 +136,8 @@ def lay_over(
         if last is not None and key.encode() > last:
             continue  # it belongs to a later page
         if view.text is not None and wanted(key, view):
-            page[key] = Row(key, view.text, view.version, view.created_us, view.updated_us)
+            times = (view.created_us, view.updated_us)
+            page[key] = Row(key, view.text, view.version, *times, seen_us=view.seen_us)
     return [page[key] for key in sorted(page, key=str.encode)]
 
 

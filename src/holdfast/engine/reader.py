@@ -14,12 +14,12 @@ import time
 import msgspec
 
 from holdfast.backends.base import Backend
+from holdfast.engine.failures import means_away
 from holdfast.engine.hold import Hold
 from holdfast.engine.hub import Hub, Sight
 from holdfast.engine.modes import Mode
 from holdfast.engine.overlay import View
 from holdfast.engine.promise import Promise, Settling
-from holdfast.engine.writer import AWAY, IN_DOUBT
 from holdfast.errors import HoldfastError
 from holdfast.limits import MAX_READ_KEYS
 from holdfast.types import State
@@ -98,10 +98,11 @@ class Reader:
             now_us = time.time_ns() // 1000
             self._hold.take(observed, seen_us=now_us)
         except HoldfastError as error:
-            if error.code in IN_DOUBT | AWAY:
+            away = means_away(error)
+            if away:
                 self.suspect = True
                 self._hub.primary_missed(error.code)
-            if error.code in IN_DOUBT | AWAY or error.code == "locked":
+            if away or error.code == "locked":
                 self._answer_locally(questions)
             else:
                 with Settling() as settling:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from holdfast.engine.alarm import Alarm
+from holdfast.engine.failures import failure_of
 from holdfast.engine.hub import Hub
 from holdfast.engine.inbox import Nudge
 from holdfast.engine.modes import Mode
-from holdfast.engine.writer import failure_of
 from holdfast.errors import HoldfastError
 
 #: How long one slice of the replay lasts before it is looked whether the store is to be closed.

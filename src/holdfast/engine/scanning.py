@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from holdfast.backends.base import Backend
 from holdfast.engine.promise import Promise, Settling
-from holdfast.errors import Unavailable
+from holdfast.errors import HoldfastError, Unavailable
 
 T = TypeVar("T")
 
@@ -30,25 +30,47 @@ class Scanning:
         self._made: list[Backend] = []
 
     def run(
-        self, work: Callable[[Backend, float], T], *, loop: asyncio.AbstractEventLoop | None
+        self,
+        work: Callable[[Backend, float], T],
+        *,
+        loop: asyncio.AbstractEventLoop | None,
+        missed: Callable[[Unavailable], T] | None = None,
     ) -> Promise[T]:
-        """Do a piece of work with a connection and a deadline."""
+        """Do a piece of work with a connection and a deadline.
+
+        `missed` may answer in its place when the database does not.
+        """
         promise: Promise[T] = Promise(loop)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(SCANNERS, thread_name_prefix="holdfast-scan")
-        self._pool.submit(self._do, work, promise)
+        self._pool.submit(self._do, work, missed, promise)
         return promise
 
-    def _do(self, work: Callable[[Backend, float], T], promise: Promise[T]) -> None:
+    def _do(
+        self,
+        work: Callable[[Backend, float], T],
+        missed: Callable[[Unavailable], T] | None,
+        promise: Promise[T],
+    ) -> None:
         with Settling() as settling:
             try:
-                backend = self._take()
                 try:
-                    settling.value(promise, work(backend, time.monotonic() + self._deadline_s))
-                finally:
-                    self._idle.put(backend)
+                    value = self._work(work)
+                except Unavailable as error:
+                    if missed is None:
+                        raise
+                    value = missed(error)
             except BaseException as error:
                 settling.error(promise, error)
+            else:
+                settling.value(promise, value)
+
+    def _work(self, work: Callable[[Backend, float], T]) -> T:
+        backend = self._take()
+        try:
+            return work(backend, time.monotonic() + self._deadline_s)
+        finally:
+            self._idle.put(backend)
 
     def _take(self) -> Backend:
         try:
@@ -70,3 +92,14 @@ class Scanning:
             backend.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def settled(work: Callable[[], T], *, loop: asyncio.AbstractEventLoop | None) -> Promise[T]:
+    """The promise of what is read at once, in the caller's own thread."""
+    promise: Promise[T] = Promise(loop)
+    with Settling() as settling:
+        try:
+            settling.value(promise, work())
+        except HoldfastError as error:
+            settling.error(promise, error)
+    return promise

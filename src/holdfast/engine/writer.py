@@ -17,6 +17,7 @@ import msgspec
 
 from holdfast.backends.base import Backend
 from holdfast.engine.confirming import Sent, confirm
+from holdfast.engine.failures import AWAY, IN_DOUBT, failure_of
 from holdfast.engine.hold import Hold
 from holdfast.engine.hub import Hub
 from holdfast.engine.inbox import Nudge, Submission
@@ -25,7 +26,7 @@ from holdfast.engine.lanes import Lane
 from holdfast.engine.modes import Drained, Event, Lost, Mode, RoundFailed, step
 from holdfast.engine.promise import Settling
 from holdfast.engine.replayer import PROBE_PATIENCE_S
-from holdfast.errors import CorruptData, DeadlineExceeded, HoldfastError, Unavailable
+from holdfast.errors import HoldfastError, Unavailable
 from holdfast.failpoints import failpoint
 from holdfast.fold import Place
 from holdfast.limits import MAX_LANE_BATCHES
@@ -33,10 +34,6 @@ from holdfast.types import Applied, Op
 
 logger = logging.getLogger("holdfast")
 
-#: Codes of errors after which nobody knows whether the batch took effect.
-IN_DOUBT = frozenset({"deadline", "connection_lost", "server_io", "server_internal"})
-#: Codes that say that the primary is not there for writes in time, and that nothing took effect.
-AWAY = frozenset({"connection", "shutdown", "read_only", "expired"})
 #: What a transaction gets at the least, although its callers have waited long already.
 SHORTEST_S = 0.05
 #: How long the queue is held for the last ops of the journal before the store is DIRECT again.
@@ -359,11 +356,8 @@ class Writer:
             progress = self._hub.replayer.drain(
                 until="empty", deadline=time.monotonic() + HANDOVER_S
             )
-        except (DeadlineExceeded, CorruptData, Unavailable) as error:
-            self.happen(failure_of(error))
-            return
         except HoldfastError as error:
-            self.happen(RoundFailed(error.code))
+            self.happen(failure_of(error))
             return
         if progress == "empty":
             failpoint("handover-drained")
@@ -390,10 +384,3 @@ class Writer:
     def stopped(self) -> bool:
         """Whether the thread has ended."""
         return not self.thread.is_alive()
-
-
-def failure_of(error: HoldfastError) -> Event:
-    """What the error of a replay says about the primary (I4)."""
-    if error.code in IN_DOUBT | AWAY:
-        return Lost(error.code)
-    return RoundFailed(error.code)

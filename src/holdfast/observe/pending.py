@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 from holdfast.backends.base import Backend
 from holdfast.codec import encode
+from holdfast.engine.failures import means_away
 from holdfast.engine.hold import Hold, HoldOptions
 from holdfast.engine.journal import Journal, Pending
 from holdfast.engine.lanes import FileLock
 from holdfast.engine.replayer import Replayer
 from holdfast.engine.selection import units
-from holdfast.engine.writer import AWAY, IN_DOUBT
 from holdfast.errors import ConfigError, CorruptData, HoldfastError, Unavailable
 from holdfast.files import write_atomic
 from holdfast.limits import CONNECT_DEADLINE_S
@@ -98,7 +98,7 @@ def _replay(replayer: Replayer, hold: Hold, before: int, until: float) -> Draine
             waits = replayer.drain(until="empty", deadline=until) == "waiting"
             reason = "another process replays" if waits else "somebody has locked its rows"
         except HoldfastError as error:
-            if error.code in IN_DOUBT | AWAY or isinstance(error, CorruptData):
+            if means_away(error) or isinstance(error, CorruptData):
                 raise
             waits, reason = False, f"{error.message} ({error.hint})"
             if error.code == "journal_old":
