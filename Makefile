@@ -48,10 +48,11 @@ format: $(VENV)/.ready-dev  ## format the code and mend what ruff can mend
 chaos: $(VENV)/.ready-test  ## run the long fault-injection tests
 	@$(PY) -m pytest -m slow $(ARGS)
 
-bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migration
+bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migration, a bot
 	@$(PY) bench/store.py $(ARGS)
 	@$(PY) bench/outage.py
 	@$(PY) bench/migrate.py
+	@$(PY) bench/bot.py
 
 clean:  ## remove what demo, builds and tests leave behind
 	@rm -rf build dist storage .pytest_cache .ruff_cache .hypothesis .benchmarks

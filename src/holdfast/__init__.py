@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.engine.announce import StateChange
     from holdfast.engine.health import Health
     from holdfast.engine.hold import Fallback
+    from holdfast.jsonfile import AsyncJsonFile, JsonFile, Saved
     from holdfast.settle import OnConflict
     from holdfast.store import Batch, Collection, Store
     from holdfast.storecalls import WriteOutcome
@@ -116,6 +117,7 @@ def open_async(
 __all__ = [
     "AsyncBatch",
     "AsyncCollection",
+    "AsyncJsonFile",
     "AsyncStore",
     "Batch",
     "Collection",
@@ -127,9 +129,11 @@ __all__ = [
     "Document",
     "Health",
     "HoldfastError",
+    "JsonFile",
     "MigrationError",
     "ProvisionalVersion",
     "Receipt",
+    "Saved",
     "StateChange",
     "Store",
     "Unavailable",
@@ -143,9 +147,12 @@ _LAZY = {
     "AsyncBatch": "aio",
     "AsyncCollection": "aio",
     "AsyncStore": "aio",
+    "AsyncJsonFile": "jsonfile",
     "Batch": "store",
     "Collection": "store",
     "Health": "engine.health",
+    "JsonFile": "jsonfile",
+    "Saved": "jsonfile",
     "StateChange": "engine.announce",
     "Store": "store",
     "WriteOutcome": "storecalls",

@@ -35,13 +35,13 @@ EXIT_TIMEOUT_S = 0.5
 
 def hold_options(
     *,
-    fallback: Fallback,
-    sole_writer: bool,
-    max_stale_s: float | None,
-    on_conflict: OnConflict,
-    local_durability: Literal["normal", "full"],
-    max_journal_ops: int | None,
-    max_journal_bytes: int | None,
+    fallback: Fallback = "read-write",
+    sole_writer: bool = False,
+    max_stale_s: float | None = None,
+    on_conflict: OnConflict = "mine",
+    local_durability: Literal["normal", "full"] = "normal",
+    max_journal_ops: int | None = None,
+    max_journal_bytes: int | None = None,
 ) -> HoldOptions:
     """The options of a store, judged; ConfigError names the one that is wrong."""
     _choose("fallback", fallback, ("read-write", "read-only", "off"))

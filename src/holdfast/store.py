@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.calls import blocking, plain
 from holdfast.collectioncalls import CollectionCalls
 from holdfast.engine.hub import StoreEngine
+from holdfast.errors import Unavailable
 from holdfast.naming import collection_name, key_text
 from holdfast.storecalls import CLOSE_TIMEOUT_S, BatchCalls, StoreCalls
 from holdfast.typed import Typed
@@ -158,6 +159,15 @@ class Store:
         if index:
             self.create_index(name)
         return found
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed yet."""
+        try:
+            self.calls.engine.require_open()
+        except Unavailable:
+            return False
+        return True
 
     def as_async(self) -> AsyncStore:
         """The asynchronous face of this same store, for programs that need both.

@@ -231,3 +231,16 @@ def test_a_mirror_of_an_earlier_version_is_used(
     wait_direct(engine)
     store["c"].put("k", 1)
     assert dict(store["c"].items()) == {"k": 1}
+
+
+def test_the_first_write_of_all_leaves_what_was_read(memory: Server, open_it: Open) -> None:
+    """A database gets its history with the first write; what was read before is still its own."""
+    memory.has_schema = False
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    assert list(store["c"].items()) == []
+    store["c"].put("k", 1)
+    link.down = True
+    store["c"].put("l", 2)
+    assert dict(store["c"].items()) == {"k": 1, "l": 2}

@@ -24,6 +24,7 @@ LAYERS = [
     {"calls", "storecalls", "collectioncalls", "documents"},
     {"store", "aio"},
     {"opening"},
+    {"jsonfile"},
     {"migrate"},
     {"bot"},
     {"observe"},

@@ -54,6 +54,8 @@ class Hold:
         )
         self.mirror = Mirror(data_dir / EMBEDDED_FILE)
         self._history = self.journal.history()
+        if self._history is None:
+            self.mirror.clear()  # whose rows these are, nobody can tell any more
         self._mirror_failed = False
         self._lock = threading.Lock()
 

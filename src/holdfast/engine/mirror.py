@@ -94,12 +94,16 @@ class Mirror:
             self._retained_bytes: int = conn.execute(_RETAINED_BYTES).get
 
     def belongs_to(self, history: str) -> None:
-        """Make sure that it mirrors this history; what it held of another is of no use."""
+        """Make sure that it mirrors this history; what it held of another is of no use.
+
+        What it holds of a database that had no history yet, it holds of the one that begins there.
+        """
         with self._file.writing("looking at the mirror", durable=True) as conn:
             found = conn.execute("SELECT value FROM meta WHERE name = 'history'").get
             if found == history:
                 return
-            _clear(conn)
+            if found is not None:
+                _clear(conn)
             failpoint("mirror-emptied")
             conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
 
