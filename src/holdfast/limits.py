@@ -75,3 +75,15 @@ CONNECT_DEADLINE_S = 1.0
 
 #: Seconds that a call waits at the most for the local files, beyond its deadline.
 LOCAL_GRACE_S = 10.0
+
+# ---- the bot
+
+#: Entries of one guild's waitlist. Each change writes the document, of 300 bytes an entry or so.
+MAX_WAITLIST_ENTRIES = 10_000
+
+#: Characters of each text of an entry. Names at Discord end at 32, and fields of its forms, which
+#: hold several sometimes, are set to less than this.
+MAX_ENTRY_TEXT_CHARS = 200
+
+#: Alternative names of one entry.
+MAX_ALT_IGNS = 25

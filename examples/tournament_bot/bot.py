@@ -1,0 +1,139 @@
+"""A tournament bot: registration and check-in with buttons, a waitlist, schedules.
+
+    DISCORD_TOKEN=... DATABASE_URL=postgresql://... python bot.py
+
+All of its state is in one store, which goes on while PostgreSQL is away: see `core`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import discord
+from commands import tournament
+from core.registrations import Registrations
+from core.storage_service import close_storage_service, get_storage_service
+from discord import app_commands
+from discord.ext import commands
+from helpers.reporting import report
+from panel import Panel, panel_embed
+
+from holdfast.bot import AsyncBotStore, Entry
+from holdfast.bot.discordpy import StorageMixin
+from holdfast.bot.schedules import DueClaim
+
+PANEL = "registration"
+OPENING = {"open_registration": True, "close_registration": False}
+
+logger = logging.getLogger("tournament_bot")
+
+
+class TournamentBot(StorageMixin, commands.Bot):
+    """The bot; `registrations` and `state` are what commands and buttons use."""
+
+    registrations: Registrations
+
+    def __init__(self) -> None:
+        intents = discord.Intents(guilds=True, members=True)
+        super().__init__(command_prefix=commands.when_mentioned, intents=intents)
+        self.persist_view(PANEL, lambda message: Panel(self))
+        self.tree.add_command(tournament)
+        self.tree.error(self.on_command_failed)
+
+    async def open_storage(self) -> AsyncBotStore:
+        service = await asyncio.to_thread(get_storage_service)
+        self.registrations = Registrations(service.async_bot)
+        return service.async_bot
+
+    async def close_storage(self) -> None:
+        await asyncio.to_thread(close_storage_service)
+
+    async def setup_hook(self) -> None:
+        await super().setup_hook()
+        await self.tree.sync()
+
+    # ---- the panel
+
+    async def post_panel(self, channel: Any) -> None:
+        """Post the message with the buttons, and remember it."""
+        embed = await panel_embed(self, channel.guild.id)
+        message = await channel.send(embed=embed, view=Panel(self))
+        await self.state.messages.set(channel.guild.id, PANEL, channel.id, message.id)
+
+    async def refresh_panel(self, guild_id: int | str) -> None:
+        """Show the counts as they are now, where there is a panel."""
+        place = await self.state.messages.get(guild_id, PANEL)
+        if place is None or place.channel_id is None:
+            return
+        channel = self.get_partial_messageable(place.channel_id, guild_id=int(guild_id))
+        try:
+            await channel.get_partial_message(place.message_id).edit(
+                embed=await panel_embed(self, guild_id)
+            )
+        except discord.HTTPException as error:
+            logger.warning("the panel of guild %s was not refreshed: %s", guild_id, error)
+
+    async def fill_places(self, guild_id: int | str) -> None:
+        """Promote those who come next, tell them, and refresh the panel."""
+        for entry in await self.registrations.promote(guild_id):
+            await self._tell(guild_id, entry)
+        await self.refresh_panel(guild_id)
+
+    async def _tell(self, guild_id: int | str, entry: Entry) -> None:
+        guild = self.get_guild(int(guild_id))
+        member = guild and guild.get_member(entry.member_id)
+        if guild is None or member is None:
+            return
+        try:
+            await member.send(f"A place is free: you are registered in {guild.name} now.")
+        except discord.HTTPException as error:  # many people take no messages from bots
+            logger.info("member %s could not be told: %s", entry.member_id, error)
+
+    # ---- what happens
+
+    async def on_schedule_due(self, claim: DueClaim) -> None:
+        """Open or close the registration when its time has come."""
+        if claim.due.name in OPENING:
+            await self.state.settings.patch(claim.guild_id, {"is_open": OPENING[claim.due.name]})
+            await self.refresh_panel(claim.guild_id)
+
+    async def on_raw_member_remove(self, payload: discord.RawMemberRemoveEvent) -> None:
+        """Somebody has left: their place is free."""
+        if self.state.allows(payload.guild_id):
+            await self.on_member_gone(str(payload.guild_id), payload.user.id)
+
+    async def tracked_members(self, guild: discord.Guild) -> Iterable[int]:
+        registered = await self.registrations.members(guild.id)
+        waiting = await super().tracked_members(guild)
+        return [*map(int, registered), *waiting]
+
+    async def on_member_gone(self, guild_id: str, member_id: int) -> None:
+        if await self.registrations.unregister(guild_id, member_id):
+            await self.fill_places(guild_id)
+
+    # ---- errors
+
+    async def on_command_failed(
+        self, interaction: discord.Interaction, error: app_commands.AppCommandError
+    ) -> None:
+        """Say in one sentence what went wrong."""
+        await report(interaction, getattr(error, "original", error))
+
+
+def main() -> int:
+    """Run the bot until it is stopped."""
+    token = os.environ.get("DISCORD_TOKEN", "").strip()
+    if not token:
+        print("DISCORD_TOKEN is not set: see .env.example", file=sys.stderr)
+        return 2
+    TournamentBot().run(token, root_logger=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,115 @@
+"""Who is registered in each guild, within its capacity, and who comes up from the waitlist.
+
+One document per guild in the collection `registrations`: `members` by id, `checked_in` by id.
+Whoever may register directly is decided here, one after the other in each guild; a place that is
+free while somebody waits is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast.bot import AsyncBotStore, Entry
+
+COLLECTION = "registrations"
+
+
+class Registrations:
+    """The registrations of all guilds, over the bot's state."""
+
+    def __init__(self, state: AsyncBotStore) -> None:
+        self._state = state
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def document(self, guild_id: int | str) -> dict[str, Any]:
+        """The guild's registrations: `members` and `checked_in`, by member id."""
+        found = await self._state.store[COLLECTION].get(guild_id, {})
+        return {"members": found.get("members", {}), "checked_in": found.get("checked_in", {})}
+
+    async def members(self, guild_id: int | str) -> dict[str, Any]:
+        """Who is registered, with what they said of themselves."""
+        return (await self.document(guild_id))["members"]
+
+    async def register(self, guild_id: int, member_id: int, details: dict[str, Any]) -> int | None:
+        """Register a member, or put them on the waitlist; None, or the position there.
+
+        Somebody who is registered, or waits, has their details changed and keeps their place.
+        """
+        waitlist = self._state.waitlist
+        async with self._turns[str(guild_id)]:
+            members = await self.members(guild_id)
+            if str(member_id) not in members:
+                capacity = await self._state.settings.get(guild_id, "capacity")
+                waiting = await waitlist.length(guild_id)
+                offered = len(await waitlist.claimed(guild_id))
+                if waiting or len(members) + offered >= capacity:
+                    placed = await waitlist.add(guild_id, member_id=member_id, **details)
+                    return placed.position
+            await self._state.store[COLLECTION].patch(
+                guild_id, {"members": {str(member_id): details}}
+            )
+            return None
+
+    async def unregister(self, guild_id: int | str, member_id: int) -> str | None:
+        """Take a member off; tells whether they were `registered` or `waiting`, or None."""
+        async with self._turns[str(guild_id)]:
+            key = str(member_id)
+            if key in await self.members(guild_id):
+                await self._state.store[COLLECTION].patch(
+                    guild_id, {"members": {key: None}, "checked_in": {key: None}}
+                )
+                return "registered"
+            left = await self._state.waitlist.remove(guild_id, member_id)
+            return None if left is None else "waiting"
+
+    async def check_in(self, guild_id: int, member_id: int) -> bool:
+        """Note that a member is there; False when they are not registered."""
+        async with self._turns[str(guild_id)]:
+            if str(member_id) not in await self.members(guild_id):
+                return False
+            now = datetime.now(UTC).isoformat()
+            await self._state.store[COLLECTION].patch(
+                guild_id, {"checked_in": {str(member_id): now}}
+            )
+            return True
+
+    async def promote(self, guild_id: int | str) -> list[Entry]:
+        """Give the places that are free to those who wait; returns who got one.
+
+        Each one is registered and leaves the waitlist in one transaction.
+        """
+        settings = await self._state.settings.get(guild_id)
+        async with self._turns[str(guild_id)]:
+
+            async def registered() -> dict[str, str | None]:
+                members = await self.members(guild_id)
+                return {member: details.get("team_name") for member, details in members.items()}
+
+            claims = await self._state.waitlist.promote(
+                guild_id,
+                capacity=settings["capacity"],
+                registered=registered,
+                team_size=settings["team_size"],
+            )
+            for claim in claims:
+                patch = {"members": {str(claim.entry.member_id): details_of(claim.entry)}}
+
+                def also(batch: Any, patch: dict[str, Any] = patch) -> None:
+                    batch.patch(COLLECTION, guild_id, patch)
+
+                await self._state.waitlist.confirm(claim, also=also)
+            return [claim.entry for claim in claims]
+
+
+def details_of(entry: Entry) -> dict[str, Any]:
+    """What somebody on the waitlist said of themselves."""
+    return {
+        "discord_tag": entry.discord_tag,
+        "ign": entry.ign,
+        "alt_igns": list(entry.alt_igns),
+        "pronouns": entry.pronouns,
+        "team_name": entry.team_name,
+    }

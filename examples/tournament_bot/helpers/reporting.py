@@ -1,0 +1,29 @@
+"""Errors of commands and buttons, told to those who pressed them."""
+
+from __future__ import annotations
+
+import logging
+
+import discord
+from discord import app_commands
+
+from holdfast import HoldfastError
+
+logger = logging.getLogger("tournament_bot")
+
+
+async def report(interaction: discord.Interaction, error: BaseException) -> None:
+    """Tell the user what went wrong; a bug goes into the log."""
+    if isinstance(error, HoldfastError):
+        text = f"The storage cannot do that now: {error.message}."
+    elif isinstance(error, app_commands.MissingPermissions):
+        text = "This needs the permission of an administrator."
+    elif isinstance(error, app_commands.AppCommandError | ValueError):
+        text = str(error)
+    else:
+        logger.error("a command or button failed", exc_info=error)
+        text = "Something went wrong; the organisers can see it in the log."
+    if interaction.response.is_done():
+        await interaction.followup.send(text, ephemeral=True)
+    else:
+        await interaction.response.send_message(text, ephemeral=True)
