@@ -372,6 +372,7 @@ def test_forget_sees_what_comes_in_between(shared: Home, monkeypatch: pytest.Mon
     monkeypatch.setattr(Guilds, "batch", meddle)
     assert bot.guilds.forget(1) == 3
     assert bot.guilds.ids() == []
+    fill(bot, 1)
     times[0] = 10**6
     monkeypatch.setattr("holdfast.calls._LONGEST_PAUSE_S", 0.0)
     assert code(ConflictError, lambda: bot.guilds.forget(1)) == "contended"

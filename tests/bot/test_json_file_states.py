@@ -210,4 +210,4 @@ def text_of(text: str | None) -> Any:
 
 
 TestTwoWriters = TwoWriters.TestCase
-TestTwoWriters.settings = settings(max_examples=100, stateful_step_count=30)
+TestTwoWriters.settings = settings(max_examples=200, stateful_step_count=50)

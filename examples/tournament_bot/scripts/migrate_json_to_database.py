@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--rollback", metavar="RUN", help="take back a run (see `holdfast runs`)")
     args = parser.parse_args()
     if args.rollback:
-        return holdfast("rollback", args.rollback, *(["--yes"] if args.yes else []))
+        return holdfast("rollback", args.rollback)
     files = [name for name in FILES if Path(name).is_file()]
     if not files:
         print(f"nothing to move: neither of {', '.join(FILES)} is here", file=sys.stderr)
