@@ -9,13 +9,18 @@ import pytest
 
 from holdfast import ConfigError, CorruptData, Unavailable
 from holdfast.bot import BotStore, Environment
+from holdfast.engine.inline import InlineEngine
 from holdfast.store import Store
 from support.bots import Home
-from support.faulty import Link, Open, Server, wait_direct
+from support.faulty import Link, Open, Server, before, wait_direct
 
 PRODUCTION = Environment("production")
 DEVELOPMENT = Environment("development")
 LIMITED = Environment("development", "7")
+
+
+def bot_on(store: Store, environment: Environment) -> BotStore:
+    return BotStore(store, environment=environment)
 
 
 def refused(call: Callable[[], Any]) -> ConfigError:
@@ -65,6 +70,24 @@ def test_the_stamp_is_read_once(embedded: Home) -> None:
     embedded.store()["bot_environment"].put("default", {"name": "development"})
     bot.modes.set(1, "doubleup")
     assert bot.modes.get(1) == "doubleup"
+
+
+@pytest.mark.parametrize("theirs", ["production", "development"])
+def test_two_processes_that_stamp_at_once_agree(memory: Server, open_it: Open, theirs: str) -> None:
+    """Who comes second finds the other's stamp, and is judged by it."""
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    other = Store(InlineEngine(memory.database))
+    link.script += [before(hook=lambda: other["bot_environment"].put("default", {"name": theirs}))]
+    bot = bot_on(store, PRODUCTION)
+    if theirs == "production":
+        bot.modes.set(1, "doubleup")
+    else:
+        refused(lambda: bot.modes.set(1, "doubleup"))
+        refused(lambda: bot.modes.set(1, "doubleup"))
+    assert other["bot_environment"].get("default") == {"name": theirs}
+    assert other["bot_environment"].read("default").version == 1
 
 
 def test_a_name_written_by_hand_is_understood(embedded: Home) -> None:
@@ -129,10 +152,6 @@ def test_cleanup_does_not_reach_beyond_the_dev_guild(home: Home) -> None:
 
 
 # ---- in an outage
-
-
-def bot_on(store: Store, environment: Environment) -> BotStore:
-    return BotStore(store, environment=environment)
 
 
 def test_an_unknown_stamp_in_an_outage(memory: Server, open_it: Open) -> None:

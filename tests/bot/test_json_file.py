@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -175,6 +176,35 @@ def test_nothing_is_written_when_something_is_refused(open_store: Callable[..., 
         file.save([1, 2])
 
 
+def test_a_document_that_its_table_cannot_hold_refuses_the_save(
+    pg_database: str, tmp_path: Path
+) -> None:
+    """All or nothing, also where the database finds out: older tables have bigint keys."""
+    with psycopg.connect(pg_database, autocommit=True) as conn:
+        conn.execute("CREATE TABLE waitlist_data (guild_id BIGINT PRIMARY KEY, data JSONB)")
+    with holdfast.open(pg_database, data_dir=tmp_path, deadline_s=10) as store:
+        file = JsonFile("waitlist_data.json", store=store)
+        assert file.load() == {}
+        with pytest.raises(DataError) as caught:
+            file.save({"1": {"a": 1}, "general": {}, "2": {}})
+        assert caught.value.code == "bad_key"
+        assert file.load() == {}
+        assert file.save({1: {"a": 1}, 2: {}}) == holdfast.Saved(written=2)
+        assert file.load() == {"1": {"a": 1}, "2": {}}
+
+
+def test_the_order_is_that_of_creation(open_store: Callable[..., Store]) -> None:
+    """As in a dict: what came later stands behind; a change leaves it where it is."""
+    file = JsonFile("g.json", store=open_store())
+    data = file.load()
+    for key in ("9", "10", "1"):
+        data[key] = {"n": 0}
+        file.save(data)
+    data["10"]["n"] = 1
+    file.save(data)
+    assert list(file.load()) == ["9", "10", "1"]
+
+
 def test_one_document_of_any_form(open_store: Callable[..., Store]) -> None:
     """`whole=True`: a list, a number, whatever the file was."""
     store = open_store()
@@ -202,9 +232,48 @@ def test_a_file_that_was_not_moved_is_not_a_first_run(
         assert f"holdfast migrate {path}" in caught.value.hint
     store["g"].put("1", {"a": 1})
     assert file.load() == {"1": {"a": 1}}
-    assert [record.levelname for record in caplog.records if "not read" in record.message] == [
-        "WARNING"
-    ]
+    assert JsonFile(path, store=store).load() == {"1": {"a": 1}}
+    warned = [record.levelname for record in caplog.records if "not read" in record.message]
+    assert warned == ["WARNING"]
+    # What is empty later was emptied by somebody: the file is not what is meant.
+    file.save({})
+    assert file.load() == {}
+
+
+@pytest.mark.parametrize("text", ["{}", " {\n}\n", "[]", "", "{", "[[]]"])
+def test_a_file_that_holds_nothing_is_no_reason(
+    open_store: Callable[..., Store], tmp_path: Path, text: str
+) -> None:
+    """An empty object has nothing that could be forgotten; an empty file is a damaged one."""
+    path = tmp_path / "g.json"
+    path.write_text(text, encoding="utf-8")
+    for whole in (False, True):
+        file = JsonFile(path, store=open_store(), whole=whole)
+        if "".join(text.split()) in ("{}", "[]"):
+            assert file.load() == {}
+        else:
+            with pytest.raises(ConfigError) as caught:
+                file.load()
+            assert (" --whole" in caught.value.hint) == whole
+
+
+def test_a_file_with_a_name_of_its_own(open_store: Callable[..., Store]) -> None:
+    """A name that cannot name a collection is refused at once, with the way out."""
+    store = open_store()
+    with pytest.raises(ConfigError) as caught:
+        JsonFile("guild-data.json")
+    assert "collection=" in caught.value.hint
+    JsonFile("guild-data.json", store=store, collection="guilds").save({"1": {}})
+    assert store["guilds"].get("1") == {}
+
+
+def test_the_store_of_the_other_face_is_refused(open_store: Callable[..., Store]) -> None:
+    """With the way out, instead of an error from within at the first call."""
+    store = open_store()
+    with pytest.raises(ConfigError):
+        JsonFile("g.json", store=store.as_async())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        AsyncJsonFile("g.json", store=store)  # type: ignore[arg-type]
 
 
 def test_migrated_files_are_loaded_as_they_were(tmp_path: Path) -> None:
@@ -214,7 +283,9 @@ def test_migrated_files_are_loaded_as_they_were(tmp_path: Path) -> None:
     done = run_cli("migrate", "waitlist_data.json", cwd=tmp_path)
     assert done.code == 0, done
     with holdfast.open(data_dir=tmp_path / "storage") as store:
-        assert JsonFile(tmp_path / "waitlist_data.json", store=store).load() == old
+        found = JsonFile(tmp_path / "waitlist_data.json", store=store).load()
+    assert found == old
+    assert list(found) == list(old)
 
 
 def test_the_store_of_the_process_is_shared(

@@ -17,6 +17,10 @@ from holdfast.bot import AsyncBotStore, Entry
 COLLECTION = "registrations"
 
 
+class _Full(Exception):
+    """All places are taken, or others wait for them."""
+
+
 class Registrations:
     """The registrations of all guilds, over the bot's state."""
 
@@ -40,17 +44,24 @@ class Registrations:
         """
         waitlist = self._state.waitlist
         async with self._turns[str(guild_id)]:
-            members = await self.members(guild_id)
-            if str(member_id) not in members:
-                capacity = await self._state.settings.get(guild_id, "capacity")
-                waiting = await waitlist.length(guild_id)
-                offered = len(await waitlist.claimed(guild_id))
-                if waiting or len(members) + offered >= capacity:
-                    placed = await waitlist.add(guild_id, member_id=member_id, **details)
-                    return placed.position
-            await self._state.store[COLLECTION].patch(
-                guild_id, {"members": {str(member_id): details}}
-            )
+            capacity = await self._state.settings.get(guild_id, "capacity")
+            offered = len(await waitlist.claimed(guild_id))
+            others_wait = await waitlist.length(guild_id) > 0
+            key = str(member_id)
+
+            def with_member(document: dict[str, Any]) -> dict[str, Any]:
+                members = document.get("members", {})
+                full = others_wait or len(members) + offered >= capacity
+                if key not in members and full:
+                    raise _Full
+                return {**document, "members": {**members, key: details}}
+
+            try:
+                # Compare-and-set inside: another process cannot take the same place.
+                await self._state.store[COLLECTION].update(guild_id, with_member, default={})
+            except _Full:
+                placed = await waitlist.add(guild_id, member_id=member_id, **details)
+                return placed.position
             return None
 
     async def unregister(self, guild_id: int | str, member_id: int) -> str | None:

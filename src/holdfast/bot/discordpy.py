@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from types import TracebackType
 from typing import Any, ClassVar
 
 import discord
@@ -76,6 +77,7 @@ class StorageMixin(discord.Client):
     schedule_interval_s: ClassVar[float] = 15.0
 
     _state: AsyncBotStore | None = None
+    _ending: asyncio.Task[None] | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -169,7 +171,26 @@ class StorageMixin(discord.Client):
     # ---- the end
 
     async def close(self) -> None:
-        """End what runs here, then Discord, then the storage.  Idempotent."""
+        """End what runs here, then Discord, then the storage.  Idempotent.
+
+        Whoever calls it waits for all of it, and so does the end of `async with bot`.
+        """
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        await asyncio.shield(self._ending)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Discord's part ends `start` already, in whatever task `close` was called; the storage's
+        # part is not to be cut short by the end of the loop.
+        await super().__aexit__(kind, error, trace)
+        await self.close()
+
+    async def _end(self) -> None:
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()

@@ -132,10 +132,8 @@ class Guilds:
         key = yield from self.writable(guild_id)
         try:
             members = yield from self.members(collection, guild_id)
-        except Unavailable as error:
-            if error.code not in ("not_mirrored", "too_stale"):
-                raise
-            members = None
+        except Unavailable:
+            members = None  # if it cannot be written either, the patch says so
         patch = patch_of(members)
         if patch is None:
             return False

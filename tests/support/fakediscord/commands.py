@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from support.fakediscord import payloads
-from support.fakediscord.protocol import FakeDiscordError, Json, snowflake, unknown
+from support.fakediscord.protocol import (
+    CHANNEL_SELECT,
+    MENTIONABLE_SELECT,
+    ROLE_SELECT,
+    STRING_SELECT,
+    USER_SELECT,
+    FakeDiscordError,
+    Json,
+    snowflake,
+    unknown,
+)
 from support.fakediscord.records import FakeChannel, FakeRole, FakeUser
 from support.fakediscord.rest import Call, Routes
 
@@ -28,6 +38,12 @@ _PYTHON_TYPES: dict[int, tuple[type, ...]] = {
     _ROLE: (FakeRole,),
     _MENTIONABLE: (FakeUser, FakeRole),
     _NUMBER: (int, float),
+}
+_SELECTED: dict[int, tuple[type, ...]] = {
+    USER_SELECT: (FakeUser,),
+    ROLE_SELECT: (FakeRole,),
+    MENTIONABLE_SELECT: (FakeUser, FakeRole),
+    CHANNEL_SELECT: (FakeChannel,),
 }
 _GLOBAL = "/applications/{app}/commands"
 _GUILD = "/applications/{app}/guilds/{guild}/commands"
@@ -212,12 +228,31 @@ def _option(known: Json, value: Any, resolved: Json, guild: FakeGuild) -> Json:
     if (low is not None and size < low) or (high is not None and size > high):
         raise FakeDiscordError(f"option {name!r} takes {low} to {high}, not {value!r}")
     if isinstance(value, FakeUser | FakeRole | FakeChannel):
-        _resolve(value, resolved, guild)
+        resolve(value, resolved, guild)
         value = str(value.id)
     return {"name": name, "type": kind, "value": value}
 
 
-def _resolve(value: FakeUser | FakeRole | FakeChannel, resolved: Json, guild: FakeGuild) -> None:
+def chosen(component: Json, values: Sequence[Any], *, guild: FakeGuild | None) -> Json:
+    """What the data of an interaction says of the values that were chosen from a select."""
+    low, high = component.get("min_values", 1), component.get("max_values", 1)
+    if not low <= len(values) <= high:
+        raise FakeDiscordError(f"{low} to {high} values are to be chosen, not {len(values)}")
+    if component["type"] == STRING_SELECT:
+        known = [each["value"] for each in component["options"]]
+        if not set(values) <= set(known):
+            raise FakeDiscordError(f"{values} where {known} are to choose from")
+        return {"values": list(values)}
+    resolved: Json = {}
+    for value in values:
+        if guild is None or not isinstance(value, _SELECTED[component["type"]]):
+            raise FakeDiscordError(f"{value!r} cannot be chosen here")
+        resolve(value, resolved, guild)
+    return {"values": [str(value.id) for value in values], "resolved": resolved}
+
+
+def resolve(value: FakeUser | FakeRole | FakeChannel, resolved: Json, guild: FakeGuild) -> None:
+    """Add what a user, role or channel is to the records that an interaction brings along."""
     key = str(value.id)
     if isinstance(value, FakeRole):
         resolved.setdefault("roles", {})[key] = payloads.role(value)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 from support.fakediscord import commands
+from support.fakediscord.gateway import How
 from support.fakediscord.interactions import Answer, Interaction, modal_data, pressed
 from support.fakediscord.messages import FakeMessage
 from support.fakediscord.protocol import (
+    BUTTON,
     COMMAND,
     COMPONENT,
     MODAL_SUBMIT,
@@ -18,7 +20,7 @@ from support.fakediscord.protocol import (
     FakeDiscordError,
     Request,
 )
-from support.fakediscord.records import FakeChannel, FakeGuild, FakeUser
+from support.fakediscord.records import FakeChannel, FakeGuild, FakeRole, FakeUser
 from support.fakediscord.rest import Fault
 from support.fakediscord.server import Server
 from support.fakediscord.world import World
@@ -41,11 +43,12 @@ class FakeDiscord:
         clock: Callable[[], float] = time.monotonic,
         token: str = "fake-token",
         bot_name: str = "Fake Bot",
+        heartbeat_s: float = 41.25,
     ) -> None:
         self.world = World(
             clock=clock, answer_limit_s=answer_limit_s, token=token, bot_name=bot_name
         )
-        self._server = Server(self.world)
+        self._server = Server(self.world, heartbeat_s=heartbeat_s)
 
     def __enter__(self) -> Self:
         self.start()
@@ -94,15 +97,15 @@ class FakeDiscord:
 
     @property
     def sessions(self) -> int:
-        """How many sessions were sent READY and their guilds, in all."""
+        """How many sessions clients have begun, in all; one that is resumed is not a new one."""
         with self.world.condition:
             return self.world.identified
 
     @property
     def connected(self) -> bool:
-        """Whether a client has a session now."""
+        """Whether a client has a session, and a connection for it, now."""
         with self.world.condition:
-            return bool(self.world.sessions)
+            return any(session.connected for session in self.world.sessions)
 
     @property
     def commands(self) -> list[str]:
@@ -143,20 +146,29 @@ class FakeDiscord:
         return self.world.wait_until(predicate, timeout_s, what=what)
 
     def wait_ready(self, timeout_s: float = 20.0, *, sessions: int = 1) -> None:
-        """Wait until so many sessions in all were begun, and one of them is there."""
+        """Wait until a client was sent READY and its guilds, or has resumed.
+
+        `sessions` is the least number that its session may have: 2 for the one after a restart.
+        """
         self.world.wait_until(
-            lambda: self.sessions >= sessions and self.connected,
-            timeout_s,
-            what=f"session {sessions} of a client",
+            lambda: self._is_ready(sessions), timeout_s, what=f"session {sessions} to be ready"
         )
 
+    def _is_ready(self, number: int) -> bool:
+        with self.world.condition:
+            return any(each.ready and each.number >= number for each in self.world.sessions)
+
     def wait_gone(self, timeout_s: float = 10.0) -> None:
-        """Wait until no client is connected."""
+        """Wait until no client is connected, as after its process was killed."""
         self.world.wait_until(lambda: not self.connected, timeout_s, what="the client to be gone")
 
-    def disconnect_gateway(self) -> None:
-        """Close every session, as Discord does from time to time; clients begin new ones."""
-        self._server.disconnect_clients()
+    def disconnect_gateway(self, how: How = "close", *, resumable: bool = False) -> None:
+        """End every gateway connection, as Discord does from time to time, and wait for that.
+
+        `how`: by a close frame, by asking clients to reconnect, or by a cut. Clients come back with
+        a new session, or resume theirs when that is `resumable`.
+        """
+        self._server.disconnect_clients(how, resumable=resumable)
 
     def fail_next(
         self,
@@ -173,7 +185,8 @@ class FakeDiscord:
 
         `applied`: they are carried out, and only their answers are replaced. `path_regex` is
         searched in what follows /api/v10. With status 429 clients come again after
-        `retry_after_s`.
+        `retry_after_s`; with 500, 502 and 504, and any from 500 on the routes of interactions,
+        discord.py does after 1, 3, 5, 7 seconds: 503 elsewhere is told to the bot at once.
         """
         error = ApiError(status, code, "made to fail by the test")
         with self.world.changing():
@@ -191,10 +204,14 @@ class FakeDiscord:
         """Press a button without waiting; the answer is had by `.answer()`."""
         return self._use(user, message, custom_id)
 
-    def choose(
-        self, user: FakeUser, message: FakeMessage | Answer, custom_id: str, values: Sequence[str]
+    def select(
+        self,
+        user: FakeUser,
+        message: FakeMessage | Answer,
+        custom_id: str,
+        values: Sequence[str | FakeUser | FakeRole | FakeChannel],
     ) -> Answer:
-        """Choose from a string select."""
+        """Choose from a select: values of its options, or users, roles, channels of the guild."""
         return self._use(user, message, custom_id, list(values)).answer()
 
     def _use(
@@ -202,7 +219,7 @@ class FakeDiscord:
         user: FakeUser,
         message: FakeMessage | Answer,
         custom_id: str,
-        values: list[str] | None = None,
+        values: Sequence[str | FakeUser | FakeRole | FakeChannel] | None = None,
     ) -> Interaction:
         found = message.message if isinstance(message, Answer) else message
         with self.world.changing():
@@ -216,11 +233,10 @@ class FakeDiscord:
                 "component_type": component["type"],
                 "id": component["id"],
             }
+            if (component["type"] == BUTTON) != (values is None):
+                raise FakeDiscordError(f"press buttons, select from selects: {component}")
             if values is not None:
-                known = [each["value"] for each in component.get("options") or ()]
-                if not set(values) <= set(known):
-                    raise FakeDiscordError(f"{values} where {known} are to choose from")
-                data["values"] = values
+                data |= commands.chosen(component, values, guild=found.channel.guild)
             return Interaction(
                 self.world, COMPONENT, user, found.channel, data, source=found
             ).send()

@@ -76,6 +76,7 @@ class Connection:
         self.session: Session | None = None
         self._request = request
         self._encode = encode
+        self.gone = asyncio.Event()
         self._wake = asyncio.Event()
         self._sending = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -129,7 +130,10 @@ class Gateway:
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """One client, from HELLO until it is gone."""
-        encode = encoder(request.query.get("compress"))
+        try:
+            encode = encoder(request.query.get("compress"))
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
         socket = web.WebSocketResponse(compress=False, timeout=2.0)
         await socket.prepare(request)
         connection = Connection(socket, request, encode)
@@ -145,16 +149,30 @@ class Gateway:
                     writer = asyncio.create_task(self._write(connection, joined))
         except ConnectionError:
             pass  # the client is gone in the middle of a message
+        except Exception as error:
+            with self._world.changing():
+                self._world.failures.append(error)  # an error of the fake
+            raise
         finally:
             self._connections.remove(connection)
             if writer is not None:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
             self._detach(connection, good_bye=socket.close_code in _GOOD_BYE)
+            connection.gone.set()
         return socket
 
-    async def disconnect(self, how: How) -> None:
-        await asyncio.gather(*(each.end(how) for each in list(self._connections)))
+    async def disconnect(self, how: How = "close", *, resumable: bool = True) -> None:
+        """End every connection, and return when all are gone; new ones are not waited for.
+
+        Unless `resumable`, the sessions are forgotten: clients that ask to resume must begin anew.
+        """
+        ending = list(self._connections)
+        if not resumable:
+            with self._world.changing():
+                self._world.sessions.clear()
+        await asyncio.gather(*(each.end(how) for each in ending))
+        await asyncio.gather(*(each.gone.wait() for each in ending))
 
     async def close(self) -> None:
         """Let go of every client."""

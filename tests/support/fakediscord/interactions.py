@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 #: How much longer than the limit a test waits for a first answer.
 GRACE_S = 2.0
 _ATTACHMENT_LIMIT = 10 * 1024 * 1024
+#: What an app may do in direct messages: send messages, embed links, attach files.
+_DM_PERMISSIONS = (1 << 11) | (1 << 14) | (1 << 15)
 
 Kind = Literal["message", "deferred", "update", "modal", "choices"]
 KINDS: dict[int, Kind] = {
@@ -153,7 +155,7 @@ class Interaction:
         if guild is None:
             more: Json = {"user": payloads.user(self.user), "context": 1}
             more["authorizing_integration_owners"] = {"0": "0"}
-            more["app_permissions"] = str(guild_free_permissions())
+            more["app_permissions"] = str(_DM_PERMISSIONS)
             return {**data, **more}
         permissions = str(guild.permissions_of(self.user))
         data["channel"]["permissions"] = permissions
@@ -177,11 +179,6 @@ class Interaction:
         if self.source is not None:
             data["interacted_message_id"] = str(self.source.id)
         return data
-
-
-def guild_free_permissions() -> int:
-    """What an app may do in direct messages."""
-    return (1 << 11) | (1 << 14) | (1 << 15) | (1 << 18)
 
 
 @dataclass(repr=False)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from support.fakediscord import payloads
 from support.fakediscord.protocol import (
     BUTTON,
+    COMPONENTS_V2,
     DIRECT_MESSAGES,
     EPHEMERAL,
     GUILD_MESSAGES,
     LOADING,
     SELECTS,
+    SUPPRESS_EMBEDS,
     ApiError,
     FakeDiscordError,
     Json,
@@ -192,7 +194,10 @@ class MessageBook:
         """Change what the body names; ApiError for what Discord would not take."""
         kept = {"content": message.content, "embeds": message.embeds}
         kept |= {"components": message.components, "attachments": message.attachments}
-        flags = message.flags | int(body.get("flags") or 0)
+        flags = message.flags
+        if body.get("flags") is not None:  # only these can be changed, and the second only set
+            asked = int(body["flags"])
+            flags = (flags & ~SUPPRESS_EMBEDS) | (asked & (SUPPRESS_EMBEDS | COMPONENTS_V2))
         check_message({**kept, **body}, flags, files=bool(files))
         with self._world.changing():
             message.flags = flags & ~LOADING

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from support.fakediscord.launch import URL_VARIABLE
 from support.leash import Leash
 
 if TYPE_CHECKING:
     from support.fakediscord.controller import FakeDiscord
 
+#: Tells the launcher where the fake is.
+URL_VARIABLE = "FAKE_DISCORD_URL"
 _TESTS = Path(__file__).parents[2]
 _TERMINATE_LIMIT_S = 5.0
 
@@ -22,7 +24,7 @@ _TERMINATE_LIMIT_S = 5.0
 class BotProcess:
     """Runs a bot's file against a fake; as a context manager it starts, and always ends, it.
 
-    What it writes goes to the end of `log_path`, without one to a file that only `output` reads.
+    What it writes goes to the end of `log_path`, without one to a file without a name.
     It does not outlive this process, in whatever way this ends.
     """
 
@@ -41,7 +43,12 @@ class BotProcess:
         self._env = dict(env or {})
         self._cwd = cwd
         self._args = list(args)
-        self.log_path = Path(log_path) if log_path else self.script.with_suffix(".log")
+        # Unbuffered, since several processes, and `output`, share it.
+        if log_path:
+            self._log = open(log_path, "ab+", buffering=0)  # noqa: SIM115
+        else:
+            self._log = tempfile.TemporaryFile("ab+", buffering=0)  # noqa: SIM115
+        self._written = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._leash: Leash | None = None
 
@@ -68,15 +75,14 @@ class BotProcess:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         env |= {URL_VARIABLE: self._fake.url, **self._env}
         command = [sys.executable, "-m", "support.fakediscord.launch", str(self.script)]
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, *self._args],
-                env=env,
-                cwd=self._cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self._process = subprocess.Popen(
+            [*command, *self._args],
+            env=env,
+            cwd=self._cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
         if self._leash is None:
             self._leash = Leash()
         self._leash.kill_at_end(self._process.pid)
@@ -105,10 +111,15 @@ class BotProcess:
         if self._leash is not None:
             self._leash.close()
             self._leash = None
+        self._written = self.output()
+        self._log.close()
 
     def output(self) -> str:
         """All that it wrote, over all its starts."""
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        if self._log.closed:
+            return self._written
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "it was never started"

@@ -228,6 +228,10 @@ class FakeChannel:
         """The messages that are to be seen, oldest first; not those for one user, or to come."""
         return [m for m in self.world.messages.of(self) if not m.loading]
 
+    def changed(self) -> None:
+        """Tell clients that something about the channel is new."""
+        self.world.emit("CHANNEL_UPDATE", payloads.channel(self), intent=GUILDS)
+
     def say(self, user: FakeUser, content: str) -> FakeMessage:
         """A user writes something."""
         return self.world.messages.create(self, user, {"content": content})

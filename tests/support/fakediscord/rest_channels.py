@@ -18,6 +18,34 @@ def get_channel(call: Call, channel: str) -> Json:
     return payloads.channel(call.channel(channel))
 
 
+@routes("PATCH /channels/{channel}")
+def edit_channel(call: Call, channel: str) -> Json:
+    found = call.channel(channel)
+    for name in ("name", "topic", "position"):
+        if name in call.body:
+            setattr(found, name, call.body[name])
+    if "permission_overwrites" in call.body:
+        overwrites = call.body["permission_overwrites"] or ()
+        found.overwrites = {int(each["id"]): each for each in overwrites}
+    found.changed()
+    return payloads.channel(found)
+
+
+@routes("PUT /channels/{channel}/permissions/{overwrite}")
+def set_overwrite(call: Call, channel: str, overwrite: str) -> None:
+    found = call.channel(channel)
+    none = {"type": 0, "allow": "0", "deny": "0"}
+    found.overwrites[int(overwrite)] = {**none, **call.body, "id": overwrite}
+    found.changed()
+
+
+@routes("DELETE /channels/{channel}/permissions/{overwrite}")
+def drop_overwrite(call: Call, channel: str, overwrite: str) -> None:
+    found = call.channel(channel)
+    found.overwrites.pop(int(overwrite), None)
+    found.changed()
+
+
 @routes("DELETE /channels/{channel}")
 def delete_channel(call: Call, channel: str) -> Json:
     found = call.channel(channel)

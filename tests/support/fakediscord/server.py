@@ -15,27 +15,26 @@ from support.fakediscord import (
     rest_guilds,
     rest_interactions,
 )
-from support.fakediscord.gateway import Gateway
+from support.fakediscord.gateway import Gateway, How
 from support.fakediscord.rest import PREFIX, Rest, Routes
 
 if TYPE_CHECKING:
     from support.fakediscord.world import World
 
 _START_LIMIT_S = 10.0
-_HEARTBEAT_S = 41.25
 _MAX_BODY = 64 * 1024 * 1024
 
 
 class Server:
     """Serves a world from `start` to `stop`."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, heartbeat_s: float) -> None:
         self.world = world
         routes = Routes()
         for module in (rest_channels, rest_guilds, rest_interactions, commands):
             routes.add(module.routes)
         self.rest = Rest(world, routes)
-        self.gateway = Gateway(world, heartbeat_s=_HEARTBEAT_S)
+        self.gateway = Gateway(world, heartbeat_s=heartbeat_s)
         self._started: Future[str] = Future()
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -46,10 +45,10 @@ class Server:
         self._thread.start()
         return self._started.result(_START_LIMIT_S)
 
-    def disconnect_clients(self) -> None:
-        """Close every gateway connection."""
+    def disconnect_clients(self, how: How, *, resumable: bool) -> None:
+        """End every gateway connection, and return when all are gone."""
         assert self._loop is not None, "it was started"
-        closing = self.gateway.disconnect("close")
+        closing = self.gateway.disconnect(how, resumable=resumable)
         asyncio.run_coroutine_threadsafe(closing, self._loop).result(_START_LIMIT_S)
 
     def stop(self) -> None:

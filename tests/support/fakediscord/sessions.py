@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from support.fakediscord.world import World
 
 API_VERSION = 10
-_KEPT_EVENTS = 20_000
+#: How many events of a session are kept; a client that was away for more begins anew.
+KEPT_EVENTS = 20_000
 _CHUNK = 1000
 
 
@@ -34,7 +35,7 @@ class Session:
         #: The last event that makes a client ready: READY, or RESUMED.
         self.ready_at = 0
         self.sent = 0
-        self._events: deque[tuple[int, str]] = deque(maxlen=_KEPT_EVENTS)
+        self._events: deque[tuple[int, str]] = deque(maxlen=KEPT_EVENTS)
         self._last = 0
 
     @property

@@ -49,6 +49,7 @@ class World:
         self.commands: dict[int | None, dict[tuple[int, str], Json]] = {}
         self.sessions: list[Session] = []
         self.identified = 0
+        self.resumed = 0
         self.interactions: dict[str, Interaction] = {}
         self.requests: list[Request] = []
         self.unknown_requests: list[Request] = []
