@@ -8,8 +8,8 @@ of the rounds, and ratios as medians of the rounds' ratios.
 
 - `json.dump, indent=2` and `json.dump`: into a temporary file, fsync, os.replace, as bots do;
   `json.dumps`: the same with the text made in one go, the fastest that the file can be;
-- `upsert all`: one upsert for each guild in one commit, by psycopg2 as bots do, by psycopg 3, which
-  prepares the statement, or by sqlite3;
+- `upsert all`: one upsert for each guild in one commit: by psycopg2, by psycopg 3, which prepares the
+  statement, by its asynchronous connection, which a Discord bot would take, or by sqlite3;
 - `save(dict)`: JsonFile.save of the whole dict; what it writes is counted;
 - `one put`: the one guild's document.
 """
@@ -17,6 +17,7 @@ of the rounds, and ratios as medians of the rounds' ratios.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sqlite3
@@ -98,6 +99,25 @@ def upsert_all_postgres(conn: Any, table: str) -> Save:
     return save
 
 
+def upsert_all_awaited(runner: asyncio.Runner, url: str) -> Save:
+    """The same by an asynchronous connection; the event loop runs for the whole save."""
+    conn = runner.run(psycopg.AsyncConnection.connect(url))
+
+    async def save(data: dict[str, Any]) -> None:
+        async with conn.cursor() as cursor:
+            for name, value in data.items():
+                await cursor.execute(
+                    "INSERT INTO naive VALUES (%s, %s)"
+                    " ON CONFLICT (guild_id) DO UPDATE SET data = EXCLUDED.data",
+                    (name, json.dumps(value)),
+                )
+        await conn.commit()
+
+    with psycopg.connect(url) as other:
+        other.execute("CREATE TABLE naive (guild_id TEXT PRIMARY KEY, data JSONB)")
+    return lambda key, data: runner.run(save(data))
+
+
 def upsert_all_sqlite(path: Path) -> Save:
     """One upsert for each guild in one commit, on a connection of its own as bots open it."""
     conn = sqlite3.connect(path)
@@ -138,6 +158,8 @@ def contest(
     file = holdfast.JsonFile("state.json", store=store)
     file.load()
     file.save(data)
+    data = file.load()
+    assert list(data) == keys
     written: list[int] = []
     collection = store["state"]
     contestants: dict[str, tuple[Save, int]] = {
@@ -176,12 +198,13 @@ def main() -> int:
         with holdfast.open(f"sqlite:///{place / 'store.db'}", data_dir=place / "a") as store:
             upserts = {"upsert all": upsert_all_sqlite(place / "naive.db")}
             contest("SQLite", store, upserts, place, args)
-        with Cluster() as cluster:
+        with Cluster(fsync=True) as cluster, asyncio.Runner() as runner:
             url = cluster.url()
             with holdfast.open(url, data_dir=place / "b") as store:
                 upserts = {
                     "upsert all, psycopg2": upsert_all_postgres(psycopg2.connect(url), "naive2"),
                     "upsert all, psycopg": upsert_all_postgres(psycopg.connect(url), "naive3"),
+                    "upsert all, awaited": upsert_all_awaited(runner, url),
                 }
                 contest("PostgreSQL", store, upserts, place, args)
     return 0

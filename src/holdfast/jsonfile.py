@@ -304,14 +304,14 @@ class JsonFile:
     _save = blocking(JsonFileCalls.save)
 
     def load(self) -> Any:
+        """Everything that is stored, as the file would hold it: see `JsonFileCalls.load`."""
         with self._lock:
             return self._load()
 
     def save(self, data: Any) -> Saved:
+        """Write what changed since the last load or save: see `JsonFileCalls.save`."""
         with self._lock:
             return self._save(data)
-
-    load.__doc__, save.__doc__ = JsonFileCalls.load.__doc__, JsonFileCalls.save.__doc__
 
 
 class AsyncJsonFile:
@@ -348,14 +348,14 @@ class AsyncJsonFile:
     _save = awaited(JsonFileCalls.save)
 
     async def load(self) -> Any:
+        """Everything that is stored, as the file would hold it: see `JsonFileCalls.load`."""
         async with self._lock():
             await self._open()
             return await self._load()
 
     async def save(self, data: Any) -> Saved:
+        """Write what changed since the last load or save: see `JsonFileCalls.save`."""
         return await asyncio.shield(asyncio.ensure_future(self._save_in_turn(data)))
-
-    load.__doc__, save.__doc__ = JsonFileCalls.load.__doc__, JsonFileCalls.save.__doc__
 
     async def _save_in_turn(self, data: Any) -> Saved:
         async with self._lock():

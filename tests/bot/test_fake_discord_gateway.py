@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import zlib
@@ -13,7 +14,7 @@ import aiohttp
 import pytest
 
 from support.fakediscord import FakeDiscord, FakeGuild, FakeUser
-from support.fakediscord.gateway import encoder
+from support.fakediscord.gateway import How, encoder
 from support.fakediscord.inprocess import RunningClient
 from support.fakediscord.launch import import_discord, point_to
 from support.fakediscord.sessions import Session
@@ -45,9 +46,17 @@ class Watcher(discord.Client):
 class Line:
     """A websocket to the gateway, without a client's cleverness."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, fake: FakeDiscord) -> None:
-        self.socket = socket
+    def __init__(self, http: aiohttp.ClientSession, fake: FakeDiscord) -> None:
+        self._http = http
         self._fake = fake
+
+    async def open(self) -> None:
+        self.socket = await self._http.ws_connect(f"{self._fake.url}/gateway?v=10")
+        assert (await self.read())["op"] == HELLO
+
+    async def cut(self) -> None:
+        """End of file, without a word."""
+        await self._http.close()
 
     async def read(self) -> Any:
         return json.loads((await self.socket.receive(timeout=10)).data)
@@ -79,11 +88,11 @@ def bare(fake: FakeDiscord, play: Callable[[Open], Coroutine[Any, Any, None]]) -
     """Run a coroutine that is given a way to open lines; HELLO is read already."""
 
     async def run() -> None:
-        async with aiohttp.ClientSession() as http:
+        async with contextlib.AsyncExitStack() as stack:
 
             async def open_line() -> Line:
-                line = Line(await http.ws_connect(f"{fake.url}/gateway?v=10"), fake)
-                assert (await line.read())["op"] == HELLO
+                line = Line(await stack.enter_async_context(aiohttp.ClientSession()), fake)
+                await line.open()
                 return line
 
             await play(open_line)
@@ -190,11 +199,11 @@ def test_contents_of_others_need_their_intent(
 
 
 @pytest.mark.parametrize("how", ["close", "reconnect", "abort"])
-def test_a_client_that_is_cut_off_resumes(fake: FakeDiscord, guild: FakeGuild, how: str) -> None:
+def test_a_client_that_is_cut_off_resumes(fake: FakeDiscord, guild: FakeGuild, how: How) -> None:
     """However a connection ends, discord.py takes its session up again and misses nothing."""
     with RunningClient(client := Watcher("guilds", "members"), fake):
         for number in range(3):
-            fake.disconnect_gateway(how=how)  # type: ignore[arg-type]
+            fake.disconnect_gateway(how, resumable=True)
             guild.add_member(f"member {number}")
             fake.wait_ready()
         fake.wait_until(lambda: len(client.told("member_join")) == 3)
@@ -241,8 +250,9 @@ def test_a_wrong_token_is_refused(fake: FakeDiscord) -> None:
     assert fake.sessions == 0
 
 
+@pytest.mark.parametrize("end", ["close", "cut"])
 def test_what_happens_while_a_client_is_away_is_replayed(
-    fake: FakeDiscord, guild: FakeGuild
+    fake: FakeDiscord, guild: FakeGuild, end: str
 ) -> None:
     """RESUME brings the events after the number that the client names, then RESUMED."""
 
@@ -250,7 +260,7 @@ def test_what_happens_while_a_client_is_away_is_replayed(
         line = await open_line()
         ready = await line.identify(intents=GUILDS | MEMBERS)
         (last,) = await line.until("GUILD_CREATE")
-        await line.socket.close(code=4000)
+        await (line.cut() if end == "cut" else line.socket.close(code=4000))
         await asyncio.to_thread(fake.wait_gone)
         guild.add_member("bob")
         guild.add_member("carol")

@@ -139,14 +139,15 @@ class Gateway:
         connection = Connection(socket, request, encode)
         self._connections.append(connection)
         writer: asyncio.Task[None] | None = None
+        good_bye = False
         try:
             await connection.send(HELLO, {"heartbeat_interval": self._heartbeat_ms})
-            async for frame in socket:
-                if frame.type is not WSMsgType.TEXT:
-                    continue
+            while (frame := await socket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 joined = await self._receive(connection, json.loads(frame.data))
                 if joined is not None:
                     writer = asyncio.create_task(self._write(connection, joined))
+            # Not the socket's close_code: that is 1000 also when the line is cut.
+            good_bye = frame.type is WSMsgType.CLOSE and frame.data in _GOOD_BYE
         except ConnectionError:
             pass  # the client is gone in the middle of a message
         except Exception as error:
@@ -158,7 +159,7 @@ class Gateway:
             if writer is not None:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
-            self._detach(connection, good_bye=socket.close_code in _GOOD_BYE)
+            self._detach(connection, good_bye=good_bye)
             connection.gone.set()
         return socket
 
