@@ -8,8 +8,8 @@ of the rounds, and ratios as medians of the rounds' ratios.
 
 - `json.dump, indent=2` and `json.dump`: into a temporary file, fsync, os.replace, as bots do;
   `json.dumps`: the same with the text made in one go, the fastest that the file can be;
-- `upsert all`: one upsert for each guild in one commit: by psycopg2, by psycopg 3, which prepares the
-  statement, by its asynchronous connection, which a Discord bot would take, or by sqlite3;
+- `upsert all`: one upsert for each guild in one commit: by psycopg2, by psycopg 3, which prepares
+  the statement, by its asynchronous connection, which a Discord bot would take, or by sqlite3;
 - `save(dict)`: JsonFile.save of the whole dict; what it writes is counted;
 - `one put`: the one guild's document.
 """
