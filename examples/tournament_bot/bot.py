@@ -23,6 +23,7 @@ from discord.ext import commands
 from helpers.reporting import report
 from panel import Panel, panel_embed
 
+from holdfast import HoldfastError, Unavailable
 from holdfast.bot import AsyncBotStore, Entry
 from holdfast.bot.discordpy import StorageMixin
 from holdfast.bot.schedules import DueClaim
@@ -55,15 +56,36 @@ class TournamentBot(StorageMixin, commands.Bot):
 
     async def setup_hook(self) -> None:
         await super().setup_hook()
+        await self._learn()
         await self.tree.sync()
+
+    async def _learn(self) -> None:
+        """Read what buttons need, so that it is known here should PostgreSQL go away."""
+        for name in ("guild_settings", "registrations", "waitlist_data"):
+            try:
+                async for _ in self.store[name].items():
+                    pass
+            except Unavailable as error:
+                logger.warning("%s could not be read ahead: %s", name, error)
 
     # ---- the panel
 
     async def post_panel(self, channel: Any) -> None:
-        """Post the message with the buttons, and remember it."""
+        """Post the message with the buttons, remember it, and delete the one before.
+
+        Only the buttons of the one that is remembered answer after a restart.
+        """
+        before = await self.state.messages.get(channel.guild.id, PANEL)
         embed = await panel_embed(self, channel.guild.id)
         message = await channel.send(embed=embed, view=Panel(self))
         await self.state.messages.set(channel.guild.id, PANEL, channel.id, message.id)
+        if before is None or before.channel_id is None:
+            return
+        former = self.get_partial_messageable(before.channel_id, guild_id=channel.guild.id)
+        try:
+            await former.get_partial_message(before.message_id).delete()
+        except discord.HTTPException as error:
+            logger.info("the former panel of guild %s stays: %s", channel.guild.id, error)
 
     async def refresh_panel(self, guild_id: int | str) -> None:
         """Show the counts as they are now, where there is a panel."""
@@ -80,19 +102,32 @@ class TournamentBot(StorageMixin, commands.Bot):
 
     async def fill_places(self, guild_id: int | str) -> None:
         """Promote those who come next, tell them, and refresh the panel."""
-        for entry in await self.registrations.promote(guild_id):
-            await self._tell(guild_id, entry)
+        await self.tell(guild_id, await self.registrations.promote(guild_id))
         await self.refresh_panel(guild_id)
+
+    async def tell(self, guild_id: int | str, entries: Iterable[Entry]) -> None:
+        """Tell those who were promoted, each by a message and in the panel's channel."""
+        for entry in entries:
+            await self._tell(guild_id, entry)
 
     async def _tell(self, guild_id: int | str, entry: Entry) -> None:
         guild = self.get_guild(int(guild_id))
-        member = guild and guild.get_member(entry.member_id)
-        if guild is None or member is None:
+        if guild is None:
             return
+        member = guild.get_member(entry.member_id)
         try:
-            await member.send(f"A place is free: you are registered in {guild.name} now.")
+            if member is not None:
+                await member.send(f"A place is free: you are registered in {guild.name} now.")
         except discord.HTTPException as error:  # many people take no messages from bots
             logger.info("member %s could not be told: %s", entry.member_id, error)
+        place = await self.state.messages.get(guild_id, PANEL)
+        if place is None or place.channel_id is None:
+            return
+        channel = self.get_partial_messageable(place.channel_id, guild_id=guild.id)
+        try:
+            await channel.send(f"<@{entry.member_id}> comes up from the waitlist.")
+        except discord.HTTPException as error:
+            logger.info("nothing can be said in the panel's channel: %s", error)
 
     # ---- what happens
 
@@ -131,7 +166,11 @@ def main() -> int:
     if not token:
         print("DISCORD_TOKEN is not set: see .env.example", file=sys.stderr)
         return 2
-    TournamentBot().run(token, root_logger=True)
+    try:
+        TournamentBot().run(token, root_logger=True)
+    except HoldfastError as error:
+        print(f"the storage cannot be opened: {error.message}; {error.hint}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -63,7 +63,8 @@ class RegistrationForm(discord.ui.Modal):
     """What somebody says of themselves when they register."""
 
     def __init__(self, bot: TournamentBot) -> None:
-        super().__init__(title="Registration", custom_id="tournament:form")
+        # No custom_id of our own: discord.py finds an open form by it, so each needs another one.
+        super().__init__(title="Registration")
         self.bot = bot
         self.ign = _field("In-game name", "ign", required=True)
         self.alt_igns = _field("Other names, with commas", "alt_igns")
@@ -95,11 +96,14 @@ class RegistrationForm(discord.ui.Modal):
             "pronouns": self.pronouns.value.strip() or None,
             "team_name": team_name,
         }
-        position = await self.bot.registrations.register(guild_id, user.id, details)
+        outcome = await self.bot.registrations.register(guild_id, user.id, details)
         text = "You are registered."
-        if position is not None:
-            text = f"All places are taken: you are number {position} on the waitlist."
+        if not outcome.registered:
+            text = "All places are taken: you are on the waitlist."
+            if outcome.position is not None:
+                text = f"All places are taken: you are number {outcome.position} on the waitlist."
         await interaction.followup.send(text + hint, ephemeral=True)
+        await self.bot.tell(guild_id, outcome.promoted)
         await self.bot.refresh_panel(guild_id)
 
     async def on_error(self, interaction: discord.Interaction, error: Exception, /) -> None:

@@ -258,6 +258,7 @@ def test_what_is_not_known_is_told_and_not_missing(memory: Server, open_it: Open
     ):
         assert code(Unavailable, call) == "not_mirrored"
     bot.modes.set(1, "doubleup")
+    assert bot.messages.remove(1, "registration", message_id=2) is False
     assert bot.messages.remove(1, "registration") is True  # as far as anybody can tell
     assert bot.schedules.clear(1, "open") is True
     link.down = False

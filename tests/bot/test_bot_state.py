@@ -59,6 +59,20 @@ def test_messages_are_kept_by_guild_and_name(home: Home) -> None:
     assert bot.messages.get(1, "checkin") is None
 
 
+def test_a_message_is_forgotten_only_if_it_is_the_one_meant(home: Home) -> None:
+    """Who found one message gone does not forget another that has taken its name since."""
+    bot = home.bot()
+    bot.messages.set(1, "registration", 20, 30)
+    home.store()["persisted_views"].patch("1", {"checkin": SNOWFLAKE})
+    assert bot.messages.remove(1, "registration", message_id=31) is False
+    assert bot.messages.remove(1, "checkin", message_id=31) is False
+    assert bot.messages.remove(1, "absent", message_id=31) is False
+    assert [message.name for message in bot.messages.list(1)] == ["checkin", "registration"]
+    assert bot.messages.remove(1, "registration", message_id="30") is True
+    assert bot.messages.remove(1, "checkin", message_id=SNOWFLAKE) is True
+    assert bot.messages.list(1) == []
+
+
 def test_the_older_form_of_a_message_is_read(home: Home) -> None:
     """A bare message id is a message without a channel; what else is there is none, and stays."""
     document = {

@@ -6,6 +6,7 @@ thing to one guild's document, so nothing is loaded at import and nobody's chang
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -89,6 +90,23 @@ def cleanup_old_data(
 
 
 # ---- awaited
+
+
+async def load_persisted_async() -> dict[str, Any]:
+    """As `load_persisted`."""
+    return await asyncio.to_thread(load_persisted)
+
+
+async def save_persisted_async(data: dict[str, Any]) -> None:
+    """As `save_persisted`."""
+    await asyncio.to_thread(save_persisted, data)
+
+
+async def cleanup_old_data_async(
+    days: float = 30, *, live_guilds: Iterable[GuildId] | None = None
+) -> list[str]:
+    """As `cleanup_old_data`."""
+    return await asyncio.to_thread(cleanup_old_data, days, live_guilds=live_guilds)
 
 
 async def set_persisted_msg_async(

@@ -8,17 +8,28 @@ free while somebody waits is theirs.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+from holdfast import HoldfastError
 from holdfast.bot import AsyncBotStore, Entry
+
+logger = logging.getLogger("tournament_bot")
 
 COLLECTION = "registrations"
 
 
-class _Full(Exception):
-    """All places are taken, or others wait for them."""
+class Outcome(NamedTuple):
+    """What became of a registration: registered, or waiting at a position (None: not known).
+
+    `promoted` are others who got a place on this occasion, and have to be told.
+    """
+
+    registered: bool
+    position: int | None = None
+    promoted: tuple[Entry, ...] = ()
 
 
 class Registrations:
@@ -37,32 +48,36 @@ class Registrations:
         """Who is registered, with what they said of themselves."""
         return (await self.document(guild_id))["members"]
 
-    async def register(self, guild_id: int, member_id: int, details: dict[str, Any]) -> int | None:
-        """Register a member, or put them on the waitlist; None, or the position there.
+    async def register(self, guild_id: int, member_id: int, details: dict[str, Any]) -> Outcome:
+        """Register a member, or put them on the waitlist.
 
         Somebody who is registered, or waits, has their details changed and keeps their place.
+        Places that were left free while somebody waits, by an outage say, are given away first.
         """
+        if await self._put(guild_id, member_id, details):
+            return Outcome(True)
+        promoted = await self.promote(guild_id)
+        others = tuple(entry for entry in promoted if entry.member_id != member_id)
+        if len(others) < len(promoted):
+            return Outcome(True, None, others)
+        return Outcome(False, await self._state.waitlist.position(guild_id, member_id), others)
+
+    async def _put(self, guild_id: int, member_id: int, details: dict[str, Any]) -> bool:
+        """Register a member, or put them on the waitlist; whether they are registered."""
         waitlist = self._state.waitlist
         async with self._turns[str(guild_id)]:
-            capacity = await self._state.settings.get(guild_id, "capacity")
-            offered = len(await waitlist.claimed(guild_id))
-            others_wait = await waitlist.length(guild_id) > 0
-            key = str(member_id)
-
-            def with_member(document: dict[str, Any]) -> dict[str, Any]:
-                members = document.get("members", {})
-                full = others_wait or len(members) + offered >= capacity
-                if key not in members and full:
-                    raise _Full
-                return {**document, "members": {**members, key: details}}
-
-            try:
-                # Compare-and-set inside: another process cannot take the same place.
-                await self._state.store[COLLECTION].update(guild_id, with_member, default={})
-            except _Full:
-                placed = await waitlist.add(guild_id, member_id=member_id, **details)
-                return placed.position
-            return None
+            members = await self.members(guild_id)
+            if str(member_id) not in members:
+                capacity = await self._state.settings.get(guild_id, "capacity")
+                waiting = await waitlist.length(guild_id)
+                offered = len(await waitlist.claimed(guild_id))
+                if waiting or len(members) + offered >= capacity:
+                    await waitlist.add(guild_id, member_id=member_id, **details)
+                    return False
+            await self._state.store[COLLECTION].patch(
+                guild_id, {"members": {str(member_id): details}}
+            )
+            return True
 
     async def unregister(self, guild_id: int | str, member_id: int) -> str | None:
         """Take a member off; tells whether they were `registered` or `waiting`, or None."""
@@ -90,7 +105,8 @@ class Registrations:
     async def promote(self, guild_id: int | str) -> list[Entry]:
         """Give the places that are free to those who wait; returns who got one.
 
-        Each one is registered and leaves the waitlist in one transaction.
+        Each one is registered and leaves the waitlist in one transaction.  When that fails in the
+        middle, those who got a place until then are returned: they have to be told.
         """
         settings = await self._state.settings.get(guild_id)
         async with self._turns[str(guild_id)]:
@@ -105,14 +121,23 @@ class Registrations:
                 registered=registered,
                 team_size=settings["team_size"],
             )
+            promoted: list[Entry] = []
             for claim in claims:
                 patch = {"members": {str(claim.entry.member_id): details_of(claim.entry)}}
 
                 def also(batch: Any, patch: dict[str, Any] = patch) -> None:
                     batch.patch(COLLECTION, guild_id, patch)
 
-                await self._state.waitlist.confirm(claim, also=also)
-            return [claim.entry for claim in claims]
+                try:
+                    await self._state.waitlist.confirm(claim, also=also)
+                except HoldfastError as error:
+                    if not promoted:
+                        raise
+                    # The other claims lapse, and their entries wait in their places again.
+                    logger.warning("guild %s: the rest is promoted later: %s", guild_id, error)
+                    break
+                promoted.append(claim.entry)
+            return promoted
 
 
 def details_of(entry: Entry) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,15 @@ from holdfast.settings import load_settings
 
 #: What a guild has until it sets something else.
 SETTINGS = {"capacity": 16, "team_size": 2, "is_open": True}
-VIEWS, WAITLIST = "persisted_views", "waitlist_data"
+VIEWS, WAITLIST, REGISTRATIONS = "persisted_views", "waitlist_data", "registrations"
+
+
+class Loaded(dict[str, Any]):
+    """A dict that knows what it was when it was loaded, so that two which overlap do not mix."""
+
+    def __init__(self, file: holdfast.JsonFile) -> None:
+        super().__init__(file.load())
+        self.file = file
 
 
 class UnifiedStorageService:
@@ -34,24 +42,37 @@ class UnifiedStorageService:
         self.async_store = self.store.as_async()
         self.bot = BotStore(self.store, settings=SETTINGS)
         self.async_bot = AsyncBotStore(self.async_store, settings=SETTINGS)
-        self._views = holdfast.JsonFile(f"{VIEWS}.json", store=self.store)
-        self._waitlist = holdfast.JsonFile(f"{WAITLIST}.json", store=self.store)
+        self._last: dict[str, holdfast.JsonFile] = {}
 
     def get_persisted_views(self) -> dict[str, Any]:
         """All guilds' views, as the JSON file held them."""
-        return self._views.load()
+        return self._load(VIEWS)
 
     def save_persisted_views(self, data: dict[str, Any]) -> None:
         """Write what changed since they were got; others' changes are merged."""
-        self._views.save(data)
+        self._save(VIEWS, data)
 
     def get_waitlist_data(self) -> dict[str, Any]:
         """All guilds' waitlists, as the JSON file held them."""
-        return self._waitlist.load()
+        return self._load(WAITLIST)
 
     def save_waitlist_data(self, data: dict[str, Any]) -> None:
         """Write what changed since they were got; others' changes are merged."""
-        self._waitlist.save(data)
+        self._save(WAITLIST, data)
+
+    def _load(self, name: str) -> dict[str, Any]:
+        loaded = Loaded(self._file(name))
+        self._last[name] = loaded.file
+        return loaded
+
+    def _save(self, name: str, data: dict[str, Any]) -> None:
+        if isinstance(data, Loaded):
+            data.file.save(data)
+        else:  # a copy: what was loaded last is what it is compared with
+            self._last.setdefault(name, self._file(name)).save(data)
+
+    def _file(self, name: str) -> holdfast.JsonFile:
+        return holdfast.JsonFile(f"{name}.json", store=self.store)
 
     def get_data(self, table: str, key: str | int) -> Any:
         """One document, or None."""
@@ -87,7 +108,20 @@ class UnifiedStorageService:
         """
         if live_guilds is None:
             raise ValueError("cleanup_old_data needs live_guilds: age alone deletes live guilds")
-        return self.bot.guilds.cleanup(live_guilds, older_than_days=days)
+        live = {str(guild_id) for guild_id in live_guilds}
+        gone = set(self.bot.guilds.cleanup(live, older_than_days=days))
+        limit = datetime.now(UTC) - timedelta(days=days)
+        registrations = self.store[REGISTRATIONS]
+        for document in registrations.find({}):
+            key = document.key
+            if key in live or document.updated_at >= limit or not self.bot.allows(key):
+                continue
+            try:
+                registrations.delete(key, if_version=document.version)
+            except holdfast.ConflictError:
+                continue  # changed a moment ago: it stays
+            gone.add(key)
+        return sorted(gone)
 
     def backup_data(self, path: str | None = None) -> str:
         """Write every document into one JSON file, for its owner's eyes only; returns its path."""
@@ -98,8 +132,8 @@ class UnifiedStorageService:
         backup: dict[str, Any] = {"timestamp": now.isoformat()}
         for table in self.store.collections():
             backup[table] = dict(self.store[table].items())
-        make_directory(target.parent)
-        write_atomic(target, json.dumps(backup, indent=2, ensure_ascii=False).encode())
+        make_directory(target.absolute().parent)
+        write_atomic(target, json.dumps(backup, indent=2).encode())
         return str(target)
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from core.registrations import Registrations, details_of
@@ -13,6 +15,15 @@ from holdfast.bot import Entry
 
 class WaitlistError(Exception):
     """The waitlist could not be read or changed; the cause says why."""
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Every failure of the storage as a WaitlistError."""
+    try:
+        yield
+    except HoldfastError as error:
+        raise WaitlistError(f"{error.message} ({error.hint})") from error
 
 
 class WaitlistManager:
@@ -30,7 +41,7 @@ class WaitlistManager:
         """Add a member, or update their entry in place; returns the position, from 1."""
         if not ign or not ign.strip():
             raise ValueError("an in-game name is required")
-        try:
+        with _told():
             waitlist = get_storage_service().async_bot.waitlist
             if team_name:
                 team_name = await waitlist.suggest_team(guild.id, team_name) or team_name
@@ -40,8 +51,6 @@ class WaitlistManager:
                 discord_tag=str(member),
                 **_details(ign, pronouns, team_name, alt_igns),
             )
-        except HoldfastError as error:
-            raise WaitlistError(f"{error.message} ({error.hint})") from error
         return placed.position
 
     @staticmethod
@@ -51,7 +60,8 @@ class WaitlistManager:
         if entry is None:
             return False
         waitlist = get_storage_service().async_bot.waitlist
-        return await waitlist.remove(guild_id, entry.member_id) is not None
+        with _told():
+            return await waitlist.remove(guild_id, entry.member_id) is not None
 
     @staticmethod
     async def get_waitlist_position(guild_id: str | int, discord_tag: str) -> int | None:
@@ -59,7 +69,9 @@ class WaitlistManager:
         entry = await WaitlistManager._find(guild_id, discord_tag)
         if entry is None:
             return None
-        return await get_storage_service().async_bot.waitlist.position(guild_id, entry.member_id)
+        waitlist = get_storage_service().async_bot.waitlist
+        with _told():
+            return await waitlist.position(guild_id, entry.member_id)
 
     @staticmethod
     async def get_waitlist_entry(guild_id: str | int, discord_tag: str) -> dict[str, Any] | None:
@@ -82,28 +94,33 @@ class WaitlistManager:
             return False
         changes = _details(ign, pronouns, team_name, alt_igns)
         waitlist = get_storage_service().async_bot.waitlist
-        return await waitlist.update(guild_id, entry.member_id, **changes) is not None
+        with _told():
+            return await waitlist.update(guild_id, entry.member_id, **changes) is not None
 
     @staticmethod
     async def get_waitlist_length(guild_id: str | int) -> int:
         """How many wait."""
-        return await get_storage_service().async_bot.waitlist.length(guild_id)
+        with _told():
+            return await get_storage_service().async_bot.waitlist.length(guild_id)
 
     @staticmethod
     async def get_all_waitlist_entries(guild_id: str | int) -> list[dict[str, Any]]:
         """Who waits, in order."""
-        entries = await get_storage_service().async_bot.waitlist.list(guild_id)
+        with _told():
+            entries = await get_storage_service().async_bot.waitlist.list(guild_id)
         return [_as_dict(entry) for entry in entries]
 
     @staticmethod
     async def process_waitlist(guild: Any) -> list[dict[str, Any]]:
         """Give the places that are free to those who wait; returns who got one."""
-        promoted = await Registrations(get_storage_service().async_bot).promote(guild.id)
+        with _told():
+            promoted = await Registrations(get_storage_service().async_bot).promote(guild.id)
         return [_as_dict(entry) for entry in promoted]
 
     @staticmethod
     async def _find(guild_id: str | int, discord_tag: str) -> Entry | None:
-        return await get_storage_service().async_bot.waitlist.find(guild_id, discord_tag)
+        with _told():
+            return await get_storage_service().async_bot.waitlist.find(guild_id, discord_tag)
 
 
 def _details(
@@ -122,6 +139,6 @@ def _details(
 def _as_dict(entry: Entry) -> dict[str, Any]:
     return {
         "member_id": entry.member_id,
-        "added_at": entry.added_at.isoformat(),
+        "added_at": None if entry.added_at is None else entry.added_at.isoformat(),
         **details_of(entry),
     }

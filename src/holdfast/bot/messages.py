@@ -62,7 +62,7 @@ class MessagesCalls:
     ) -> Steps[bool]:
         """Forget where the message is; False when it was not known.  It goes on in an outage.
 
-        `message_id`: only while it still is this one.
+        `message_id`: only if it is this one, by a look right before.
         """
         member = message_name(name)
         only = None if message_id is None else number_id(message_id, "message")

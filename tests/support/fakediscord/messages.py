@@ -18,7 +18,6 @@ from support.fakediscord.protocol import (
     LOADING,
     SELECTS,
     SUPPRESS_EMBEDS,
-    ApiError,
     FakeDiscordError,
     Json,
     invalid_form,
@@ -282,15 +281,15 @@ class MessageBook:
             ]
             message.files = {**message.files, file.name: file.content}
 
-    def file(self, channel_id: int, name: str, attachment_id: str) -> bytes:
-        """The content of an attachment; ApiError when there is none."""
+    def file(self, channel_id: int, name: str, attachment_id: str) -> bytes | None:
+        """The content of an attachment, if there is one."""
         with self._world.condition:
             for message in self._by_id.values():
                 if message.channel.id == channel_id:
                     for each in message.attachments:
                         if each["id"] == attachment_id and each["filename"] == name:
                             return message.files[name]
-        raise ApiError(404, 0, "404: Not Found")
+        return None
 
 
 def numbered(components: list[Json]) -> list[Json]:

@@ -76,8 +76,8 @@ def list_messages(call: Call, channel: str) -> list[Json]:
         chosen = [m for m in messages if m.id > int(call.query["after"])][:limit]
     elif "around" in call.query:
         middle = int(call.query["around"])
-        near = sorted(messages, key=lambda message: abs(message.id - middle))[:limit]
-        chosen = sorted(near, key=lambda message: message.id)
+        older = [m for m in messages if m.id < middle][-(limit // 2) :] if limit > 1 else []
+        chosen = older + [m for m in messages if m.id >= middle][: limit - len(older)]
     else:
         chosen = messages[-limit:]
     return [payloads.message(each) for each in reversed(chosen)]

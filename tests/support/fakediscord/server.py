@@ -89,5 +89,5 @@ class Server:
 
     async def _attachment(self, request: web.Request) -> web.StreamResponse:
         parts = request.match_info
-        content = self.world.messages.file(int(parts["channel"]), parts["name"], parts["number"])
-        return web.Response(body=content)
+        found = self.world.messages.file(int(parts["channel"]), parts["name"], parts["number"])
+        return web.Response(status=404) if found is None else web.Response(body=found)
