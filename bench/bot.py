@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import psycopg  # noqa: E402
 import psycopg2  # noqa: E402
 
-import holdfast  # noqa: E402
+import standfast  # noqa: E402
 from support.cluster import Cluster  # noqa: E402
 
 #: Saves of one contestant in one round; the slow ones make fewer.
@@ -151,11 +151,11 @@ def timed(save: Save, data: dict[str, Any], keys: list[str], count: int) -> floa
 
 
 def contest(
-    name: str, store: holdfast.Store, upserts: dict[str, Save], place: Path, args: Any
+    name: str, store: standfast.Store, upserts: dict[str, Save], place: Path, args: Any
 ) -> None:
     data = {str(1199000000000000000 + n): guild(n) for n in range(args.guilds)}
     keys = list(data)
-    file = holdfast.JsonFile("state.json", store=store)
+    file = standfast.JsonFile("state.json", store=store)
     file.load()
     file.save(data)
     data = file.load()
@@ -195,12 +195,12 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        with holdfast.open(f"sqlite:///{place / 'store.db'}", data_dir=place / "a") as store:
+        with standfast.open(f"sqlite:///{place / 'store.db'}", data_dir=place / "a") as store:
             upserts = {"upsert all": upsert_all_sqlite(place / "naive.db")}
             contest("SQLite", store, upserts, place, args)
         with Cluster(fsync=True) as cluster, asyncio.Runner() as runner:
             url = cluster.url()
-            with holdfast.open(url, data_dir=place / "b") as store:
+            with standfast.open(url, data_dir=place / "b") as store:
                 upserts = {
                     "upsert all, psycopg2": upsert_all_postgres(psycopg2.connect(url), "naive2"),
                     "upsert all, psycopg": upsert_all_postgres(psycopg.connect(url), "naive3"),

@@ -6,7 +6,7 @@ Both sides of a pair run in turn, A B A B ..., each as a process of its own that
 nothing, so that the drift of a busy machine meets both.  What is quoted is the ratio of the
 medians:
 
-- PostgreSQL (fsync on): `holdfast migrate` with plan, backup, load, verify and clean-up, against
+- PostgreSQL (fsync on): `standfast migrate` with plan, backup, load, verify and clean-up, against
   `psql \\copy` of the same rows, with all their columns, into a table like the one that it made;
   and, for comparison, of keys and documents alone into `key text primary key, data jsonb`;
 - SQLite (WAL, synchronous=FULL): the same, against one `executemany` of a bare apsw connection in
@@ -88,12 +88,12 @@ class Bench:
         self.size = sum(map(len, texts.values())) // len(texts)
 
     def migrate(self, url: str | None) -> float:
-        """Seconds of one `holdfast migrate` of a fresh copy."""
+        """Seconds of one `standfast migrate` of a fresh copy."""
         work = self.folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         shutil.copy(self.source, work / "state.json")
-        command = [sys.executable, "-m", "holdfast", "migrate", "state.json"]
+        command = [sys.executable, "-m", "standfast", "migrate", "state.json"]
         environment = {k: v for k, v in os.environ.items() if "DATABASE_URL" not in k}
         if url is not None:
             environment["DATABASE_URL"] = url
@@ -137,7 +137,7 @@ def compare(
     ours()  # warm the caches once
     runs = [(ours(), *(each() for each in bare.values())) for _ in range(rounds)]
     ours_s, *bare_s = (statistics.median(column) for column in zip(*runs, strict=True))
-    print(f"{name}: holdfast migrate {ours_s:.2f} s")
+    print(f"{name}: standfast migrate {ours_s:.2f} s")
     for index, (what, seconds) in enumerate(zip(bare, bare_s, strict=True), 1):
         each = ", ".join(f"{run[0] / run[index]:.2f}" for run in runs)
         print(f"  {what}: {seconds:.2f} s, ratio {ours_s / seconds:.2f} ({each})", flush=True)
@@ -149,7 +149,7 @@ def compare_postgresql(bench: Bench, cluster: Cluster, rounds: int) -> None:
     same_rows = bench.folder / "same.tsv"
 
     def ours() -> float:
-        execute(psql, url, "DROP SCHEMA IF EXISTS holdfast CASCADE; DROP TABLE IF EXISTS state")
+        execute(psql, url, "DROP SCHEMA IF EXISTS standfast CASCADE; DROP TABLE IF EXISTS state")
         return bench.migrate(url)
 
     def same() -> float:
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="standfast-bench-") as folder:
         os.chmod(folder, 0o755)
         bench = Bench(Path(folder), make_documents(args.documents))
         print(f"{args.documents} documents of {bench.size} bytes on average, {args.rounds} rounds")

@@ -35,7 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import holdfast  # noqa: E402
+import standfast  # noqa: E402
 from support import backends  # noqa: E402
 from support.cluster import Cluster  # noqa: E402
 from support.proxy import Proxy  # noqa: E402
@@ -114,7 +114,7 @@ class Watch:
 
 
 def sync_caller(url: str, data_dir: Path, deadline_s: float) -> tuple[Any, Callable[[str], Any]]:
-    store = holdfast.open(url, data_dir=data_dir, deadline_s=deadline_s)
+    store = standfast.open(url, data_dir=data_dir, deadline_s=deadline_s)
     views = store["views"]
     calls = {
         "put": lambda key, value: views.put(key, value),
@@ -135,7 +135,7 @@ class AsyncCaller:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
 
     async def _open(self, url: str, data_dir: Path, deadline_s: float) -> Any:
-        return await holdfast.open_async(url, data_dir=data_dir, deadline_s=deadline_s)
+        return await standfast.open_async(url, data_dir=data_dir, deadline_s=deadline_s)
 
     def call(self, what: str, key: str, value: Any = None) -> Any:
         views = self.store["views"]
@@ -303,8 +303,8 @@ def main() -> int:
     parser.add_argument("--writes", type=int, default=400, help="later writes of each case")
     parser.add_argument("--only", help="only the fault with this name")
     arguments = parser.parse_args()
-    logging.getLogger("holdfast").setLevel(logging.ERROR)
-    work = Path(tempfile.mkdtemp(prefix="hf-bench-"))
+    logging.getLogger("standfast").setLevel(logging.ERROR)
+    work = Path(tempfile.mkdtemp(prefix="sf-bench-"))
     missed: list[str] = []
     try:
         with Cluster(fsync=True) as cluster, Proxy(cluster.port) as proxy:

@@ -8,8 +8,8 @@ contestant runs for the same time, in turn, so that the drift of a busy machine 
 quoted is the median of the rounds, and the ratio to asyncpg's default pool as the median of the
 rounds' ratios.
 
-- durable puts at several numbers of callers: holdfast (asynchronous, and threads), asyncpg with its
-  default pool of 10 and with the reset query off, psycopg (asynchronous pool of 10), pgbench;
+- durable puts at several numbers of callers: standfast (asynchronous, and threads), asyncpg with
+  its default pool of 10 and with the reset query off, psycopg (asynchronous pool of 10), pgbench;
 - gets from the primary, with the same contestants;
 - local gets (mirror, in the caller's own thread) and journaled puts while the server is stopped,
   beside a bare append + fdatasync of 4 KB.
@@ -41,7 +41,7 @@ import asyncpg  # noqa: E402
 import psycopg  # noqa: E402
 import psycopg_pool  # noqa: E402
 
-import holdfast  # noqa: E402
+import standfast  # noqa: E402
 from support.cluster import Cluster  # noqa: E402
 
 KEYS = 10_000
@@ -127,7 +127,7 @@ class Arena:
         self.work = work
 
     def fill(self) -> None:
-        with holdfast.open(self.url, data_dir=self.work / "storage", deadline_s=10) as store:
+        with standfast.open(self.url, data_dir=self.work / "storage", deadline_s=10) as store:
             views = store["views"]
             for start in range(0, KEYS, 1000):
                 page = range(start, start + 1000)
@@ -205,25 +205,25 @@ async def contest(arena: Arena, callers: int, figures: dict[str, Figures]) -> No
         puts.setdefault(name, []).append(await run_tasks(put_psycopg, callers, seconds))
         gets.setdefault(name, []).append(await run_tasks(get_psycopg, callers, seconds))
 
-    async with holdfast.open_async(url, data_dir=arena.work / "storage", deadline_s=10) as store:
+    async with standfast.open_async(url, data_dir=arena.work / "storage", deadline_s=10) as store:
         views = store["views"]
 
-        async def put_holdfast(key: str) -> None:
+        async def put_standfast(key: str) -> None:
             await views.put(key, DOCUMENTS[hash(key) % len(DOCUMENTS)])
 
-        puts.setdefault("holdfast", []).append(await run_tasks(put_holdfast, callers, seconds))
-        gets.setdefault("holdfast", []).append(await run_tasks(views.get, callers, seconds))
+        puts.setdefault("standfast", []).append(await run_tasks(put_standfast, callers, seconds))
+        gets.setdefault("standfast", []).append(await run_tasks(views.get, callers, seconds))
 
 
 def contest_of_threads(arena: Arena, callers: int, figures: dict[str, Figures]) -> None:
     puts, gets = (figures.setdefault(f"{what} c={callers}", {}) for what in ("put", "get"))
-    with holdfast.open(arena.url, data_dir=arena.work / "storage", deadline_s=10) as store:
+    with standfast.open(arena.url, data_dir=arena.work / "storage", deadline_s=10) as store:
         views = store["views"]
 
         def put(key: str) -> None:
             views.put(key, DOCUMENTS[hash(key) % len(DOCUMENTS)])
 
-        name = "holdfast, threads"
+        name = "standfast, threads"
         puts.setdefault(name, []).append(run_threads(put, callers, arena.seconds))
         gets.setdefault(name, []).append(run_threads(views.get, callers, arena.seconds))
     for what, rates in (("put", puts), ("get", gets)):
@@ -249,7 +249,7 @@ def timed(call: Callable[[], Any], count: int) -> list[float]:
 
 def local_figures(arena: Arena) -> None:
     """Local gets, and puts into the journal beside a bare append with fdatasync."""
-    with holdfast.open(arena.url, data_dir=arena.work / "storage", deadline_s=1) as store:
+    with standfast.open(arena.url, data_dir=arena.work / "storage", deadline_s=1) as store:
         views, rng = store["views"], random.Random(1)
         views.get_many(str(key) for key in range(2000))
         gets = timed(lambda: views.get(str(rng.randrange(2000)), consistency="local"), 20_000)
@@ -290,7 +290,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--callers", default="1,64,256")
     arguments = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="hf-bench-"))
+    work = Path(tempfile.mkdtemp(prefix="sf-bench-"))
     figures: dict[str, Figures] = {}
     try:
         with Cluster(fsync=True, conf={"max_connections": "300"}) as cluster:

@@ -26,37 +26,37 @@ def main() -> int:
     list_files()
 
     say("What would be moved? Nothing is written yet.")
-    holdfast("migrate", ".", "--dry-run")
+    standfast("migrate", ".", "--dry-run")
 
     say("Move it: plan, backup, load, read back and compare, and only then clean up.")
-    holdfast("migrate", ".", "--yes")
+    standfast("migrate", ".", "--yes")
 
     say("The files are in the database now; the originals lie beside it, in the run's backup:")
     list_files()
     run = newest_run()
 
     say("Every migration is a run with an id:")
-    holdfast("runs")
+    standfast("runs")
 
     guild = list(json.loads(before["waitlist_data.json"]))[1]
     say("One document for each guild:")
-    holdfast("list", "persisted_views")
+    standfast("list", "persisted_views")
     say("The waiting list of one of them, 64-bit ids and accents intact:")
-    holdfast("get", "waitlist_data", guild)
+    standfast("get", "waitlist_data", guild)
 
     say("The way back, for other programs: the same JSON as one file.")
-    holdfast("export", "persisted_views", "-o", "exported.json")
+    standfast("export", "persisted_views", "-o", "exported.json")
     exported = json.loads((PLACE / "exported.json").read_bytes())
     compare("exported.json", exported, json.loads(before["persisted_views.json"]))
     (PLACE / "exported.json").unlink()
 
     say("And the way back for good: files and rows as they were before the run.")
-    holdfast("rollback", run)
+    standfast("rollback", run)
     list_files()
     for name, content in before.items():
         compare(name, (PLACE / name).read_bytes(), content)
     say("Every file is back, byte for byte.")
-    print("Next: holdfast migrate PATH --dry-run, on the data directory of your own program.")
+    print("Next: standfast migrate PATH --dry-run, on the data directory of your own program.")
     return 0
 
 
@@ -67,19 +67,19 @@ def set_up() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in PLACE.iterdir()}
 
 
-def holdfast(*arguments: str) -> None:
+def standfast(*arguments: str) -> None:
     """Show a command, run it, and end the demo when it fails."""
-    print(f"$ holdfast {' '.join(arguments)}", flush=True)
+    print(f"$ standfast {' '.join(arguments)}", flush=True)
     # The demo's own SQLite database, whatever the environment of the caller says.
     env = {
         name: value
         for name, value in os.environ.items()
-        if name != "DATABASE_URL" and not name.startswith("HOLDFAST_")
+        if name != "DATABASE_URL" and not name.startswith("STANDFAST_")
     }
-    command = [sys.executable, "-m", "holdfast", *arguments]
+    command = [sys.executable, "-m", "standfast", *arguments]
     done = subprocess.run(command, cwd=PLACE, env=env, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
-        stop(f"`holdfast {' '.join(arguments)}` ended with exit code {done.returncode}")
+        stop(f"`standfast {' '.join(arguments)}` ended with exit code {done.returncode}")
 
 
 def newest_run() -> str:

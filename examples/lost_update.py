@@ -2,7 +2,7 @@
 
 Each process notes 30 registrations of its own in the same guild's document, as a bot would: load
 everything, change one member, save everything.  First with a JSON file that is written atomically
-(the careful way), then with `holdfast.JsonFile`.  The two take turns of load, load, save, save, so
+(the careful way), then with `standfast.JsonFile`.  The two take turns of load, load, save, save, so
 that each saves what it loaded before the other's change.  Run: python examples/lost_update.py
 """
 
@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import holdfast
+import standfast
 
 ROUNDS = 30
 GUILD = "1199000000000000101"
@@ -47,8 +47,8 @@ def bot(kind: str, place: str, who: int, meet: Any) -> None:
     if kind == "plain file":
         run(PlainFile(path), who, meet.wait)
         return
-    with holdfast.open(data_dir=Path(place) / "storage") as store:
-        run(holdfast.JsonFile(path, store=store), who, meet.wait)
+    with standfast.open(data_dir=Path(place) / "storage") as store:
+        run(standfast.JsonFile(path, store=store), who, meet.wait)
 
 
 def run(file: Any, who: int, meet: Callable[[], object]) -> None:
@@ -65,17 +65,17 @@ def found(kind: str, place: str) -> int:
     path = Path(place) / "registrations.json"
     if kind == "plain file":
         return len(PlainFile(path).load()[GUILD])
-    with holdfast.open(data_dir=Path(place) / "storage") as store:
-        return len(holdfast.JsonFile(path, store=store).load()[GUILD])
+    with standfast.open(data_dir=Path(place) / "storage") as store:
+        return len(standfast.JsonFile(path, store=store).load()[GUILD])
 
 
 def main() -> int:
     """Let two processes write in both ways; the last line is JSON."""
-    for name in ("DATABASE_URL", "HOLDFAST_DATABASE_URL", "HOLDFAST_DATA_DIR"):
+    for name in ("DATABASE_URL", "STANDFAST_DATABASE_URL", "STANDFAST_DATA_DIR"):
         os.environ.pop(name, None)
     context = get_context("spawn")
     counts: dict[str, dict[str, int]] = {}
-    for kind in ("plain file", "holdfast"):
+    for kind in ("plain file", "standfast"):
         with tempfile.TemporaryDirectory() as place:
             meet = context.Barrier(2, timeout=60)
             bots = [context.Process(target=bot, args=(kind, place, who, meet)) for who in range(2)]

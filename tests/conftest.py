@@ -22,7 +22,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # The developer's own database and libpq settings must not reach any test.
 for _name in list(os.environ):
-    if _name == "DATABASE_URL" or _name.startswith(("HOLDFAST_", "PG")):
+    if _name == "DATABASE_URL" or _name.startswith(("STANDFAST_", "PG")):
         del os.environ[_name]
 
 _TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL", "")
@@ -66,7 +66,7 @@ def pg_database(pg_admin_url: str) -> Iterator[str]:
 
 
 def _temporary_database(admin_url: str) -> Iterator[str]:
-    name = f"holdfast_test_{secrets.token_hex(6)}"
+    name = f"standfast_test_{secrets.token_hex(6)}"
     _execute(admin_url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     try:
         yield urlunsplit(urlsplit(admin_url)._replace(path=f"/{name}"))

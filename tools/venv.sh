@@ -60,7 +60,7 @@ if ! "$venv/bin/python" -c "$new_enough" 2>/dev/null; then
     make_venv
 fi
 
-echo "Installing holdfast${extra:+ [$extra]} into $venv ..."
+echo "Installing standfast${extra:+ [$extra]} into $venv ..."
 rm -f "$venv"/.ready*
 "$venv/bin/python" -m pip install -qq --editable ".${extra:+[$extra]}" ||
     fail "the installation into $venv failed: see above" \

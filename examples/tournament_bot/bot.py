@@ -23,10 +23,10 @@ from discord.ext import commands
 from helpers.reporting import report
 from panel import Panel, panel_embed
 
-from holdfast import HoldfastError, Unavailable
-from holdfast.bot import AsyncBotStore, Entry
-from holdfast.bot.discordpy import StorageMixin
-from holdfast.bot.schedules import DueClaim
+from standfast import StandfastError, Unavailable
+from standfast.bot import AsyncBotStore, Entry
+from standfast.bot.discordpy import StorageMixin
+from standfast.bot.schedules import DueClaim
 
 PANEL = "registration"
 OPENING = {"open_registration": True, "close_registration": False}
@@ -168,7 +168,7 @@ def main() -> int:
         return 2
     try:
         TournamentBot().run(token, root_logger=True)
-    except HoldfastError as error:
+    except StandfastError as error:
         print(f"the storage cannot be opened: {error.message}; {error.hint}", file=sys.stderr)
         return 2
     return 0

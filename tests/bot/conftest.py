@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.store import Store
+from standfast.store import Store
 from support.bots import Home
 from support.faulty import Link, Open, Opened, Server, open_link
 

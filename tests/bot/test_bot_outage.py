@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from holdfast import HoldfastError, Unavailable
-from holdfast.bot import BotStore, Environment, Message, Statistics
+from standfast import StandfastError, Unavailable
+from standfast.bot import BotStore, Environment, Message, Statistics
 from support.bots import Home
 from support.cluster import Cluster
 from support.faulty import Link, Open, Server, eventually, wait_direct
@@ -34,7 +34,7 @@ def outage(home: Home) -> Outage:
     return Outage(home.url, home.root)
 
 
-def code(error: type[HoldfastError], call: Callable[[], Any]) -> str:
+def code(error: type[StandfastError], call: Callable[[], Any]) -> str:
     with pytest.raises(error) as caught:
         call()
     assert caught.value.hint

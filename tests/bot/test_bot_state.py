@@ -13,23 +13,23 @@ from typing import Any
 
 import pytest
 
-import holdfast
-from holdfast import ConfigError, ConflictError, CorruptData, DataError, DeadlineExceeded
-from holdfast.bot import AsyncBotStore, BotStore, Environment, Message, Statistics, faces
-from holdfast.bot.botstore import AsyncWaitlist, Waitlist
-from holdfast.bot.guard import Guard
-from holdfast.bot.guilds import Guilds
-from holdfast.bot.times import utc_now
-from holdfast.calls import blocking
-from holdfast.limits import MAX_UPDATE_ATTEMPTS
-from holdfast.store import Store
+import standfast
+from standfast import ConfigError, ConflictError, CorruptData, DataError, DeadlineExceeded
+from standfast.bot import AsyncBotStore, BotStore, Environment, Message, Statistics, faces
+from standfast.bot.botstore import AsyncWaitlist, Waitlist
+from standfast.bot.guard import Guard
+from standfast.bot.guilds import Guilds
+from standfast.bot.times import utc_now
+from standfast.calls import blocking
+from standfast.limits import MAX_UPDATE_ATTEMPTS
+from standfast.store import Store
 from support.bots import Home
 from support.faulty import LOST, Link, Open, Server, after, wait_direct
 
 SNOWFLAKE = 10**17
 
 
-def code(error: type[holdfast.HoldfastError], call: Callable[[], Any]) -> str:
+def code(error: type[standfast.StandfastError], call: Callable[[], Any]) -> str:
     with pytest.raises(error) as caught:
         call()
     assert caught.value.hint
@@ -390,7 +390,7 @@ def test_forget_sees_what_comes_in_between(shared: Home, monkeypatch: pytest.Mon
     assert bot.guilds.ids() == []
     fill(bot, 1)
     times[0] = 10**6
-    monkeypatch.setattr("holdfast.calls._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("standfast.calls._LONGEST_PAUSE_S", 0.0)
     assert code(ConflictError, lambda: bot.guilds.forget(1)) == "contended"
 
 
@@ -432,7 +432,7 @@ def test_a_decision_is_taken_anew_when_the_document_has_moved(shared: Home) -> N
 
 def test_a_decision_gives_up_after_a_bound(embedded: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who is always faster makes it a clear error, not an endless loop."""
-    monkeypatch.setattr("holdfast.calls._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("standfast.calls._LONGEST_PAUSE_S", 0.0)
     store = embedded.store()
     times = [0]
 
@@ -509,10 +509,10 @@ def test_both_faces_have_the_same_words() -> None:
 
 
 def test_importing_it_loads_no_discord_library() -> None:
-    """`holdfast.bot` needs neither discord.py nor rapidfuzz, and `holdfast` not `holdfast.bot`."""
+    """`standfast.bot` needs no discord.py and no rapidfuzz, `standfast` no `standfast.bot`."""
     script = (
-        "import sys, holdfast; print('holdfast.bot' in sys.modules);"
-        "import holdfast.bot; print({'discord', 'rapidfuzz'} & set(sys.modules))"
+        "import sys, standfast; print('standfast.bot' in sys.modules);"
+        "import standfast.bot; print({'discord', 'rapidfuzz'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

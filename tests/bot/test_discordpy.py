@@ -1,4 +1,4 @@
-"""`holdfast.bot.discordpy` with the real discord.py: opened, re-added, reconciled, scheduled."""
+"""`standfast.bot.discordpy` with the real discord.py: opened, re-added, reconciled, scheduled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-import holdfast
-from holdfast import ConfigError
-from holdfast.bot import AsyncBotStore, BotStore, Environment
+import standfast
+from standfast import ConfigError
+from standfast.bot import AsyncBotStore, BotStore, Environment
 from support.fakediscord import FakeDiscord
 from support.fakediscord.launch import import_discord, point_to
 from support.outage import Outage
@@ -22,8 +22,8 @@ import_discord()
 import discord  # noqa: E402
 from discord.ext import commands  # noqa: E402
 
-from holdfast.bot.discordpy import StorageMixin  # noqa: E402
-from holdfast.bot.schedules import DueClaim  # noqa: E402
+from standfast.bot.discordpy import StorageMixin  # noqa: E402
+from standfast.bot.schedules import DueClaim  # noqa: E402
 
 
 class Knock(discord.ui.DynamicItem[discord.ui.Button], template=r"knock:(?P<door>[0-9]+)"):  # type: ignore[type-arg]
@@ -256,9 +256,9 @@ def test_the_state_is_there_from_setup_hook_to_close(
         _ = asyncio.run(unopened()).state
     assert caught.value.code == "not_open"
     running = start()
-    store: holdfast.AsyncStore = running.bot.store
+    store: standfast.AsyncStore = running.bot.store
     assert isinstance(running.bot.state, AsyncBotStore)
     running.run(running.bot.close())
     running.close()
-    with pytest.raises(holdfast.Unavailable):
+    with pytest.raises(standfast.Unavailable):
         asyncio.run(store["c"].get("k"))

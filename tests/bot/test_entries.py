@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast import ConfigError, CorruptData, DataError
-from holdfast.bot import entries as entries_module
-from holdfast.bot.entries import (
+from standfast import ConfigError, CorruptData, DataError
+from standfast.bot import entries as entries_module
+from standfast.bot.entries import (
     DETAILS,
     MEMBER,
     REMOVED,
@@ -26,9 +26,9 @@ from holdfast.bot.entries import (
     read_entry,
     with_entries,
 )
-from holdfast.bot.teams import suggest, team_key
-from holdfast.codec import decode, encode
-from holdfast.limits import MAX_ALT_IGNS, MAX_ENTRY_TEXT_CHARS
+from standfast.bot.teams import suggest, team_key
+from standfast.codec import decode, encode
+from standfast.limits import MAX_ALT_IGNS, MAX_ENTRY_TEXT_CHARS
 
 NOON = datetime(2030, 5, 1, 12, tzinfo=UTC)
 
@@ -328,6 +328,6 @@ def test_without_rapidfuzz_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         with pytest.raises(ConfigError) as caught:
             call()
         assert caught.value.code == "missing_extra"
-        assert "pip install 'holdfast[bot]'" in caught.value.hint
+        assert "pip install 'standfast[bot]'" in caught.value.hint
     assert team_key("A") == "a"
     assert entries_module.read_entries({}) == []

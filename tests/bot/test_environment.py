@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from holdfast import ConfigError
-from holdfast.bot import BotStore, Environment
+from standfast import ConfigError
+from standfast.bot import BotStore, Environment
 from support.bots import Home
 
 PRODUCTION = Environment("production")
@@ -19,10 +19,10 @@ LIMITED = Environment("development", "7")
     ("variables", "name", "dev_guild"),
     [
         ({}, None, None),
-        ({"HOLDFAST_ENVIRONMENT": " "}, None, None),
-        ({"HOLDFAST_ENVIRONMENT": "Staging"}, "staging", None),
-        ({"HOLDFAST_ENVIRONMENT": "prod"}, "production", None),
-        ({"HOLDFAST_ENVIRONMENT": '"main"'}, "production", None),
+        ({"STANDFAST_ENVIRONMENT": " "}, None, None),
+        ({"STANDFAST_ENVIRONMENT": "Staging"}, "staging", None),
+        ({"STANDFAST_ENVIRONMENT": "prod"}, "production", None),
+        ({"STANDFAST_ENVIRONMENT": '"main"'}, "production", None),
         ({"RAILWAY_ENVIRONMENT_NAME": "production"}, "production", None),
         ({"RAILWAY_ENVIRONMENT": "pr-12"}, "pr-12", None),
         ({"RAILWAY_ENVIRONMENT_NAME": "dev", "RAILWAY_ENVIRONMENT": "main"}, "dev", None),
@@ -33,13 +33,13 @@ LIMITED = Environment("development", "7")
         ({"RENDER": "false"}, None, None),
         ({"DEV_GUILD_ID": "7"}, "development", "7"),
         ({"DEV_GUILD_ID": "7", "RENDER": "true"}, "production", "7"),
-        ({"HOLDFAST_ENVIRONMENT": "test", "RENDER": "true"}, "test", None),
+        ({"STANDFAST_ENVIRONMENT": "test", "RENDER": "true"}, "test", None),
     ],
 )
 def test_what_the_variables_mean(
     variables: dict[str, str], name: str | None, dev_guild: str | None
 ) -> None:
-    """HOLDFAST_ENVIRONMENT comes first, then the host's variable, then DEV_GUILD_ID."""
+    """STANDFAST_ENVIRONMENT comes first, then the host's variable, then DEV_GUILD_ID."""
     assert Environment.detect(variables) == Environment(name, dev_guild)
 
 

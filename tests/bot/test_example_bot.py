@@ -29,7 +29,7 @@ class Guild:
         self.guild = fake.add_guild("Kelp Cup")
         self.channel = self.guild.add_channel("registration")
         self.admin = self.guild.add_member("organiser", administrator=True)
-        env = {**os.environ, "DISCORD_TOKEN": fake.token, "HOLDFAST_DATA_DIR": f"{place}/storage"}
+        env = {**os.environ, "DISCORD_TOKEN": fake.token, "STANDFAST_DATA_DIR": f"{place}/storage"}
         env |= {} if url is None else {"DATABASE_URL": url}
         self.place = place
         self.bot = BotProcess(
@@ -177,7 +177,7 @@ def test_those_who_were_promoted_are_told_of_though_the_rest_fails(tmp_path: Pat
         tmp_path,
         PLAYERS
         + """
-import holdfast
+import standfast
 async def main():
     found = await fill("abcd", 1)
     await service.async_bot.settings.patch(1, {"capacity": 4})
@@ -186,7 +186,7 @@ async def main():
     async def failing(claim, **options):
         calls.append(claim)
         if len(calls) == 2:
-            raise holdfast.Unavailable("away", code="needs_primary")
+            raise standfast.Unavailable("away", code="needs_primary")
         await confirm(claim, **options)
     waitlist.confirm = failing
     promoted = [entry.member_id for entry in await found.promote(1)]

@@ -163,13 +163,13 @@ def test_every_command_of_move_your_bot_works(
     commands = commands_of((DOCS / "move_your_bot.md").read_text(encoding="utf-8"))
     for command in commands:
         if command.startswith("pip install "):
-            assert command == "pip install 'holdfast[discord]'"
+            assert command == "pip install 'standfast[discord]'"
             continue
         if command.startswith("export "):
             assert command.startswith("export DATABASE_URL=postgresql://")
             continue
         program, *arguments = command.split()
-        assert program == "holdfast", f"no test runs {command!r}"
+        assert program == "standfast", f"no test runs {command!r}"
         if tables and arguments[0] == "plan":
             arguments.append("--split-default")  # as the page says of the older layout
         arguments = [newest_run(tmp_path) if one == "RUN" else one for one in arguments]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from holdfast import ConfigError, CorruptData, Unavailable
-from holdfast.bot import BotStore, Environment
-from holdfast.engine.inline import InlineEngine
-from holdfast.store import Store
+from standfast import ConfigError, CorruptData, Unavailable
+from standfast.bot import BotStore, Environment
+from standfast.engine.inline import InlineEngine
+from standfast.store import Store
 from support.bots import Home
 from support.faulty import Link, Open, Server, before, wait_direct
 
@@ -40,7 +40,7 @@ def test_the_first_named_process_stamps_the_store(home: Home, environment: Envir
     other = home.bot(environment=environment)
     for _ in range(2):
         error = refused(lambda: other.messages.set(1, "registration", 8, 9))
-        assert "HOLDFAST_ENVIRONMENT=production" in error.hint
+        assert "STANDFAST_ENVIRONMENT=production" in error.hint
     refused(lambda: other.modes.set(1, "doubleup"))
     refused(lambda: other.schedules.set(1, "open", home.clock()))
     refused(lambda: other.settings.reset(1))

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import holdfast
-from holdfast import AsyncJsonFile, ConfigError, DataError, JsonFile, Store, Unavailable
-from holdfast.backends.memory import MemoryBackend
-from holdfast.engine.inline import InlineEngine
+import standfast
+from standfast import AsyncJsonFile, ConfigError, DataError, JsonFile, Store, Unavailable
+from standfast.backends.memory import MemoryBackend
+from standfast.engine.inline import InlineEngine
 from support.cli import run_cli
 from support.faulty import eventually
 from support.outage import Outage
@@ -34,7 +34,7 @@ def open_store(database: str | None, tmp_path: Path) -> Iterator[Callable[..., S
     stores: list[Store] = []
 
     def opened() -> Store:
-        stores.append(holdfast.open(url, data_dir=tmp_path / f"data{len(stores)}", deadline_s=10))
+        stores.append(standfast.open(url, data_dir=tmp_path / f"data{len(stores)}", deadline_s=10))
         return stores[-1]
 
     yield opened
@@ -54,14 +54,14 @@ def test_a_dict_comes_back_and_only_what_changed_is_written(
     file = JsonFile("waitlist_data.json", store=store)
     assert file.load() == {}
     data = guilds(50)
-    assert file.save(data) == holdfast.Saved(written=50)
+    assert file.save(data) == standfast.Saved(written=50)
     assert JsonFile("waitlist_data.json", store=store).load() == data
     key = sorted(data)[7]
     data[key]["waitlist"].append({"member_id": 42})
     del data[sorted(data)[8]]
     data["5"] = {"new": True}
-    assert file.save(data) == holdfast.Saved(written=2, deleted=1)
-    assert file.save(data) == holdfast.Saved()
+    assert file.save(data) == standfast.Saved(written=2, deleted=1)
+    assert file.save(data) == standfast.Saved()
     assert JsonFile("waitlist_data.json", store=store).load() == data
     versions = {document.key: document.version for document in store["waitlist_data"].find({})}
     assert versions.pop(key) == 2
@@ -80,11 +80,11 @@ def test_two_writers_lose_nothing(open_store: Callable[..., Store]) -> None:
     del two["2"]
     two["3"]["y"] = 2
     two["9"] = {"theirs": 1}
-    assert theirs.save(two) == holdfast.Saved(written=3, deleted=1)
+    assert theirs.save(two) == standfast.Saved(written=3, deleted=1)
     one["1"]["a"] = 5
     del one["3"]
     # The delete gave way to their change.
-    assert mine.save(one) == holdfast.Saved(written=1, deleted=0, merged=2)
+    assert mine.save(one) == standfast.Saved(written=1, deleted=0, merged=2)
     expected = {"1": {"a": 5, "b": 2, "c": {"new": 1}}, "3": {"y": 2}, "4": {"z": 1}}
     assert mine.load() == expected | {"9": {"theirs": 1}}
     # The dict that knows nothing of the merge does not undo it.
@@ -182,14 +182,14 @@ def test_a_document_that_its_table_cannot_hold_refuses_the_save(
     """All or nothing, also where the database finds out: older tables have bigint keys."""
     with psycopg.connect(pg_database, autocommit=True) as conn:
         conn.execute("CREATE TABLE waitlist_data (guild_id BIGINT PRIMARY KEY, data JSONB)")
-    with holdfast.open(pg_database, data_dir=tmp_path, deadline_s=10) as store:
+    with standfast.open(pg_database, data_dir=tmp_path, deadline_s=10) as store:
         file = JsonFile("waitlist_data.json", store=store)
         assert file.load() == {}
         with pytest.raises(DataError) as caught:
             file.save({"1": {"a": 1}, "general": {}, "2": {}})
         assert caught.value.code == "bad_key"
         assert file.load() == {}
-        assert file.save({1: {"a": 1}, 2: {}}) == holdfast.Saved(written=2)
+        assert file.save({1: {"a": 1}, 2: {}}) == standfast.Saved(written=2)
         assert file.load() == {"1": {"a": 1}, "2": {}}
 
 
@@ -229,7 +229,7 @@ def test_a_file_that_was_not_moved_is_not_a_first_run(
         with pytest.raises(ConfigError) as caught:
             call()
         assert caught.value.code == "not_migrated"
-        assert f"holdfast migrate {path}" in caught.value.hint
+        assert f"standfast migrate {path}" in caught.value.hint
     store["g"].put("1", {"a": 1})
     assert file.load() == {"1": {"a": 1}}
     assert JsonFile(path, store=store).load() == {"1": {"a": 1}}
@@ -277,12 +277,12 @@ def test_the_store_of_the_other_face_is_refused(open_store: Callable[..., Store]
 
 
 def test_migrated_files_are_loaded_as_they_were(tmp_path: Path) -> None:
-    """What `holdfast migrate` has stored is what json.load gave."""
+    """What `standfast migrate` has stored is what json.load gave."""
     old = {"20": {"waitlist": [{"id": 1}], "n": 1.5}, "3": {"x": None, "ä": "\u2028"}}
     (tmp_path / "waitlist_data.json").write_text(json.dumps(old), encoding="utf-8")
     done = run_cli("migrate", "waitlist_data.json", cwd=tmp_path)
     assert done.code == 0, done
-    with holdfast.open(data_dir=tmp_path / "storage") as store:
+    with standfast.open(data_dir=tmp_path / "storage") as store:
         found = JsonFile(tmp_path / "waitlist_data.json", store=store).load()
     assert found == old
     assert list(found) == list(old)
@@ -309,9 +309,9 @@ def test_the_store_of_the_process_is_shared(
 
     asyncio.run(awaited())
     assert one.load() == {"1": {"x": 2}}
-    holdfast.jsonfile.shared_store().close()
+    standfast.jsonfile.shared_store().close()
     assert JsonFile("a.json").load() == {"1": {"x": 2}}
-    holdfast.jsonfile.shared_store().close()
+    standfast.jsonfile.shared_store().close()
 
 
 def test_an_outage_does_not_stop_it(pg_database: str, tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_an_outage_does_not_stop_it(pg_database: str, tmp_path: Path) -> None:
             data["1"]["a"] = 2
             data["4"] = {"new": 1}
             del data["3"]
-            assert file.save(data) == holdfast.Saved(written=2, deleted=1)
+            assert file.save(data) == standfast.Saved(written=2, deleted=1)
             assert JsonFile("g.json", store=store).load() == data
             with pytest.raises(Unavailable):
                 JsonFile("never_loaded.json", store=store).load()
@@ -343,7 +343,7 @@ def test_an_outage_does_not_stop_it(pg_database: str, tmp_path: Path) -> None:
 
 
 def test_two_processes_lose_nothing_where_the_plain_file_does() -> None:
-    """The pattern that loses data today, beside the same two lines over holdfast."""
+    """The pattern that loses data today, beside the same two lines over standfast."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "lost_update.py")],
         capture_output=True,
@@ -352,5 +352,5 @@ def test_two_processes_lose_nothing_where_the_plain_file_does() -> None:
         timeout=120,
     )
     counts = json.loads(done.stdout.splitlines()[-1])
-    assert counts["holdfast"]["lost"] == 0
+    assert counts["standfast"]["lost"] == 0
     assert counts["plain file"]["lost"] > 0

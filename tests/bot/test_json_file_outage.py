@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import (
+from standfast import (
     AsyncJsonFile,
     DataError,
     DeadlineExceeded,
@@ -18,7 +18,7 @@ from holdfast import (
     Store,
     Unavailable,
 )
-from holdfast.engine.inline import InlineEngine
+from standfast.engine.inline import InlineEngine
 from support.bots import Awaited
 from support.faulty import LOST, Link, Open, Server, after, before, wait_direct
 
@@ -220,7 +220,7 @@ def test_above_the_limit_it_goes_in_parts(
     memory: Server, open_it: Open, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part is all or nothing; after an error, the next save does the rest only."""
-    monkeypatch.setattr("holdfast.jsonfile.MAX_BATCH_OPS", 2)
+    monkeypatch.setattr("standfast.jsonfile.MAX_BATCH_OPS", 2)
     link = Link(memory)
     store, engine = open_it(link)
     wait_direct(engine)

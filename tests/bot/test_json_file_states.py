@@ -16,13 +16,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from holdfast import AsyncJsonFile, JsonFile, Saved, Store
-from holdfast.backends.memory import MemoryBackend
-from holdfast.codec import decode
-from holdfast.engine.inline import InlineEngine
-from holdfast.jsonvalue import MISSING
-from holdfast.merge import same_value
-from holdfast.types import Entry
+from standfast import AsyncJsonFile, JsonFile, Saved, Store
+from standfast.backends.memory import MemoryBackend
+from standfast.codec import decode
+from standfast.engine.inline import InlineEngine
+from standfast.jsonvalue import MISSING
+from standfast.merge import same_value
+from standfast.types import Entry
 from support.bots import Awaited
 
 Fields = dict[tuple[str, ...], Any]

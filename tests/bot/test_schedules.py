@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from holdfast import ConflictError, CorruptData, DataError, DeadlineExceeded, HoldfastError
-from holdfast.bot import BotStore, Claim, Due, Environment
+from standfast import ConflictError, CorruptData, DataError, DeadlineExceeded, StandfastError
+from standfast.bot import BotStore, Claim, Due, Environment
 from support.bots import Clock, Home
 from support.faulty import LOST, Link, Open, Server, after, wait_direct
 from support.leash import Leash
@@ -29,7 +29,7 @@ THREADS = 6
 GUILDS = 40
 
 
-def code(error: type[HoldfastError], call: Callable[[], Any]) -> str:
+def code(error: type[StandfastError], call: Callable[[], Any]) -> str:
     with pytest.raises(error) as caught:
         call()
     return caught.value.code
@@ -115,7 +115,7 @@ def test_what_older_code_has_stored_is_read(home: Home, caplog: pytest.LogCaptur
     assert bot.schedules.get(1, "close") is None
     assert code(CorruptData, lambda: bot.schedules.get(2, "open")) == "bad_time"
     assert code(CorruptData, lambda: bot.schedules.list(2)) == "bad_time"
-    with caplog.at_level(logging.WARNING, logger="holdfast"):
+    with caplog.at_level(logging.WARNING, logger="standfast"):
         assert names(bot.schedules.due()) == [("1", "open")]
     assert "open_schedule" in caplog.text
     assert "soon" not in caplog.text
@@ -428,12 +428,12 @@ def test_what_was_claimed_before_an_error_is_not_lost(memory: Server, open_it: O
 
 def test_a_conflict_of_one_guild_is_told(shared: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others who are always faster make a claim a clear error after a bound."""
-    monkeypatch.setattr("holdfast.calls._LONGEST_PAUSE_S", 0.0)
-    monkeypatch.setattr("holdfast.bot.guilds.MAX_UPDATE_ATTEMPTS", 3)
+    monkeypatch.setattr("standfast.calls._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("standfast.bot.guilds.MAX_UPDATE_ATTEMPTS", 3)
     bot, other = shared.bot(), shared.store("other")["persisted_views"]
     bot.schedules.set(1, "open", NOON)
     monkeypatch.setattr(
-        "holdfast.bot.schedules.mark_of",
+        "standfast.bot.schedules.mark_of",
         lambda *_: other.increment("1", "/n") and {},
     )
     assert code(ConflictError, bot.schedules.claim_due) == "contended"

@@ -33,7 +33,7 @@ class Night:
         env = {
             "DISCORD_TOKEN": fake.token,
             "DATABASE_URL": cluster.url(),
-            "HOLDFAST_DATA_DIR": str(place / "storage"),
+            "STANDFAST_DATA_DIR": str(place / "storage"),
         }
         self.bot = BotProcess(BOT, fake=fake, env=env, cwd=place, log_path=place / "bot.log")
         self.place = place
@@ -144,7 +144,7 @@ def test_a_night_with_a_kill_and_an_outage(night: Night) -> None:
     fake.wait_until(lambda: night.told(people[4]), what="promoted on PostgreSQL again")
     assert night.registered() == {people[3].id, people[4].id}
     with psycopg.connect(night.cluster.url()) as conn:
-        assert conn.execute("SELECT count(*) FROM holdfast.ledger").fetchone() == (0,)
+        assert conn.execute("SELECT count(*) FROM standfast.ledger").fetchone() == (0,)
     assert fake.unknown_requests == []
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from holdfast import ConfigError, ConflictError, CorruptData, DataError
-from holdfast.bot import Environment, waiting
+from standfast import ConfigError, ConflictError, CorruptData, DataError
+from standfast.bot import Environment, waiting
 from support.bots import Home
 
 GUILD = 8138

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import pytest
 
-import holdfast
-from holdfast import ConflictError
-from holdfast.store import Store
+import standfast
+from standfast import ConflictError
+from standfast.store import Store
 from support.bots import Home
 from support.leash import Leash
 from support.waitlist_app import REGISTRATIONS, Played, Round
@@ -144,7 +144,7 @@ def test_two_processes_promote_at_once(pg_database: str, tmp_path: Path, start: 
     registration: its entries are back when the claims lapse, and not before."""
     processes = {face: start(face) for face in ("blocking", "awaited")}
     retries = 0
-    with holdfast.open(pg_database, data_dir=tmp_path / "own", deadline_s=10.0) as store:
+    with standfast.open(pg_database, data_dir=tmp_path / "own", deadline_s=10.0) as store:
         for number in range(ROUNDS):
             tournament = Tournament(number)
             tournament.fill(store)

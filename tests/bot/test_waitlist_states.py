@@ -18,12 +18,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from holdfast import ConflictError
-from holdfast.backends.memory import MemoryBackend
-from holdfast.bot import BotStore, EntryClaim, Environment
-from holdfast.bot.entries import Entry
-from holdfast.engine.inline import InlineEngine
-from holdfast.store import Store
+from standfast import ConflictError
+from standfast.backends.memory import MemoryBackend
+from standfast.bot import BotStore, EntryClaim, Environment
+from standfast.bot.entries import Entry
+from standfast.engine.inline import InlineEngine
+from standfast.store import Store
 from support.bots import Clock
 
 GUILD = 8138

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import holdfast
-from holdfast.store import Collection, Store
+import standfast
+from standfast.store import Collection, Store
 
 
 def open_patiently(
@@ -18,8 +18,8 @@ def open_patiently(
     limit = time.monotonic() + limit_s
     while True:
         try:
-            return holdfast.open(url, data_dir=data_dir, deadline_s=deadline_s)
-        except holdfast.Unavailable:
+            return standfast.open(url, data_dir=data_dir, deadline_s=deadline_s)
+        except standfast.Unavailable:
             if time.monotonic() > limit:
                 raise
         time.sleep(0.05)
@@ -35,7 +35,7 @@ def flush(store: Store, *, timeout_s: float) -> bool:
         try:
             store.flush(timeout_s=left_s)
             return True
-        except holdfast.Unavailable:
+        except standfast.Unavailable:
             time.sleep(0.02)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import holdfast
+import standfast
 from chaos.api import read
 from chaos.history import History, Kind
-from holdfast.store import Store
+from standfast.store import Store
 
 LISTS, COUNTERS, REGISTERS, CLAIMS = COLLECTIONS = ("lists", "counters", "registers", "claims")
 
@@ -47,7 +47,7 @@ class Calls:
         """Add a token to a list by compare-and-set; None when the list could not be read."""
         try:
             found = self.store[CLAIMS].read(key)
-        except holdfast.Unavailable:
+        except standfast.Unavailable:
             return None
         value = [*(found.value if found else []), token]
         # What a version means with own pending ops laid over it is the store's to judge.
@@ -78,12 +78,12 @@ class Calls:
         i = self.history.invoke(f, collection, key, value)
         try:
             ended = Ended("ok", call(self.store[collection]))
-        except holdfast.DeadlineExceeded as error:
+        except standfast.DeadlineExceeded as error:
             ended = Ended("info", _told(error))
-        except holdfast.ConflictError as error:
+        except standfast.ConflictError as error:
             # "moved" says that it took effect, and that only the new value is not known.
             ended = Ended("ok" if error.code == "moved" else "fail", _told(error))
-        except (holdfast.DataError, holdfast.Unavailable) as error:
+        except (standfast.DataError, standfast.Unavailable) as error:
             ended = Ended("fail", _told(error))
         except Exception as error:  # a bug, which the checkers report
             ended = Ended("info", {**_told(error), "text": str(error), "foreign": True})
@@ -91,7 +91,7 @@ class Calls:
         return ended
 
 
-def _receipt(receipt: holdfast.Receipt) -> dict[str, Any]:
+def _receipt(receipt: standfast.Receipt) -> dict[str, Any]:
     return {
         "version": receipt.version,
         "durable_on": receipt.durable_on,

@@ -34,7 +34,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """A row of `holdfast.ledger`, `mine` decoded."""
+    """A row of `standfast.ledger`, `mine` decoded."""
 
     collection: str
     key: str

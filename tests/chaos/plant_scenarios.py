@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import holdfast
+import standfast
 from chaos.plant_stage import Memory, Wire, at_step
-from holdfast import DataError, HoldfastError
-from holdfast.engine import journal as journal_module
-from holdfast.engine.journal import Journal
-from holdfast.engine.modes import Mode
-from holdfast.ops import build_op
-from holdfast.types import Op
+from standfast import DataError, StandfastError
+from standfast.engine import journal as journal_module
+from standfast.engine.journal import Journal
+from standfast.engine.modes import Mode
+from standfast.ops import build_op
+from standfast.types import Op
 from support.faulty import (
     LOST,
     Link,
@@ -57,7 +57,7 @@ def restarted(stage: Memory) -> set[str]:
         store["c"].increment("n", "")
     stage.die(store, link)
     store, engine = stage.open(stage.link())
-    with contextlib.suppress(HoldfastError):
+    with contextlib.suppress(StandfastError):
         store["c"].increment("n", "")
     wait_direct(engine)
     return stage.counted(4)
@@ -69,7 +69,7 @@ def zombie(stage: Memory) -> set[str]:
     store, _ = stage.open(wire, fallback="off")
     store["c"].put("k", "before")
     wire.breaks = True
-    with contextlib.suppress(holdfast.DeadlineExceeded):
+    with contextlib.suppress(standfast.DeadlineExceeded):
         store["c"].put("k", "old")
     stage.die(store, wire)
     store, _ = stage.open(stage.link())
@@ -199,7 +199,7 @@ def read_after_a_receipt(stage: Memory) -> set[str]:
     link.down = True
     try:
         return set() if store["c"].get("k") == 2 else {"read your writes"}
-    except holdfast.Unavailable:
+    except standfast.Unavailable:
         return {"read your writes"}
 
 
@@ -267,7 +267,7 @@ def behind_a_locked_row(stage: Memory) -> set[str]:
 
     def refuse(ops: Sequence[Op]) -> None:
         """Somebody holds the lock whenever the replayer comes, and when the writer does first."""
-        is_replayer = threading.current_thread().name == "holdfast-replayer"
+        is_replayer = threading.current_thread().name == "standfast-replayer"
         if any((op.collection, op.key) == place for op in ops) and (is_replayer or first):
             first.clear()
             raise fresh("locked")

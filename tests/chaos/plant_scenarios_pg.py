@@ -13,7 +13,7 @@ from pathlib import Path
 from chaos.api import open_patiently
 from chaos.calls import REGISTERS
 from chaos.world import final_state
-from holdfast.store import Store
+from standfast.store import Store
 from support import backends
 from support.cluster import Cluster
 from support.faulty import eventually
@@ -57,7 +57,7 @@ class Real:
             "PLANT": self.plant,
             "PLANT_URL": self.proxy.url(self.url),
             "PLANT_DEADLINE_S": str(deadline_s),
-            "HOLDFAST_FAILPOINT": failpoint,
+            "STANDFAST_FAILPOINT": failpoint,
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "support.plant_app", str(self.folder / name)],
@@ -122,8 +122,8 @@ def restored(real: Real) -> set[str]:
         for number in range(3):
             store[REGISTERS].put("k", number)
         lane = store.health().lane
-        eventually(lambda: sql("SELECT 1 FROM holdfast.lanes WHERE lane = %s", lane))
-        sql("UPDATE holdfast.lanes SET watermark = 1 WHERE lane = %s", lane)
+        eventually(lambda: sql("SELECT 1 FROM standfast.lanes WHERE lane = %s", lane))
+        sql("UPDATE standfast.lanes SET watermark = 1 WHERE lane = %s", lane)
         receipt = store[REGISTERS].put("k", "over it")
         return {"went back unnoticed"} if receipt.durable_on == "primary" else set()
 

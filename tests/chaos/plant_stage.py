@@ -10,10 +10,10 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from holdfast import HoldfastError
-from holdfast.engine.inline import InlineEngine
-from holdfast.store import Collection, Store
-from holdfast.types import Applied, Op
+from standfast import StandfastError
+from standfast.engine.inline import InlineEngine
+from standfast.store import Collection, Store
+from standfast.types import Applied, Op
 from support.faulty import LOST, Link, Opened, Server, fresh, open_link, wait_direct
 
 
@@ -36,7 +36,7 @@ class Wire(Link):
     def deliver(self) -> None:
         """What was on its way arrives after all."""
         for ops, options in self.held:
-            with contextlib.suppress(HoldfastError):
+            with contextlib.suppress(StandfastError):
                 self.server.database.apply(ops, **options)
 
 

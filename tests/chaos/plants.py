@@ -16,20 +16,20 @@ from unittest.mock import patch
 
 import msgspec
 
-from holdfast import fold
-from holdfast.backends import base, memory, pgputs
-from holdfast.backends.memory import MemoryBackend
-from holdfast.engine import hold, journaling, lanes
-from holdfast.engine.core import Engine
-from holdfast.engine.hold import Hold
-from holdfast.engine.journal import History, Journal
-from holdfast.engine.journaling import Journaling
-from holdfast.engine.modes import Mode
-from holdfast.engine.promise import Promise, Settling
-from holdfast.engine.reader import Question
-from holdfast.engine.replayer import Replayer
-from holdfast.engine.writer import Writer
-from holdfast.types import Op
+from standfast import fold
+from standfast.backends import base, memory, pgputs
+from standfast.backends.memory import MemoryBackend
+from standfast.engine import hold, journaling, lanes
+from standfast.engine.core import Engine
+from standfast.engine.hold import Hold
+from standfast.engine.journal import History, Journal
+from standfast.engine.journaling import Journaling
+from standfast.engine.modes import Mode
+from standfast.engine.promise import Promise, Settling
+from standfast.engine.reader import Question
+from standfast.engine.replayer import Replayer
+from standfast.engine.writer import Writer
+from standfast.types import Op
 
 Patch = AbstractContextManager[Any]
 

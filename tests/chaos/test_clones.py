@@ -13,9 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import holdfast
+import standfast
 from chaos.world import final_state
-from holdfast.store import Store
+from standfast.store import Store
 from support.cluster import Cluster
 from support.faulty import eventually
 from support.outage import Outage
@@ -38,7 +38,7 @@ class Box:
     def open(self, *, away: bool = False) -> Store:
         if away:
             self.proxy.refuse()
-        self.store = holdfast.open(
+        self.store = standfast.open(
             self.proxy.url(self.url), data_dir=self.data_dir, deadline_s=_DEADLINE_S
         )
         return self.store
@@ -206,8 +206,8 @@ def test_an_old_copy_is_put_back(machines: Machines, killed: bool) -> None:
 
 #: Parent and child write under the same store object; each tells its lanes.
 _FORKING = """
-import os, sys, holdfast
-store = holdfast.open(sys.argv[1], data_dir=sys.argv[2], deadline_s=3.0)
+import os, sys, standfast
+store = standfast.open(sys.argv[1], data_dir=sys.argv[2], deadline_s=3.0)
 store["counters"].increment("n", "")
 lanes = [store.health().lane]
 pid = os.fork()
@@ -257,7 +257,7 @@ def test_a_forked_child_has_a_lane_of_its_own(
     }
     box.close()
     with Sql(box.url) as sql:
-        assert sql("SELECT lane FROM holdfast.lanes WHERE state = 'open'") == []
+        assert sql("SELECT lane FROM standfast.lanes WHERE state = 'open'") == []
 
 
 # ---- another database

@@ -241,7 +241,7 @@ def test_one_backend_stands_still_and_the_others_go_on(
     pg_cluster: Cluster, counters: Sql, pg_database: str
 ) -> None:
     """A frozen backend answers nobody, is thawed at the end, and ends only then if terminated."""
-    connection = psycopg.connect(pg_database, autocommit=True, application_name="holdfast")
+    connection = psycopg.connect(pg_database, autocommit=True, application_name="standfast")
     (backend,) = backends.backends(pg_database)
     assert backend.state == "idle"
     done = threading.Event()
@@ -263,7 +263,7 @@ def test_one_backend_stands_still_and_the_others_go_on(
 
 def test_a_backend_does_not_stay_frozen(pg_cluster: Cluster, pg_database: str) -> None:
     """Even while its block goes on, a frozen backend is thawed from outside when its time is up."""
-    with psycopg.connect(pg_database, autocommit=True, application_name="holdfast") as connection:
+    with psycopg.connect(pg_database, autocommit=True, application_name="standfast") as connection:
         (backend,) = backends.backends(pg_database)
         with backends.frozen(pg_cluster, backend.pid, limit_s=0.2):
             assert connection.execute("SELECT 1").fetchone() == (1,)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import holdfast
+import standfast
 from support.cluster import Cluster
 from support.faulty import eventually
 from support.pg import Sql
@@ -65,8 +65,8 @@ class Meeting:
     def _meet(self, before: Any, far: Write, near: Write) -> Any:
         there = self.proxy.url(self.url)
         with (
-            holdfast.open(there, data_dir=self.folder / "far", **self._options()) as cut_off,
-            holdfast.open(self.url, data_dir=self.folder / "near", **self._options()) as other,
+            standfast.open(there, data_dir=self.folder / "far", **self._options()) as cut_off,
+            standfast.open(self.url, data_dir=self.folder / "near", **self._options()) as other,
         ):
             if before is not None:
                 other["c"].put(KEY, before)
@@ -86,10 +86,10 @@ class Meeting:
 
         async def meet() -> Any:
             async with (
-                holdfast.open_async(
+                standfast.open_async(
                     there, data_dir=self.folder / "far", **self._options()
                 ) as cut_off,
-                holdfast.open_async(
+                standfast.open_async(
                     self.url, data_dir=self.folder / "near", **self._options()
                 ) as other,
             ):
@@ -112,7 +112,7 @@ class Meeting:
         with Sql(self.url) as sql:
             found = sql(
                 "SELECT kind, reason, state, base::json, mine::json, theirs::json"
-                " FROM holdfast.ledger ORDER BY id"
+                " FROM standfast.ledger ORDER BY id"
             )
         return [Line(*record) for record in found]
 
@@ -275,7 +275,7 @@ def test_batches(meeting: Meeting, fits: bool) -> None:
         ),
     )
     assert found == {"a": 2 if fits else 1, "b": 2}
-    with holdfast.open(meeting.url, data_dir=meeting.folder / "look") as store:
+    with standfast.open(meeting.url, data_dir=meeting.folder / "look") as store:
         rest = store["c"].get_many(["log", "n"])
     if fits:
         assert rest == {"log": ["near", "far"], "n": 11}

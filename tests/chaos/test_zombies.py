@@ -22,7 +22,7 @@ from support.proxy import Proxy
 
 _DEADLINE_S = 0.3
 _FLUSH_S = 30.0
-_NEW_NAME = "holdfast-newer"
+_NEW_NAME = "standfast-newer"
 KINDS = ("put", "append", "increment")
 
 

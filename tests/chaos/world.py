@@ -216,7 +216,7 @@ def final_state(url: str, collections: Iterable[str], *, without: Iterable[str] 
                 if key not in skipped:
                     documents[name, str(key)] = json.loads(str(text))
         found = connection.execute(
-            "SELECT collection, key, kind, reason, mine FROM holdfast.ledger ORDER BY id"
+            "SELECT collection, key, kind, reason, mine FROM standfast.ledger ORDER BY id"
         ).fetchall()
     ledger = [
         LedgerLine(str(name), str(key), str(kind), str(reason), _decoded(mine))

@@ -53,7 +53,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", list(FORMS))
-@pytest.mark.parametrize("how", ["DATABASE_URL", "HOLDFAST_DATABASE_URL", "--to", "--url", "file"])
+@pytest.mark.parametrize("how", ["DATABASE_URL", "STANDFAST_DATABASE_URL", "--to", "--url", "file"])
 def test_every_form_of_an_address_leads_there(
     pg_url: str, tmp_path: Path, form: str, how: str
 ) -> None:
@@ -96,9 +96,9 @@ def test_a_foreign_schema_parameter_leads_into_that_schema(
 
 
 def test_a_flag_goes_before_the_environment(pg_database: str, tmp_path: Path) -> None:
-    """--to, then HOLDFAST_DATABASE_URL, then DATABASE_URL, then SQLite in the data directory."""
+    """--to, then STANDFAST_DATABASE_URL, then DATABASE_URL, then SQLite in the data directory."""
     one, two = "sqlite:///one.db", "sqlite:///two.db"
-    env = {"HOLDFAST_DATABASE_URL": one}
+    env = {"STANDFAST_DATABASE_URL": one}
     assert run(tmp_path, "put", "c", "k", "1", "--to", two, url=pg_database, **env).code == 0
     assert run(tmp_path, "put", "c", "k", "2", url=pg_database, **env).code == 0
     assert run(tmp_path, "put", "c", "k", "3", url=pg_database).code == 0
@@ -279,7 +279,7 @@ def test_a_bug_does_not_show_the_password(
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError(pg_database)
 
-    monkeypatch.setattr("holdfast.backends.postgres.PostgresBackend.check", explode)
+    monkeypatch.setattr("standfast.backends.postgres.PostgresBackend.check", explode)
     password = urlsplit(pg_database).password
     assert password
     ran = run(tmp_path, "list", url=pg_database)

@@ -103,10 +103,10 @@ def test_a_dry_run_writes_nothing_at_all(place: Place, verb: list[str]) -> None:
 
 
 def test_the_entry_point_is_installed() -> None:
-    """The script `holdfast` and `python -m holdfast` are the same command."""
-    script = shutil.which("holdfast", path=str(Path(sys.executable).parent))
+    """The script `standfast` and `python -m standfast` are the same command."""
+    script = shutil.which("standfast", path=str(Path(sys.executable).parent))
     assert script is not None
-    for command in ([script], [sys.executable, "-m", "holdfast"]):
+    for command in ([script], [sys.executable, "-m", "standfast"]):
         done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
         assert done.stdout == run_cli("--help").out
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from holdfast.cli.twins import twin
+from standfast.cli.twins import twin
 from support.cli import run_cli
 from support.commands import COMMANDS, LEAVES, run, words_of
 from support.moving import Place
@@ -34,7 +34,7 @@ def test_every_command_explains_itself(words: list[str], command: click.Command,
     """--help: exit 0, on stdout, with a sentence of effect; every option has one too."""
     ran = run_cli(*words, flag)
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.startswith(f"Usage: holdfast {' '.join(words)} [")
+    assert ran.out.startswith(f"Usage: standfast {' '.join(words)} [")
     assert command.help
     for param in command.params:
         if isinstance(param, click.Option):
@@ -42,7 +42,7 @@ def test_every_command_explains_itself(words: list[str], command: click.Command,
 
 
 def test_the_overview_names_every_command_and_exit_code() -> None:
-    """`holdfast --help` is the whole picture on one page; without arguments it comes too."""
+    """`standfast --help` is the whole picture on one page; without arguments it comes too."""
     ran = run_cli("--help")
     assert (ran.code, ran.err) == (0, "")
     for words, _ in COMMANDS:
@@ -56,9 +56,9 @@ def test_the_overview_names_every_command_and_exit_code() -> None:
 
 def test_the_version_is_told() -> None:
     """--version is the package's."""
-    from holdfast import __version__
+    from standfast import __version__
 
-    assert run_cli("--version").out == f"holdfast, version {__version__}\n"
+    assert run_cli("--version").out == f"standfast, version {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_version_is_told() -> None:
 def test_help_loads_no_driver(words: list[str]) -> None:
     """Help comes at once: neither psycopg nor apsw nor rich is imported for it."""
     code = (
-        "import sys; from holdfast.cli.main import run_command; run_command(sys.argv[1:]);"
+        "import sys; from standfast.cli.main import run_command; run_command(sys.argv[1:]);"
         "print(sorted({name.split('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run(
@@ -93,7 +93,7 @@ def test_the_first_line_comes_before_the_driver(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(tmp_path / "path"), "DATABASE_URL": "postgresql://h/d"}
     for command in (["migrate"], ["plan"], ["migrate", "--dry-run"]):
         done = subprocess.run(
-            [sys.executable, "-m", "holdfast", *command, "views.json"],
+            [sys.executable, "-m", "standfast", *command, "views.json"],
             *(),
             cwd=tmp_path,
             env=env,
@@ -115,7 +115,7 @@ def test_every_flag_names_its_twin(words: list[str], command: click.Command) -> 
     options = [param for param in command.params if isinstance(param, click.Option)]
     assert {"--to", "--data-dir", "--json"} <= {option.opts[0] for option in options}
     for option in options:
-        name = {"--to": "HOLDFAST_DATABASE_URL"}.get(option.opts[0], twin(option))
+        name = {"--to": "STANDFAST_DATABASE_URL"}.get(option.opts[0], twin(option))
         assert f"[env var: {name}" in shown, option.opts
     assert shown.count("[env var: ") == len(options)
 
@@ -124,40 +124,40 @@ def test_the_names_of_twins_are_those_of_the_flags() -> None:
     """A variable is named as its longest flag is spelled."""
     (migrate,) = (command for words, command in COMMANDS if words == ["migrate"])
     names = {p.opts[0]: twin(p) for p in migrate.params if isinstance(p, click.Option)}
-    assert names["--key"] == "HOLDFAST_KEY"
-    assert names["-n"] == "HOLDFAST_DRY_RUN"
-    assert names["--on-conflict"] == "HOLDFAST_ON_CONFLICT"
+    assert names["--key"] == "STANDFAST_KEY"
+    assert names["-n"] == "STANDFAST_DRY_RUN"
+    assert names["--on-conflict"] == "STANDFAST_ON_CONFLICT"
 
 
 def test_twins_of_migrate_take_effect(embedded: Place) -> None:
     """Each flag of `migrate` does the same when its variable is given."""
     embedded.write("deep/players.json", [{"tag": "a"}])
-    env = {"HOLDFAST_RECURSIVE": "1", "HOLDFAST_KEY": "tag", "HOLDFAST_DRY_RUN": "true"}
-    env |= {"HOLDFAST_JSON": "yes", "HOLDFAST_COLLECTION": "squad", "HOLDFAST_YES": "on"}
+    env = {"STANDFAST_RECURSIVE": "1", "STANDFAST_KEY": "tag", "STANDFAST_DRY_RUN": "true"}
+    env |= {"STANDFAST_JSON": "yes", "STANDFAST_COLLECTION": "squad", "STANDFAST_YES": "on"}
     ran = run(embedded, "migrate", ".", env=env)
     assert ran.code == 0
     (planned,) = ran.document["collections"]
     assert (planned["collection"], planned["new"], planned["key_field"]) == ("squad", 1, "tag")
     assert not embedded.data_dir.exists()
-    env |= {"HOLDFAST_DRY_RUN": "0", "HOLDFAST_KEEP_FILES": "1"}
+    env |= {"STANDFAST_DRY_RUN": "0", "STANDFAST_KEEP_FILES": "1"}
     assert run(embedded, "migrate", ".", env=env).document["moved"] == 0
     assert embedded.documents("squad") == {"a": {"tag": "a"}}
     embedded.write("deep/players.json", [{"tag": "a", "x": 1}])
     assert run(embedded, "migrate", ".", env=env).document["green"] is True
     embedded.write("views.json", {"a": 1})
     embedded.write("bad.json", "")
-    env = {"HOLDFAST_WHOLE": "1", "HOLDFAST_SKIP_BAD": "1", "HOLDFAST_YES": "1"}
+    env = {"STANDFAST_WHOLE": "1", "STANDFAST_SKIP_BAD": "1", "STANDFAST_YES": "1"}
     assert run(embedded, "migrate", ".", env=env).code == 4
     assert embedded.documents("views") == {"default": {"a": 1}}
     embedded.write("views.json", {"a": 2})
-    env = {"HOLDFAST_WHOLE": "1", "HOLDFAST_ON_CONFLICT": "database"}
+    env = {"STANDFAST_WHOLE": "1", "STANDFAST_ON_CONFLICT": "database"}
     assert run(embedded, "migrate", "views.json", env=env).code == 0
 
 
 def test_twins_of_the_settings_take_effect(tmp_path: Path) -> None:
-    """HOLDFAST_DATABASE_URL and HOLDFAST_DATA_DIR stand for --to and --data-dir, which win."""
+    """STANDFAST_DATABASE_URL and STANDFAST_DATA_DIR stand for --to and --data-dir, which win."""
     (tmp_path / "views.json").write_text('{"a": 1}')
-    env = {"HOLDFAST_DATABASE_URL": "sqlite:///one.db", "HOLDFAST_DATA_DIR": "local"}
+    env = {"STANDFAST_DATABASE_URL": "sqlite:///one.db", "STANDFAST_DATA_DIR": "local"}
     ran = run_cli("migrate", "views.json", "--keep-files", cwd=tmp_path, env=env)
     assert ran.code == 0
     assert (tmp_path / "one.db").exists()
@@ -172,18 +172,18 @@ def test_twins_of_the_settings_take_effect(tmp_path: Path) -> None:
 def test_a_flag_goes_before_its_variable_and_empty_is_unset(embedded: Place) -> None:
     """The command line wins over the environment; an empty variable counts as unset."""
     run(embedded, "put", "views", "a", "1")
-    env = {"HOLDFAST_LIMIT": "7", "HOLDFAST_PREFIX": "x", "HOLDFAST_JSON": ""}
+    env = {"STANDFAST_LIMIT": "7", "STANDFAST_PREFIX": "x", "STANDFAST_JSON": ""}
     assert run(embedded, "list", "views", env=env).out == ""
     assert run(embedded, "list", "views", "--prefix", "a", env=env).out == "a\n"
-    assert run(embedded, "list", "views", env={"HOLDFAST_PREFIX": ""}).out == "a\n"
-    ran = run(embedded, "list", "views", env={"HOLDFAST_LIMIT": "many"})
+    assert run(embedded, "list", "views", env={"STANDFAST_PREFIX": ""}).out == "a\n"
+    ran = run(embedded, "list", "views", env={"STANDFAST_LIMIT": "many"})
     assert ran.code == 2
-    assert "HOLDFAST_LIMIT" in ran.err
+    assert "STANDFAST_LIMIT" in ran.err
 
 
 def test_errors_of_usage_know_that_json_was_asked_for(embedded: Place) -> None:
     """A wrong flag is told as JSON too when --json or its twin is there, and only then."""
-    for flags, env in ((["--json"], {}), ([], {"HOLDFAST_JSON": "1"})):
+    for flags, env in ((["--json"], {}), ([], {"STANDFAST_JSON": "1"})):
         ran = run(embedded, "runs", "--nope", *flags, env=env)
         assert (ran.code, ran.err, ran.document["error"]["code"]) == (2, "", "usage")
     ran = run(embedded, "get", "--nope", "views", "--", "--json")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.cli import journal as journal_command
-from holdfast.engine.journal import Journal
-from holdfast.engine.lanes import FileLock
-from holdfast.errors import Unavailable
-from holdfast.limits import MAX_JOURNAL_AGE_S
-from holdfast.observe import pending as pending_module
+from standfast.backends.postgres import PostgresBackend
+from standfast.cli import journal as journal_command
+from standfast.engine.journal import Journal
+from standfast.engine.lanes import FileLock
+from standfast.errors import Unavailable
+from standfast.limits import MAX_JOURNAL_AGE_S
+from standfast.observe import pending as pending_module
 from support.cluster import Cluster
 from support.commands import run
 from support.moving import Place, catalog
@@ -128,7 +128,7 @@ def test_a_server_that_is_killed_or_frozen(tmp_path: Path) -> None:
         outage = Outage(cluster.url(), tmp_path)
         begin(outage)
         cluster.freeze()
-        env = {"HOLDFAST_DEADLINE_S": "0.3"}
+        env = {"STANDFAST_DEADLINE_S": "0.3"}
         for command in COMMANDS[:1] + COMMANDS[4:]:
             assert outage.run(*command, env=env).code == 3
         cluster.kill()
@@ -248,7 +248,7 @@ def test_another_database_is_held(outage: Outage, pg_url: str) -> None:
     before = catalog(pg_url)
     ran = outage.run("journal", "drain", "--json", "--to", pg_url)
     assert (ran.code, ran.document["error"]["code"]) == (4, "other_database")
-    assert "holdfast doctor --adopt" in ran.document["error"]["hint"]
+    assert "standfast doctor --adopt" in ran.document["error"]["hint"]
     ran = outage.run("status", "--json", "--to", pg_url)
     assert (ran.code, ran.document["state"], ran.document["lag_ops"]) == (1, "other_database", 3)
     assert catalog(pg_url) == before
@@ -361,7 +361,7 @@ def test_discard_needs_a_word_and_a_yes(outage: Outage) -> None:
     leave_pending(outage)
     for words in ([], ["1", "--all"], ["--all"], ["--all", "--json"]):
         assert outage.run("journal", "discard", *words).code == 2
-    assert outage.run("journal", "discard", "1", "--yes", env={"HOLDFAST_ALL": "1"}).code == 2
+    assert outage.run("journal", "discard", "1", "--yes", env={"STANDFAST_ALL": "1"}).code == 2
     ran = outage.run("journal", "discard", "--all", stdin="n\n")
     assert ran.code == 1
     assert "Give up 3 acknowledged write(s)?" in ran.err

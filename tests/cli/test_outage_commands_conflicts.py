@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.codec import decode, encode
-from holdfast.errors import Unavailable
-from holdfast.opening import backend_for
-from holdfast.settings import parse_url
-from holdfast.types import Entry, Op
+from standfast.backends.postgres import PostgresBackend
+from standfast.codec import decode, encode
+from standfast.errors import Unavailable
+from standfast.opening import backend_for
+from standfast.settings import parse_url
+from standfast.types import Entry, Op
 from support.cli import Ran
 from support.commands import run
 from support.moving import Place
@@ -300,9 +300,9 @@ def test_a_merged_line_needs_no_decision(outage: Outage) -> None:
 
 def test_an_embedded_store_has_a_ledger_too(embedded: Place) -> None:
     """Conflicts of a put with `base=` on SQLite: listed, shown and resolved the same way."""
-    import holdfast
+    import standfast
 
-    with holdfast.open(embedded.url, data_dir=embedded.data_dir) as store:
+    with standfast.open(embedded.url, data_dir=embedded.data_dir) as store:
         store["views"].put("a", BASE)
         base = store["views"].read("a")
         store["views"].put("a", THEIRS)

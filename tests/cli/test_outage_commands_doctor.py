@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from holdfast.observe import checks, local
+from standfast.observe import checks, local
 from support.cli import Ran
 from support.cluster import Cluster
 from support.commands import run
@@ -101,7 +101,7 @@ def test_what_an_outage_leaves(kept: Outage) -> None:
     ran = kept.run("doctor")
     assert ran.code == 1
     assert "journal_old" in ran.out
-    assert "holdfast journal drain --confirm" in ran.out
+    assert "standfast journal drain --confirm" in ran.out
     assert kept.run("journal", "drain", "--confirm").code == 0
     assert kept.run("doctor").code == 0
 
@@ -131,11 +131,11 @@ def test_settings_of_the_server_that_lose_commits(kept: Outage, pg_cluster: Clus
 def test_a_schema_that_is_newer_or_older(kept: Outage) -> None:
     """A newer schema is refused with its reason, an older one is a warning; exit 1."""
     begin(kept)
-    kept.execute("INSERT INTO holdfast.schema_version (version) VALUES (99)")
+    kept.execute("INSERT INTO standfast.schema_version (version) VALUES (99)")
     ran = kept.run("doctor", "--json")
     assert (ran.code, verdicts(ran)["connection"]) == (1, "fail")
     assert "version 99" in ran.out
-    kept.execute("DELETE FROM holdfast.schema_version WHERE version > 1")
+    kept.execute("DELETE FROM standfast.schema_version WHERE version > 1")
     assert bad(kept.run("doctor", "--json")) == {"schema": "warn"}
 
 
@@ -207,7 +207,7 @@ def test_another_database_is_adopted(kept: Outage) -> None:
     before = catalog(kept.url)
     ran = kept.run("doctor", "--json")
     assert (ran.code, bad(ran)["history"]) == (1, "fail")
-    assert "holdfast doctor --adopt" in ran.out
+    assert "standfast doctor --adopt" in ran.out
     assert kept.run("status", "--json").document["state"] == "other_database"
     assert kept.run("journal", "drain").code == 4
     with kept.store() as store:

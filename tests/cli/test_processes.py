@@ -14,13 +14,13 @@ import pytest
 from support.cli import run_cli
 from support.moving import Place
 
-HOLDFAST = [sys.executable, "-m", "holdfast"]
+STANDFAST = [sys.executable, "-m", "standfast"]
 DOCUMENTS = 20_000
 
 
 WAITS_AT_STDIN = """
 import sys
-from holdfast.cli.main import run_command
+from standfast.cli.main import run_command
 class Stdin:
     class buffer:
         def read():
@@ -31,8 +31,8 @@ sys.exit(run_command(sys.argv[1:]))
 """
 WAITS_AT_STEP = """
 import os, sys
-from holdfast.cli import migrate
-from holdfast.cli.main import run_command
+from standfast.cli import migrate
+from standfast.cli.main import run_command
 tell = migrate._tell
 def tell_and_wait(step, what):
     tell(step, what)
@@ -48,7 +48,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """A command with pipes on all three streams, or a program that runs it in its own way."""
     return subprocess.Popen(
-        [*([sys.executable, "-c", code] if code else HOLDFAST), *arguments],
+        [*([sys.executable, "-c", code] if code else STANDFAST), *arguments],
         cwd=place.root,
         env=os.environ | place.env | env,
         stdin=subprocess.PIPE,
@@ -140,9 +140,9 @@ def assert_comes_to_its_end(place: Place, content: object) -> None:
 
 
 def shell(place: Place, command: str) -> subprocess.CompletedProcess[str]:
-    holdfast = " ".join(HOLDFAST)
+    standfast = " ".join(STANDFAST)
     return subprocess.run(
-        ["bash", "-c", "set -o pipefail; " + command.replace("holdfast", holdfast)],
+        ["bash", "-c", "set -o pipefail; " + command.replace("standfast", standfast)],
         cwd=place.root,
         env=os.environ | place.env,
         capture_output=True,
@@ -155,12 +155,12 @@ def shell(place: Place, command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        "holdfast export views | head -n 1",
-        "holdfast list views --limit 10000 | head -n 1",
-        "holdfast list views --limit 10000 --json | head -n 1",
-        "holdfast get views big | head -c 1",
-        "holdfast schema sql | head -n 1",
-        "holdfast migrate --help | head -n 1",
+        "standfast export views | head -n 1",
+        "standfast list views --limit 10000 | head -n 1",
+        "standfast list views --limit 10000 --json | head -n 1",
+        "standfast get views big | head -c 1",
+        "standfast schema sql | head -n 1",
+        "standfast migrate --help | head -n 1",
     ],
 )
 def test_a_reader_that_goes_away_is_no_error(embedded: Place, command: str) -> None:
@@ -175,7 +175,7 @@ def test_a_reader_that_goes_away_is_no_error(embedded: Place, command: str) -> N
 def test_a_migration_goes_on_when_nobody_reads_what_it_says(embedded: Place) -> None:
     """`2>&1 | head -n 1` takes the listener away, not the work: everything is migrated."""
     embedded.write("views.json", {"a": 1})
-    done = shell(embedded, "holdfast migrate views.json 2>&1 | (read line; echo $line)")
+    done = shell(embedded, "standfast migrate views.json 2>&1 | (read line; echo $line)")
     assert done.stdout == "scan: reading views.json\n"
     assert (done.returncode, done.stderr) == (0, "")
     assert embedded.documents("views") == {"a": 1}
@@ -186,7 +186,7 @@ def test_an_error_keeps_its_exit_code_when_nobody_reads_it(embedded: Place) -> N
     """The exit code tells the truth also when stdout and stderr are closed pipes."""
     embedded.write("bad.json", "{")
     for flag in ("", "--json"):
-        done = shell(embedded, f"holdfast migrate bad.json {flag} 2>&1 | true; exit $PIPESTATUS")
+        done = shell(embedded, f"standfast migrate bad.json {flag} 2>&1 | true; exit $PIPESTATUS")
         assert done.returncode == 4, done.stderr
 
 
@@ -195,17 +195,19 @@ def test_an_output_that_cannot_be_written_is_an_error(embedded: Place, size: int
     """A full disk behind stdout: exit 2 and a sentence, never a success with half the data."""
     embedded.moved(embedded.write("views.json", {"a": "x" * size}))
     for command in ("export views", "get views a", "list", "runs --json", "list views --json"):
-        done = shell(embedded, f"holdfast {command} > /dev/full")
+        done = shell(embedded, f"standfast {command} > /dev/full")
         assert done.returncode == 2, command
         assert done.stderr.startswith("error: the output cannot be written: No space left")
-    done = shell(embedded, "holdfast get my-views a --json > /dev/full")
+    done = shell(embedded, "standfast get my-views a --json > /dev/full")
     assert (done.returncode, done.stderr[:17]) == (2, "error: 'my-views'")
 
 
 def test_documents_travel_through_pipes(embedded: Place) -> None:
     """`get | put` copies a document, and `export` feeds other programs."""
     embedded.moved(embedded.write("views.json", {"a": {"é": [1, 2]}}))
-    done = shell(embedded, "holdfast get views a | holdfast put copies b && holdfast export copies")
+    done = shell(
+        embedded, "standfast get views a | standfast put copies b && standfast export copies"
+    )
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"b": {"é": [1, 2]}}
 
@@ -227,7 +229,7 @@ def on_a_terminal(place: Place, *arguments: str, **env: str) -> tuple[int, bytes
     """A command whose stdin, stdout and stderr are one terminal: exit code and what it showed."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*HOLDFAST, *arguments],
+        [*STANDFAST, *arguments],
         cwd=place.root,
         env=os.environ | place.env | {"TERM": "xterm"} | env,
         stdin=theirs,
@@ -268,8 +270,8 @@ def test_colours_are_for_terminals_and_can_be_switched_off(embedded: Place) -> N
 def test_a_long_step_shows_a_bar_on_a_terminal(embedded: Place) -> None:
     """A step that takes long gets a bar on a terminal, and leaves nothing of it behind."""
     code = (
-        "import sys; from holdfast.cli import output; output.BAR_AFTER_S = -1\n"
-        "from holdfast.cli.main import run_command; sys.exit(run_command(sys.argv[1:]))"
+        "import sys; from standfast.cli import output; output.BAR_AFTER_S = -1\n"
+        "from standfast.cli.main import run_command; sys.exit(run_command(sys.argv[1:]))"
     )
     content = {str(number): number for number in range(5000)}
     for name, colour in (("one", ""), ("two", "1")):

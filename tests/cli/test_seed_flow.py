@@ -35,7 +35,7 @@ def migrate(place: Place, *arguments: str, stdin: str = "") -> Ran:
 
 @pytest.mark.parametrize("answer", ["y\n", "yes\n", "what\ny\n"])
 def test_two_files_and_a_yes(bot: Place, answer: str) -> None:
-    """`holdfast migrate .` and a yes: both files are in the database, originals in the backup."""
+    """`standfast migrate .` and a yes: both files are in the database, originals in the backup."""
     originals = {path.name: path.read_bytes() for path in bot.root.glob("*_*.json")}
     ran = migrate(bot, ".", stdin=answer)
     assert ran.code == 0, ran.err
@@ -66,7 +66,7 @@ def test_what_is_told_stands_in_the_order_of_the_steps(bot: Place) -> None:
     steps = [line.split(":")[0] for line in ran.err.splitlines() if ": " in line]
     wanted = ["scan", "plan", "backup", "load", "verify", "clean up", "done; take it back with"]
     assert [step for step in steps if step in wanted] == wanted
-    assert f"holdfast rollback {ran.out.strip()}" in ran.err
+    assert f"standfast rollback {ran.out.strip()}" in ran.err
 
 
 def test_a_no_changes_nothing(bot: Place) -> None:
@@ -125,9 +125,9 @@ def test_and_back_again(bot: Place) -> None:
 
 def test_the_program_reads_what_the_command_wrote(bot: Place) -> None:
     """The store that a program opens there has the documents, with exact 64-bit ids."""
-    import holdfast
+    import standfast
 
     assert migrate(bot, ".", "--yes").code == 0
-    with holdfast.open(bot.url, data_dir=bot.data_dir) as store:
+    with standfast.open(bot.url, data_dir=bot.data_dir) as store:
         assert store["persisted_views"].get("813802199148265472") == VIEWS["813802199148265472"]
         assert store["waitlist_data"].get(813802199148265473) == {}

@@ -207,12 +207,12 @@ def test_a_bug_is_exit_70_and_shows_no_data(filled: Place, monkeypatch: pytest.M
         except KeyError as error:
             raise ValueError(f"no {CANARY}2") from error
 
-    monkeypatch.setattr("holdfast.migrate.runner.Runner.plan", explode)
+    monkeypatch.setattr("standfast.migrate.runner.Runner.plan", explode)
     ran = run(filled, "plan", "more.json")
     assert (ran.code, ran.out) == (70, "")
     assert CANARY not in ran.said
     assert "in explode" in ran.err
-    assert "a bug in holdfast: ValueError" in ran.err
+    assert "a bug in standfast: ValueError" in ran.err
     ran = run(filled, "plan", "more.json", "--json")
     assert (ran.code, ran.document["error"]["code"]) == (70, "bug")
     assert CANARY not in ran.said
@@ -227,7 +227,7 @@ def test_an_interrupt_is_exit_130(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("holdfast.migrate.runner.Runner.run", interrupt)
+    monkeypatch.setattr("standfast.migrate.runner.Runner.run", interrupt)
     ran = run(filled, "migrate", "more.json", *json_flag)
     assert ran.code == 130
     assert "run the same command again" in ran.said

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.backends.base import Backend
-from holdfast.backends.memory import MemoryBackend
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.backends.sqlite import SqliteBackend
-from holdfast.engine.inline import InlineEngine
-from holdfast.settings import parse_url
-from holdfast.store import Store
+from standfast.backends.base import Backend
+from standfast.backends.memory import MemoryBackend
+from standfast.backends.postgres import PostgresBackend
+from standfast.backends.sqlite import SqliteBackend
+from standfast.engine.inline import InlineEngine
+from standfast.settings import parse_url
+from standfast.store import Store
 
-pytest.register_assert_rewrite("holdfast.testing")
+pytest.register_assert_rewrite("standfast.testing")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])

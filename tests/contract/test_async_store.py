@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-import holdfast
-from holdfast import AsyncStore, DataError, Document, HoldfastError, Receipt, Store
-from holdfast.backends.memory import MemoryBackend
-from holdfast.engine.core import Engine
-from holdfast.engine.hold import Hold, HoldOptions
-from holdfast.engine.inline import InlineEngine
+import standfast
+from standfast import AsyncStore, DataError, Document, Receipt, StandfastError, Store
+from standfast.backends.memory import MemoryBackend
+from standfast.engine.core import Engine
+from standfast.engine.hold import Hold, HoldOptions
+from standfast.engine.inline import InlineEngine
 from support.faulty import Link, Server, wait_direct
 
 OpenAsync = Callable[[], AbstractAsyncContextManager[AsyncStore]]
@@ -44,8 +44,8 @@ def opening(
         url = request.getfixturevalue("pg_database")
     options: dict[str, Any] = {"data_dir": tmp_path / "data", "deadline_s": 10.0}
     yield (
-        lambda: holdfast.open(url, **options),
-        lambda: holdfast.open_async(url, **options),  # type: ignore[return-value]
+        lambda: standfast.open(url, **options),
+        lambda: standfast.open_async(url, **options),  # type: ignore[return-value]
     )
 
 
@@ -94,7 +94,7 @@ SCENARIO: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 
 def plain(result: Any) -> Any:
     """What both faces must agree on."""
-    if isinstance(result, HoldfastError):
+    if isinstance(result, StandfastError):
         return type(result), result.code
     if isinstance(result, Receipt):
         return result.version, result.durable_on
@@ -116,7 +116,7 @@ def blocking_call(store: Store, name: str, args: tuple[Any, ...], options: dict[
             return batch.receipts
         found = getattr(store["blocking"], name)(*args, **options)
         return list(found) if name in ("items", "find") else found
-    except HoldfastError as error:
+    except StandfastError as error:
         return error
 
 
@@ -133,7 +133,7 @@ async def awaited_call(
         if name in ("items", "find"):
             return [one async for one in found]
         return await found
-    except HoldfastError as error:
+    except StandfastError as error:
         return error
 
 
@@ -150,7 +150,7 @@ def test_both_faces_mean_the_same(opening: tuple[Callable[[], Store], OpenAsync]
     found = asyncio.run(awaited())
     for call, one, other in zip(SCENARIO, expected, found, strict=True):
         assert one == other, call[0]
-    assert (holdfast.ConflictError, "conflict") in expected
+    assert (standfast.ConflictError, "conflict") in expected
     with open_sync() as store:
         assert store.collections() == ["awaited", "blocking"]
 
@@ -159,20 +159,20 @@ def test_a_store_is_opened_by_awaiting_or_entering(tmp_path: Path) -> None:
     """`await open_async()` and `async with open_async()` give the same kind of store."""
 
     async def main() -> None:
-        store = await holdfast.open_async(data_dir=tmp_path)
+        store = await standfast.open_async(data_dir=tmp_path)
         assert (await store["c"].put("k", 1)).durable_on == "primary"
         assert await store.close() == 0
         assert await store.close() == 0
-        async with holdfast.open_async(data_dir=tmp_path) as again:
+        async with standfast.open_async(data_dir=tmp_path) as again:
             assert await again["c"].get("k") == 1
             assert (await again.health()).healthy
             await again.flush()
             assert "memory" not in repr(again)
-        with pytest.raises(holdfast.Unavailable) as caught:
+        with pytest.raises(standfast.Unavailable) as caught:
             await again["c"].get("k")
         assert caught.value.code == "closed"
-        with pytest.raises(holdfast.ConfigError):
-            async with holdfast.open_async("nonsense://x", data_dir=tmp_path):
+        with pytest.raises(standfast.ConfigError):
+            async with standfast.open_async("nonsense://x", data_dir=tmp_path):
                 pass
 
     asyncio.run(main())
@@ -256,9 +256,9 @@ def test_the_outage_is_the_same_awaited(scripted: tuple[Link, Engine]) -> None:
         assert (await store["c"].patch("k", {"m": 2})).durable_on == "journal"
         assert await store["c"].get("k") == {"n": 1, "m": 2}
         for call in (store["c"].get("x"), store["c"].put("k", 1, if_version=1), store["c"].count()):
-            with pytest.raises(holdfast.Unavailable):
+            with pytest.raises(standfast.Unavailable):
                 await call
-        with pytest.raises(holdfast.DeadlineExceeded):
+        with pytest.raises(standfast.DeadlineExceeded):
             await store.flush(timeout_s=0.01)
         link.down = False
         await store.flush(timeout_s=20)

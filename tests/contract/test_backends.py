@@ -14,14 +14,14 @@ import msgspec
 import psycopg
 import pytest
 
-from holdfast.backends.base import Backend, Load
-from holdfast.backends.memory import MemoryBackend
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.backends.sqlite import SqliteBackend
-from holdfast.errors import DataError
-from holdfast.settings import parse_url
-from holdfast.testing.contract import BackendContract, make_lane, make_op
-from holdfast.types import Applied, Observed, Op
+from standfast.backends.base import Backend, Load
+from standfast.backends.memory import MemoryBackend
+from standfast.backends.postgres import PostgresBackend
+from standfast.backends.sqlite import SqliteBackend
+from standfast.errors import DataError
+from standfast.settings import parse_url
+from standfast.testing.contract import BackendContract, make_lane, make_op
+from standfast.types import Applied, Observed, Op
 
 
 class TestMemory(BackendContract):
@@ -142,9 +142,9 @@ class TestPostgresAdopted(TestPostgres):
 def test_only_the_contract_needs_pytest() -> None:
     """Everything else of the package can be imported where pytest is not installed."""
     code = (
-        "import importlib, pkgutil, sys; sys.modules['pytest'] = None; import holdfast\n"
-        "for found in pkgutil.walk_packages(holdfast.__path__, 'holdfast.'):\n"
-        "    if not found.name.startswith('holdfast.testing.contract') and "
+        "import importlib, pkgutil, sys; sys.modules['pytest'] = None; import standfast\n"
+        "for found in pkgutil.walk_packages(standfast.__path__, 'standfast.'):\n"
+        "    if not found.name.startswith('standfast.testing.contract') and "
         "not found.name.endswith('__main__'):\n"
         "        importlib.import_module(found.name); print(found.name)"
     )
@@ -155,4 +155,4 @@ def test_only_the_contract_needs_pytest() -> None:
         text=True,
         check=True,
     )
-    assert {"holdfast.testing", "holdfast.store"} <= set(done.stdout.split())
+    assert {"standfast.testing", "standfast.store"} <= set(done.stdout.split())

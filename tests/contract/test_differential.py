@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.backends.base import Backend, Change, Form, Load
-from holdfast.backends.memory import MemoryBackend
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.backends.sqlite import SqliteBackend
-from holdfast.codec import encode
-from holdfast.errors import HoldfastError
-from holdfast.settings import parse_url
-from holdfast.testing.contract import make_lane, make_op
-from holdfast.types import Op
+from standfast.backends.base import Backend, Change, Form, Load
+from standfast.backends.memory import MemoryBackend
+from standfast.backends.postgres import PostgresBackend
+from standfast.backends.sqlite import SqliteBackend
+from standfast.codec import encode
+from standfast.errors import StandfastError
+from standfast.settings import parse_url
+from standfast.testing.contract import make_lane, make_op
+from standfast.types import Op
 
 COLLECTIONS = ("things", "others")
 KEYS = ("a", "b", "c'%")
@@ -151,7 +151,7 @@ def answer(call: Callable[[], Any]) -> Any:
     """What a call returns, or the code of its error."""
     try:
         return call()
-    except HoldfastError as error:
+    except StandfastError as error:
         return error.code
 
 

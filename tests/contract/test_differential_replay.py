@@ -15,16 +15,16 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.backends.base import Backend
-from holdfast.backends.memory import MemoryBackend
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.backends.sqlite import SqliteBackend
-from holdfast.codec import encode
-from holdfast.errors import Unavailable
-from holdfast.settings import parse_url
-from holdfast.settle import OnConflict
-from holdfast.testing.contract import make_lane, make_op
-from holdfast.types import Observed, Op, Outcome
+from standfast.backends.base import Backend
+from standfast.backends.memory import MemoryBackend
+from standfast.backends.postgres import PostgresBackend
+from standfast.backends.sqlite import SqliteBackend
+from standfast.codec import encode
+from standfast.errors import Unavailable
+from standfast.settings import parse_url
+from standfast.settle import OnConflict
+from standfast.testing.contract import make_lane, make_op
+from standfast.types import Observed, Op, Outcome
 
 COLLECTIONS = ("things", "others")
 KEYS = ("a", "b")

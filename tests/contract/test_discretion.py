@@ -15,16 +15,16 @@ import pytest
 from rich.console import Console
 from rich.pretty import pretty_repr
 
-from holdfast import ConflictError, CorruptData, DataError, HoldfastError, MigrationError
-from holdfast.backends.base import Backend, Change, Load, LoadReport, RunRecord
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.backends.sqlite import SqliteBackend
-from holdfast.effect import Current
-from holdfast.engine.inline import InlineEngine
-from holdfast.settings import parse_url
-from holdfast.store import Store
-from holdfast.testing.contract import make_lane, make_op
-from holdfast.types import Outcome
+from standfast import ConflictError, CorruptData, DataError, MigrationError, StandfastError
+from standfast.backends.base import Backend, Change, Load, LoadReport, RunRecord
+from standfast.backends.postgres import PostgresBackend
+from standfast.backends.sqlite import SqliteBackend
+from standfast.effect import Current
+from standfast.engine.inline import InlineEngine
+from standfast.settings import parse_url
+from standfast.store import Store
+from standfast.testing.contract import make_lane, make_op
+from standfast.types import Outcome
 
 # Put together, so that a traceback's source lines do not hold it.
 CANARY = "".join(["c4n", "4ry"])
@@ -47,7 +47,7 @@ def assert_discreet(error: BaseException) -> None:
         assert CANARY not in text
 
 
-def rejected(call: Callable[[], Any], kind: type[HoldfastError], code: str) -> None:
+def rejected(call: Callable[[], Any], kind: type[StandfastError], code: str) -> None:
     with pytest.raises(kind) as caught:
         call()
     assert caught.value.code == code
@@ -218,7 +218,7 @@ def test_errors_of_a_tables_own_rules(pg_database: str, rule: str) -> None:
     with psycopg.connect(pg_database) as conn:
         conn.execute(f"CREATE TABLE views (key text PRIMARY KEY, data jsonb NOT NULL, {rule})")
     with Store(InlineEngine(PostgresBackend(parse_url(pg_database)))) as store:
-        with pytest.raises(HoldfastError) as caught:
+        with pytest.raises(StandfastError) as caught:
             store["views"].put_many({"1": VALUE, "2": VALUE})
         assert_discreet(caught.value)
         assert store["views"].count() == 0
@@ -236,7 +236,7 @@ def test_errors_of_a_tables_own_trigger(pg_database: str) -> None:
             "CREATE TRIGGER r BEFORE INSERT ON views FOR EACH ROW EXECUTE FUNCTION refuse()"
         )
     with Store(InlineEngine(PostgresBackend(parse_url(pg_database)))) as store:
-        with pytest.raises(HoldfastError) as caught:
+        with pytest.raises(StandfastError) as caught:
             store["views"].put("1", VALUE)
         assert_discreet(caught.value)
 
@@ -248,7 +248,7 @@ def test_no_password_is_shown(pg_database: str) -> None:
     backend = PostgresBackend(target)
     wrong = PostgresBackend(parse_url(pg_database.rsplit("/", 1)[0] + "/no_such_database"))
     with Store(InlineEngine(backend)) as store, Store(InlineEngine(wrong)) as other:
-        with pytest.raises(HoldfastError) as caught:
+        with pytest.raises(StandfastError) as caught:
             other["views"].get("1")
         for text in (
             *(repr(store), backend.display, repr(backend), repr(target)),

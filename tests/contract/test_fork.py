@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-import holdfast
+import standfast
 from support.cluster import Cluster
 
 NOWHERE = "postgresql://nobody:secret@127.0.0.1:1/none"
 
 _BEGIN = """
 import os, sys, threading
-import holdfast
+import standfast
 
 url, data_dir = sys.argv[1:3]
-store = holdfast.open(url, data_dir=data_dir)
+store = standfast.open(url, data_dir=data_dir)
 """
 
 # The parent writes, forks, and closes its store before the child does: whoever closes a SQLite file
@@ -83,7 +83,7 @@ def test_parent_and_child_both_write(
     whoever closes first, and the child's end takes nothing from the parent."""
     url, data_dir = url_of(kind, request, tmp_path), tmp_path / "data"
     run(_BOTH, url, data_dir, parent)
-    with holdfast.open(url, data_dir=data_dir) as store:
+    with standfast.open(url, data_dir=data_dir) as store:
         expected = 1000 if parent == "last" else 0
         if kind == "journal":
             # "n" was never seen on a primary, so its value is not known: count what is pending.
@@ -137,7 +137,7 @@ def test_forking_while_others_write(
     """R1: a fork at any moment leaves no child waiting for ever for a thread that it has not."""
     url, data_dir = url_of(kind, request, tmp_path), tmp_path / "data"
     assert int(run(_CROWD, url, data_dir)) > 0
-    with holdfast.open(url, data_dir=data_dir) as store:
+    with standfast.open(url, data_dir=data_dir) as store:
         assert [store["c"].get(f"child-{number}") for number in range(8)] == list(range(8))
 
 
@@ -153,7 +153,7 @@ def test_a_program_that_leaves_its_store_open_ends(
     assert run(_LEFT_OPEN, url, data_dir).strip() == ("journal" if kind == "journal" else "primary")
     if kind == "postgresql":
         assert list((data_dir / "lanes").iterdir()) == []  # it was closed in order
-    with holdfast.open(url, data_dir=data_dir) as store:
+    with standfast.open(url, data_dir=data_dir) as store:
         assert store["c"].get("k") == 1
 
 
@@ -189,6 +189,6 @@ def test_a_program_ends_although_its_primary_is_frozen(tmp_path: Path) -> None:
             program.kill()
         assert out.split() == ["journal", "2"]
         assert program.returncode == 0
-        with holdfast.open(cluster.url(), data_dir=tmp_path / "data") as store:
+        with standfast.open(cluster.url(), data_dir=tmp_path / "data") as store:
             store.flush(timeout_s=60)
             assert store["c"].get("k") == 2

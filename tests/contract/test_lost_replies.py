@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import (
+from standfast import (
     ConfigError,
     ConflictError,
     CorruptData,
@@ -15,11 +15,11 @@ from holdfast import (
     DeadlineExceeded,
     Unavailable,
 )
-from holdfast.backends.base import Backend
-from holdfast.backends.memory import MemoryBackend
-from holdfast.engine.inline import InlineEngine
-from holdfast.store import Store
-from holdfast.types import Applied, Op
+from standfast.backends.base import Backend
+from standfast.backends.memory import MemoryBackend
+from standfast.engine.inline import InlineEngine
+from standfast.store import Store
+from standfast.types import Applied, Op
 
 LOST = Unavailable("the reply was lost", code="connection")
 

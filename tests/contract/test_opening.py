@@ -1,4 +1,4 @@
-"""`holdfast.open`: which database it is, and that nothing is hidden or created by looking."""
+"""`standfast.open`: which database it is, and that nothing is hidden or created by looking."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import holdfast
-from holdfast import ConfigError, HoldfastError, Unavailable
-from holdfast.opening import EMBEDDED_FILE
-from holdfast.settings import parse_url
+import standfast
+from standfast import ConfigError, StandfastError, Unavailable
+from standfast.opening import EMBEDDED_FILE
+from standfast.settings import parse_url
 
 
 def test_the_default_is_a_file_in_the_data_directory(
@@ -20,15 +20,15 @@ def test_the_default_is_a_file_in_the_data_directory(
 ) -> None:
     """Without a URL the documents are in SQLite, in the data directory; opening creates nothing."""
     monkeypatch.chdir(tmp_path)
-    with holdfast.open() as store:
+    with standfast.open() as store:
         assert not (tmp_path / "storage").exists()
         assert store["views"].get("1") is None
         assert not (tmp_path / "storage").exists()
         store["views"].put("1", {"a": 1})
     assert (tmp_path / "storage" / EMBEDDED_FILE).exists()
-    with holdfast.open(data_dir=tmp_path / "storage") as store:
+    with standfast.open(data_dir=tmp_path / "storage") as store:
         assert store["views"].get("1") == {"a": 1}
-    with holdfast.open(data_dir=tmp_path / "other") as store:
+    with standfast.open(data_dir=tmp_path / "other") as store:
         assert store["views"].get("1") is None
 
 
@@ -36,11 +36,11 @@ def test_a_url_names_the_database(
     tmp_path: Path, pg_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A URL, given or from the environment, decides between SQLite and PostgreSQL."""
-    with holdfast.open(f"sqlite:///{tmp_path}/x.db", data_dir=tmp_path) as store:
+    with standfast.open(f"sqlite:///{tmp_path}/x.db", data_dir=tmp_path) as store:
         store["views"].put("1", "sqlite")
     assert (tmp_path / "x.db").exists()
     monkeypatch.setenv("DATABASE_URL", pg_database)
-    with holdfast.open(data_dir=tmp_path) as store:
+    with standfast.open(data_dir=tmp_path) as store:
         assert store["views"].get("1") is None
         store["views"].put("1", "postgresql")
     with psycopg.connect(pg_database) as conn:
@@ -51,8 +51,8 @@ def test_opening_logs_where_it_is(
     tmp_path: Path, pg_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names the database without its password and the directory as an absolute path."""
-    with caplog.at_level(logging.INFO, "holdfast"):
-        holdfast.open(pg_database, data_dir=tmp_path).close()
+    with caplog.at_level(logging.INFO, "standfast"):
+        standfast.open(pg_database, data_dir=tmp_path).close()
     assert "postgresql://" in caplog.text
     assert str(tmp_path) in caplog.text
     assert parse_url(pg_database).params["password"] not in caplog.text
@@ -60,15 +60,15 @@ def test_opening_logs_where_it_is(
 
 def test_embedded_documents_are_not_hidden(tmp_path: Path, pg_database: str) -> None:
     """A PostgreSQL URL beside an embedded database with documents is ConfigError, no empty app."""
-    with holdfast.open(data_dir=tmp_path) as store:
+    with standfast.open(data_dir=tmp_path) as store:
         store["views"].put("1", 1)
     with pytest.raises(ConfigError) as caught:
-        holdfast.open(pg_database, data_dir=tmp_path)
+        standfast.open(pg_database, data_dir=tmp_path)
     assert caught.value.code == "embedded_data"
     assert "1 document" in caught.value.message
-    with holdfast.open(data_dir=tmp_path) as store:
+    with standfast.open(data_dir=tmp_path) as store:
         store["views"].delete("1")
-    with holdfast.open(pg_database, data_dir=tmp_path) as store:
+    with standfast.open(pg_database, data_dir=tmp_path) as store:
         assert store["views"].get("1") is None
 
 
@@ -77,7 +77,7 @@ NOWHERE = "postgresql://nobody:secret@127.0.0.1:1/none"
 
 def test_a_database_that_does_not_answer_is_no_error(tmp_path: Path) -> None:
     """I4: the store begins with its journal and its mirror; what is not known is not "missing"."""
-    with holdfast.open(NOWHERE, data_dir=tmp_path) as store:
+    with standfast.open(NOWHERE, data_dir=tmp_path) as store:
         assert store.health().state == "journaling"
         assert store["views"].put("1", 1).durable_on == "journal"
         assert store["views"].get("1") == 1
@@ -85,7 +85,7 @@ def test_a_database_that_does_not_answer_is_no_error(tmp_path: Path) -> None:
             store["views"].get("2")
     assert caught.value.code == "not_mirrored"
     assert "secret" not in str(caught.value)
-    with holdfast.open(NOWHERE, data_dir=tmp_path) as store:
+    with standfast.open(NOWHERE, data_dir=tmp_path) as store:
         assert store["views"].get("1") == 1
         assert store.close(timeout_s=0) == 1
 
@@ -93,7 +93,7 @@ def test_a_database_that_does_not_answer_is_no_error(tmp_path: Path) -> None:
 def test_without_a_fallback_it_is_told_at_once(tmp_path: Path) -> None:
     """`fallback="off"` looks when it opens: nothing listens is Unavailable, with a hint."""
     with pytest.raises(Unavailable) as caught:
-        holdfast.open(NOWHERE, data_dir=tmp_path, fallback="off")
+        standfast.open(NOWHERE, data_dir=tmp_path, fallback="off")
     assert caught.value.code == "connection"
     assert caught.value.hint
     assert "secret" not in str(caught.value)
@@ -102,13 +102,13 @@ def test_without_a_fallback_it_is_told_at_once(tmp_path: Path) -> None:
 def test_a_refusal_is_told_at_once(tmp_path: Path, pg_database: str) -> None:
     """A wrong password or a file that is no database is an error of `open`, with every fallback."""
     wrong = re.sub(r":[^:@/]+@", ":mistaken@", pg_database)
-    with pytest.raises(HoldfastError) as refused:
-        holdfast.open(wrong, data_dir=tmp_path)
+    with pytest.raises(StandfastError) as refused:
+        standfast.open(wrong, data_dir=tmp_path)
     assert refused.value.code == "auth"
     assert "mistaken" not in str(refused.value)
     (tmp_path / "text.db").write_text("no database")
-    with pytest.raises(HoldfastError) as no_file:
-        holdfast.open(f"sqlite:///{tmp_path}/text.db", data_dir=tmp_path)
+    with pytest.raises(StandfastError) as no_file:
+        standfast.open(f"sqlite:///{tmp_path}/text.db", data_dir=tmp_path)
     assert no_file.value.code == "not_a_database"
 
 
@@ -123,6 +123,6 @@ def test_settings_that_do_not_exist_are_told(tmp_path: Path) -> None:
         {"max_journal_bytes": 0},
     ):
         with pytest.raises(ConfigError) as caught:
-            holdfast.open(data_dir=tmp_path / "new", **options)  # type: ignore[arg-type]
+            standfast.open(data_dir=tmp_path / "new", **options)  # type: ignore[arg-type]
         assert caught.value.code == "usage"
     assert not (tmp_path / "new").exists()

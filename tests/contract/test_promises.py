@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from holdfast import DataError, DeadlineExceeded, Unavailable
-from holdfast.engine.promise import Promise, Settling
+from standfast import DataError, DeadlineExceeded, Unavailable
+from standfast.engine.promise import Promise, Settling
 
 
 def settle(*answers: tuple[Promise[Any], Any]) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import apsw
 import pytest
 
-from holdfast import ConfigError, ConflictError, CorruptData, HoldfastError, Unavailable
-from holdfast.backends import sqlite_write
-from holdfast.backends.base import Form, Load
-from holdfast.backends.sqlite import APPLICATION_ID, SqliteBackend
-from holdfast.engine.inline import InlineEngine
-from holdfast.store import Store
-from holdfast.testing.contract import make_lane, make_op
+from standfast import ConfigError, ConflictError, CorruptData, StandfastError, Unavailable
+from standfast.backends import sqlite_write
+from standfast.backends.base import Form, Load
+from standfast.backends.sqlite import APPLICATION_ID, SqliteBackend
+from standfast.engine.inline import InlineEngine
+from standfast.store import Store
+from standfast.testing.contract import make_lane, make_op
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def foreign(path: Path, *statements: str) -> None:
     subprocess.run([sys.executable, "-c", code, path, json.dumps(statements)], check=True)
 
 
-def refusal(call: Any, kind: type[HoldfastError], code: str) -> HoldfastError:
+def refusal(call: Any, kind: type[StandfastError], code: str) -> StandfastError:
     with pytest.raises(kind) as caught:
         call()
     assert caught.value.code == code
@@ -119,8 +119,8 @@ def test_writes_are_durable(backend: SqliteBackend) -> None:
 def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
     """I1, I2: after kill -9 every acknowledged write is there, and at most one more."""
     code = (
-        "import sys; from holdfast.backends.sqlite import SqliteBackend;"
-        "from holdfast.engine.inline import InlineEngine; from holdfast.store import Store\n"
+        "import sys; from standfast.backends.sqlite import SqliteBackend;"
+        "from standfast.engine.inline import InlineEngine; from standfast.store import Store\n"
         "store = Store(InlineEngine(SqliteBackend(sys.argv[1])))\n"
         "while True: print(store['c'].increment('1', ''), flush=True)"
     )
@@ -294,7 +294,7 @@ def test_names_that_differ_in_case_are_told_apart_by_refusing(backend: SqliteBac
     assert "`Things`" in error.message
     assert backend.read("things", ["1"]) == {}
     assert backend.read("Things", ["1"])["1"].text == "1"
-    assert put(backend, "1", "1", collection="Things_holdfast_insert") == 1
+    assert put(backend, "1", "1", collection="Things_standfast_insert") == 1
 
 
 # ---- places where no file can be
@@ -400,7 +400,7 @@ def test_a_write_into_a_removed_file_is_not_acknowledged(
         path.unlink()
 
     monkeypatch.setattr(sqlite_write, "ensure_table", meddle)
-    monkeypatch.setattr("holdfast.backends.sqlite_load.ensure_table", meddle)
+    monkeypatch.setattr("standfast.backends.sqlite_load.ensure_table", meddle)
     call = {
         "apply": lambda: put(backend, "2", "2"),
         "load": lambda: backend.load("run", "loaded", [Load("things", None, [("2", "2")])]),
@@ -446,12 +446,12 @@ def test_a_restored_older_file_is_noticed(backend: SqliteBackend, path: Path) ->
 
 
 def changes(backend: SqliteBackend) -> list[Any]:
-    rows = query(backend, "SELECT collection, keys FROM _holdfast_changes ORDER BY id")
+    rows = query(backend, "SELECT collection, keys FROM _standfast_changes ORDER BY id")
     return [(collection, json.loads(keys)) for collection, keys in rows]
 
 
 def graves(backend: SqliteBackend) -> dict[str, int]:
-    return dict(query(backend, "SELECT key, version FROM _holdfast_tombstones"))
+    return dict(query(backend, "SELECT key, version FROM _standfast_tombstones"))
 
 
 def test_own_writes_are_logged(backend: SqliteBackend) -> None:

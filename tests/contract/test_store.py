@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from holdfast import ConfigError, ConflictError, DataError, Unavailable
-from holdfast.backends.base import Backend
-from holdfast.engine.inline import InlineEngine
-from holdfast.limits import MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PAGE
-from holdfast.store import Store
+from standfast import ConfigError, ConflictError, DataError, Unavailable
+from standfast.backends.base import Backend
+from standfast.engine.inline import InlineEngine
+from standfast.limits import MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PAGE
+from standfast.store import Store
 
 
 class Colour(enum.IntEnum):
@@ -351,7 +351,7 @@ def test_collections_are_apart(store: Store) -> None:
 
 BAD_NAMES = [
     *("", "1a", "a-b", "a b", "ä", "a.b", 'a"b', "a\n", "x" * 51, 5, None),
-    *("holdfast", "_holdfast_lanes", "pg_class", "PG_x", "sqlite_master", "Holdfast2"),
+    *("standfast", "_standfast_lanes", "pg_class", "PG_x", "sqlite_master", "Standfast2"),
 ]
 
 

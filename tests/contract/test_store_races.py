@@ -12,14 +12,14 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from holdfast import ConflictError, calls
-from holdfast.backends.base import Backend
-from holdfast.backends.memory import MemoryBackend
-from holdfast.backends.sqlite import SqliteBackend
-from holdfast.engine.inline import InlineEngine
-from holdfast.limits import MAX_UPDATE_ATTEMPTS
-from holdfast.store import Collection, Store
-from holdfast.types import Applied, Op, Row
+from standfast import ConflictError, calls
+from standfast.backends.base import Backend
+from standfast.backends.memory import MemoryBackend
+from standfast.backends.sqlite import SqliteBackend
+from standfast.engine.inline import InlineEngine
+from standfast.limits import MAX_UPDATE_ATTEMPTS
+from standfast.store import Collection, Store
+from standfast.types import Applied, Op, Row
 
 Meddle: TypeAlias = Callable[[Collection], Any]
 
@@ -120,9 +120,9 @@ def test_only_one_of_many_wins(make_backend: Callable[[], Backend]) -> None:
 
 _PROCESS = """
 import sys
-from holdfast.backends.sqlite import SqliteBackend
-from holdfast.engine.inline import InlineEngine
-from holdfast.store import Store
+from standfast.backends.sqlite import SqliteBackend
+from standfast.engine.inline import InlineEngine
+from standfast.store import Store
 
 sys.stdout.write("ready\\n"), sys.stdout.flush(), sys.stdin.readline()
 with Store(InlineEngine(SqliteBackend(sys.argv[1]))) as store:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import holdfast
-from holdfast import Unavailable
+import standfast
+from standfast import Unavailable
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -20,7 +20,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_both_faces_are_one_store(url: str, tmp_path: Path) -> None:
     """I12: what one face acknowledged the other reads; both close together."""
-    store = holdfast.open(url, data_dir=tmp_path / "data")
+    store = standfast.open(url, data_dir=tmp_path / "data")
     twin = store.as_async()
 
     async def work() -> None:

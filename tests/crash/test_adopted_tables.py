@@ -20,7 +20,7 @@ FILE = '{"81": {"mode": "ranked"}, "82": {"mode":"doubleup"}, "84": {"mode": "ne
 
 @pytest.fixture
 def adopted(pg_database: str, pg_admin_url: str, tmp_path: Path) -> World:
-    """A bot's own table: a bigint key, two columns that holdfast knows nothing of, no version."""
+    """A bot's own table: a bigint key, two columns that standfast knows nothing of, no version."""
     world = World(tmp_path / "world", pg_database, pg_admin_url)
     world.app.mkdir(parents=True)
     (world.app / "guild_settings.json").write_text(FILE)
@@ -54,7 +54,7 @@ def test_a_rollback_gives_the_rows_back_with_their_own_columns(
     adopted: World, failpoint: str
 ) -> None:
     """Killed or not: after a rollback the table is as its program left it, columns that are not
-    holdfast's included; while the migration stands it has its rows and theirs."""
+    standfast's included; while the migration stands it has its rows and theirs."""
     before = rows(adopted)
     if failpoint:
         assert migrate(adopted, failpoint) == -9

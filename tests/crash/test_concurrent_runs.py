@@ -9,12 +9,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from holdfast.backends.base import Backend
-from holdfast.backends.pgschema import LOAD_LOCK
-from holdfast.errors import MigrationError
-from holdfast.migrate import cleanup
-from holdfast.migrate.planning import Options
-from holdfast.migrate.runner import Result, Runner
+from standfast.backends.base import Backend
+from standfast.backends.pgschema import LOAD_LOCK
+from standfast.errors import MigrationError
+from standfast.migrate import cleanup
+from standfast.migrate.planning import Options
+from standfast.migrate.runner import Result, Runner
 from support.crash_files import CANARY, write_sources
 from support.crash_snapshot import files_of, look
 from support.crash_stage import Stage
@@ -159,11 +159,11 @@ def test_a_server_that_is_still_committing_is_waited_for(fresh_pg: Stage) -> Non
     with psycopg.connect(world.url) as conn:
         # As before the COMMIT: the lock held, the record of the run not to be seen.
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (LOAD_LOCK,))
-        (report,) = conn.execute("SELECT report FROM holdfast.runs WHERE run = %s", (run,))
+        (report,) = conn.execute("SELECT report FROM standfast.runs WHERE run = %s", (run,))
         with psycopg.connect(world.url, autocommit=True) as other:
-            other.execute("DELETE FROM holdfast.runs WHERE run = %s", (run,))
+            other.execute("DELETE FROM standfast.runs WHERE run = %s", (run,))
         conn.execute(
-            "INSERT INTO holdfast.runs (run, state, report) VALUES (%s, 'loaded', %s)",
+            "INSERT INTO standfast.runs (run, state, report) VALUES (%s, 'loaded', %s)",
             (run, *report),
         )
         for command in ("migrate", "rollback"):

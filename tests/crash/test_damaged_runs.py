@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import CorruptData
-from holdfast.migrate.rundir import RunDir
+from standfast.errors import CorruptData
+from standfast.migrate.rundir import RunDir
 from support.crash_snapshot import exact
 from support.crash_stage import Stage
 

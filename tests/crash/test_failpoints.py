@@ -37,12 +37,12 @@ def test_a_name_is_used_in_one_place_for_each_database() -> None:
 
 
 def test_a_failpoint_does_nothing_unless_asked_for() -> None:
-    """Without HOLDFAST_FAILPOINT, or with another name, the process goes on."""
-    code = "from holdfast.failpoints import failpoint; failpoint('one'); print('alive')"
+    """Without STANDFAST_FAILPOINT, or with another name, the process goes on."""
+    code = "from standfast.failpoints import failpoint; failpoint('one'); print('alive')"
     for setting in ("", "other", "one@2"):
         done = subprocess.run(
             [sys.executable, "-c", code],
-            env={"HOLDFAST_FAILPOINT": setting},
+            env={"STANDFAST_FAILPOINT": setting},
             capture_output=True,
             text=True,
         )

@@ -48,7 +48,7 @@ def test_a_migration_does_not_go_over_a_killed_rollback(migrated: Stage, failpoi
     before = look(migrated.world)
     done = migrated.world.migrate()
     assert done.code == 1, done.all
-    assert f"holdfast rollback {migrated.run}" in done.err
+    assert f"standfast rollback {migrated.run}" in done.err
     assert look(migrated.world) == before
     finishes(migrated)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.backends.base import Backend
-from holdfast.errors import MigrationError
-from holdfast.migrate.rollback import rollback
+from standfast.backends.base import Backend
+from standfast.errors import MigrationError
+from standfast.migrate.rollback import rollback
 from support.crash_files import CANARY
 from support.crash_snapshot import look
 from support.crash_stage import Stage

@@ -11,13 +11,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.cli.exits import Exit, exit_code
-from holdfast.errors import Unavailable
-from holdfast.migrate.planning import Options
-from holdfast.migrate.rollback import rollback
-from holdfast.migrate.runner import Runner
-from holdfast.settings import parse_url
+from standfast.backends.postgres import PostgresBackend
+from standfast.cli.exits import Exit, exit_code
+from standfast.errors import Unavailable
+from standfast.migrate.planning import Options
+from standfast.migrate.rollback import rollback
+from standfast.migrate.runner import Runner
+from standfast.settings import parse_url
 from support.cluster import Cluster
 from support.crash_files import SOURCES
 from support.crash_snapshot import files_of, look
@@ -64,11 +64,11 @@ def stop(cluster: Cluster, world: World) -> None:
 
 
 def terminate(cluster: Cluster, world: World) -> None:
-    """Only the sessions of holdfast, as an administrator or a failover does."""
+    """Only the sessions of standfast, as an administrator or a failover does."""
     with psycopg.connect(cluster.url(), autocommit=True) as conn:
         ended = conn.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-            " WHERE application_name = 'holdfast'"
+            " WHERE application_name = 'standfast'"
         ).fetchone()
         assert ended is not None
         assert ended[0] > 0
@@ -89,7 +89,7 @@ def in_the_load(cluster: Cluster, world: World, *command: str) -> Iterator[subpr
         with psycopg.connect(cluster.url(), autocommit=True) as watcher:
             deadline = time.monotonic() + TIMEOUT_S
             while not watcher.execute(
-                "SELECT 1 FROM pg_stat_activity WHERE application_name = 'holdfast'"
+                "SELECT 1 FROM pg_stat_activity WHERE application_name = 'standfast'"
                 " AND wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%players%'"
             ).fetchone():
                 assert time.monotonic() < deadline, "the load never came to the lock"

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from holdfast.backends.base import Backend, Load, LoadReport
-from holdfast.migrate.planning import Options
-from holdfast.migrate.runner import Runner
+from standfast.backends.base import Backend, Load, LoadReport
+from standfast.migrate.planning import Options
+from standfast.migrate.runner import Runner
 from support.crash_files import CANARY
 from support.crash_snapshot import look
 from support.crash_stage import Stage
@@ -80,14 +80,14 @@ CASES: dict[str, tuple[str, str, Damage]] = {
     "sqlite changed unseen": (
         *("sqlite", "differs"),
         on_sqlite(
-            "DROP TRIGGER guilds_holdfast_update",
+            "DROP TRIGGER guilds_standfast_update",
             "UPDATE guilds SET data = replace(data, '1.0e2', '2.0e2') WHERE key = 'differs'",
         ),
     ),
     "sqlite no JSON": (
         *("sqlite", "new"),
         on_sqlite(
-            "DROP TRIGGER guilds_holdfast_update",
+            "DROP TRIGGER guilds_standfast_update",
             "UPDATE guilds SET data = '[CANARY' WHERE key = 'new'",
         ),
     ),

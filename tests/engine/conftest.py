@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.settings import parse_url
-from holdfast.store import Store
+from standfast.backends.postgres import PostgresBackend
+from standfast.settings import parse_url
+from standfast.store import Store
 from support.faulty import Link, Open, Opened, Serialized, Server, open_link
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from holdfast import ConfigError, CorruptData, HoldfastError, Unavailable
-from holdfast.engine import journal as journal_module
-from holdfast.engine.journal import History, Journal, Totals
-from holdfast.types import Hello, Op
+from standfast import ConfigError, CorruptData, StandfastError, Unavailable
+from standfast.engine import journal as journal_module
+from standfast.engine.journal import History, Journal, Totals
+from standfast.types import Hello, Op
 
 LANE = "00000000-0000-4000-8000-000000000001"
 BIG = {"max_ops": 10**6, "max_bytes": 10**9}
@@ -97,7 +97,7 @@ def test_a_full_journal_takes_nothing(journal: Journal) -> None:
 
 def test_a_failed_transaction_leaves_nothing(journal: Journal) -> None:
     """I1: an error inside the transaction takes all of it back."""
-    with pytest.raises(HoldfastError):
+    with pytest.raises(StandfastError):
         add(journal, make(1), make(2), make(1))
     assert names(journal) == []
     assert journal.totals() == Totals(0, 0)
@@ -211,8 +211,8 @@ def test_the_history_that_it_belongs_to(journal: Journal, tmp_path: Path) -> Non
 _PROCESS = """
 import sys
 from pathlib import Path
-from holdfast.engine.journal import Journal
-from holdfast.types import Op
+from standfast.engine.journal import Journal
+from standfast.types import Op
 
 journal = Journal(Path(sys.argv[1]))
 journal.open_lane(sys.argv[2])

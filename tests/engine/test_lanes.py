@@ -9,13 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from holdfast.engine.lanes import FOLDER, FileLock, Lane, forget, is_dead
+from standfast.engine.lanes import FOLDER, FileLock, Lane, forget, is_dead
 from support.faulty import eventually
 
 _HOLDER = """
 import sys
 from pathlib import Path
-from holdfast.engine.lanes import Lane
+from standfast.engine.lanes import Lane
 
 lane = Lane(Path(sys.argv[1]))
 print(lane.id, flush=True)
@@ -84,7 +84,7 @@ def test_a_forked_child_lets_go_without_freeing(tmp_path: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
-from holdfast.engine.lanes import Lane
+from standfast.engine.lanes import Lane
 
 lane = Lane(Path(sys.argv[1]))
 ended, told = os.pipe()

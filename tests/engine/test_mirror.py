@@ -10,10 +10,10 @@ import apsw
 import msgspec
 import pytest
 
-from holdfast import CorruptData, HoldfastError
-from holdfast.engine import mirror as mirror_module
-from holdfast.engine.mirror import Mirror
-from holdfast.types import Observed, Op, State
+from standfast import CorruptData, StandfastError
+from standfast.engine import mirror as mirror_module
+from standfast.engine.mirror import Mirror
+from standfast.types import Observed, Op, State
 
 LANE = "lane"
 
@@ -134,7 +134,7 @@ def test_another_history_empties_it(mirror: Mirror) -> None:
 def test_rows_and_watermark_are_one_transaction(mirror: Mirror) -> None:
     """R6: rows, watermark and retained ops are there together or not at all."""
     broken = State("c", "x", "1", None, 1, 1)  # type: ignore[arg-type]
-    with pytest.raises(HoldfastError):
+    with pytest.raises(StandfastError):
         mirror.confirm(
             Observed([state(1), broken], {LANE: 1}), lane=LANE, watermark=1, retained=[(op(1), 1)]
         )

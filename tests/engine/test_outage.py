@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import (
+from standfast import (
     ConflictError,
     DataError,
     DeadlineExceeded,
@@ -15,10 +15,10 @@ from holdfast import (
     StateChange,
     Unavailable,
 )
-from holdfast.backends.memory import MemoryBackend
-from holdfast.engine.inline import InlineEngine
-from holdfast.engine.modes import Mode
-from holdfast.store import Store
+from standfast.backends.memory import MemoryBackend
+from standfast.engine.inline import InlineEngine
+from standfast.engine.modes import Mode
+from standfast.store import Store
 from support.faulty import LOST, Fault, Link, Open, Server, eventually, wait_direct, wait_mode
 
 

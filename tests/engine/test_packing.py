@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.engine.packing import pack, pack_batch, unpack, unpack_batch
-from holdfast.ops import build_op
-from holdfast.types import Op
+from standfast.engine.packing import pack, pack_batch, unpack, unpack_batch
+from standfast.ops import build_op
+from standfast.types import Op
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from holdfast import (
+from standfast import (
     ConfigError,
     CorruptData,
     DataError,
     DeadlineExceeded,
-    HoldfastError,
+    StandfastError,
     Unavailable,
 )
-from holdfast.engine import writer as writer_module
-from holdfast.engine.core import Engine
-from holdfast.engine.inline import InlineEngine
-from holdfast.engine.modes import Mode
-from holdfast.store import Collection, Store
+from standfast.engine import writer as writer_module
+from standfast.engine.core import Engine
+from standfast.engine.inline import InlineEngine
+from standfast.engine.modes import Mode
+from standfast.store import Collection, Store
 from support.faulty import (
     GONE,
     LOST,
@@ -143,7 +143,7 @@ def test_a_refusal_is_its_callers_alone(
     ids=lambda error: error.code,
 )
 def test_an_answer_goes_to_the_caller(
-    link: Link, opened: tuple[Store, Engine], c: Collection, error: HoldfastError
+    link: Link, opened: tuple[Store, Engine], c: Collection, error: StandfastError
 ) -> None:
     """I4: whatever else the primary answers is the caller's error, and no outage."""
     link.script = [before(error)]

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from holdfast import ConflictError, CorruptData, DataError, Unavailable
-from holdfast.backends.memory import MemoryBackend
-from holdfast.engine import replayer as replayer_module
-from holdfast.engine.inline import InlineEngine
-from holdfast.engine.modes import Mode
-from holdfast.errors import ConfigError
-from holdfast.store import Store
-from holdfast.types import Hello
+from standfast import ConflictError, CorruptData, DataError, Unavailable
+from standfast.backends.memory import MemoryBackend
+from standfast.engine import replayer as replayer_module
+from standfast.engine.inline import InlineEngine
+from standfast.engine.modes import Mode
+from standfast.errors import ConfigError
+from standfast.store import Store
+from standfast.types import Hello
 from support.faulty import LOST, Link, Open, Server, after, before, eventually, wait_direct
 
 POISON = DataError("a CHECK refuses it", code="check")

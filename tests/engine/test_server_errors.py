@@ -9,16 +9,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import holdfast
-from holdfast import ConfigError, DataError, Store, Unavailable
-from holdfast.engine.announce import StateChange
+import standfast
+from standfast import ConfigError, DataError, Store, Unavailable
+from standfast.engine.announce import StateChange
 from support.cluster import Cluster
 
 
 @pytest.fixture
 def store(pg_database: str, tmp_path: Path) -> Iterator[Store]:
     """A store that is direct, with one document in each of two collections."""
-    with holdfast.open(pg_database, data_dir=tmp_path / "storage", deadline_s=2.0) as store:
+    with standfast.open(pg_database, data_dir=tmp_path / "storage", deadline_s=2.0) as store:
         store["views"].put("1", {"n": 1})
         store["others"].put("1", {"n": 1})
         yield store
@@ -59,7 +59,7 @@ def together(store: Store, keys: list[str]) -> dict[str, BaseException | None]:
         try:
             store["views"].put(key, {"n": 2})
             errors[key] = None
-        except holdfast.HoldfastError as error:
+        except standfast.StandfastError as error:
             errors[key] = error
 
     threads = [threading.Thread(target=put, args=(key,)) for key in keys]
@@ -217,7 +217,7 @@ def test_revoked_rights_are_told(pg_admin_url: str, pg_database: str, tmp_path: 
         conn.execute(f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role}")
         info = conn.info
         url = f"postgresql://{role}:p@{info.host}:{info.port}/{info.dbname}"
-        with holdfast.open(url, data_dir=tmp_path / "s", deadline_s=2.0) as store:
+        with standfast.open(url, data_dir=tmp_path / "s", deadline_s=2.0) as store:
             store["mine"].put("1", 1)
             store["others"].put("1", 1)
             conn.execute("ALTER TABLE mine OWNER TO CURRENT_USER")
@@ -237,7 +237,7 @@ def test_too_many_connections_are_waited_out(tmp_path: Path) -> None:
     conf = {"max_connections": "8", "superuser_reserved_connections": "0"}
     with Cluster(conf=conf) as cluster:
         taken = [psycopg.connect(cluster.url()) for _ in range(8)]
-        with holdfast.open(cluster.url(), data_dir=tmp_path / "storage", deadline_s=1.0) as store:
+        with standfast.open(cluster.url(), data_dir=tmp_path / "storage", deadline_s=1.0) as store:
             assert store["views"].put("1", 1).durable_on == "journal"
             assert store.health().cause == "too_many_connections"
             for conn in taken:
@@ -251,7 +251,7 @@ def test_a_standby_is_no_primary(tmp_path: Path) -> None:
     again when it takes them."""
     with (
         Cluster() as cluster,
-        holdfast.open(cluster.url(), data_dir=tmp_path / "storage", deadline_s=1.0) as store,
+        standfast.open(cluster.url(), data_dir=tmp_path / "storage", deadline_s=1.0) as store,
     ):
         store["views"].put("1", 1)
         with psycopg.connect(cluster.url(), autocommit=True) as conn:
@@ -259,7 +259,7 @@ def test_a_standby_is_no_primary(tmp_path: Path) -> None:
             conn.execute("SELECT pg_reload_conf()")
             conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = 'holdfast'"
+                " WHERE application_name = 'standfast'"
             )
         assert store["views"].put("1", 2).durable_on == "journal"
         assert store["views"].get("1") == 2

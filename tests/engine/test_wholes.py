@@ -8,10 +8,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from holdfast import DeadlineExceeded, Unavailable
-from holdfast.engine.inline import InlineEngine
-from holdfast.engine.wholes import Sweep
-from holdfast.store import Collection, Store
+from standfast import DeadlineExceeded, Unavailable
+from standfast.engine.inline import InlineEngine
+from standfast.engine.wholes import Sweep
+from standfast.store import Collection, Store
 from support.faulty import LOST, Link, Open, Server, after, eventually, wait_direct
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.containment import contains
+from standfast.containment import contains
 
 Pair = tuple[Any, Any]
 PAIRS_PER_STATEMENT = 40

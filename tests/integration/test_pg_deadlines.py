@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from holdfast.backends import pgsession
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.settings import parse_url
-from holdfast.testing.contract import make_lane, make_op
-from holdfast.types import Applied, Kind
+from standfast.backends import pgsession
+from standfast.backends.postgres import PostgresBackend
+from standfast.settings import parse_url
+from standfast.testing.contract import make_lane, make_op
+from standfast.types import Applied, Kind
 from support.lines import (
     GATE,
     NOBODY_ACTIVE,
@@ -226,7 +226,7 @@ def test_r12_ledger_and_watermark_are_one_transaction(
         )
         event = "UPDATE" if table == "lanes" else "INSERT"
         db(
-            f"CREATE TRIGGER fail BEFORE {event} ON holdfast.{table}"
+            f"CREATE TRIGGER fail BEFORE {event} ON standfast.{table}"
             " FOR EACH ROW EXECUTE FUNCTION fail()"
         )
         held = msgspec.structs.replace(add(lane, 2), replay=True)
@@ -235,8 +235,8 @@ def test_r12_ledger_and_watermark_are_one_transaction(
             backend.apply(batch)
         assert backend.entries() == []
         assert backend.read("things", ["1", "2"]).keys() == {"1"}
-        assert db.one("SELECT watermark FROM holdfast.lanes") == 1
-        db(f"DROP TRIGGER fail ON holdfast.{table}")
+        assert db.one("SELECT watermark FROM standfast.lanes") == 1
+        db(f"DROP TRIGGER fail ON standfast.{table}")
         assert [o.status for o in backend.apply(batch).outcomes] == ["parked", "applied"]
         assert [(e.seq, e.reason) for e in backend.entries()] == [(2, "wrong_type")]
 
@@ -250,13 +250,13 @@ def test_fences_are_forgotten_at_last(pg_database: str, db: Sql) -> None:
         backend.fence([old, young])
         for lane, days in ((old, 8), (young, 6), (idle, 400)):
             db(
-                "UPDATE holdfast.lanes SET updated_at = now() - %s * interval '1 day'"
+                "UPDATE standfast.lanes SET updated_at = now() - %s * interval '1 day'"
                 " WHERE lane = %s",
                 days,
                 lane,
             )
         assert backend.fence([fresh]) == {fresh: 0}
-        kept = {str(lane) for (lane,) in db("SELECT lane FROM holdfast.lanes")}
+        kept = {str(lane) for (lane,) in db("SELECT lane FROM standfast.lanes")}
         assert kept == {young, idle, fresh}
 
 

@@ -14,17 +14,17 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from holdfast import ConfigError, DataError, HoldfastError, Unavailable
-from holdfast.backends.pgerrors import explain, mapped
+from standfast import ConfigError, DataError, StandfastError, Unavailable
+from standfast.backends.pgerrors import explain, mapped
 from support.cluster import Cluster
 from support.pg import Sql, opened, url_as
 
 SECRET = "CANARY-7f3a"
 
 
-def failure(action: Callable[[], Any], kind: type[HoldfastError], code: str) -> HoldfastError:
+def failure(action: Callable[[], Any], kind: type[StandfastError], code: str) -> StandfastError:
     """The error of an action: exactly this class and code, a hint, and nothing secret anywhere."""
-    with pytest.raises(HoldfastError) as caught:
+    with pytest.raises(StandfastError) as caught:
         action()
     error = caught.value
     assert (type(error), error.code) == (kind, code), error
@@ -187,7 +187,7 @@ def test_a_name_that_looks_like_a_reason(pg_cluster: Cluster) -> None:
     ],
 )
 def test_errors_without_a_state(
-    original: psycopg.Error, kind: type[HoldfastError], code: str
+    original: psycopg.Error, kind: type[StandfastError], code: str
 ) -> None:
     """Without an SQLSTATE the driver's class and libpq's words decide."""
 
@@ -229,7 +229,7 @@ def test_errors_without_a_state(
         ("RaiseException", DataError, "trigger"),
     ],
 )
-def test_states(name: str, kind: type[HoldfastError], code: str) -> None:
+def test_states(name: str, kind: type[StandfastError], code: str) -> None:
     """Each class of SQLSTATE has one class of ours; outages are never taken for settings."""
     error = explain(getattr(psycopg.errors, name)("secret"), "trying")
     assert (type(error), error.code) == (kind, code)
@@ -377,7 +377,7 @@ def end_sessions(db: Sql) -> int:
     """End every session of ours and wait until they are gone; returns their number."""
     found = db(
         "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
-        " WHERE application_name = 'holdfast' AND datname = current_database()"
+        " WHERE application_name = 'standfast' AND datname = current_database()"
     )
     assert all(ended for (ended,) in found)
     return len(found)
@@ -422,7 +422,7 @@ def test_a_connection_that_ends_before_the_commit(
 ) -> None:
     """I2: a session that is cut off inside a write is tried again with the same lane and sequence:
     the op takes effect once."""
-    from holdfast.backends import pgrows
+    from standfast.backends import pgrows
 
     with opened(pg_database) as store:
         store["things"].put("n", 1)
@@ -475,4 +475,4 @@ def test_a_server_that_stops_and_starts(pg_cluster: Cluster) -> None:
         assert store["restarted"].put("1", 2).version == 2
     with Sql(pg_cluster.url()) as db:
         db("DROP TABLE restarted")
-        db("DROP SCHEMA holdfast CASCADE")
+        db("DROP SCHEMA standfast CASCADE")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.codec import accept, decode, encode
-from holdfast.jsonb import jsonb_columns
+from standfast.codec import accept, decode, encode
+from standfast.jsonb import jsonb_columns
 from support.json_strategies import random_value, reference, render, same, texts, values
 
 BATCHES = 80

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from holdfast.errors import CorruptData, Unavailable
-from holdfast.testing.contract import make_lane
-from holdfast.types import Hello
+from standfast.errors import CorruptData, Unavailable
+from standfast.testing.contract import make_lane
+from standfast.types import Hello
 from support.lines import GATE, PATIENCE_S, WAITING, add, bounded, connected, line, soon, until
 from support.pg import Sql
 

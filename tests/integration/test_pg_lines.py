@@ -11,8 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from holdfast.errors import Unavailable
-from holdfast.testing.contract import make_lane, make_op
+from standfast.errors import Unavailable
+from standfast.testing.contract import make_lane, make_op
 from support.cluster import Cluster
 from support.lines import (
     GATE,

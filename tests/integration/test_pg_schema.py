@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from holdfast.backends import pgschema
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.backends.sql import SCHEMA_VERSION
-from holdfast.settings import parse_url
+from standfast.backends import pgschema
+from standfast.backends.postgres import PostgresBackend
+from standfast.backends.sql import SCHEMA_VERSION
+from standfast.settings import parse_url
 from support.pg import Sql, opened, refused, url_as
 
 # ---- rights -------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def test_a_role_without_ddl_rights_works_after_a_script(
     with opened(plain_url) as plain:
         for name in collections:
             error = refused(lambda name=name: plain[name].put("2", [1]), "no_rights")
-            assert "holdfast schema sql" in error.hint
+            assert "standfast schema sql" in error.hint
         assert plain["waitlist"].get(1) == {}
         assert db.catalog() == before
         script = pgschema.script(db.connection, "public", collections)
@@ -60,7 +60,7 @@ def test_a_script_without_a_connection_makes_the_same(pg_database: str, db: Sql)
         store["things"].put("1", 1)
         wanted = [line[:4] for line in db.catalog()]
         db("DROP TABLE things")
-        db("DROP SCHEMA holdfast CASCADE")
+        db("DROP SCHEMA standfast CASCADE")
         db(pgschema.script(None, "public", ["things"]))
         assert [line[:4] for line in db.catalog()] == wanted
     with opened(pg_database) as store:
@@ -77,7 +77,7 @@ def test_a_table_of_another_owner(role: str, pg_database: str, db: Sql) -> None:
     with opened(url_as(pg_database, role)) as store:
         error = refused(lambda: store["things"].put("1", 1), "no_rights")
         assert "`public.things`" in str(error)
-        assert "holdfast schema sql --collection things" in error.hint
+        assert "standfast schema sql --collection things" in error.hint
         assert "does not own it" in store.calls.engine.primary.adoptable("things")
         assert db.catalog() == before
         db(f"ALTER TABLE things OWNER TO {role}")
@@ -96,10 +96,10 @@ def test_rights_that_were_taken_away(role: str, pg_database: str, db: Sql) -> No
         assert plain["things"].get("1") == 2
         db(f"REVOKE SELECT ON things FROM {role}")
         refused(lambda: plain["things"].get("1"), "no_rights")
-        db(f"REVOKE USAGE ON SCHEMA holdfast FROM {role}")
+        db(f"REVOKE USAGE ON SCHEMA standfast FROM {role}")
         refused(lambda: plain["things"].get("1"), "no_rights")
         db(f"GRANT SELECT, UPDATE ON things TO {role}")
-        db(f"GRANT USAGE ON SCHEMA holdfast TO {role}")
+        db(f"GRANT USAGE ON SCHEMA standfast TO {role}")
         assert plain["things"].put("1", 3).version == 3
 
 
@@ -123,8 +123,8 @@ def test_many_start_at_once(pg_database: str, db: Sql) -> None:
         identities = set(pool.map(start, range(count)))
     assert len(identities) == 1
     versions = [(number,) for number in range(1, SCHEMA_VERSION + 1)]
-    assert db("SELECT version FROM holdfast.schema_version ORDER BY version") == versions
-    assert db.one("SELECT count(*) FROM holdfast.collections") == count + 1
+    assert db("SELECT version FROM standfast.schema_version ORDER BY version") == versions
+    assert db.one("SELECT count(*) FROM standfast.collections") == count + 1
     assert db.one("SELECT count(*) FROM shared") == count
 
 
@@ -153,7 +153,7 @@ def test_a_newer_schema_is_refused(pg_database: str, db: Sql) -> None:
     with opened(pg_database) as store:
         store["things"].put("1", 1)
     newer = SCHEMA_VERSION + 1
-    db("INSERT INTO holdfast.schema_version (version) VALUES (%s)", newer)
+    db("INSERT INTO standfast.schema_version (version) VALUES (%s)", newer)
     before = db.catalog()
     error = refused(lambda: opened(pg_database).__enter__(), "schema_newer")
     assert f"version {newer}, this library knows {SCHEMA_VERSION}" in str(error)
@@ -180,13 +180,13 @@ def test_a_database_that_cannot_hold_every_text_is_refused(
     pg_admin_url: str, encoding: str
 ) -> None:
     """I11: only UTF8 keeps every string; another encoding is refused when the store is opened."""
-    name = sql.Identifier(f"holdfast_{encoding.lower()}")
+    name = sql.Identifier(f"standfast_{encoding.lower()}")
     create = sql.SQL("CREATE DATABASE {} ENCODING {} LOCALE 'C' TEMPLATE template0")
     with psycopg.connect(pg_admin_url, autocommit=True) as admin:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(name))
         admin.execute(create.format(name, encoding))
         try:
-            url = urlunsplit(urlsplit(pg_admin_url)._replace(path=f"/holdfast_{encoding.lower()}"))
+            url = urlunsplit(urlsplit(pg_admin_url)._replace(path=f"/standfast_{encoding.lower()}"))
             error = refused(lambda: opened(url).__enter__(), "server_encoding")
             assert encoding in str(error)
         finally:

@@ -8,10 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from holdfast import ConfigError, ConflictError, Unavailable
-from holdfast.backends.base import Change, Load
-from holdfast.backends.pgtables import _Column, _require_columns, find_table
-from holdfast.types import Op
+from standfast import ConfigError, ConflictError, Unavailable
+from standfast.backends.base import Change, Load
+from standfast.backends.pgtables import _Column, _require_columns, find_table
+from standfast.types import Op
 from support.pg import Sql, opened, refused
 
 DOCUMENTS = {"10": {"b": 1, "a": [1.5, "é"]}, "9": [], "-3": None, "777": {"n": 10**30}}
@@ -358,7 +358,7 @@ def test_a_copy_of_a_table_of_ours_is_adopted(pg_database: str, db: Sql) -> None
     with opened(pg_database) as store:
         store["things"].put("1", 0)
         store["things"].put("1", value)
-    db("DROP SCHEMA holdfast CASCADE")
+    db("DROP SCHEMA standfast CASCADE")
     with opened(pg_database) as store:
         assert store["things"].read("1").version == 2
         assert store["things"].get("1") == value

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from holdfast.backends.watchdog import Fuse
+from standfast.backends.watchdog import Fuse
 
 #: Far more than anything here takes; only a broken fuse waits for it.
 PATIENCE_S = 60.0
@@ -140,7 +140,7 @@ def test_a_forked_child_has_a_watchdog_of_its_own() -> None:
     """I8: threads do not survive a fork: the child's deadlines are kept by a thread of its own."""
     code = (
         "import os, socket, time\n"
-        "from holdfast.backends.watchdog import Fuse\n"
+        "from standfast.backends.watchdog import Fuse\n"
         "def cut():\n"
         "    near, far = socket.socketpair()\n"
         "    far.settimeout(60)\n"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from holdfast import codec
-from holdfast.errors import ConfigError, DataError
-from holdfast.migrate.reading import ReadOptions, read_contents
+from standfast import codec
+from standfast.errors import ConfigError, DataError
+from standfast.migrate.reading import ReadOptions, read_contents
 from support.cli import Ran, run_cli
 from support.moving import Place
 
@@ -272,20 +272,20 @@ def test_a_data_directory_that_cannot_be_written_is_refused(public: Path) -> Non
     with without_privileges(), pytest.raises(ConfigError) as caught:
         place.migrate(path)
     assert caught.value.code == "data_dir"
-    assert "HOLDFAST_DATA_DIR" in caught.value.hint
+    assert "STANDFAST_DATA_DIR" in caught.value.hint
     assert path.read_bytes() == content
     assert os.listdir(public) == ["views.json"]
     public.chmod(0o755)
     place.close()
 
 
-@pytest.mark.parametrize("data_dir", ["a file", "a file/below", "/proc/holdfast"])
+@pytest.mark.parametrize("data_dir", ["a file", "a file/below", "/proc/standfast"])
 def test_a_data_directory_that_cannot_exist_is_refused(embedded: Place, data_dir: str) -> None:
     """A data directory that cannot be made: exit 2, nothing changed."""
     (embedded.root / "a file").write_text("x")
     path = embedded.write("views.json", {"a": 1})
     before = embedded.snapshot()
-    env = {"HOLDFAST_DATA_DIR": data_dir}
+    env = {"STANDFAST_DATA_DIR": data_dir}
     ran = run_cli("migrate", "--json", path, cwd=embedded.root, env=env)
     assert ran.code == 2
     assert data_dir in ran.document["error"]["message"]
@@ -338,7 +338,7 @@ def test_collection_with_several_files_is_refused(embedded: Place) -> None:
     assert_untouched(embedded, before)
 
 
-@pytest.mark.parametrize("name", ["my-views", "", "holdfast_x", "pg_x", "ä", "a b", "x" * 51])
+@pytest.mark.parametrize("name", ["my-views", "", "standfast_x", "pg_x", "ä", "a b", "x" * 51])
 def test_a_collection_that_cannot_be_a_table_is_refused(embedded: Place, name: str) -> None:
     """--collection with a name that no table can have is refused like a bad file name."""
     path = embedded.write("views.json", {"a": 1})

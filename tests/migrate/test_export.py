@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.engine.inline import InlineEngine
-from holdfast.store import Collection, Store
+from standfast.engine.inline import InlineEngine
+from standfast.store import Collection, Store
 from support.moving import Place
 
 

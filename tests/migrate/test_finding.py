@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import ConfigError
-from holdfast.migrate.finding import Found, find_files
+from standfast.errors import ConfigError
+from standfast.migrate.finding import Found, find_files
 from support.moving import Place
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.engine.inline import InlineEngine
-from holdfast.migrate.runner import Result
-from holdfast.store import Collection, Store
+from standfast.engine.inline import InlineEngine
+from standfast.migrate.runner import Result
+from standfast.store import Collection, Store
 from support.moving import Place
 
 BASE = {"k": {"mode": "normal", "seats": 8, "deep": {"a": 1, "b": 1}}}
@@ -208,7 +208,7 @@ def test_a_change_in_the_file_beats_a_delete_in_the_database(place: Place) -> No
 
 def test_a_run_that_was_taken_back_is_no_base(place: Place) -> None:
     """After a rollback the file is imported as if for the first time."""
-    from holdfast.migrate.rollback import rollback
+    from standfast.migrate.rollback import rollback
 
     first = again(place, {"a": {"x": 1}})
     assert first.run is not None

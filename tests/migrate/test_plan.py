@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import ConfigError
-from holdfast.migrate.plan import CollectionPlan
+from standfast.errors import ConfigError
+from standfast.migrate.plan import CollectionPlan
 from support.moving import Place, catalog, tree
 
 CANARY = "c4n4ry-7391"
@@ -23,8 +23,8 @@ def plan_of(place: Place, name: str, content: Any, **options: Any) -> Collection
 
 def put(place: Place, documents: dict[str, Any]) -> None:
     """Rows that the application wrote: no earlier run knows them."""
-    from holdfast.engine.inline import InlineEngine
-    from holdfast.store import Store
+    from standfast.engine.inline import InlineEngine
+    from standfast.store import Store
 
     Store(InlineEngine(place.backend))["views"].put_many(documents)
 
@@ -102,7 +102,7 @@ def test_a_plan_writes_nothing_at_all(place: Place, on_conflict: str) -> None:
     assert (tree(place.root), sorted(os.listdir(place.root))) == before
     if place.postgres_url:
         assert catalog(place.postgres_url) == database
-        assert not any(schema == ("holdfast",) for schema in catalog(place.postgres_url)[0])
+        assert not any(schema == ("standfast",) for schema in catalog(place.postgres_url)[0])
 
 
 def test_a_plan_over_existing_rows_writes_nothing(place: Place) -> None:
@@ -118,8 +118,8 @@ def test_a_plan_over_existing_rows_writes_nothing(place: Place) -> None:
 
 def test_an_expired_row_is_no_document(place: Place) -> None:
     """A row whose time has passed does not stand in the way of the file's document."""
-    from holdfast.engine.inline import InlineEngine
-    from holdfast.store import Store
+    from standfast.engine.inline import InlineEngine
+    from standfast.store import Store
 
     views = Store(InlineEngine(place.backend))["views"]
     views.put("a", {"old": True}, ttl_s=0.000001)

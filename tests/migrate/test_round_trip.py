@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.backends.base import Load
-from holdfast.backends.memory import MemoryBackend
-from holdfast.limits import MAX_DEPTH
-from holdfast.migrate.export import export_lines
-from holdfast.migrate.reading import ReadOptions, read_contents
+from standfast.backends.base import Load
+from standfast.backends.memory import MemoryBackend
+from standfast.limits import MAX_DEPTH
+from standfast.migrate.export import export_lines
+from standfast.migrate.reading import ReadOptions, read_contents
 from support.json_files import ENCODINGS, JsonFile, Shape, levels, make_file, meaning
 from support.json_strategies import render, same, seeds, values
 from support.moving import Place

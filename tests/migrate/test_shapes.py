@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import DataError
-from holdfast.migrate.reading import Contents, ReadOptions, read_contents
+from standfast.errors import DataError
+from standfast.migrate.reading import Contents, ReadOptions, read_contents
 from support.moving import Place
 
 

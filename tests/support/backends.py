@@ -26,8 +26,8 @@ from support.cluster import Cluster
 from support.leash import Leash
 
 #: What stores call themselves; the connections that look and meddle are called otherwise.
-STORE = "holdfast"
-_LOOKING = "holdfast-tests"
+STORE = "standfast"
+_LOOKING = "standfast-tests"
 
 _BACKENDS = """
 SELECT pid, application_name, coalesce(state, ''), query_start, coalesce(query, ''),

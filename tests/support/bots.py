@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import holdfast
-from holdfast.bot import AsyncBotStore, BotStore, Environment
-from holdfast.store import Store
+import standfast
+from standfast.bot import AsyncBotStore, BotStore, Environment
+from standfast.store import Store
 
 Face = Literal["blocking", "awaited"]
 
@@ -79,7 +79,7 @@ class Home:
     def store(self, name: str = "storage", **options: Any) -> Store:
         """A blocking store, to look at what is there, or to be another program."""
         options = {"data_dir": self.root / name, "deadline_s": DEADLINE_S} | options
-        return self._stack.enter_context(holdfast.open(self.url, **options))
+        return self._stack.enter_context(standfast.open(self.url, **options))
 
     def bot(
         self,
@@ -98,8 +98,8 @@ class Home:
         runner = self._runner
         opening = {"data_dir": self.root / name, "deadline_s": DEADLINE_S} | (store_options or {})
 
-        async def opened() -> holdfast.AsyncStore:
-            return await holdfast.open_async(self.url, **opening)
+        async def opened() -> standfast.AsyncStore:
+            return await standfast.open_async(self.url, **opening)
 
         store = runner.run(opened())
         self._stack.callback(lambda: runner.run(store.close()))

@@ -1,4 +1,4 @@
-"""The command `holdfast` in this process, with its own streams, environment and directory.
+"""The command `standfast` in this process, with its own streams, environment and directory.
 
 A start of Python costs a quarter of a second: a subprocess is for what only one can prove.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.cli.main import run_command
+from standfast.cli.main import run_command
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Cluster:
         # What a URL must escape is in it: code that forgets to unescape fails here, not in use.
         self.password = secrets.token_urlsafe(12) + "/@:% é"
         self.port = _free_port()
-        self.root = short_tempdir("hf-pg-", in_memory=not fsync)
+        self.root = short_tempdir("sf-pg-", in_memory=not fsync)
         self.data = self.root / "data"
         self.socket_dir = self.root / "s"
         self.log = self.root / "log"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from holdfast.cli.main import main
+from standfast.cli.main import main
 from support.cli import Ran, run_cli
 from support.moving import Place
 

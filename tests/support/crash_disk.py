@@ -19,7 +19,7 @@ _SCRIPT = r"""
 set -eu
 dir=$1; room=$2; out=$3; shift 3
 cp -a "$dir/." "$out/seed"
-mount -t tmpfs -o size=64m,mode=0700 holdfast "$dir"
+mount -t tmpfs -o size=64m,mode=0700 standfast "$dir"
 cp -a "$out/seed/." "$dir"
 case $room in
     ro) mount -o remount,ro "$dir" ;;
@@ -40,7 +40,7 @@ def why_no_mounts() -> str:
     """Why no file system can be mounted here; empty when one can."""
     if shutil.which("unshare") is None:
         return "there is no `unshare` here"
-    command = ["unshare", "-m", "mount", "-t", "tmpfs", "holdfast", "/mnt"]
+    command = ["unshare", "-m", "mount", "-t", "tmpfs", "standfast", "/mnt"]
     done = subprocess.run(command, capture_output=True, text=True)
     return "" if done.returncode == 0 else f"mounting is not allowed here: {done.stderr.strip()}"
 

@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from holdfast.migrate.export import export_lines
+from standfast.migrate.export import export_lines
 from support.crash_files import COLLECTIONS
 from support.crash_world import World
 
@@ -142,10 +142,10 @@ def _state(folder: Path) -> dict[str, Any]:
 def _tombstones(world: World, backend: Any) -> dict[tuple[str, str], int]:
     if world.url is None:
         with backend._using("looking at tombstones") as conn:
-            found = conn.execute("SELECT collection, key, version FROM _holdfast_tombstones")
+            found = conn.execute("SELECT collection, key, version FROM _standfast_tombstones")
             return {(name, key): version for name, key, version in found}
     with psycopg.connect(world.url) as conn:
-        found = conn.execute(sql.SQL("SELECT collection, key, version FROM holdfast.tombstones"))
+        found = conn.execute(sql.SQL("SELECT collection, key, version FROM standfast.tombstones"))
         return {(name, key): version for name, key, version in found}
 
 

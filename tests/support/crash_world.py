@@ -21,9 +21,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from holdfast.backends.base import Backend
-from holdfast.opening import backend_for, open_store
-from holdfast.settings import load_settings
+from standfast.backends.base import Backend
+from standfast.opening import backend_for, open_store
+from standfast.settings import load_settings
 from support.crash_files import CANARY, SOURCES, fill, write_sources
 
 #: Every command has to end within this time; only a hanging one reaches it.
@@ -80,17 +80,17 @@ class World:
         under: Sequence[str] = (),
         limits: Callable[[], object] | None = None,
     ) -> subprocess.Popen[str]:
-        """Start `holdfast ARGS` on this world.
+        """Start `standfast ARGS` on this world.
 
         `under` is a command that runs it; `limits` is called in the new process before.
         """
-        settings = {"HOLDFAST_DATA_DIR": str(self.storage), "LC_ALL": "C.UTF-8"}
+        settings = {"STANDFAST_DATA_DIR": str(self.storage), "LC_ALL": "C.UTF-8"}
         if self.url is not None:
             settings["DATABASE_URL"] = self.url
         if failpoint:
-            settings["HOLDFAST_FAILPOINT"] = failpoint
+            settings["STANDFAST_FAILPOINT"] = failpoint
         return subprocess.Popen(
-            [*under, sys.executable, "-m", "holdfast", *args],
+            [*under, sys.executable, "-m", "standfast", *args],
             env=os.environ | settings,
             cwd=self.root,
             stdin=subprocess.DEVNULL,
@@ -109,7 +109,7 @@ class World:
         return done
 
     def run(self, *args: str, failpoint: str = "", under: Sequence[str] = ()) -> Done:
-        """Run `holdfast ARGS` on this world to its end."""
+        """Run `standfast ARGS` on this world to its end."""
         return self.end(self.start(*args, failpoint=failpoint, under=under))
 
     def migration(self) -> list[str]:
@@ -141,7 +141,7 @@ class World:
 
     @contextmanager
     def backend(self) -> Iterator[Backend]:
-        """The database, as holdfast sees it, in this process."""
+        """The database, as standfast sees it, in this process."""
         backend = backend_for(load_settings(self.url, data_dir=self.storage).target)
         try:
             yield backend
@@ -190,7 +190,7 @@ class World:
             )
 
     def _new_database(self, template: str = "template0") -> None:
-        name = f"holdfast_crash_{secrets.token_hex(6)}"
+        name = f"standfast_crash_{secrets.token_hex(6)}"
         with psycopg.connect(self.admin_url, autocommit=True) as conn:
             conn.execute(
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
@@ -244,7 +244,7 @@ class Saved:
 
 
 def execute_sqlite(path: Path, statement: str, *values: object) -> None:
-    """Change a SQLite file behind holdfast's back, from another process.
+    """Change a SQLite file behind standfast's back, from another process.
 
     Another process, because closing a second handle of one process drops the locks of the first.
     """

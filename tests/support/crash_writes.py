@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import uuid
 
-from holdfast.backends.base import Backend
-from holdfast.types import Op
+from standfast.backends.base import Backend
+from standfast.types import Op
 
 
 def put(backend: Backend, collection: str, key: str, text: str) -> None:
-    """As another holdfast writes: a new version."""
+    """As another standfast writes: a new version."""
     op = Op(lane=str(uuid.uuid4()), seq=1, kind="put", collection=collection, key=key, body=text)
     (outcome,) = backend.apply([op]).outcomes
     assert outcome.status == "applied"
 
 
 def delete(backend: Backend, collection: str, key: str) -> None:
-    """As another holdfast deletes: a tombstone stays."""
+    """As another standfast deletes: a tombstone stays."""
     op = Op(lane=str(uuid.uuid4()), seq=1, kind="delete", collection=collection, key=key)
     (outcome,) = backend.apply([op]).outcomes
     assert outcome.status == "applied"

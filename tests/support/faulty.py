@@ -17,21 +17,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.backends.base import Backend
-from holdfast.backends.memory import MemoryBackend
-from holdfast.engine.core import Engine
-from holdfast.engine.hold import Hold, HoldOptions
-from holdfast.engine.modes import Mode
-from holdfast.errors import HoldfastError, Unavailable
-from holdfast.fold import Place
-from holdfast.store import Store
-from holdfast.types import Applied, Hello, Observed, Op
+from standfast.backends.base import Backend
+from standfast.backends.memory import MemoryBackend
+from standfast.engine.core import Engine
+from standfast.engine.hold import Hold, HoldOptions
+from standfast.engine.modes import Mode
+from standfast.errors import StandfastError, Unavailable
+from standfast.fold import Place
+from standfast.store import Store
+from standfast.types import Applied, Hello, Observed, Op
 
 LOST, GONE, LOCKED = "connection_lost", "connection", "locked"
 """Codes of `Unavailable`: a reply is lost, nobody is there, somebody holds the lock of a row."""
 
 
-def fresh(error: HoldfastError | str) -> HoldfastError:
+def fresh(error: StandfastError | str) -> StandfastError:
     """An error of its own for each time that it is raised."""
     if isinstance(error, str):
         return Unavailable(f"scripted: {error}", code=error)
@@ -43,7 +43,7 @@ class Fault:
     """What happens to one apply: an error before it, or after it has taken effect."""
 
     when: Literal["before", "after"]
-    error: HoldfastError | str | None = None
+    error: StandfastError | str | None = None
     hook: Callable[[], Any] | None = None
 
     def strike(self) -> None:
@@ -54,12 +54,14 @@ class Fault:
 
 
 def before(
-    error: HoldfastError | str | None = None, hook: Callable[[], Any] | None = None
+    error: StandfastError | str | None = None, hook: Callable[[], Any] | None = None
 ) -> Fault:
     return Fault("before", error, hook)
 
 
-def after(error: HoldfastError | str | None = None, hook: Callable[[], Any] | None = None) -> Fault:
+def after(
+    error: StandfastError | str | None = None, hook: Callable[[], Any] | None = None
+) -> Fault:
     return Fault("after", error, hook)
 
 
@@ -69,7 +71,7 @@ class Server:
 
     database: Any = field(default_factory=MemoryBackend)
     locked: set[Place] = field(default_factory=set[Place])
-    poison: dict[Place, HoldfastError] = field(default_factory=dict[Place, HoldfastError])
+    poison: dict[Place, StandfastError] = field(default_factory=dict[Place, StandfastError])
     has_schema: bool = True
     hello: Hello | None = None
     applied: list[list[Op]] = field(default_factory=list[list[Op]])
@@ -119,8 +121,8 @@ class Link:
         self.script: list[Fault] = []
         self.gate: Callable[[], Any] | None = None
         """Called once, before the next batch that the writer sends."""
-        self.read_error: HoldfastError | None = None
-        self.fence_error: HoldfastError | None = None
+        self.read_error: StandfastError | None = None
+        self.fence_error: StandfastError | None = None
         self.connects = self.reads = 0
         self._down = down
         self.connected = False
@@ -163,7 +165,7 @@ class Link:
 
     def apply(self, ops: Sequence[Op], **options: Any) -> Applied:
         self._reach()
-        if self.gate is not None and threading.current_thread().name == "holdfast-writer":
+        if self.gate is not None and threading.current_thread().name == "standfast-writer":
             gate, self.gate = self.gate, None
             gate()
         fault = self.script.pop(0) if self.script else None
@@ -209,7 +211,7 @@ Open = Callable[..., Opened]
 
 
 def open_link(link: Link, data_dir: Path, *, deadline_s: float = 5.0, **options: Any) -> Opened:
-    """A store over a link, with threads and local files as `holdfast.open` would give it."""
+    """A store over a link, with threads and local files as `standfast.open` would give it."""
     hold = Hold(data_dir, HoldOptions(**options), display=link.display)
     engine = Engine(link, hold, deadline_s=deadline_s)  # type: ignore[arg-type]
     engine.start()
@@ -229,7 +231,7 @@ def at_once(opened: Opened, link: Link, calls: Sequence[Callable[[], Any]]) -> l
     def work(index: int) -> None:
         try:
             results[index] = calls[index]()
-        except HoldfastError as error:
+        except StandfastError as error:
             results[index] = error
 
     link.gate = gate

@@ -22,12 +22,12 @@ from typing import Any
 import msgspec
 import psycopg
 
-import holdfast
+import standfast
 from chaos.calls import CLAIMS, COUNTERS, LISTS, REGISTERS, Calls, Ended
 from chaos.history import History
-from holdfast import failpoints
-from holdfast.backends import postgres
-from holdfast.engine import core
+from standfast import failpoints
+from standfast.backends import postgres
+from standfast.engine import core
 from support.proxy import Proxy
 
 PATCHES, GONE = "patches", "gone"
@@ -56,7 +56,7 @@ class Part(msgspec.Struct, kw_only=True):
 
 
 def arm(failpoint: str) -> None:
-    """What HOLDFAST_FAILPOINT does for a process that starts."""
+    """What STANDFAST_FAILPOINT does for a process that starts."""
     name, _, count = failpoint.partition("@")
     failpoints._wanted, failpoints._left = name, int(count or 1) if name else 0
 
@@ -96,7 +96,7 @@ class AppCalls(Calls):
         def see(c: Any) -> dict[str, Any]:
             try:
                 found = c.read(key)
-            except holdfast.Unavailable as error:
+            except standfast.Unavailable as error:
                 if not first or error.code != "not_mirrored":
                     raise
                 return {"result": None, "source": "nowhere"}
@@ -118,7 +118,7 @@ class App:
         self.proxy = Proxy(part.port)
         if not answering:
             self.proxy.refuse()
-        self.store = holdfast.open(
+        self.store = standfast.open(
             self.proxy.url(part.url), data_dir=part.data_dir, deadline_s=_DEADLINE_S
         )
         self.calls = AppCalls(self.store, self.history)
@@ -198,7 +198,7 @@ class App:
         lane = self.store.health().lane
         with psycopg.connect(self.part.url, autocommit=True) as connection:
             connection.execute(
-                "UPDATE holdfast.lanes SET state = 'fenced' WHERE lane = %s", (lane,)
+                "UPDATE standfast.lanes SET state = 'fenced' WHERE lane = %s", (lane,)
             )
 
     def back(self) -> None:

@@ -21,8 +21,8 @@ from chaos.calls import COLLECTIONS
 from chaos.checkers import Final, Violation, check
 from chaos.history import History, Run, read_lines, run_of
 from chaos.world import final_state
-from holdfast.engine.journal import Journal
-from holdfast.engine.mirror import Mirror
+from standfast.engine.journal import Journal
+from standfast.engine.mirror import Mirror
 from support import backends
 from support.cluster import Cluster
 from support.hold_app import BATCHED, GONE, PATCHES, Part
@@ -186,7 +186,7 @@ class Scene:
             yield f"files of lanes are left: {files}"
         with backends.looking(self.url) as connection:
             open_lanes = connection.execute(
-                "SELECT lane, watermark FROM holdfast.lanes"
+                "SELECT lane, watermark FROM standfast.lanes"
                 " WHERE directory = %s AND state = 'open'",
                 (directory,),
             ).fetchall()

@@ -16,7 +16,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from holdfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
+from standfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
 
 #: Digits of the longest integers here; the interpreter's own limit on `int(text)` is 4,300.
 LONG_INTEGER_DIGITS = 4000

@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pytest
 
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.errors import DeadlineExceeded, Unavailable
-from holdfast.settings import parse_url
-from holdfast.testing.contract import make_op
-from holdfast.types import Op
+from standfast.backends.postgres import PostgresBackend
+from standfast.errors import DeadlineExceeded, Unavailable
+from standfast.settings import parse_url
+from standfast.testing.contract import make_op
+from standfast.types import Op
 from support.pg import Sql
 
 #: Far more than anything here takes; only a call that hangs waits for it.

@@ -11,14 +11,14 @@ from typing import Any
 
 import psycopg
 
-from holdfast.backends.base import Backend
-from holdfast.codec import decode
-from holdfast.migrate.export import export_lines
-from holdfast.migrate.planning import Options, Plan
-from holdfast.migrate.reading import ReadOptions
-from holdfast.migrate.runner import Result, Runner
-from holdfast.opening import backend_for
-from holdfast.settings import parse_url
+from standfast.backends.base import Backend
+from standfast.codec import decode
+from standfast.migrate.export import export_lines
+from standfast.migrate.planning import Options, Plan
+from standfast.migrate.reading import ReadOptions
+from standfast.migrate.runner import Result, Runner
+from standfast.opening import backend_for
+from standfast.settings import parse_url
 
 _READ_OPTIONS = ("whole", "key_field", "split_default")
 
@@ -40,7 +40,7 @@ class Place:
     @property
     def env(self) -> dict[str, str]:
         """The environment of a command that is run here."""
-        return {"DATABASE_URL": self.url, "HOLDFAST_DATA_DIR": str(self.data_dir)}
+        return {"DATABASE_URL": self.url, "STANDFAST_DATA_DIR": str(self.data_dir)}
 
     # ---- files
 
@@ -82,7 +82,7 @@ class Place:
     # ---- the database
 
     def exported(self, collection: str) -> str:
-        """The text that `holdfast export` prints."""
+        """The text that `standfast export` prints."""
         return "".join(export_lines(self.backend, collection))
 
     def documents(self, collection: str) -> dict[str, Any]:

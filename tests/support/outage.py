@@ -22,15 +22,15 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-import holdfast
-from holdfast.engine.journal import Journal
-from holdfast.store import Store
+import standfast
+from standfast.engine.journal import Journal
+from standfast.store import Store
 from support.cli import Ran, run_cli
 
 #: A running app: opens a store, runs what it is given, says so, and ends when its stdin does.
 _APP = """
-import sys, holdfast
-with holdfast.open(sys.argv[1], data_dir=sys.argv[2]) as store:
+import sys, standfast
+with standfast.open(sys.argv[1], data_dir=sys.argv[2]) as store:
     exec(sys.argv[3])
     print("ready", flush=True)
     sys.stdin.read()
@@ -53,11 +53,11 @@ class Outage:
 
     def store(self, name: str = "storage", **options: Any) -> Store:
         """Open a store there."""
-        return holdfast.open(self.url, data_dir=self.data_dir(name), **options)
+        return standfast.open(self.url, data_dir=self.data_dir(name), **options)
 
     def run(self, *arguments: str, name: str = "storage", **options: Any) -> Ran:
         """Run a command there."""
-        env = {"DATABASE_URL": self.url, "HOLDFAST_DATA_DIR": str(self.data_dir(name))}
+        env = {"DATABASE_URL": self.url, "STANDFAST_DATA_DIR": str(self.data_dir(name))}
         return run_cli(*arguments, cwd=self.root, env=env | options.pop("env", {}), **options)
 
     @contextmanager

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from holdfast import ConfigError
-from holdfast.backends.postgres import PostgresBackend
-from holdfast.engine.inline import InlineEngine
-from holdfast.settings import parse_url
-from holdfast.store import Store
+from standfast import ConfigError
+from standfast.backends.postgres import PostgresBackend
+from standfast.engine.inline import InlineEngine
+from standfast.settings import parse_url
+from standfast.store import Store
 
 
 @contextmanager
@@ -65,7 +65,7 @@ class Sql:
 
     def changes(self) -> list[tuple[str, list[str] | None]]:
         """The change log, keys in order, and an empty log afterwards."""
-        found = self("DELETE FROM holdfast.changes RETURNING id, collection, keys")
+        found = self("DELETE FROM standfast.changes RETURNING id, collection, keys")
         return [(name, keys and sorted(keys)) for _, name, keys in sorted(found)]
 
     def catalog(self) -> list[tuple[Any, ...]]:
@@ -102,7 +102,7 @@ def new_role(admin_url: str) -> Generator[str]:
 
     A database in which it owns or may do anything must be gone when the block ends.
     """
-    name = f"holdfast_role_{secrets.token_hex(6)}"
+    name = f"standfast_role_{secrets.token_hex(6)}"
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), name)
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(create)

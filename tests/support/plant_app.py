@@ -1,6 +1,6 @@
 """A process with a planted bug that makes one write: `python -m support.plant_app DATA_DIR`.
 
-    PLANT=no-expiry PLANT_URL=postgresql://... HOLDFAST_FAILPOINT=... python -m support.plant_app D
+    PLANT=no-expiry PLANT_URL=postgresql://... STANDFAST_FAILPOINT=... python -m support.plant_app D
 
 It opens the store, says `ready`, waits for a line, puts `old` under the key `k`, says where that is
 durable, and waits to be killed.
@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 
-import holdfast
+import standfast
 from chaos.calls import REGISTERS
 from chaos.plants import PLANTS
 
@@ -20,7 +20,7 @@ from chaos.plants import PLANTS
 def main() -> None:
     name = os.environ["PLANT"]
     with PLANTS[name].planted() if name else contextlib.nullcontext():
-        store = holdfast.open(
+        store = standfast.open(
             os.environ["PLANT_URL"],
             data_dir=sys.argv[1],
             deadline_s=float(os.environ["PLANT_DEADLINE_S"]),

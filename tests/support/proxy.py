@@ -1,7 +1,7 @@
 """A TCP proxy before a PostgreSQL that fails on demand.
 
     with Proxy(cluster.port) as proxy:
-        store = holdfast.open(proxy.url(cluster.url()), ...)
+        store = standfast.open(proxy.url(cluster.url()), ...)
         proxy.drop_commit_replies(1)
 
 It runs in a thread of its own and passes every byte on, encrypted ones too; what looks at commits

@@ -24,12 +24,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast import codec
-from holdfast.codec import accept, canonical_or_none, canonical_texts, decode, encode
-from holdfast.errors import CorruptData, DataError
-from holdfast.jsonb import jsonb_columns, jsonb_columns_of_many
-from holdfast.jsontext import find_problem
-from holdfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
+from standfast import codec
+from standfast.codec import accept, canonical_or_none, canonical_texts, decode, encode
+from standfast.errors import CorruptData, DataError
+from standfast.jsonb import jsonb_columns, jsonb_columns_of_many
+from standfast.jsontext import find_problem
+from standfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
 from support.json_strategies import (
     nested,
     random_value,
@@ -490,8 +490,8 @@ def test_corrupt_text_at_the_bottom_of_a_deep_stack() -> None:
 def test_import_with_a_low_recursion_limit() -> None:
     """An application that lowers the recursion limit can still import and use the codec."""
     script = (
-        "import sys; import msgspec, decimal, json, dataclasses, holdfast.errors;"
-        "sys.setrecursionlimit(120); from holdfast.codec import encode, decode;"
+        "import sys; import msgspec, decimal, json, dataclasses, standfast.errors;"
+        "sys.setrecursionlimit(120); from standfast.codec import encode, decode;"
         "v = [[[1]]]\nfor _ in range(200): v = [v]\n"
         "assert encode(decode(encode(v))) == '[' * 203 + '1' + ']' * 203"
     )

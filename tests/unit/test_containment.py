@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.containment import contains
-from holdfast.limits import MAX_DEPTH
+from standfast.containment import contains
+from standfast.limits import MAX_DEPTH
 
 names = st.sampled_from("abc")
 scalars = (

@@ -58,10 +58,10 @@ ALLOWED = {"clock": {"time"}, "settings": {"os"}}
 
 
 def sources() -> dict[str, ast.Module]:
-    """Every module of the package by its dotted name below `holdfast`, such as `engine.mirror`."""
+    """Every module of the package by its dotted name below `standfast`, such as `engine.mirror`."""
     found: dict[str, ast.Module] = {}
-    for path in sorted((SRC / "holdfast").rglob("*.py")):
-        parts = path.relative_to(SRC / "holdfast").with_suffix("").parts
+    for path in sorted((SRC / "standfast").rglob("*.py")):
+        parts = path.relative_to(SRC / "standfast").with_suffix("").parts
         if len(parts) > 1 and parts[-1] == "__init__":
             parts = parts[:-1]
         found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -70,7 +70,7 @@ def sources() -> dict[str, ast.Module]:
 
 def imports(name: str, tree: ast.Module, *, package: bool) -> Iterator[str]:
     """Absolute names of everything that a module imports, wherever in its code."""
-    base = ["holdfast", *([] if name == "__init__" else name.split("."))]
+    base = ["standfast", *([] if name == "__init__" else name.split("."))]
     if not package:
         base.pop()
     for node in ast.walk(tree):
@@ -88,7 +88,7 @@ def layer(name: str) -> str:
 
 
 def resolve(parts: list[str], known: Set[str]) -> str:
-    """The module that `holdfast.<parts>` names or lies in; `__init__` for a name in there."""
+    """The module that `standfast.<parts>` names or lies in; `__init__` for a name in there."""
     for length in range(len(parts), 0, -1):
         if (module := ".".join(parts[:length])) in known:
             return module
@@ -96,13 +96,13 @@ def resolve(parts: list[str], known: Set[str]) -> str:
 
 
 def edges() -> Iterator[tuple[str, str]]:
-    """(importing module, imported module) inside the package; `from holdfast import x` is x."""
+    """(importing module, imported module) inside the package; `from standfast import x` is x."""
     trees = sources()
     for name, tree in trees.items():
-        directory = SRC.joinpath("holdfast", *name.split("."))
+        directory = SRC.joinpath("standfast", *name.split("."))
         package = name == "__init__" or directory.is_dir()
         for target in imports(name, tree, package=package):
-            if target != "holdfast" and not target.startswith("holdfast."):
+            if target != "standfast" and not target.startswith("standfast."):
                 continue
             yield name, resolve(target.split(".")[1:], trees.keys())
 
@@ -138,10 +138,10 @@ def test_pure_modules_do_no_io() -> None:
     assert wrong == []
 
 
-def test_importing_holdfast_loads_no_driver() -> None:
-    """`import holdfast` leaves psycopg, rich, click and asyncio to those who need them."""
+def test_importing_standfast_loads_no_driver() -> None:
+    """`import standfast` leaves psycopg, rich, click and asyncio to those who need them."""
     code = (
-        "import sys; before = set(sys.modules); import holdfast;"
+        "import sys; before = set(sys.modules); import standfast;"
         "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
     done = subprocess.run(
@@ -152,5 +152,5 @@ def test_importing_holdfast_loads_no_driver() -> None:
         check=True,
     )
     loaded = set(done.stdout.split())
-    assert "holdfast" in loaded
+    assert "standfast" in loaded
     assert loaded & {"psycopg", "psycopg_pool", "rich", "click", "asyncio"} == set()

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from holdfast import Unavailable
-from holdfast.engine import inbox as inbox_module
-from holdfast.engine.inbox import Inbox, Nudge, Submission
-from holdfast.engine.modes import Connected
-from holdfast.engine.promise import Promise
-from holdfast.types import Op
+from standfast import Unavailable
+from standfast.engine import inbox as inbox_module
+from standfast.engine.inbox import Inbox, Nudge, Submission
+from standfast.engine.modes import Connected
+from standfast.engine.promise import Promise
+from standfast.types import Op
 
 
 def submission(*keys: str, size: int = 1, **options: Any) -> Submission:

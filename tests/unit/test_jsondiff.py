@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast import DataError
-from holdfast.codec import decode, encode
-from holdfast.jsondiff import Basis, Difference, difference, look
+from standfast import DataError
+from standfast.codec import decode, encode
+from standfast.jsondiff import Basis, Difference, difference, look
 from support.json_strategies import values as json_values
 
 PARIS = timezone(timedelta(hours=1))

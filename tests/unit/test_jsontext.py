@@ -9,8 +9,8 @@ import re
 import pytest
 from hypothesis import given, settings
 
-from holdfast.jsontext import Problem, find_problem, minify, position
-from holdfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
+from standfast.jsontext import Problem, find_problem, minify, position
+from standfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
 from support.json_strategies import depth, random_value, reference, render, seeds, texts, tokens
 
 MUTATED_TEXTS = 50_000

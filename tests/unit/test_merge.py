@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.jsonvalue import MISSING, type_name
-from holdfast.limits import MAX_DEPTH
-from holdfast.merge import Conflict, Difference, changed_paths, same_value, three_way
-from holdfast.patch import resolve
+from standfast.jsonvalue import MISSING, type_name
+from standfast.limits import MAX_DEPTH
+from standfast.merge import Conflict, Difference, changed_paths, same_value, three_way
+from standfast.patch import resolve
 
 names = st.sampled_from("abcd")
 scalars = (

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.errors import DataError
-from holdfast.jsonvalue import json_path, path_step, type_name
-from holdfast.limits import MAX_DEPTH
-from holdfast.patch import (
+from standfast.errors import DataError
+from standfast.jsonvalue import json_path, path_step, type_name
+from standfast.limits import MAX_DEPTH
+from standfast.patch import (
     MISSING,
     append_at,
     increment_at,

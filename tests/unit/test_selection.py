@@ -7,9 +7,9 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.engine.journal import Pending
-from holdfast.engine.selection import along_with, next_batch, place_of, units
-from holdfast.types import Op
+from standfast.engine.journal import Pending
+from standfast.engine.selection import along_with, next_batch, place_of, units
+from standfast.types import Op
 
 LANES, KEYS = ("a", "b", "c"), ("1", "2", "3", "4")
 

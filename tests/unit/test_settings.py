@@ -1,4 +1,4 @@
-"""What `holdfast.settings` promises: real URLs are read, wrong ones refused, passwords kept."""
+"""What `standfast.settings` promises: real URLs are read, wrong ones refused, passwords kept."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 from psycopg import conninfo, pq
 
-from holdfast.dsn import LIBPQ_KEYWORDS, MAX_URL_CHARS, clean_url
-from holdfast.errors import ConfigError
-from holdfast.settings import Settings, Target, is_private_host, load_settings, parse_url
+from standfast.dsn import LIBPQ_KEYWORDS, MAX_URL_CHARS, clean_url
+from standfast.errors import ConfigError
+from standfast.settings import Settings, Target, is_private_host, load_settings, parse_url
 
 
 def refused(url: str, **environ: str) -> ConfigError:
@@ -359,7 +359,7 @@ def test_every_keyword_of_libpq_is_passed_on() -> None:
         *("  {}  ", "{}\n", '"{}"', "'{}'", "`{}`", ' "{}" \n', "\"'{}'\""),
         *("\ufeff{}", "\u201c{}\u201d"),
         *("DATABASE_URL={}", "export DATABASE_URL={}", 'export DATABASE_URL="{}"\n', '"{}', '{}"'),
-        *("DATABASE_URL = '{}'", "HOLDFAST_DATABASE_URL={}", "'DATABASE_URL={}'", "psql '{}'"),
+        *("DATABASE_URL = '{}'", "STANDFAST_DATABASE_URL={}", "'DATABASE_URL={}'", "psql '{}'"),
     ],
 )
 @pytest.mark.parametrize(
@@ -622,7 +622,7 @@ def test_a_password_is_never_shown(template: str, before: str, after: str) -> No
 def test_settings_never_show_a_password(template: str, before: str, after: str, way: int) -> None:
     """The same holds for settings, on every way by which a URL comes in, the wrong ones too."""
     url = template.format(before + CANARY + after)
-    variable = ["", "HOLDFAST_DATABASE_URL", "DATABASE_URL", "", "DATABASE_URL_FILE"][way]
+    variable = ["", "STANDFAST_DATABASE_URL", "DATABASE_URL", "", "DATABASE_URL_FILE"][way]
     environ = {variable: url} if variable else {}
     if way == 3:
         environ = {"DATABASE_URL_FILE": "/run/secrets/url"}
@@ -765,25 +765,25 @@ FILES = {
 @pytest.mark.parametrize(
     ("url", "environ", "host", "source"),
     [
-        ("postgres://arg/db", {"HOLDFAST_DATABASE_URL": "postgres://h/db"}, "arg", "argument"),
+        ("postgres://arg/db", {"STANDFAST_DATABASE_URL": "postgres://h/db"}, "arg", "argument"),
         (
             None,
-            {"HOLDFAST_DATABASE_URL": "postgres://h/db", "DATABASE_URL": "postgres://d/db"},
+            {"STANDFAST_DATABASE_URL": "postgres://h/db", "DATABASE_URL": "postgres://d/db"},
             "h",
-            "HOLDFAST_DATABASE_URL",
+            "STANDFAST_DATABASE_URL",
         ),
         (None, {"DATABASE_URL": "DATABASE_URL='postgres://d/db' "}, "d", "DATABASE_URL"),
         (
             None,
-            {"HOLDFAST_DATABASE_URL": " ", "DATABASE_URL": "postgres://d/db"},
+            {"STANDFAST_DATABASE_URL": " ", "DATABASE_URL": "postgres://d/db"},
             "d",
             "DATABASE_URL",
         ),
         (
             None,
-            {"HOLDFAST_DATABASE_URL_FILE": "/run/a", "DATABASE_URL": "postgres://d/db"},
+            {"STANDFAST_DATABASE_URL_FILE": "/run/a", "DATABASE_URL": "postgres://d/db"},
             "file-a",
-            "HOLDFAST_DATABASE_URL_FILE",
+            "STANDFAST_DATABASE_URL_FILE",
         ),
         (None, {"DATABASE_URL_FILE": '"/run/b" '}, "file-b", "DATABASE_URL_FILE"),
         (
@@ -795,16 +795,16 @@ FILES = {
         (None, {"DATABASE_URL_FILE": " ", "DATABASE_URL": "postgres://d/db"}, "d", "DATABASE_URL"),
         (
             None,
-            {"HOLDFAST_DATABASE_URL": "postgres://h/db", "DATABASE_URL_FILE": "/run/missing"},
+            {"STANDFAST_DATABASE_URL": "postgres://h/db", "DATABASE_URL_FILE": "/run/missing"},
             "h",
-            "HOLDFAST_DATABASE_URL",
+            "STANDFAST_DATABASE_URL",
         ),
     ],
 )
 def test_the_url_comes_from_the_first_place_that_has_one(
     url: str | None, environ: dict[str, str], host: str, source: str
 ) -> None:
-    """Argument, HOLDFAST_DATABASE_URL, DATABASE_URL, each with its file; a blank one is unset."""
+    """Argument, STANDFAST_DATABASE_URL, DATABASE_URL, each with its file; a blank one is unset."""
     found = load_settings(url, environ=environ, read_file=FILES.__getitem__)
     assert (found.target.params["host"], found.source) == (host, source)
     assert found.url == f"postgres://{host}/db"
@@ -813,8 +813,8 @@ def test_the_url_comes_from_the_first_place_that_has_one(
 @pytest.mark.parametrize("blank", ["", "  ", '""', "' '"])
 def test_a_blank_variable_is_unset(blank: str) -> None:
     """An empty variable, with or without quotes, is no variable, whichever it is."""
-    names = ["DATABASE_URL", "DATABASE_URL_FILE", "HOLDFAST_DATABASE_URL", "HOLDFAST_DATA_DIR"]
-    names += ["HOLDFAST_DATABASE_URL_FILE", "HOLDFAST_DEADLINE_S", "HOLDFAST_ENVIRONMENT"]
+    names = ["DATABASE_URL", "DATABASE_URL_FILE", "STANDFAST_DATABASE_URL", "STANDFAST_DATA_DIR"]
+    names += ["STANDFAST_DATABASE_URL_FILE", "STANDFAST_DEADLINE_S", "STANDFAST_ENVIRONMENT"]
     assert load_settings(environ=dict.fromkeys(names, blank)) == load_settings(environ={})
 
 
@@ -873,11 +873,11 @@ def test_a_named_file_is_read_from_disk(tmp_path: Path) -> None:
         ({}, {"DATABASE_URL_FILE": "/run/empty"}, "it is empty"),
         ({"data_dir": ""}, {}, "argument data_dir"),
         ({"data_dir": "a\0b"}, {}, "argument data_dir"),
-        ({}, {"HOLDFAST_DATA_DIR": "a\nb"}, "HOLDFAST_DATA_DIR"),
-        ({}, {"HOLDFAST_DATA_DIR": "postgres://u:pw@h/db"}, "HOLDFAST_DATA_DIR"),
+        ({}, {"STANDFAST_DATA_DIR": "a\nb"}, "STANDFAST_DATA_DIR"),
+        ({}, {"STANDFAST_DATA_DIR": "postgres://u:pw@h/db"}, "STANDFAST_DATA_DIR"),
         ({"environment": ""}, {}, "argument environment"),
         ({"environment": "a b"}, {}, "argument environment"),
-        ({}, {"HOLDFAST_ENVIRONMENT": "x" * 65}, "HOLDFAST_ENVIRONMENT"),
+        ({}, {"STANDFAST_ENVIRONMENT": "x" * 65}, "STANDFAST_ENVIRONMENT"),
     ],
 )
 def test_wrong_settings_are_named(
@@ -913,8 +913,8 @@ def test_codes_and_hints_survive_the_name_of_the_source() -> None:
 def test_the_deadline_has_a_twin(
     argument: float | None, variable: str | None, expected: float
 ) -> None:
-    """The argument wins over HOLDFAST_DEADLINE_S, which wins over 1 second."""
-    environ = {} if variable is None else {"HOLDFAST_DEADLINE_S": variable}
+    """The argument wins over STANDFAST_DEADLINE_S, which wins over 1 second."""
+    environ = {} if variable is None else {"STANDFAST_DEADLINE_S": variable}
     deadline_s = load_settings(deadline_s=argument, environ=environ).deadline_s
     assert (deadline_s, type(deadline_s)) == (expected, float)
 
@@ -924,9 +924,9 @@ def test_the_deadline_has_a_twin(
     ["0", "-1", "nan", "inf", "1e400", "1_0", "1,5", "1s", "abc", "0x1", "\u0661", "3600.1", "0.0"],
 )
 def test_a_deadline_is_a_plain_number_of_seconds(text: str) -> None:
-    """Nonsense in HOLDFAST_DEADLINE_S stops the start instead of setting some other deadline."""
-    with pytest.raises(ConfigError, match="HOLDFAST_DEADLINE_S"):
-        load_settings(environ={"HOLDFAST_DEADLINE_S": text})
+    """Nonsense in STANDFAST_DEADLINE_S stops the start instead of setting some other deadline."""
+    with pytest.raises(ConfigError, match="STANDFAST_DEADLINE_S"):
+        load_settings(environ={"STANDFAST_DEADLINE_S": text})
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), 3601, 10**400, True])
@@ -937,8 +937,8 @@ def test_a_deadline_argument_is_judged_alike(value: float) -> None:
 
 
 def test_the_data_directory_has_a_twin() -> None:
-    """The argument wins over HOLDFAST_DATA_DIR, and the embedded file lies inside."""
-    environ = {"HOLDFAST_DATA_DIR": ' "/data/my bot" '}
+    """The argument wins over STANDFAST_DATA_DIR, and the embedded file lies inside."""
+    environ = {"STANDFAST_DATA_DIR": ' "/data/my bot" '}
     found = load_settings(environ=environ)
     assert (found.data_dir, found.target.path) == (Path("/data/my bot"), "/data/my bot/fallback.db")
     assert load_settings(data_dir=Path("x"), environ=environ).data_dir == Path("x")
@@ -947,11 +947,11 @@ def test_the_data_directory_has_a_twin() -> None:
 
 
 def test_the_environment_has_a_name() -> None:
-    """The argument wins over HOLDFAST_ENVIRONMENT; without both there is none."""
-    environ = {"HOLDFAST_ENVIRONMENT": " staging "}
+    """The argument wins over STANDFAST_ENVIRONMENT; without both there is none."""
+    environ = {"STANDFAST_ENVIRONMENT": " staging "}
     assert load_settings(environ=environ).environment == "staging"
     assert load_settings(environment="prod-1", environ=environ).environment == "prod-1"
-    assert load_settings(environ={"HOLDFAST_ENVIRONMENT": " "}).environment is None
+    assert load_settings(environ={"STANDFAST_ENVIRONMENT": " "}).environment is None
 
 
 def test_settings_show_the_address_and_not_the_url() -> None:
@@ -968,7 +968,7 @@ def test_the_environment_of_the_process_is_read_at_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without `environ` the variables count as they are now: hosts change them while a bot runs."""
-    for name in ("HOLDFAST_DATABASE_URL", "HOLDFAST_DATABASE_URL_FILE", "DATABASE_URL_FILE"):
+    for name in ("STANDFAST_DATABASE_URL", "STANDFAST_DATABASE_URL_FILE", "DATABASE_URL_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATABASE_URL", "postgres://one.example.com/db")
     monkeypatch.delenv("PGSSLMODE", raising=False)
@@ -982,7 +982,7 @@ def test_the_environment_of_the_process_is_read_at_the_call(
 def test_settings_are_read_without_the_driver() -> None:
     """Reading settings imports no database driver: help and plans start at once."""
     code = (
-        "import sys; from holdfast.settings import load_settings;"
+        "import sys; from standfast.settings import load_settings;"
         "load_settings('postgres://u:pw@h/db', environ={});"
         "sys.exit(any(name in sys.modules for name in ('psycopg', 'apsw', 'difflib', 'asyncio')))"
     )

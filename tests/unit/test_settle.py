@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.codec import decode, encode
-from holdfast.effect import Current, Refusal, apply_op
-from holdfast.fold import fold, groups
-from holdfast.jsonvalue import MISSING
-from holdfast.merge import same_value
-from holdfast.settle import OnConflict, Settled, is_parked, settle
-from holdfast.types import Op
+from standfast.codec import decode, encode
+from standfast.effect import Current, Refusal, apply_op
+from standfast.fold import fold, groups
+from standfast.jsonvalue import MISSING
+from standfast.merge import same_value
+from standfast.settle import OnConflict, Settled, is_parked, settle
+from standfast.types import Op
 from support import json_strategies
 
 NAMES = ("a", "b", "c")

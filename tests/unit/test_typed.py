@@ -8,9 +8,9 @@ from typing import Any, TypedDict
 import msgspec
 import pytest
 
-from holdfast import CorruptData, DataError
-from holdfast.codec import decode, encode
-from holdfast.typed import Typed
+from standfast import CorruptData, DataError
+from standfast.codec import decode, encode
+from standfast.typed import Typed
 
 
 class Player(msgspec.Struct):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.storage_service import get_storage_service
-from holdfast import DataError
+from standfast import DataError
 
 GuildId = str | int
 

@@ -13,8 +13,8 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from holdfast import HoldfastError
-from holdfast.bot import AsyncBotStore, Entry
+from standfast import StandfastError
+from standfast.bot import AsyncBotStore, Entry
 
 logger = logging.getLogger("tournament_bot")
 
@@ -130,7 +130,7 @@ class Registrations:
 
                 try:
                     await self._state.waitlist.confirm(claim, also=also)
-                except HoldfastError as error:
+                except StandfastError as error:
                     if not promoted:
                         raise
                     # The other claims lapse, and their entries wait in their places again.

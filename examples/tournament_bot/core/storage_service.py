@@ -1,7 +1,7 @@
-"""The bot's one storage service, over holdfast: PostgreSQL, held up by local files in an outage.
+"""The bot's one storage service, over standfast: PostgreSQL, held up by local files in an outage.
 
 `DATABASE_URL` names PostgreSQL; without it everything is in SQLite in `./storage`.  Errors are
-holdfast's: each has a code and a hint, and none is swallowed here.
+standfast's: each has a code and a hint, and none is swallowed here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import holdfast
-from holdfast.bot import AsyncBotStore, BotStore
-from holdfast.files import make_directory, write_atomic
-from holdfast.settings import load_settings
+import standfast
+from standfast.bot import AsyncBotStore, BotStore
+from standfast.files import make_directory, write_atomic
+from standfast.settings import load_settings
 
 #: What a guild has until it sets something else.
 SETTINGS = {"capacity": 16, "team_size": 2, "is_open": True}
@@ -26,7 +26,7 @@ VIEWS, WAITLIST, REGISTRATIONS = "persisted_views", "waitlist_data", "registrati
 class Loaded(dict[str, Any]):
     """A dict that knows what it was when it was loaded, so that two which overlap do not mix."""
 
-    def __init__(self, file: holdfast.JsonFile) -> None:
+    def __init__(self, file: standfast.JsonFile) -> None:
         super().__init__(file.load())
         self.file = file
 
@@ -38,11 +38,11 @@ class UnifiedStorageService:
     """
 
     def __init__(self) -> None:
-        self.store = holdfast.open(sole_writer=True)
+        self.store = standfast.open(sole_writer=True)
         self.async_store = self.store.as_async()
         self.bot = BotStore(self.store, settings=SETTINGS)
         self.async_bot = AsyncBotStore(self.async_store, settings=SETTINGS)
-        self._last: dict[str, holdfast.JsonFile] = {}
+        self._last: dict[str, standfast.JsonFile] = {}
 
     def get_persisted_views(self) -> dict[str, Any]:
         """All guilds' views, as the JSON file held them."""
@@ -71,8 +71,8 @@ class UnifiedStorageService:
         else:  # a copy: what was loaded last is what it is compared with
             self._last.setdefault(name, self._file(name)).save(data)
 
-    def _file(self, name: str) -> holdfast.JsonFile:
-        return holdfast.JsonFile(f"{name}.json", store=self.store)
+    def _file(self, name: str) -> standfast.JsonFile:
+        return standfast.JsonFile(f"{name}.json", store=self.store)
 
     def get_data(self, table: str, key: str | int) -> Any:
         """One document, or None."""
@@ -93,7 +93,7 @@ class UnifiedStorageService:
         for table in (VIEWS, WAITLIST):
             try:
                 status[f"{table}_count"] = self.store[table].count()
-            except holdfast.Unavailable as error:
+            except standfast.Unavailable as error:
                 status[f"{table}_count"] = None
                 status["error"] = error.message
         return status
@@ -118,7 +118,7 @@ class UnifiedStorageService:
                 continue
             try:
                 registrations.delete(key, if_version=document.version)
-            except holdfast.ConflictError:
+            except standfast.ConflictError:
                 continue  # changed a moment ago: it stays
             gone.add(key)
         return sorted(gone)

@@ -7,14 +7,14 @@ import logging
 import discord
 from discord import app_commands
 
-from holdfast import HoldfastError
+from standfast import StandfastError
 
 logger = logging.getLogger("tournament_bot")
 
 
 async def report(interaction: discord.Interaction, error: BaseException) -> None:
     """Tell the user what went wrong; a bug goes into the log."""
-    if isinstance(error, HoldfastError):
+    if isinstance(error, StandfastError):
         text = f"The storage cannot do that now: {error.message}."
     elif isinstance(error, app_commands.MissingPermissions):
         text = "This needs the permission of an administrator."

@@ -1,4 +1,4 @@
-"""The waitlist by the names that bots have used: a `WaitlistManager` over holdfast's waitlist."""
+"""The waitlist by the names that bots have used: a `WaitlistManager` over standfast's waitlist."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from core.registrations import Registrations, details_of
 from core.storage_service import get_storage_service
 
-from holdfast import HoldfastError
-from holdfast.bot import Entry
+from standfast import StandfastError
+from standfast.bot import Entry
 
 
 class WaitlistError(Exception):
@@ -22,7 +22,7 @@ def _told() -> Iterator[None]:
     """Every failure of the storage as a WaitlistError."""
     try:
         yield
-    except HoldfastError as error:
+    except StandfastError as error:
         raise WaitlistError(f"{error.message} ({error.hint})") from error
 
 

@@ -5,7 +5,7 @@
     python scripts/migrate_json_to_database.py --rollback RUN
 
 `DATABASE_URL` names the database.  The older layout, one row `default` for all guilds, is split
-into one row for each guild.  The exit codes are those of `holdfast migrate`.
+into one row for each guild.  The exit codes are those of `standfast migrate`.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--dry-run", action="store_true", help="show what would happen")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--rollback", metavar="RUN", help="take back a run (see `holdfast runs`)")
+    parser.add_argument("--rollback", metavar="RUN", help="take back a run (see `standfast runs`)")
     args = parser.parse_args()
     if args.rollback:
-        return holdfast("rollback", args.rollback)
+        return standfast("rollback", args.rollback)
     files = [name for name in FILES if Path(name).is_file()]
     if not files:
         print(f"nothing to move: neither of {', '.join(FILES)} is here", file=sys.stderr)
         return 2
     options = [flag for flag, on in (("--dry-run", args.dry_run), ("--yes", args.yes)) if on]
-    return holdfast("migrate", *files, "--split-default", *options)
+    return standfast("migrate", *files, "--split-default", *options)
 
 
-def holdfast(*arguments: str) -> int:
+def standfast(*arguments: str) -> int:
     """Show a command, and run it."""
-    print(f"$ holdfast {' '.join(arguments)}", flush=True)
-    return subprocess.run([sys.executable, "-m", "holdfast", *arguments], check=False).returncode
+    print(f"$ standfast {' '.join(arguments)}", flush=True)
+    return subprocess.run([sys.executable, "-m", "standfast", *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

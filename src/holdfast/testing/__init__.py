@@ -1,5 +1,0 @@
-"""For tests: what code that uses a store, and what a backend of one's own, can be tested with.
-
-`holdfast.backends.memory.MemoryBackend` is the whole contract without a database;
-`holdfast.testing.contract` (which needs pytest) is the contract as a test-suite.
-"""

@@ -1,0 +1,167 @@
+"""Your app's JSON files, safely in a database: move, hold, run.
+
+`standfast.open()` gives a store of collections of JSON documents, in PostgreSQL or SQLite.
+The command `standfast migrate` moves existing JSON files there.
+"""
+
+from __future__ import annotations
+
+import os
+
+from standfast.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptData,
+    DataError,
+    DeadlineExceeded,
+    MigrationError,
+    StandfastError,
+    Unavailable,
+)
+from standfast.types import Document, ProvisionalVersion, Receipt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from standfast.aio import AsyncBatch, AsyncCollection, AsyncStore, Opening
+    from standfast.engine.announce import StateChange
+    from standfast.engine.health import Health
+    from standfast.engine.hold import Fallback
+    from standfast.jsonfile import AsyncJsonFile, JsonFile, Saved
+    from standfast.settle import OnConflict
+    from standfast.store import Batch, Collection, Store
+    from standfast.storecalls import WriteOutcome
+
+__version__ = "0.1.0"
+
+
+def open(
+    url: str | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    deadline_s: float | None = None,
+    fallback: Fallback = "read-write",
+    sole_writer: bool = False,
+    max_stale_s: float | None = None,
+    on_conflict: OnConflict = "mine",
+    local_durability: Literal["normal", "full"] = "normal",
+    max_journal_ops: int | None = None,
+    max_journal_bytes: int | None = None,
+) -> Store:
+    """Open a store; use it as a context manager or call its `close()`.
+
+    `url`: PostgreSQL (`postgresql://...`) or SQLite (`sqlite:///path`); default: the environment's
+    STANDFAST_DATABASE_URL or DATABASE_URL, else SQLite in the data directory.  `data_dir`: local
+    files, default STANDFAST_DATA_DIR or `./storage`.  `deadline_s`: how long a call may wait for
+    the primary, default 1.0.
+
+    The rest is for PostgreSQL, and says what happens while it does not answer.  `fallback`:
+    "read-write" goes on with both, "read-only" refuses writes, "off" refuses both.  `sole_writer`:
+    this data directory alone writes these collections, so that conditions can be judged here.
+    `max_stale_s`: older local knowledge than that is not served.  `on_conflict`: who wins when a
+    write from the journal meets another one: "mine", "theirs", "newest", or a function
+    `(base, mine, theirs) -> value`.  `local_durability`: "full" makes local knowledge survive a
+    power cut at once.  `max_journal_ops`, `max_journal_bytes`: how much the journal holds before
+    writes are refused (default 1,000,000 and 1 GiB).
+
+    A PostgreSQL that does not answer is no error, unless `fallback="off"`: the store begins with
+    its journal and its mirror.  Raises ConfigError for a wrong URL or directory, and Unavailable
+    when the database answers with a refusal.
+    """
+    from standfast.opening import hold_options, open_store
+
+    options = hold_options(
+        fallback=fallback,
+        sole_writer=sole_writer,
+        max_stale_s=max_stale_s,
+        on_conflict=on_conflict,
+        local_durability=local_durability,
+        max_journal_ops=max_journal_ops,
+        max_journal_bytes=max_journal_bytes,
+    )
+    return open_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
+
+
+def open_async(
+    url: str | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    deadline_s: float | None = None,
+    fallback: Fallback = "read-write",
+    sole_writer: bool = False,
+    max_stale_s: float | None = None,
+    on_conflict: OnConflict = "mine",
+    local_durability: Literal["normal", "full"] = "normal",
+    max_journal_ops: int | None = None,
+    max_journal_bytes: int | None = None,
+) -> Opening:
+    """Open an asynchronous store: `async with standfast.open_async() as store:`, or await it.
+
+    The arguments, errors and guarantees are those of `open`.
+    """
+    from standfast.opening import hold_options, open_async_store
+
+    options = hold_options(
+        fallback=fallback,
+        sole_writer=sole_writer,
+        max_stale_s=max_stale_s,
+        on_conflict=on_conflict,
+        local_durability=local_durability,
+        max_journal_ops=max_journal_ops,
+        max_journal_bytes=max_journal_bytes,
+    )
+    return open_async_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
+
+
+__all__ = [
+    "AsyncBatch",
+    "AsyncCollection",
+    "AsyncJsonFile",
+    "AsyncStore",
+    "Batch",
+    "Collection",
+    "ConfigError",
+    "ConflictError",
+    "CorruptData",
+    "DataError",
+    "DeadlineExceeded",
+    "Document",
+    "Health",
+    "JsonFile",
+    "MigrationError",
+    "ProvisionalVersion",
+    "Receipt",
+    "Saved",
+    "StandfastError",
+    "StateChange",
+    "Store",
+    "Unavailable",
+    "WriteOutcome",
+    "__version__",
+    "open",
+    "open_async",
+]
+
+_LAZY = {
+    "AsyncBatch": "aio",
+    "AsyncCollection": "aio",
+    "AsyncStore": "aio",
+    "AsyncJsonFile": "jsonfile",
+    "Batch": "store",
+    "Collection": "store",
+    "Health": "engine.health",
+    "JsonFile": "jsonfile",
+    "Saved": "jsonfile",
+    "StateChange": "engine.announce",
+    "Store": "store",
+    "WriteOutcome": "storecalls",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f"standfast.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'standfast' has no attribute {name!r}")

@@ -1,0 +1,388 @@
+"""The contract that every backend keeps: `apply(ops) -> outcomes`, `read`, `scan`, and bulk loads.
+
+A backend is dumb and blocking: it locks and reads rows, lets `standfast.fold` decide, writes what
+has changed together with its bookkeeping, and maps foreign errors to ours at its border.  What an
+op means is decided in `fold`, never here.  `standfast.testing.contract` is the test-suite that
+every backend passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from standfast.codec import decode
+from standfast.errors import CorruptData, MigrationError, Unavailable
+from standfast.settle import OnConflict
+from standfast.types import Applied, Discreet, Entry, Hello, Identity, Observed, Op, Outcome, Row
+
+Shape = Literal["object", "array", "lines", "document"]
+"""How a collection looked as a JSON file, so that `export` gives the same form back."""
+
+
+class Form(msgspec.Struct, frozen=True):
+    """A collection as a file: its shape and, for records, the field that holds the key."""
+
+    shape: Shape = "object"
+    key_field: str | None = None
+
+
+class StoredText(NamedTuple):
+    """One live document in a dump: key, exact text, version, time of the last change."""
+
+    key: str
+    text: str
+    version: int
+    updated_us: int
+
+    def __repr__(self) -> str:
+        return f"StoredText(key={self.key!r}, version={self.version})"
+
+
+class Image(Discreet, frozen=True):
+    """All that is stored of one row, to put it back later exactly as it was.
+
+    `others` are the columns of an adopted table that are not ours, as one JSON object.
+    """
+
+    content = frozenset({"data", "raw", "others"})
+
+    key: str
+    data: str
+    raw: str | None
+    version: int
+    created_us: int | None
+    updated_us: int | None
+    expires_us: int | None = None
+    others: str | None = None
+
+
+class Change(Discreet, frozen=True):
+    """One row of a bulk load.
+
+    `expected_version` is what the plan saw there (0: no row); the load stops when it has moved.
+    Exactly one of `text` (new content), `image` (put this back) is set; neither means delete.
+    """
+
+    content = frozenset({"text"})
+
+    key: str
+    expected_version: int
+    text: str | None = None
+    image: Image | None = None
+
+
+class Load(Discreet, frozen=True):
+    """What one run does to one collection.
+
+    `inserts` are `(key, text)` of documents that the plan found in no row, in the order of the
+    source; `changes` are the rows that exist.
+    """
+
+    content = frozenset({"inserts"})
+
+    collection: str
+    form: Form | None
+    inserts: Sequence[tuple[str, str]] = ()
+    changes: Sequence[Change] = ()
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """What a run wrote to one collection: the version that each row got.
+
+    Nearly all inserted rows of a collection get the same one: `insert_version`; `versions` holds
+    the others.
+    """
+
+    insert_version: int
+    versions: dict[str, int] = {}
+
+    def version_of(self, key: str) -> int:
+        """The version that the run gave to this row."""
+        return self.versions.get(key, self.insert_version)
+
+
+class RunRecord(msgspec.Struct, frozen=True):
+    """A run as the database knows it; written in the same transaction as the rows."""
+
+    run: str
+    state: str
+    loads: dict[str, LoadReport] = {}
+
+
+class Backend(Protocol):
+    """A place where documents live.  Every method may raise `Unavailable` and `CorruptData`.
+
+    `deadline` is an instant of `time.monotonic()`: a backend across a network gives up then, with
+    `DeadlineExceeded`, and a write that has not taken effect by then never will.
+    """
+
+    @property
+    def kind(self) -> str:
+        """`"sqlite"`, `"postgresql"` or `"memory"`."""
+        ...
+
+    @property
+    def display(self) -> str:
+        """Where this is, for people; never a password."""
+        ...
+
+    def check(self) -> None:
+        """Connect and look: raises when the database cannot be used.  Changes nothing."""
+        ...
+
+    def schema_version(self) -> int:
+        """The version of the bookkeeping tables; 0 when there are none."""
+        ...
+
+    def install(self, collections: Sequence[str]) -> None:
+        """Create the bookkeeping tables and these collections.  Idempotent."""
+        ...
+
+    def identity(self) -> str | None:
+        """The UUID of this database's history; None before the first write."""
+        ...
+
+    def sibling(self) -> Backend:
+        """Another handle to the same database, for another thread; this one where it can serve."""
+        ...
+
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+        """Make the connection that later calls use, if they need one, and say who answers.
+
+        `accept` is shown the answer before anybody can use the connection; what it raises is
+        raised, and no connection is left.
+        """
+        ...
+
+    def hello(self, deadline: float) -> Hello:
+        """Who this database is, asked on the connection that is there."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether a call can begin without making a connection first."""
+        ...
+
+    def apply(
+        self,
+        ops: Sequence[Op],
+        *,
+        believed: int = 0,
+        deadline: float | None = None,
+        directory: str | None = None,
+        on_conflict: OnConflict = "mine",
+        patience_s: float | None = None,
+    ) -> Applied:
+        """Apply a batch of ops of one lane in one transaction and tell the outcome of each.
+
+        Ops at or below the lane's watermark are skipped one by one (R2), with the outcome they
+        had while the lane's last outcomes still tell; so are ops whose `origin` another lane has
+        applied.  `believed` is the watermark that the
+        caller was last told; a lower one in the database raises `CorruptData("went_back")`.
+        Idempotent: the same ops again change nothing.  Replayed ops are decided by `on_conflict`;
+        what they leave for the ledger is written in the same transaction (R12).  `directory` is
+        the data directory that the lane belongs to: with it the answer holds what the places
+        contain now, and the watermarks of all lanes of that directory.  `patience_s` is how long
+        the database may wait for somebody's lock before `Unavailable("locked")`.
+        """
+        ...
+
+    def close_lane(self, lane: str) -> None:
+        """Forget a lane that will never write again.  Idempotent."""
+        ...
+
+    def fence(
+        self,
+        lanes: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, int]:
+        """Close lanes for good, and tell the final watermark of each.  Idempotent.
+
+        Nothing of a fenced lane can commit any more, also not of one that never wrote (R1).
+        """
+        ...
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        """What these places hold, absence included, in one snapshot with the lanes' watermarks."""
+        ...
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name: Identity | None = None,
+        deadline: float | None = None,
+    ) -> list[Entry]:
+        """Lines of the ledger in the order of their ids, above `after`; of one op with `name`."""
+        ...
+
+    def entry(self, number: int) -> Entry | None:
+        """One line of the ledger."""
+        ...
+
+    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+        """The number of lines of the ledger by their state."""
+        ...
+
+    def resolve_entry(self, number: int, resolution: str) -> bool:
+        """Mark an open line as resolved; False when it is not open."""
+        ...
+
+    def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
+        """The live documents of these keys; missing ones are left out."""
+        ...
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+        deadline: float | None = None,
+    ) -> list[Row]:
+        """One page of live documents in bytewise key order, after a key, at most `limit`.
+
+        With `query` (a JSON value, not None) only the documents that contain it.
+        """
+        ...
+
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
+        """The number of live documents."""
+        ...
+
+    def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
+        """Every live document from one snapshot; `in_order` sorts by time of creation, then key."""
+        ...
+
+    def inconsistent(self, collection: str) -> Iterator[str]:
+        """The keys of rows whose queryable value does not match their exact text."""
+        ...
+
+    def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
+        """All that is stored of these rows, expired ones included."""
+        ...
+
+    def collections(self) -> list[str]:
+        """The names of the collections that exist, sorted."""
+        ...
+
+    def form(self, collection: str) -> Form:
+        """How the collection looked as a file."""
+        ...
+
+    def create_index(self, collection: str) -> None:
+        """Make `scan(query=...)` fast, where the database can.  Idempotent."""
+        ...
+
+    def adoptable(self, collection: str) -> str:
+        """Why this collection cannot be written here, in one sentence; empty when it can.
+
+        Changes nothing: this is what a plan shows before a run.
+        """
+        ...
+
+    def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
+        """Write a whole run in one transaction, together with its record; all or nothing.
+
+        Raises MigrationError("plan_stale") when a row moved since the plan, and
+        MigrationError("locked") when another load is under way.
+        """
+        ...
+
+    def run_record(self, run: str) -> RunRecord | None:
+        """What the database knows of a run; None when nothing of it was ever committed."""
+        ...
+
+    def close(self) -> None:
+        """Release every handle.  Idempotent."""
+        ...
+
+
+def gate(
+    ops: Sequence[Op], believed: int, watermark: int, state: str, outcomes: str
+) -> tuple[list[Op], list[Outcome]]:
+    """The ops of a batch that are still to be applied, and the outcomes of the others (R2).
+
+    `watermark`, `state` and `outcomes` (as `brief` wrote them) are the locked row of the lane.
+    """
+    if state != "open":
+        raise Unavailable(
+            "this store's lane was closed by another process",
+            code="fenced",
+            hint="open the store again",
+        )
+    if watermark < believed:
+        raise CorruptData(
+            "the database went back in time: it has forgotten writes that it confirmed",
+            code="went_back",
+            hint="was it restored from a backup, or did a failover lose its tail?",
+        )
+    known = {o.seq: o for o in msgspec.json.decode(outcomes, type=list[Outcome])}
+    skipped = [
+        msgspec.structs.replace(known[op.seq], status="skipped")
+        if op.seq in known and known[op.seq].status == "applied"
+        else known.get(op.seq, Outcome(op.seq, "skipped"))
+        for op in ops
+        if op.seq <= watermark
+    ]
+    return [op for op in ops if op.seq > watermark], skipped
+
+
+def unmoved(ops: Sequence[Op], moved: Container[Identity]) -> tuple[list[Op], list[Outcome]]:
+    """The ops that are still to be applied, and the outcomes of those that others have applied.
+
+    An op that moved here from a closed lane carries its first name.  Where a data directory exists
+    twice, both move what they hold: the one that comes first applies it (R1).
+    """
+    left: list[Op] = []
+    done: list[Outcome] = []
+    for op in ops:
+        if op.origin is not None and op.origin in moved:
+            done.append(Outcome(op.seq, "skipped"))
+        else:
+            left.append(op)
+    return left, done
+
+
+def brief(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes as they are kept with the lane: without the documents' content."""
+    return msgspec.json.encode(
+        [msgspec.structs.replace(outcome, text=None) for outcome in outcomes]
+    ).decode()
+
+
+def readable(collection: str, row: Row) -> Any:
+    """The value of a row; CorruptData, which names it, when its text is not JSON."""
+    try:
+        return decode(row.text)
+    except CorruptData as error:
+        raise CorruptData(
+            f"the document of key {row.key!r} in `{collection}` is not readable JSON",
+            hint=error.hint,
+        ) from None
+
+
+def stale(collection: str, key: str | None) -> MigrationError:
+    """The error of a load that finds another state than its plan did."""
+    what = "its rows" if key is None else f"the row of key {key!r}"
+    return MigrationError(
+        f"collection `{collection}`: {what} changed since the plan was made; nothing was written",
+        code="plan_stale",
+        hint="run the same command again: it makes a new plan",
+    )

@@ -1,0 +1,371 @@
+"""Documents in this process's memory: the public fake for tests of code that uses a store."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from standfast.backends.base import (
+    Form,
+    Image,
+    Load,
+    LoadReport,
+    RunRecord,
+    StoredText,
+    brief,
+    gate,
+    readable,
+    stale,
+    unmoved,
+)
+from standfast.backends.sql import SCHEMA_VERSION
+from standfast.containment import contains
+from standfast.effect import Current
+from standfast.fold import Place, fold, places
+from standfast.settle import OnConflict
+from standfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
+
+
+@dataclass
+class _Rows:
+    """One collection: rows by key, and the versions of what was deleted."""
+
+    rows: dict[str, Row] = field(default_factory=dict[str, Row])
+    buried: dict[str, int] = field(default_factory=dict[str, int])
+    form: Form = field(default_factory=Form)
+
+
+class MemoryBackend:
+    """The whole contract without a database; `now_us` is the clock that expiry goes by."""
+
+    kind = "memory"
+    display = "memory://"
+
+    def __init__(self, *, now_us: Callable[[], int] | None = None) -> None:
+        self._now_us = now_us or _wall_clock_us
+        self._identity = str(uuid.uuid4())
+        self._data: dict[str, _Rows] = {}
+        self._lanes: dict[str, tuple[int, str, str]] = {}
+        self._directories: dict[str, str] = {}
+        self._moved: set[Identity] = set()
+        self._ledger: list[Entry] = []
+        self._runs: dict[str, RunRecord] = {}
+        self._lock = threading.RLock()
+
+    def check(self) -> None:
+        """Always usable."""
+
+    def schema_version(self) -> int:
+        return SCHEMA_VERSION
+
+    def install(self, collections: Sequence[str]) -> None:
+        for name in collections:
+            self._data.setdefault(name, _Rows())
+
+    def identity(self) -> str | None:
+        return self._identity
+
+    def sibling(self) -> MemoryBackend:
+        return self
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+        hello = self.hello(deadline)
+        if accept is not None:
+            accept(hello)
+        return hello
+
+    def hello(self, deadline: float) -> Hello:
+        return Hello(self._identity)
+
+    def apply(
+        self,
+        ops: Sequence[Op],
+        *,
+        believed: int = 0,
+        deadline: float | None = None,
+        directory: str | None = None,
+        on_conflict: OnConflict = "mine",
+        patience_s: float | None = None,
+    ) -> Applied:
+        with self._lock:
+            lane, now = ops[0].lane, self._now_us()
+            watermark, state, outcomes = self._lanes.get(lane, (0, "open", "[]"))
+            fresh, skipped = gate(ops, believed, watermark, state, outcomes)
+            wanted, moved = unmoved(fresh, self._moved)
+            skipped += moved
+            touched = places(ops)
+            if fresh:
+                rows: dict[Place, Current] = {}
+                for collection, keys in touched.items():
+                    rows.update({(collection, key): self._current(collection, key) for key in keys})
+                entered = {(e.lane, e.seq) for e in self._ledger}
+                done, entries = fold(rows, wanted, on_conflict=on_conflict, entered=entered)
+                self._moved.update(op.origin for op in wanted if op.origin)
+                for (collection, key), row in rows.items():
+                    if row.changed:
+                        self._set(collection, key, row, now)
+                for entry in entries:
+                    number = len(self._ledger) + 1
+                    self._ledger.append(msgspec.structs.replace(entry, id=number, at_us=now))
+                watermark = fresh[-1].seq
+                skipped = sorted(skipped + done, key=lambda outcome: outcome.seq)
+                self._lanes[lane] = (watermark, state, brief(skipped))
+            if directory is None:
+                return Applied(skipped, watermark)
+            self._directories[lane] = directory
+            states = [self._state(name, key) for name, keys in touched.items() for key in keys]
+            return Applied(skipped, watermark, Observed(states, self._watermarks(directory)))
+
+    def _watermarks(self, directory: str | None) -> dict[str, int]:
+        if directory is None:
+            return {}
+        return {
+            lane: watermark
+            for lane, (watermark, state, _) in self._lanes.items()
+            if state == "open" and self._directories.get(lane) == directory
+        }
+
+    def _state(self, collection: str, key: str) -> State:
+        row = self._rows(collection).rows.get(key)
+        if row is None:
+            return State(collection, key, None, self._rows(collection).buried.get(key, 0))
+        text = row.text if self._live(row) else None
+        times = (row.created_us, row.updated_us, row.expires_us)
+        return State(collection, key, text, row.version, *times)
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        with self._lock:
+            states = [self._state(collection, key) for key in keys]
+            return Observed(states, self._watermarks(directory))
+
+    def _current(self, collection: str, key: str) -> Current:
+        data = self._data.setdefault(collection, _Rows())
+        row = data.rows.get(key)
+        if row is None:
+            return Current(None, data.buried.get(key, 0))
+        return Current(
+            *(row.text if self._live(row) else None, row.version),
+            created_us=row.created_us,
+            updated_us=row.updated_us,
+            expires_us=row.expires_us,
+        )
+
+    def _live(self, row: Row) -> bool:
+        return row.expires_us is None or row.expires_us > self._now_us()
+
+    def _set(self, collection: str, key: str, row: Current, now: int) -> None:
+        data = self._data[collection]
+        old = data.rows.pop(key, None)
+        if row.text is None:
+            data.buried[key] = row.version
+            return
+        data.buried.pop(key, None)
+        created = now if old is None or row.fresh else old.created_us
+        kept = old.expires_us if old is not None and row.ttl_us is None else None
+        expires = now + row.ttl_us if row.ttl_us else kept
+        data.rows[key] = Row(key, row.text, row.version, created, now, expires)
+
+    def close_lane(self, lane: str) -> None:
+        with self._lock:
+            self._lanes.pop(lane, None)
+
+    def fence(
+        self,
+        lanes: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, int]:
+        with self._lock:
+            for lane in lanes:
+                watermark, _, outcomes = self._lanes.get(lane, (0, "open", "[]"))
+                self._lanes[lane] = (watermark, "fenced", outcomes)
+            return {lane: self._lanes[lane][0] for lane in lanes}
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name: Identity | None = None,
+        deadline: float | None = None,
+    ) -> list[Entry]:
+        with self._lock:
+            return [
+                entry
+                for entry in self._ledger[after:]
+                if state in (None, entry.state) and name in (None, (entry.lane, entry.seq))
+            ][:limit]
+
+    def entry(self, number: int) -> Entry | None:
+        with self._lock:
+            return self._ledger[number - 1] if 0 < number <= len(self._ledger) else None
+
+    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+        with self._lock:
+            return dict(Counter(entry.state for entry in self._ledger))
+
+    def resolve_entry(self, number: int, resolution: str) -> bool:
+        with self._lock:
+            found = self.entry(number)
+            if found is None or found.state != "open":
+                return False
+            self._ledger[number - 1] = msgspec.structs.replace(
+                found, state="resolved", resolution=resolution
+            )
+            return True
+
+    def _rows(self, collection: str) -> _Rows:
+        return self._data.get(collection) or _Rows()
+
+    def _sorted(self, collection: str) -> list[Row]:
+        data = self._rows(collection)
+        live = [row for row in data.rows.values() if self._live(row)]
+        return sorted(live, key=lambda row: row.key.encode())
+
+    def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
+        with self._lock:
+            rows = self._rows(collection).rows
+            return {
+                key: row for key in keys if (row := rows.get(key)) is not None and self._live(row)
+            }
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+        deadline: float | None = None,
+    ) -> list[Row]:
+        with self._lock:
+            return [
+                row
+                for row in self._sorted(collection)
+                if row.key.startswith(prefix)
+                and (after is None or row.key.encode() > after.encode())
+                and (query is None or contains(readable(collection, row), query))
+            ][:limit]
+
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
+        with self._lock:
+            return len(self._sorted(collection))
+
+    def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
+        with self._lock:
+            rows = self._sorted(collection)
+        if in_order:
+            rows.sort(key=lambda row: row.created_us)
+        for row in rows:
+            yield StoredText(row.key, row.text, row.version, row.updated_us)
+
+    def inconsistent(self, collection: str) -> Iterator[str]:
+        return iter(())
+
+    def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
+        with self._lock:
+            data = self._rows(collection)
+            return {
+                key: Image(
+                    key, row.text, None, row.version, row.created_us, row.updated_us, row.expires_us
+                )
+                for key in keys
+                if (row := data.rows.get(key)) is not None
+            }
+
+    def collections(self) -> list[str]:
+        with self._lock:
+            return sorted(self._data)
+
+    def form(self, collection: str) -> Form:
+        with self._lock:
+            return self._rows(collection).form
+
+    def create_index(self, collection: str) -> None:
+        """Nothing to do: every search reads everything."""
+
+    def adoptable(self, collection: str) -> str:
+        return ""
+
+    def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
+        with self._lock:
+            now = self._now_us()
+            for load in loads:
+                self._check(load)
+            reports = {load.collection: self._load(load, now) for load in loads}
+            self._runs[run] = RunRecord(run, state, reports)
+            return reports
+
+    def _check(self, load: Load) -> None:
+        # A row that has expired is no document, but its key is taken.
+        rows = self._rows(load.collection).rows
+        versions = {key: row.version for key, row in rows.items() if self._live(row)}
+        for key, _ in load.inserts:
+            if key in versions:
+                raise stale(load.collection, key)
+        for change in load.changes:
+            if versions.get(change.key, 0) != change.expected_version:
+                raise stale(load.collection, change.key)
+
+    def _load(self, load: Load, now: int) -> LoadReport:
+        data = self._data.setdefault(load.collection, _Rows())
+        for key in [key for key, row in data.rows.items() if not self._live(row)]:
+            data.buried[key] = data.rows.pop(key).version + 1
+        versions: dict[str, int] = {}
+        for index, (key, text) in enumerate(load.inserts):
+            version = data.buried.pop(key, 0) + 1
+            if version > 1:
+                versions[key] = version
+            data.rows[key] = Row(key, text, version, now + index, now + index)
+        for change in load.changes:
+            old = data.rows.pop(change.key, None)
+            version = max(change.expected_version, data.buried.get(change.key, 0)) + 1
+            versions[change.key] = version
+            if change.image is not None:
+                image = change.image
+                stamps = (image.created_us or now, image.updated_us or now, image.expires_us)
+                text = image.data if image.raw is None else image.raw
+                data.rows[change.key] = Row(change.key, text, version, *stamps)
+            elif change.text is not None:
+                created = old.created_us if old else now
+                data.rows[change.key] = Row(change.key, change.text, version, created, now)
+            elif old is not None:
+                data.buried[change.key] = version
+            if change.key in data.rows:
+                data.buried.pop(change.key, None)
+        if load.form is not None:
+            data.form = load.form
+        return LoadReport(1, versions)
+
+    def run_record(self, run: str) -> RunRecord | None:
+        record = self._runs.get(run)
+        return msgspec.structs.replace(record) if record else None
+
+    def close(self) -> None:
+        """Nothing to release: the data lives as long as the object."""
+
+
+def _wall_clock_us() -> int:
+    import time
+
+    return time.time_ns() // 1000

@@ -1,0 +1,131 @@
+"""PostgreSQL's errors as ours: SQLSTATE classes decide, and the text where there is no SQLSTATE.
+
+libpq gives no SQLSTATE when a connection cannot be made; what its messages (and the server's
+English ones) say is then looked for, and what is not recognised is a connection that failed.
+Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
+
+#: Run the transaction again: deadlock, serialization failure, lost race for a new key (23505 and
+#: our own SF002).
+RETRIED = ("40P01", "40001", "23505", "SF002")
+
+_EXACT: dict[str, tuple[type[StandfastError], str, str]] = {
+    "42501": (ConfigError, "no_rights", "ask for the right: `standfast schema sql` prints it"),
+    "42P01": (ConfigError, "no_table", "the table was dropped or renamed: restore it"),
+    "42703": (ConfigError, "no_column", "the table was changed: restore the column"),
+    "3F000": (ConfigError, "no_schema", "create the schema or correct the URL"),
+    "3D000": (ConfigError, "no_database", "create the database or correct the URL"),
+    "28000": (Unavailable, "auth", "correct the user or the server's pg_hba.conf"),
+    "28P01": (Unavailable, "auth", "correct the password in the URL"),
+    "25P03": (Unavailable, "shutdown", "the session was idle in its transaction for too long"),
+    "25006": (Unavailable, "read_only", "this server is a standby or read-only: use the primary"),
+    "55P03": (Unavailable, "locked", "another transaction holds a lock on it: try again"),
+    "57014": (Unavailable, "timeout", "the server's time limit cut the statement off"),
+    "53300": (Unavailable, "too_many_connections", "wait, or raise the server's limit"),
+    "53100": (Unavailable, "disk_full", "free space on the database server"),
+    "SF001": (Unavailable, "expired", "the server was too slow, or its clock jumped: try again"),
+    "SF002": (Unavailable, "contended", "look for a trigger on the table that suppresses rows"),
+    "08P01": (Unavailable, "connection", "the pooler gave up waiting for a server connection"),
+    "22003": (DataError, "out_of_range", "the table's key column cannot hold this key"),
+}
+_CLASSES: dict[str, tuple[type[StandfastError], str, str]] = {
+    "08": (Unavailable, "connection", "check that the server runs and can be reached"),
+    "40": (Unavailable, "retry", "another transaction was in the way: try again"),
+    "53": (Unavailable, "resources", "the server is out of a resource"),
+    "57": (Unavailable, "shutdown", "the server is starting, stopping or cut the session off"),
+    "58": (Unavailable, "server_io", "the database server's disk or system failed"),
+    "XX": (Unavailable, "server_internal", "look into the database server's log"),
+    "P0": (DataError, "trigger", "a trigger of the table refuses this row"),
+    "54": (DataError, "refused", "the document is over a limit of the server"),
+    "22": (DataError, "refused", "the table cannot hold this value"),
+    "23": (DataError, "constraint", "a constraint of the table refuses this row"),
+}
+
+_AUTH = (Unavailable, "auth", "correct the user and the password in the URL")
+_OTHER = (Unavailable, "not_postgresql", "something else answers there: check host and port")
+_TLS = (ConfigError, "tls", "correct sslmode in the URL, or the server's certificate")
+#: What messages about connecting say, names in double quotes left out.
+_CONNECTING: tuple[tuple[str, tuple[type[StandfastError], str, str]], ...] = (
+    ('database "" does not exist', _EXACT["3D000"]),
+    ("authentication failed|no password supplied|pg_hba.conf", _AUTH),
+    ('role "" (does not exist|is not permitted)', _AUTH),
+    ("invalid response to SSL|expected authentication request|lost synchronization", _OTHER),
+    ("SSL|TLS|certificate", _TLS),
+    ("permission denied for database", _EXACT["42501"]),
+    ("too many (connections|clients)|connection slots", _EXACT["53300"]),
+    ("the database system is|not currently accepting", _CLASSES["57"]),
+)
+#: Characters of libpq's own words that a message quotes.
+_QUOTED_CHARS = 300
+
+
+def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> StandfastError:
+    """Our error for theirs.  `doing` says what was tried and on what.
+
+    Their text is quoted only where it holds no data of a row: never for classes 22 and 23, whose
+    messages repeat values, nor for P0, where a trigger says what it likes.
+    """
+    state = error.sqlstate or ""
+    if not state:
+        return _without_state(error, doing, connecting)
+    kind, code, hint = _EXACT.get(state) or _CLASSES.get(
+        state[:2], (ConfigError, "database", "the database refused the statement")
+    )
+    quoted = f": {error.diag.message_primary}"
+    if state[:2] in ("22", "23", "P0"):
+        name = error.diag.constraint_name
+        quoted = f" (constraint `{name}`)" if name else ""
+    return kind(f"{doing}: PostgreSQL answered {state}{quoted}", code=code, hint=hint)
+
+
+def _without_state(error: psycopg.Error, doing: str, connecting: bool) -> StandfastError:
+    """The error of a connection that failed, or of a value that the driver cannot send.
+
+    Only while connecting does the text tell more: a connection that ends later may speak of TLS,
+    too, and is lost all the same.
+    """
+    if isinstance(error, PoolTimeout):
+        return Unavailable(
+            f"{doing}: no connection in time", code="connection", hint=_CLASSES["08"][2]
+        )
+    if isinstance(error, psycopg.DataError):
+        return DataError(
+            f"{doing}: a value cannot be sent", code="refused", hint="U+0000 is in no text of SQL"
+        )
+    # Only the first line: the others are libpq's guesses and the attempts at other addresses.
+    reason = (str(error).strip() or "the connection was lost").splitlines()[0][:_QUOTED_CHARS]
+    kind, code, hint = _CLASSES["08"]
+    text = re.sub('"[^"]*"', '""', str(error))
+    for pattern, found in _CONNECTING if connecting else ():
+        if re.search(pattern, text):
+            kind, code, hint = found
+            break
+    return kind(f"{doing}: {reason}", code=code, hint=hint)
+
+
+@contextmanager
+def mapped(doing: str, *, sent: bool = False) -> Generator[None]:
+    """Run a block in which psycopg's errors become ours.
+
+    `sent`: statements may have reached the server, so a connection that ends now leaves their
+    outcome open; the code is `connection_lost` then, not `connection` or `shutdown`.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        ours = explain(error, doing, connecting=not sent)
+        if sent and ours.code in ("connection", "shutdown"):
+            ours.code = "connection_lost"
+        # The original's text may hold rows or a connection string: it is not chained.
+        raise ours from None

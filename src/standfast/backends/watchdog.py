@@ -1,0 +1,128 @@
+"""Ends what outlives its deadline: one thread that shuts sockets down.
+
+No socket option and no server setting notices a server that hangs: its kernel goes on
+acknowledging.  Shutting the socket down does end the wait, within milliseconds, in flight and idle,
+and under TLS.  The socket is duplicated once, when the connection is made, and owned here: a
+duplicate made at the deadline could meet a descriptor that somebody else has got by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import weakref
+
+#: Longest sleep of the thread while nothing is armed.
+_IDLE_S = 3600.0
+
+
+class Fuse:
+    """The deadline of one connection: armed for each call, it cuts the socket when it burns down.
+
+    Thread-safe.  `blown` stays true: the connection is of no use any more.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=os.dup(fd))
+        self._lock = threading.Lock()
+        self.due: float | None = None
+        self.blown = False
+        _watchdog().watch(self)
+
+    def arm(self, at: float) -> None:
+        """Cut the connection at this instant of `time.monotonic()`, unless disarmed before."""
+        with self._lock:
+            self.due = at
+        _watchdog().notice(at)
+
+    def disarm(self) -> None:
+        """The call has ended in time."""
+        with self._lock:
+            self.due = None
+
+    def burn(self, now: float) -> float | None:
+        """Cut the socket if its deadline has passed; returns the deadline that is still ahead."""
+        with self._lock:
+            if self.due is None or self.due > now:
+                return self.due
+            self._cut()
+            return None
+
+    def cut(self) -> None:
+        """Cut the socket now."""
+        with self._lock:
+            self._cut()
+
+    def _cut(self) -> None:
+        self.due, self.blown = None, True
+        with contextlib.suppress(OSError):  # it may have ended by itself
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the duplicate back.  Idempotent."""
+        with self._lock:
+            self.due = None
+            self._socket.close()
+
+
+class Watchdog:
+    """The thread that burns fuses.  It sleeps until the nearest deadline, and then looks again."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._fuses: weakref.WeakSet[Fuse] = weakref.WeakSet()
+        self._changed = threading.Condition()
+        self._next = 0.0
+        threading.Thread(target=self._run, name="standfast-watchdog", daemon=True).start()
+
+    def watch(self, fuse: Fuse) -> None:
+        """Look after one more fuse, for as long as it exists."""
+        with self._changed:
+            self._fuses.add(fuse)
+
+    def notice(self, at: float) -> None:
+        """Somebody has armed a fuse: wake up in time."""
+        if at < self._next:
+            with self._changed:
+                self._next = min(self._next, at)
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                fuses = list(self._fuses)
+                # Before looking: what is armed from here on wakes the thread.
+                self._next = time.monotonic() + _IDLE_S
+            now = time.monotonic()
+            dues = [due for fuse in fuses if (due := fuse.burn(now)) is not None]
+            del fuses
+            with self._changed:
+                self._next = min([self._next, *dues])
+                self._changed.wait(max(0.0, self._next - time.monotonic()))
+
+
+_the_watchdog: Watchdog | None = None
+_making = threading.Lock()
+
+
+def _watchdog() -> Watchdog:
+    """This process's watchdog; a forked child gets one of its own."""
+    global _the_watchdog
+    found = _the_watchdog
+    if found is not None and found.pid == os.getpid():
+        return found
+    with _making:
+        if _the_watchdog is None or _the_watchdog.pid != os.getpid():
+            _the_watchdog = Watchdog()
+        return _the_watchdog
+
+
+def _after_fork() -> None:
+    global _making
+    _making = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)

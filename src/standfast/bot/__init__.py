@@ -1,0 +1,32 @@
+"""The state of a Discord bot, ready made, over an open store.  It knows no Discord library.
+
+with standfast.open() as store:
+    bot = BotStore(store)
+    bot.messages.set(guild.id, "registration", channel.id, message.id)
+"""
+
+from __future__ import annotations
+
+from standfast.bot.botstore import AsyncBotStore, BotStore
+from standfast.bot.claims import Claim
+from standfast.bot.entries import Entry
+from standfast.bot.environment import Environment
+from standfast.bot.messages import Message
+from standfast.bot.records import Statistics
+from standfast.bot.schedules import Due, DueClaim
+from standfast.bot.waiting import Placed
+from standfast.bot.waitlist import EntryClaim
+
+__all__ = [
+    "AsyncBotStore",
+    "BotStore",
+    "Claim",
+    "Due",
+    "DueClaim",
+    "Entry",
+    "EntryClaim",
+    "Environment",
+    "Message",
+    "Placed",
+    "Statistics",
+]

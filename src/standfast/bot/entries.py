@@ -1,0 +1,281 @@
+"""Entries of a waitlist: how they are stored, and what older forms of them mean.  Pure.
+
+The document of a guild is `{"waitlist": [entry, ...]}` in the order in which people wait.
+
+While the primary is away, what is done to the list is appended to it: then it merges with what
+others do meanwhile, where two whole lists would not.  So an element may be a later word on somebody
+who stands in the list already: with `"change": "updated"` or `"removed"`, or as one more entry of
+theirs.  Reading folds that in, and the next write of the list that the primary decides stores it
+folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, cast
+
+import msgspec
+
+from standfast.bot.ids import number_id
+from standfast.bot.times import iso, stored_time
+from standfast.errors import CorruptData, DataError
+from standfast.jsonvalue import json_path, type_name
+from standfast.limits import MAX_ALT_IGNS, MAX_ENTRY_TEXT_CHARS
+from standfast.types import Discreet
+
+MEMBER = "waitlist"
+#: What an element of the list may be besides an entry.
+UPDATED, REMOVED = "updated", "removed"
+_CHANGE = "change"
+
+#: The members of an entry that are known here; others are kept as they are.
+_KNOWN = frozenset(
+    "discord_tag member_id ign alt_igns pronouns team_name added_at claim".split(),
+)
+#: What a caller may say of somebody, and change later.
+DETAILS = ("discord_tag", "ign", "alt_igns", "pronouns", "team_name")
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """The mark of a claim on an entry: whose it is, and until when."""
+
+    id: str
+    until: datetime
+
+
+class Entry(Discreet, frozen=True, kw_only=True):
+    """Somebody on the waitlist.
+
+    `added_at` is when the place in the list was taken (None: an older entry does not say).
+    `claim`: a place was offered, which is reserved until then; it may have lapsed.  `extra` holds
+    the members that are not known here.
+    """
+
+    content = frozenset(
+        "discord_tag member_id ign alt_igns pronouns team_name extra".split(),
+    )
+
+    discord_tag: str
+    member_id: int
+    ign: str
+    alt_igns: tuple[str, ...] = ()
+    pronouns: str | None = None
+    team_name: str | None = None
+    added_at: datetime | None = None
+    claim: Mark | None = None
+    extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+    def is_claimed(self, now: datetime) -> bool:
+        """Whether a claim reserves a place for it; at its `until` a claim has lapsed."""
+        return self.claim is not None and now < self.claim.until
+
+    def is_claim(self, claim_id: str) -> bool:
+        """Whether it carries the mark of this claim, lapsed or not: nobody has taken it since."""
+        return self.claim is not None and self.claim.id == claim_id
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry in its normal form, as it is stored."""
+        stored: dict[str, Any] = {
+            "discord_tag": self.discord_tag,
+            "member_id": self.member_id,
+            "ign": self.ign,
+            "alt_igns": list(self.alt_igns),
+            "pronouns": self.pronouns,
+            "team_name": self.team_name,
+            "added_at": None if self.added_at is None else iso(self.added_at),
+            **self.extra,
+        }
+        if self.claim is not None:
+            stored["claim"] = {"id": self.claim.id, "until": iso(self.claim.until)}
+        return stored
+
+
+def stored_list(members: Mapping[str, Any]) -> list[Any]:
+    """The list of a guild's document as it is stored; CorruptData("bad_entry") when it is none."""
+    stored = members.get(MEMBER)
+    if stored is None:
+        return []
+    if not isinstance(stored, list):
+        raise _bad(stored, "an array", (MEMBER,))
+    return cast("list[Any]", stored)
+
+
+def read_entries(members: Mapping[str, Any]) -> list[Entry]:
+    """The entries of a guild's document, in order, each member of the guild once.
+
+    Somebody who stands there twice, because two processes added them, has the first place and the
+    latest details.  CorruptData("bad_entry"), which names the place, for what is no entry.
+    """
+    found: dict[int, Entry] = {}
+    for index, one in enumerate(stored_list(members)):
+        entry = read_entry(one, (MEMBER, index))
+        first = found.get(entry.member_id)
+        change = one.get(_CHANGE)
+        if change == REMOVED:
+            found.pop(entry.member_id, None)
+        elif change != UPDATED or first is not None:  # else somebody else has removed it
+            found[entry.member_id] = entry if first is None else _merged(first, entry)
+    return list(found.values())
+
+
+def change_of(entry: Entry, change: str) -> dict[str, Any]:
+    """The element of the list that says of an entry that it was changed, or is gone."""
+    stored = msgspec.structs.replace(entry, claim=None).to_json()
+    return {**stored, _CHANGE: change}
+
+
+def with_entries(members: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:
+    """The document with these entries in their normal form; its other members stay."""
+    return {**members, MEMBER: [entry.to_json() for entry in entries]}
+
+
+def read_entry(stored: Any, place: tuple[str | int, ...] = ()) -> Entry:
+    """An entry as it was stored, in the normal form or an older one.
+
+    Older forms: `alt_igns` as one string with commas, or null; `added_at` without a timezone, which
+    is UTC; `member_id` as a decimal string.  A missing text is empty.
+    """
+    if not isinstance(stored, dict):
+        raise _bad(stored, "an object", place)
+    members = cast("dict[str, Any]", stored)
+
+    def text(name: str) -> str | None:
+        value = members.get(name)
+        if value is not None and not isinstance(value, str):
+            raise _bad(value, "a string", (*place, name))
+        return value
+
+    return Entry(
+        discord_tag=text("discord_tag") or "",
+        member_id=_member_id(members.get("member_id"), (*place, "member_id")),
+        ign=text("ign") or "",
+        alt_igns=_alt_igns(members.get("alt_igns"), (*place, "alt_igns")),
+        pronouns=text("pronouns"),
+        team_name=text("team_name"),
+        added_at=_time(members.get("added_at"), (*place, "added_at")),
+        claim=_mark(members.get("claim")),
+        extra={
+            name: value
+            for name, value in members.items()
+            if name not in _KNOWN and (name != _CHANGE or value not in (UPDATED, REMOVED))
+        },
+    )
+
+
+def checked_details(**details: Any) -> dict[str, Any]:
+    """What a caller says of somebody, as an entry holds it.  DataError, which names the place.
+
+    "unknown_field" for what is none of discord_tag, ign, alt_igns, pronouns and team_name;
+    "wrong_type"; "too_long" above the limits.  `alt_igns` may be one string with commas, too.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in details.items():
+        if name not in DETAILS:
+            raise DataError(
+                f"an entry of the waitlist has no {name!r} that can be given",
+                code="unknown_field",
+                hint=f"there are {', '.join(DETAILS)}",
+                path=json_path([name]) if name.isprintable() else "$",
+            )
+        if name == "alt_igns":
+            checked[name] = _checked_alt_igns(value)
+        elif value is None and name in ("pronouns", "team_name"):
+            checked[name] = None
+        else:
+            checked[name] = _checked_text(value, (name,))
+    return checked
+
+
+def _merged(first: Entry, latest: Entry) -> Entry:
+    return msgspec.structs.replace(
+        latest,
+        added_at=first.added_at,
+        claim=first.claim or latest.claim,
+        extra={**first.extra, **latest.extra},
+    )
+
+
+def _member_id(stored: Any, place: tuple[str | int, ...]) -> int:
+    try:
+        return number_id(stored, "member")
+    except DataError:
+        problem = _bad(stored, "the id of a member", place)
+    raise problem
+
+
+def _alt_igns(stored: Any, place: tuple[str | int, ...]) -> tuple[str, ...]:
+    if stored is None:
+        return ()
+    if isinstance(stored, str):
+        return tuple(name for part in stored.split(",") if (name := part.strip()))
+    if not isinstance(stored, list):
+        raise _bad(stored, "an array of strings", place)
+    names: list[str] = []
+    for index, name in enumerate(cast("list[Any]", stored)):
+        if not isinstance(name, str):
+            raise _bad(name, "a string", (*place, index))
+        names.append(name)
+    return tuple(names)
+
+
+def _time(stored: Any, place: tuple[str | int, ...]) -> datetime | None:
+    time = stored_time(stored)
+    if time is None and stored is not None:
+        raise _bad(stored, "an ISO 8601 time", place)
+    return time
+
+
+def _mark(stored: Any) -> Mark | None:
+    """The mark of a claim; what is none never holds, and goes with the next write."""
+    mark = cast("dict[str, Any]", stored) if isinstance(stored, dict) else {}
+    claim_id, until = mark.get("id"), stored_time(mark.get("until"))
+    return Mark(claim_id, until) if isinstance(claim_id, str) and until is not None else None
+
+
+def _checked_alt_igns(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or value is None:
+        names: list[Any] = list(_alt_igns(value, ()))
+    elif isinstance(value, list | tuple):
+        names = list(cast("Iterable[Any]", value))
+    else:
+        raise _wrong_type(value, "a list of strings", ("alt_igns",))
+    if len(names) > MAX_ALT_IGNS:
+        raise DataError(
+            f"{len(names)} alternative names are over the limit of {MAX_ALT_IGNS}",
+            code="too_long",
+            hint="nothing was written; keep the most important ones",
+            path=json_path(["alt_igns"]),
+        )
+    return tuple(_checked_text(name, ("alt_igns", index)) for index, name in enumerate(names))
+
+
+def _checked_text(value: Any, place: tuple[str | int, ...]) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(value, "a string", place)
+    if len(value) > MAX_ENTRY_TEXT_CHARS:
+        raise DataError(
+            f"a text of {len(value)} characters is over the limit of {MAX_ENTRY_TEXT_CHARS}",
+            code="too_long",
+            hint="nothing was written; limit the field of the form",
+            path=json_path(place),
+        )
+    return value
+
+
+def _wrong_type(value: object, wanted: str, place: tuple[str | int, ...]) -> DataError:
+    return DataError(
+        f"found {type(value).__name__}, expected {wanted}",
+        code="wrong_type",
+        hint="nothing was written",
+        path=json_path(place),
+    )
+
+
+def _bad(found: object, wanted: str, place: tuple[str | int, ...]) -> CorruptData:
+    return CorruptData(
+        f"a stored waitlist cannot be read: at {json_path(place)}, expected {wanted}, found"
+        f" {type_name(found)}",
+        code="bad_entry",
+        hint="correct the document: standfast get waitlist_data GUILD, then standfast put",
+    )

@@ -1,0 +1,89 @@
+"""Settings of each guild: what differs from the registered defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from standfast.bot.guilds import SETTINGS, Guilds, Members
+from standfast.bot.ids import GuildId
+from standfast.calls import Steps
+from standfast.codec import decode, encode
+from standfast.engine.hub import StoreEngine
+from standfast.errors import DataError
+from standfast.types import Receipt
+
+
+class SettingsCalls:
+    """The calls on settings.  Stored is what differs from `defaults`, which may be empty.
+
+    With defaults, names that are not among them are refused: DataError("unknown_setting").
+    DataError when the defaults are not JSON.
+    """
+
+    def __init__(self, guilds: Guilds, *, defaults: Mapping[str, Any]) -> None:
+        self._guilds = guilds
+        self._defaults = encode(dict(defaults))  # as text: nobody changes it by what `get` returns
+        self._names = frozenset(defaults)
+
+    @property
+    def engine(self) -> StoreEngine:
+        """The engine that serves the calls."""
+        return self._guilds.engine
+
+    def get(self, guild_id: GuildId, name: str | None = None) -> Steps[Any]:
+        """All settings of a guild as a dict, or the one of this name.
+
+        Objects in objects are laid over the default member by member.  Without defaults, a name
+        that is not set is None.
+        """
+        if name is not None:
+            self._known(name)
+        own = yield from self._guilds.members(SETTINGS, guild_id)
+        settings = _laid_over(decode(self._defaults), own)
+        return settings if name is None else settings.get(name)
+
+    def patch(self, guild_id: GuildId, changes: Mapping[str, Any]) -> Steps[Receipt]:
+        """Change settings by a merge patch (RFC 7396); it goes on in an outage.
+
+        None puts a setting back to its default.  A value that is the default is not stored: the
+        guild follows the default when that changes.
+        """
+        defaults = decode(self._defaults)
+        patch: Members = {}
+        for name, value in changes.items():
+            default = defaults.get(self._known(name))
+            is_default = default is not None and encode(value) == encode(default)
+            patch[name] = None if is_default else value
+        return (yield from self._guilds.patch(SETTINGS, guild_id, patch))
+
+    def reset(self, guild_id: GuildId, *names: str) -> Steps[Receipt]:
+        """Put these settings back to their defaults, without names all; it goes on in an outage."""
+        if names:
+            patch: Members = {self._known(name): None for name in names}
+            return (yield from self._guilds.patch(SETTINGS, guild_id, patch))
+        key = yield from self._guilds.writable(guild_id)
+        return (yield from self._guilds.collection(SETTINGS).delete(key))
+
+    def overrides(self, guild_id: GuildId) -> Steps[dict[str, Any]]:
+        """What differs from the defaults in this guild."""
+        return (yield from self._guilds.members(SETTINGS, guild_id))
+
+    def _known(self, name: str) -> str:
+        if not self._names or name in self._names:
+            return name
+        raise DataError(
+            f"there is no setting {name!r}",
+            code="unknown_setting",
+            hint=f"registered are {', '.join(sorted(self._names))}",
+        )
+
+
+def _laid_over(default: Members, own: Members) -> Members:
+    """The own values where there are some; what a null stands for in the document, stays null."""
+    merged = default | own
+    for name in default.keys() & own.keys():
+        below, above = default[name], own[name]
+        if isinstance(below, dict) and isinstance(above, dict):
+            merged[name] = _laid_over(cast("Members", below), cast("Members", above))
+    return merged

@@ -1,0 +1,117 @@
+"""Persisted messages: which message of a guild carries which view."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any, cast
+
+from standfast.bot.guilds import VIEWS, Guilds, Members
+from standfast.bot.ids import GuildId, number_id
+from standfast.bot.names import is_message_name, message_name
+from standfast.calls import Steps
+from standfast.engine.hub import StoreEngine
+from standfast.types import Discreet, Receipt
+
+#: A bare number in a listing is taken for a message from here on: Discord's ids are that large
+#: since its first days, counts and colours are not.
+_SMALLEST_BARE_ID = 10**15
+
+
+class Message(Discreet, frozen=True):
+    """Where a persisted message is.  `channel_id` is None where only the message was stored."""
+
+    content = frozenset({"channel_id", "message_id"})
+
+    guild_id: str
+    name: str
+    channel_id: int | None
+    message_id: int
+
+
+class MessagesCalls:
+    """The calls on persisted messages: a place `(channel_id, message_id)` for each name."""
+
+    def __init__(self, guilds: Guilds) -> None:
+        self._guilds = guilds
+
+    @property
+    def engine(self) -> StoreEngine:
+        """The engine that serves the calls."""
+        return self._guilds.engine
+
+    def set(
+        self, guild_id: GuildId, name: str, channel_id: int | str, message_id: int | str
+    ) -> Steps[Receipt]:
+        """Remember where a message is; it goes on in an outage.
+
+        DataError("bad_name") for `event_mode`, `claims` and names that end with `_schedule`, which
+        mean something else in the document; DataError("bad_id").
+        """
+        place = [number_id(channel_id, "channel"), number_id(message_id, "message")]
+        patch = {message_name(name): place}
+        return (yield from self._guilds.patch(VIEWS, guild_id, patch))
+
+    def get(self, guild_id: GuildId, name: str) -> Steps[Message | None]:
+        """Where the message is, or None; the older form, a bare message id, is read too."""
+        member = message_name(name)
+        members = yield from self._guilds.members(VIEWS, guild_id)
+        return _message(self._guilds.key(guild_id), member, members.get(member), smallest=1)
+
+    def remove(
+        self, guild_id: GuildId, name: str, *, message_id: int | str | None = None
+    ) -> Steps[bool]:
+        """Forget where the message is; False when it was not known.  It goes on in an outage.
+
+        `message_id`: only if it is this one, by a look right before.
+        """
+        member = message_name(name)
+        only = None if message_id is None else number_id(message_id, "message")
+
+        def removal(members: Members | None) -> Members | None:
+            if members is None:
+                return {member: None} if only is None else None
+            if only is not None:
+                found = _message("", member, members.get(member), smallest=1)
+                return {member: None} if found and found.message_id == only else None
+            return {member: None} if member in members else None
+
+        return (yield from self._guilds.patch_seen(VIEWS, guild_id, removal))
+
+    def list(self, guild_id: GuildId | None = None) -> Steps[builtins.list[Message]]:
+        """The messages of a guild, or of all guilds, in order of guild and name.
+
+        A member counts as a message when it is a list of two ids, or a bare number from 10**15 on
+        (the older form).  In an outage from the mirror: Unavailable("not_mirrored") when that does
+        not hold the guild, or not the whole collection.
+        """
+        if guild_id is None:
+            documents = yield from self._guilds.documents(VIEWS)
+        else:
+            members = yield from self._guilds.members(VIEWS, guild_id)
+            documents = [(self._guilds.key(guild_id), members)]
+        found: builtins.list[Message] = []
+        for key, value in documents:
+            if isinstance(value, dict):
+                members = cast("Members", value)
+                messages = (_message(key, name, members[name]) for name in sorted(members))
+                found += [message for message in messages if message is not None]
+        return found
+
+
+def _message(
+    guild_id: str, name: str, value: Any, *, smallest: int = _SMALLEST_BARE_ID
+) -> Message | None:
+    """The message that a member holds, in the form of today or the older one; None if neither."""
+    if not is_message_name(name):
+        return None
+    match value:
+        case [int(channel_id), int(message_id)] if _are_ids(channel_id, message_id):
+            return Message(guild_id, name, channel_id, message_id)
+        case int() if _are_ids(value) and value >= smallest:
+            return Message(guild_id, name, None, value)
+        case _:
+            return None
+
+
+def _are_ids(*values: int) -> bool:
+    return all(not isinstance(value, bool) and value >= 0 for value in values)

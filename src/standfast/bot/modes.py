@@ -1,0 +1,80 @@
+"""The event mode of each guild."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from standfast.bot.guilds import VIEWS, Guilds
+from standfast.bot.ids import GuildId
+from standfast.bot.names import MODE, is_name
+from standfast.calls import Steps
+from standfast.engine.hub import StoreEngine
+from standfast.errors import ConfigError, CorruptData, DataError
+from standfast.types import Receipt
+
+
+class ModesCalls:
+    """The calls on event modes: one of the known ones for each guild, the first unless it is set.
+
+    `team_names` are those in which teams play; they have to be among `names`.
+    """
+
+    def __init__(self, guilds: Guilds, *, names: Iterable[str], team_names: Iterable[str]) -> None:
+        self._guilds = guilds
+        self.names = tuple(names)
+        self.team_names = tuple(team_names)
+        plain: tuple[Any, ...] = self.names
+        if not plain or len(set(plain)) < len(plain) or not all(map(is_name, plain)):
+            raise ConfigError(
+                "modes are not one or more different names",
+                code="bad_modes",
+                hint="modes=('normal', 'doubleup')",
+            )
+        if not set(self.team_names) <= set(plain):
+            raise ConfigError(
+                "team_modes holds a name that is not in modes",
+                code="bad_modes",
+                hint="team_modes=() when no mode is played in teams",
+            )
+
+    @property
+    def engine(self) -> StoreEngine:
+        """The engine that serves the calls."""
+        return self._guilds.engine
+
+    def known(self, mode: str) -> str:
+        """The mode, when it is one; else DataError("unknown_mode"), which names those there are."""
+        if mode in self.names:
+            return mode
+        raise DataError(
+            f"{mode!r} is no event mode" if is_name(mode) else "an event mode is a name",
+            code="unknown_mode",
+            hint=f"one of {', '.join(self.names)}",
+        )
+
+    def is_team(self, mode: str) -> bool:
+        """Whether teams play in this mode; DataError("unknown_mode") when it is none."""
+        return self.known(mode) in self.team_names
+
+    def get(self, guild_id: GuildId) -> Steps[str]:
+        """The mode of a guild.
+
+        CorruptData("unknown_mode") when one is stored that is not known any more: what is wrong
+        with it should be decided by somebody, and `set` corrects it.
+        """
+        members = yield from self._guilds.members(VIEWS, guild_id)
+        mode = members.get(MODE)
+        if mode is None:
+            return self.names[0]
+        if mode in self.names:
+            return str(mode)
+        raise CorruptData(
+            f"guild {self._guilds.key(guild_id)} is in an event mode that is not known here",
+            code="unknown_mode",
+            hint=f"set one of {', '.join(self.names)}, or add it to modes=",
+        )
+
+    def set(self, guild_id: GuildId, mode: str) -> Steps[Receipt]:
+        """Set the mode of a guild; it goes on in an outage.  DataError("unknown_mode")."""
+        return (yield from self._guilds.patch(VIEWS, guild_id, {MODE: self.known(mode)}))

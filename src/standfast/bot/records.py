@@ -1,0 +1,154 @@
+"""The documents of guilds as such: looked at, patched, forgotten, cleaned up, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any, cast
+
+import msgspec
+
+from standfast.bot.guilds import COLLECTIONS, VIEWS, Guilds, Members
+from standfast.bot.ids import GuildId
+from standfast.bot.names import schedule_name
+from standfast.calls import Steps, pause_before
+from standfast.engine.hub import StoreEngine
+from standfast.errors import ConflictError, DataError
+from standfast.limits import MAX_UPDATE_ATTEMPTS
+from standfast.types import ABSENT, Document, Receipt
+
+OLDER_THAN_DAYS = 30.0
+_LONGEST_AGE_DAYS = 36_500
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """How many guilds have a document in `persisted_views`, and what is in there."""
+
+    guilds: int
+    with_registration: int
+    with_checkin: int
+    with_schedules: int
+
+
+class RecordsCalls:
+    """The calls on the documents of guilds, in all collections of a bot."""
+
+    def __init__(self, guilds: Guilds) -> None:
+        self._guilds = guilds
+
+    @property
+    def engine(self) -> StoreEngine:
+        """The engine that serves the calls."""
+        return self._guilds.engine
+
+    def allows(self, guild_id: GuildId) -> bool:
+        """Whether this process sees and writes the guild; no I/O.  DataError("bad_guild")."""
+        return self._guilds.guard.allows(self._guilds.key(guild_id))
+
+    def get(self, guild_id: GuildId) -> Steps[dict[str, Any]]:
+        """The guild's document in `persisted_views` as it is stored; `{}` when there is none."""
+        return (yield from self._guilds.members(VIEWS, guild_id))
+
+    def patch(self, guild_id: GuildId, changes: Mapping[str, Any]) -> Steps[Receipt]:
+        """Change that document by a merge patch (RFC 7396), unchecked; it goes on in an outage."""
+        return (yield from self._guilds.patch(VIEWS, guild_id, dict(changes)))
+
+    def ids(self) -> Steps[list[str]]:
+        """The guilds that have a document in `persisted_views`, in order of their keys."""
+        return [document.key for document in (yield from self._guilds.scan(VIEWS))]
+
+    def statistics(self) -> Steps[Statistics]:
+        """Counts over all guilds that this process may see.  In an outage from the mirror."""
+        documents = yield from self._guilds.documents(VIEWS)
+        members = [cast("Members", value) for _, value in documents if isinstance(value, dict)]
+        return Statistics(
+            guilds=len(documents),
+            with_registration=sum(_has(one, "registration") for one in members),
+            with_checkin=sum(_has(one, "checkin") for one in members),
+            with_schedules=sum(
+                any(schedule_name(name) is not None and _has(one, name) for name in one)
+                for one in members
+            ),
+        )
+
+    def forget(self, guild_id: GuildId) -> Steps[int]:
+        """Delete everything of a guild, all or nothing; how many documents there were.
+
+        Nothing is deleted that was not seen, so it needs the primary, as a claim does.
+        ConflictError("contended") when others keep on writing there.
+        """
+        key = yield from self._guilds.writable(guild_id)
+        for attempt in range(MAX_UPDATE_ATTEMPTS):
+            yield from pause_before(attempt)
+            seen: dict[str, Document] = {}
+            for collection in COLLECTIONS:
+                found = yield from self._guilds.collection(collection).read(key)
+                if found is not None:
+                    seen[collection] = found
+            if not seen or (yield from self._delete(key, seen)):
+                return len(seen)
+        raise ConflictError(
+            f"forget of guild {key}: others wrote there {MAX_UPDATE_ATTEMPTS} times meanwhile",
+            code="contended",
+            hint="try again",
+        )
+
+    def cleanup(
+        self,
+        live: Iterable[GuildId],
+        *,
+        older_than_days: float = OLDER_THAN_DAYS,
+        dry_run: bool = False,
+    ) -> Steps[list[str]]:
+        """Delete what is left of guilds that the bot has left; returns these guilds.
+
+        That is all of a guild that is not in `live` and of which no document was changed for
+        `older_than_days`.  What changes meanwhile stays.  `dry_run`: delete nothing.  It needs the
+        primary, as a claim does.  DataError("no_live_guilds") when `live` is empty: a bot that is
+        not connected yet is in no guild, and would lose all.
+        """
+        keep = {self._guilds.key(guild_id) for guild_id in live}
+        if not keep:
+            raise DataError(
+                "cleanup without a single live guild would delete everything",
+                code="no_live_guilds",
+                hint="give the guilds the bot is in, once it is ready; forget(guild) deletes one",
+            )
+        if isinstance(older_than_days, bool) or not 0 <= older_than_days <= _LONGEST_AGE_DAYS:
+            raise DataError(
+                "older_than_days is not a number of days from 0 on",
+                code="bad_age",
+                hint=f"such as {OLDER_THAN_DAYS:.0f}",
+            )
+        if not dry_run:
+            yield from self._guilds.guard.admit()
+        limit = self._guilds.clock() - timedelta(days=older_than_days)
+        seen: dict[str, dict[str, Document]] = {}
+        for collection in COLLECTIONS:
+            for document in (yield from self._guilds.scan(collection)):
+                seen.setdefault(document.key, {})[collection] = document
+        gone: list[str] = []
+        for key in sorted(seen.keys() - keep, key=lambda key: (len(key), key)):
+            if max(document.updated_at for document in seen[key].values()) >= limit:
+                continue
+            if dry_run or (yield from self._delete(key, seen[key])):
+                gone.append(key)
+        return gone
+
+    def _delete(self, key: str, seen: Mapping[str, Document]) -> Steps[bool]:
+        """Delete the documents of a guild if they are what was seen, and the others absent."""
+        batch = self._guilds.batch()
+        batch.begin()
+        for collection in COLLECTIONS:
+            found = seen.get(collection)
+            version = ABSENT if found is None else found.version
+            batch.delete(collection, key, if_version=version)
+        try:
+            yield from batch.commit()
+        except ConflictError:
+            return False
+        return True
+
+
+def _has(members: Members, name: str) -> bool:
+    return members.get(name) is not None

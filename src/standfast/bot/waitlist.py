@@ -1,0 +1,216 @@
+"""The waitlist of each guild: those who wait, and who of them is offered a place that is free.
+
+Whoever is offered a place is claimed, which the primary decides: a claim is a mark on the entry,
+which keeps its place in the list until it is confirmed, and comes back when the claim lapses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from standfast.bot.claims import LEASE_S, Claim, lease_end, new_id
+from standfast.bot.entries import Entry, Mark, read_entries, with_entries
+from standfast.bot.guilds import WAITLISTS, Guilds, Members
+from standfast.bot.ids import GuildId
+from standfast.bot.modes import ModesCalls
+from standfast.bot.promoting import Asked, Asking, checked_terms, choose
+from standfast.bot.waiting import WaitingCalls
+from standfast.calls import Steps, awaited, blocking
+from standfast.errors import ConflictError
+from standfast.storecalls import BatchCalls
+
+
+class EntryClaim(Claim, frozen=True, kw_only=True):
+    """A place that is offered to somebody on the waitlist, and reserved until then."""
+
+    entry: Entry
+
+
+Claims = list[EntryClaim]
+"""Claims in the order in which they were chosen."""
+
+
+class WaitlistCalls(WaitingCalls):
+    """The calls on waitlists, once for both faces."""
+
+    def __init__(self, guilds: Guilds, modes: ModesCalls) -> None:
+        super().__init__(guilds)
+        self._modes = modes
+
+    def promote(
+        self,
+        guild_id: GuildId,
+        *,
+        capacity: int,
+        registered: Asking,
+        mode: str | None = None,
+        team_size: int = 2,
+        max_teams: int | None = None,
+        lease_s: float = LEASE_S,
+    ) -> Steps[Claims]:
+        """Claim those who come next for the places that are free; returns them in that order.
+
+        `registered`: members (ids) and the names of their teams, or None; or a function that
+        returns that, a coroutine function perhaps where this call is awaited.  The function is
+        called after the list was read, again for each attempt: whoever was confirmed before is in
+        one of the two.  So give a function wherever another process or task may promote, too.
+        `mode`: by default that of the guild; in a mode with teams, `team_size` is how many make
+        one, `max_teams` how many there may be (default: `capacity // team_size`).
+
+        Everybody who is registered takes a place, and everybody whose claim has not lapsed.  Of
+        several callers at once, each entry goes to one.  Register who is claimed with `confirm`,
+        in the same batch, or before it; or `release` the claim.  A claim that is not confirmed
+        lapses after `lease_s` seconds, and the entry is back in its place: so it is after a crash.
+        `lease_s` should be far longer than the clocks of the machines differ.
+
+        The primary decides: Unavailable("needs_primary") while it is away, unless the store is its
+        `sole_writer`.  DeadlineExceeded("unknown_outcome"): the reply was lost.  If the claims were
+        made, nobody holds them: their entries come back when they lapse, nobody else is promoted
+        in their place until then, and nobody is twice.
+        """
+        if mode is None:
+            mode = yield from self._modes.get(guild_id)
+        terms = checked_terms(
+            capacity,
+            by_team=self._modes.is_team(mode),
+            team_size=team_size,
+            max_teams=max_teams,
+        )
+        lease_end(self._guilds.clock(), lease_s)  # refused before anything is asked
+        key = self._guilds.key(guild_id)
+        claims: Claims = []
+
+        def change(members: Members) -> Steps[Members | None]:
+            claims.clear()
+            entries = read_entries(members)
+            if not entries:
+                return None
+            answer = yield Asked(registered)
+            now = self._guilds.clock()
+            chosen = choose(entries, answer, terms=terms, now=now)
+            if not chosen:
+                return None
+            # A claim that lapsed must not be confirmed any more: its place is given away here.
+            entries = [entry if entry.is_claimed(now) else _unmarked(entry) for entry in entries]
+            until = lease_end(now, lease_s)
+            for index in chosen:
+                mark = Mark(new_id(), until)
+                entries[index] = msgspec.structs.replace(entries[index], claim=mark)
+                claims.append(_claim(key, entries[index], mark))
+            return with_entries(members, entries)
+
+        yield from self._guilds.decide(WAITLISTS, guild_id, change)
+        return claims
+
+    def claimed(self, guild_id: GuildId) -> Steps[Claims]:
+        """The claims that have not lapsed, whoever made them: each takes a place."""
+        entries = yield from self.entries(guild_id)
+        now, key = self._guilds.clock(), self._guilds.key(guild_id)
+        return [
+            _claim(key, entry, entry.claim)
+            for entry in entries
+            if entry.claim is not None and entry.is_claimed(now)
+        ]
+
+    def confirm(
+        self, claim: EntryClaim, *, also: Callable[[BatchCalls], None] | None = None
+    ) -> Steps[None]:
+        """Take somebody off the list who has a place now.
+
+        `also(batch)` adds writes that stand or fall together with it, such as the registration:
+        then the capacity is kept however late this call is.  It may be called several times.
+
+        ConflictError("claim_lapsed"): the place or the entry went to somebody else, or they left
+        the list; nothing was written, and a registration that was made before has to be undone.  A
+        claim that lapsed and that nothing has happened to since is confirmed.  The primary
+        decides, as for `promote`.  After DeadlineExceeded("unknown_outcome") look whether the
+        writes of `also` are there: if so, do not repeat it, since that would find no claim.
+        """
+
+        def change(members: Members) -> Members:
+            entries = read_entries(members)
+            if not any(entry.is_claim(claim.id) for entry in entries):
+                raise ConflictError(
+                    f"the claim on an entry of the waitlist of guild {claim.guild_id} is no longer"
+                    " there: it lapsed and went to somebody else, or the member left the list",
+                    code="claim_lapsed",
+                    hint="nothing was written; undo the registration if it was made before, or"
+                    " promote with a longer lease_s",
+                )
+            rest = [entry for entry in entries if not entry.is_claim(claim.id)]
+            return with_entries(members, rest)
+
+        yield from self._guilds.change(WAITLISTS, claim.guild_id, change, also=also)
+
+    def release(self, claim: EntryClaim) -> Steps[bool]:
+        """Give a claim back: the entry waits in its place again, and the place is free.
+
+        False when it was no longer ours.  The primary decides, as for `promote`.
+        """
+        is_ours = False
+
+        def change(members: Members) -> Members | None:
+            nonlocal is_ours
+            entries = read_entries(members)
+            is_ours = any(entry.is_claim(claim.id) for entry in entries)
+            if not is_ours:
+                return None
+            freed = [_unmarked(entry) if entry.is_claim(claim.id) else entry for entry in entries]
+            return with_entries(members, freed)
+
+        yield from self._guilds.change(WAITLISTS, claim.guild_id, change)
+        return is_ours
+
+
+def _unmarked(entry: Entry) -> Entry:
+    return entry if entry.claim is None else msgspec.structs.replace(entry, claim=None)
+
+
+def _claim(key: str, entry: Entry, mark: Mark) -> EntryClaim:
+    return EntryClaim(id=mark.id, guild_id=key, until=mark.until, entry=entry)
+
+
+class Waitlist:
+    """The waitlists of all guilds: `bot.waitlist`."""
+
+    def __init__(self, calls: WaitlistCalls) -> None:
+        self.calls = calls
+
+    add = blocking(WaitlistCalls.add)
+    remove = blocking(WaitlistCalls.remove)
+    update = blocking(WaitlistCalls.update)
+    clear = blocking(WaitlistCalls.clear)
+    entry = blocking(WaitlistCalls.entry)
+    find = blocking(WaitlistCalls.find)
+    position = blocking(WaitlistCalls.position)
+    list = blocking(WaitlistCalls.list)
+    length = blocking(WaitlistCalls.length)
+    suggest_team = blocking(WaitlistCalls.suggest_team)
+    promote = blocking(WaitlistCalls.promote)
+    claimed = blocking(WaitlistCalls.claimed)
+    confirm = blocking(WaitlistCalls.confirm)
+    release = blocking(WaitlistCalls.release)
+
+
+class AsyncWaitlist:
+    """The waitlists of all guilds, awaited."""
+
+    def __init__(self, calls: WaitlistCalls) -> None:
+        self.calls = calls
+
+    add = awaited(WaitlistCalls.add)
+    remove = awaited(WaitlistCalls.remove)
+    update = awaited(WaitlistCalls.update)
+    clear = awaited(WaitlistCalls.clear)
+    entry = awaited(WaitlistCalls.entry)
+    find = awaited(WaitlistCalls.find)
+    position = awaited(WaitlistCalls.position)
+    list = awaited(WaitlistCalls.list)
+    length = awaited(WaitlistCalls.length)
+    suggest_team = awaited(WaitlistCalls.suggest_team)
+    promote = awaited(WaitlistCalls.promote)
+    claimed = awaited(WaitlistCalls.claimed)
+    confirm = awaited(WaitlistCalls.confirm)
+    release = awaited(WaitlistCalls.release)

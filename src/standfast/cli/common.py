@@ -1,0 +1,152 @@
+"""What all commands share: their common options, and the backend that these lead to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from standfast.backends.base import Backend
+from standfast.cli.output import use_json, warn
+from standfast.errors import ConfigError, StandfastError
+from standfast.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from standfast.store import Store
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _json_callback(_: click.Context, __: click.Parameter, value: bool) -> bool:
+    use_json(value)
+    return value
+
+
+def common_options(*names: str) -> Callable[[_F], _F]:
+    """The options `--to`, `--data-dir` and `--json`; `names` are other spellings of `--to`."""
+
+    def decorate(function: _F) -> _F:
+        function = click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            callback=_json_callback,
+            expose_value=True,
+            is_eager=True,
+            help="Print one JSON document to stdout.",
+        )(function)
+        function = click.option(
+            "--data-dir",
+            metavar="DIR",
+            help="Local files and backups.  [env var: STANDFAST_DATA_DIR; default: storage]",
+        )(function)
+        return click.option(
+            "--to",
+            *names,
+            "url",
+            metavar="URL",
+            help="The database: postgresql://... or sqlite:///path.  [env var:"
+            " STANDFAST_DATABASE_URL, DATABASE_URL; default: SQLite in the data directory]",
+        )(function)
+
+    return decorate
+
+
+def read_settings(url: str | None, data_dir: str | None) -> Settings:
+    """The settings of a command; foreign parameters of the URL are warned about."""
+    settings = load_settings(url, data_dir=data_dir)
+    for warning in settings.target.warnings:
+        warn(f"{settings.source}: {warning}")
+    return settings
+
+
+@contextmanager
+def open_backend(settings: Settings) -> Generator[Backend]:
+    """The backend of these settings, looked at, and closed at the end."""
+    from standfast.opening import backend_for
+
+    with told():
+        backend = backend_for(settings.target)
+        try:
+            backend.check()
+            yield backend
+        finally:
+            backend.close()
+
+
+@contextmanager
+def open_line(settings: Settings) -> Generator[Backend]:
+    """One connection to the database of these settings, made and asked within the deadline."""
+    from standfast.observe.primary import connected
+
+    with told(), connected(settings) as backend:
+        yield backend
+
+
+@contextmanager
+def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
+    """A store for the commands that read and write documents.
+
+    It has no journal: a command whose database does not answer fails, and leaves nothing behind
+    that somebody would have to send later.
+    """
+    from standfast.engine.inline import InlineEngine
+    from standfast.opening import refuse_mirror, refuse_to_hide
+    from standfast.store import Store
+
+    settings = read_settings(url, data_dir)
+    with told():
+        if settings.target.kind == "sqlite":
+            refuse_mirror(settings)
+        else:
+            refuse_to_hide(settings)
+    with open_backend(settings) as backend, Store(InlineEngine(backend)) as store:
+        yield store
+
+
+def answer(question: str) -> bool | None:
+    """Yes or no; None when there is nobody to ask."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        return None
+
+
+def require_yes(question: str, *, yes: bool, as_json: bool) -> None:
+    """Go on only after a yes, which a program gives by --yes."""
+    if yes:
+        return
+    agreed = None if as_json else answer(question)
+    if agreed is None:
+        raise ConfigError(
+            "this is done only after a confirmation, and nobody answered",
+            code="not_confirmed",
+            hint="give --yes",
+        )
+    if not agreed:
+        raise StandfastError("not confirmed; nothing was changed", code="not_confirmed")
+
+
+class _Warner(logging.Handler):
+    """Shows what the library logs in the way of the command line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+@contextmanager
+def told() -> Generator[None]:
+    """Show the library's warnings; what its drivers log besides is in our errors already."""
+    handlers = {"standfast": _Warner(logging.WARNING), "psycopg": logging.NullHandler()}
+    for name, handler in handlers.items():
+        logging.getLogger(name).addHandler(handler)
+    try:
+        yield
+    finally:
+        for name, handler in handlers.items():
+            logging.getLogger(name).removeHandler(handler)

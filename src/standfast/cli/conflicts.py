@@ -1,0 +1,177 @@
+"""`conflicts list | show | resolve`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from standfast.cli.common import common_options, open_line, read_settings
+from standfast.cli.exits import Exit
+from standfast.cli.output import note, print_json, print_line, shown
+from standfast.codec import accept, decode, encode
+from standfast.errors import ConfigError
+from standfast.types import Entry, from_microseconds
+
+if TYPE_CHECKING:
+    from standfast.observe.resolve import Decision, Side
+
+_CONTENTS = ("base", "mine", "theirs")
+
+
+@click.group("conflicts")
+def conflicts_command() -> None:
+    """What replayed writes met: merged, overwritten or set aside, with both sides kept."""
+
+
+@conflicts_command.command("list")
+@click.option("--all", "everything", is_flag=True, help="Merged and resolved ones too.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only ids above this one.")
+@common_options("--url")
+def list_command(
+    everything: bool,
+    limit: int,
+    after: int,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """List the conflicts that are open, oldest first, without contents; exit code 1 if any is."""
+    from standfast.observe.resolve import open_entries
+
+    settings = read_settings(url, data_dir)
+    state = None if everything else "open"
+    with open_line(settings) as backend:
+        found = backend.entries(
+            state=state, after=after, limit=limit, deadline=time.monotonic() + settings.deadline_s
+        )
+        counts = backend.count_entries(deadline=time.monotonic() + settings.deadline_s)
+    count = open_entries(counts)
+    if as_json:
+        print_json({"open": count, "conflicts": [_about(entry) for entry in found]})
+    else:
+        for entry in found:
+            print_line(_line(entry))
+    note(f"{count} open" + (f", {sum(counts.values())} in all" if everything else ""))
+    if len(found) == limit:
+        note(f"there may be more: --after {found[-1].id}")
+    return Exit.NO if count else Exit.DONE
+
+
+def _about(entry: Entry) -> dict[str, Any]:
+    """All of a line but contents."""
+    return {
+        "id": entry.id,
+        "at": from_microseconds(entry.at_us).isoformat(),
+        "collection": entry.collection,
+        "key": entry.key,
+        "kind": entry.kind,
+        "reason": entry.reason,
+        "state": entry.state,
+        "resolution": entry.resolution,
+    }
+
+
+def _line(entry: Entry) -> str:
+    about = _about(entry)
+    about["key"] = shown(entry.key)
+    about["resolution"] = entry.resolution or "-"
+    return "  ".join(str(value) for value in about.values())
+
+
+@conflicts_command.command("show")
+@click.argument("number", metavar="ID", type=click.IntRange(min=1))
+@common_options("--url")
+def show_command(number: int, url: str | None, data_dir: str | None, as_json: bool) -> int:
+    """Print one conflict with its contents: base, mine and theirs.
+
+    With --json, a side without a document is left out.  `version` is that of the document now.
+    """
+    from standfast.observe.resolve import find, version_now
+
+    settings = read_settings(url, data_dir)
+    with open_line(settings) as backend:
+        entry = find(backend, number, deadline_s=settings.deadline_s)
+        version = version_now(backend, entry, deadline_s=settings.deadline_s)
+    head = _about(entry) | {"lane": entry.lane, "seq": entry.seq, "version": version}
+    if entry.pointer:
+        head["pointer"] = decode(entry.pointer)
+    contents = [(name, getattr(entry, name)) for name in _CONTENTS]
+    if as_json:
+        parts = [f'"{name}":{text}' for name, text in contents if text is not None]
+        print_line(",".join([encode(head)[:-1], *parts]) + "}")
+        return Exit.DONE
+    for name, value in head.items():
+        print_line(f"{name:10}  {'-' if value in (None, '') else shown(value)}")
+    for name, text in contents:
+        print_line(f"{name:10}  {'(no document)' if text is None else text}")
+    return Exit.DONE
+
+
+@conflicts_command.command("resolve")
+@click.argument("number", metavar="ID", type=click.IntRange(min=1))
+@click.option(
+    "--take",
+    type=click.Choice(["mine", "theirs", "base"]),
+    help="Write this side; `mine` of a patch, append or increment is applied again.",
+)
+@click.option("--value", metavar="JSON", help="Write this document.")
+@click.option("--dismiss", is_flag=True, help="Leave the document as it is.")
+@click.option("--if-version", type=int, help="Only when the document has this version (0: none).")
+@common_options("--url")
+def resolve_command(
+    number: int,
+    take: Side | None,
+    value: str | None,
+    dismiss: bool,
+    if_version: int | None,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Decide a conflict; it is marked as resolved once the decision has taken effect.
+
+    Exit code 1 when it is not open any more, or the document has another version than
+    --if-version names.
+    """
+    from standfast.observe.resolve import resolve
+
+    decision = _decision(take, value, dismiss, if_version)
+    settings = read_settings(url, data_dir)
+    with open_line(settings) as backend:
+        done = resolve(
+            backend, number, decision, if_version=if_version, deadline_s=settings.deadline_s
+        )
+    if as_json:
+        print_json({**_about(done.entry), **_done(done.resolution, done.version)})
+    what = "left as it is" if done.version is None else f"version {done.version}"
+    entry = done.entry
+    note(
+        f"resolved {number} ({done.resolution}): {shown(entry.key)!r} in `{entry.collection}`,"
+        f" {what}"
+    )
+    return Exit.DONE
+
+
+def _done(resolution: str, version: int | None) -> dict[str, Any]:
+    return {"state": "resolved", "resolution": resolution, "version": version}
+
+
+def _decision(
+    take: Side | None, value: str | None, dismiss: bool, if_version: int | None
+) -> Decision:
+    from standfast.observe.resolve import Decision
+
+    if (take is not None) + (value is not None) + dismiss != 1:
+        raise ConfigError(
+            "give one of --take, --value and --dismiss", code="usage", hint="see --help"
+        )
+    if dismiss and if_version is not None:
+        raise ConfigError(
+            "--dismiss writes nothing, so --if-version has no meaning",
+            code="usage",
+            hint="leave one of them out",
+        )
+    return Decision(take, None if value is None else accept(value, source="--value"))

@@ -1,0 +1,224 @@
+"""`get`, `put`, `patch`, `delete`, `list`, `export`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from standfast.cli.common import common_options, open_backend, open_for_data, read_settings
+from standfast.cli.exits import Exit
+from standfast.cli.output import note, print_json, print_line, print_lines, shown
+from standfast.codec import accept, decode, encode
+from standfast.errors import ConfigError
+from standfast.files import write_atomic
+from standfast.naming import collection_name
+
+#: Keys that `list` prints at the most.
+MAX_LIST = 10_000
+
+
+@click.command("get")
+@click.argument("collection")
+@click.argument("key")
+@common_options("--url")
+def get_command(
+    collection: str, key: str, url: str | None, data_dir: str | None, as_json: bool
+) -> int:
+    """Print the document KEY of COLLECTION; exit code 1 when there is none.
+
+    With --json: key, version, times and value.
+    """
+    with open_for_data(url, data_dir) as store:
+        found = store[collection].read(key)
+    if found is None:
+        if as_json:
+            print_json({"collection": collection, "key": key, "found": False})
+        note(f"no document {key!r} in `{collection}`")
+        return Exit.NO
+    if as_json:
+        head = {
+            "collection": collection,
+            "key": key,
+            "found": True,
+            "version": found.version,
+            "created_at": found.created_at.isoformat(),
+            "updated_at": found.updated_at.isoformat(),
+        }
+        text = encode(head)[:-1] + ',"value":' + encode(found.value) + "}"
+        print_line(text)
+    else:
+        print_line(encode(found.value))
+    return Exit.DONE
+
+
+@click.command("put")
+@click.argument("collection")
+@click.argument("key")
+@click.argument("value", required=False)
+@click.option("--if-version", type=int, help="Only when the document has this version (0: none).")
+@click.option("--if-absent", is_flag=True, help="Only when there is no document.")
+@click.option("--ttl", "ttl_s", type=float, metavar="SECONDS", help="It expires after so long.")
+@common_options("--url")
+def put_command(
+    collection: str,
+    key: str,
+    value: str | None,
+    if_version: int | None,
+    if_absent: bool,
+    ttl_s: float | None,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Put VALUE (JSON; from stdin when it is missing or `-`) as document KEY of COLLECTION."""
+    document = _given(value)
+    with open_for_data(url, data_dir) as store:
+        receipt = store[collection].put(
+            key, document, if_version=if_version, if_absent=if_absent, ttl_s=ttl_s
+        )
+    if as_json:
+        print_json({"version": receipt.version, "durable_on": receipt.durable_on})
+    note(f"put {key!r} in `{collection}`: version {receipt.version}")
+    return Exit.DONE
+
+
+@click.command("patch")
+@click.argument("collection")
+@click.argument("key")
+@click.argument("patch", required=False)
+@click.option("--if-version", type=int, help="Only when the document has this version.")
+@common_options("--url")
+def patch_command(
+    collection: str,
+    key: str,
+    patch: str | None,
+    if_version: int | None,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Change members of the document KEY of COLLECTION by PATCH (a JSON merge patch, RFC 7396).
+
+    PATCH comes from stdin when it is missing or `-`.  A member that is null is removed.
+    """
+    change = _given(patch)
+    with open_for_data(url, data_dir) as store:
+        receipt = store[collection].patch(key, change, if_version=if_version)
+    if as_json:
+        print_json({"version": receipt.version, "durable_on": receipt.durable_on})
+    note(f"patched {key!r} in `{collection}`: version {receipt.version}")
+    return Exit.DONE
+
+
+def _given(text: str | None) -> Any:
+    """The value of an argument, or of stdin in its place."""
+    source = "value"
+    if text is None or text == "-":
+        from standfast.migrate.reading import decode_text
+
+        source = "stdin"
+        text, _ = decode_text(sys.stdin.buffer.read(), source)
+    return decode(accept(text, source=source))
+
+
+@click.command("delete")
+@click.argument("collection")
+@click.argument("key")
+@click.option("--if-version", type=int, help="Only when the document has this version.")
+@common_options("--url")
+def delete_command(
+    collection: str,
+    key: str,
+    if_version: int | None,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Delete the document KEY of COLLECTION; exit code 1 when there is none."""
+    with open_for_data(url, data_dir) as store:
+        receipt = store[collection].delete(key, if_version=if_version)
+    if as_json:
+        print_json({"deleted": bool(receipt.version)})
+    note(f"deleted {key!r} from `{collection}`" if receipt.version else f"no document {key!r}")
+    return Exit.DONE if receipt.version else Exit.NO
+
+
+@click.command("list")
+@click.argument("collection", required=False)
+@click.option("--prefix", default="", help="Only keys that begin so.")
+@click.option("--after", help="Only keys after this one, in bytewise order.")
+@click.option("--limit", type=click.IntRange(1, MAX_LIST), default=1000, show_default=True)
+@common_options("--url")
+def list_command(
+    collection: str | None,
+    prefix: str,
+    after: str | None,
+    limit: int,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """List the collections with their number of documents, or the keys of COLLECTION."""
+    with open_for_data(url, data_dir) as store:
+        if collection is None:
+            counts = {name: store[name].count() for name in store.collections()}
+            if as_json:
+                print_json({"collections": counts})
+            else:
+                for name, count in counts.items():
+                    print_line(f"{name}\t{count}")
+            return Exit.DONE
+        keys = store[collection].keys(prefix=prefix, after=after, limit=limit)
+    if as_json:
+        print_json({"collection": collection, "keys": keys})
+    else:
+        for key in keys:
+            print_line(key)
+    if len(keys) == limit:
+        note(f"there may be more: --after {shlex.quote(shown(keys[-1]))}")
+    return Exit.DONE
+
+
+@click.command("export")
+@click.argument("collection")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
+@click.option("-f", "--force", is_flag=True, help="Replace the file when it exists.")
+@common_options("--url")
+def export_command(
+    collection: str,
+    output: Path | None,
+    force: bool,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Print COLLECTION as JSON, in the form that it had as a file; exact values, same order."""
+    from standfast.migrate.export import export_lines
+
+    if output is not None and os.path.lexists(output) and not force:
+        raise ConfigError(f"{output} exists", code="exists", hint="--force replaces it")
+    with open_backend(read_settings(url, data_dir)) as backend:
+        if collection_name(collection) not in backend.collections():
+            if as_json:
+                print_json({"collection": collection, "found": False})
+            note(f"no collection `{collection}`")
+            return Exit.NO
+        lines = export_lines(backend, collection, one_document=as_json and output is None)
+    if output is None:
+        print_lines(lines)
+        return Exit.DONE
+    try:
+        write_atomic(output, "".join(lines).encode())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {output}: {error.strerror}", code="disk", hint="check the path"
+        ) from None
+    if as_json:
+        print_json({"collection": collection, "file": str(output)})
+    note(f"exported `{collection}` to {output}")
+    return Exit.DONE

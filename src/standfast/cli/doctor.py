@@ -1,0 +1,86 @@
+"""`doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from standfast.cli.common import common_options, open_line, read_settings, require_yes, told
+from standfast.cli.exits import Exit
+from standfast.cli.output import note, print_json, print_line, shown
+from standfast.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from standfast.observe.adopt import Adoption
+    from standfast.settings import Settings
+
+
+@click.command("doctor")
+@click.option("--adopt", is_flag=True, help="Let the journal belong to this database from now on.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before it is adopted.")
+@common_options("--url")
+def doctor_command(
+    adopt: bool, yes: bool, url: str | None, data_dir: str | None, as_json: bool
+) -> int:
+    """Look at the database, the journal and the data directory, and say what to do.
+
+    Exit code 0 when all is well, 1 when a check warns or fails, 3 when the database does not
+    answer.  Changes nothing, unless --adopt is given: then the pending writes are for the database
+    that answers now, whatever they were for before.
+    """
+    from standfast.observe.checks import examine
+
+    settings = read_settings(url, data_dir)
+    adopted = _adopt(settings, yes=yes, as_json=as_json) if adopt else None
+    with told():
+        report = examine(settings)
+    if as_json:
+        checks = [msgspec.to_builtins(check) for check in report.checks]
+        document: dict[str, Any] = {"green": report.green, "checks": checks}
+        print_json(document | ({"adopted": adopted} if adopt else {}))
+    else:
+        for check in report.checks:
+            print_line(f"{check.verdict:4}  {check.name:14}  {shown(check.found)}")
+            if check.verdict != "ok" and check.hint:
+                print_line(f"      {'':14}  -> {shown(check.hint)}")
+    if isinstance(report.failure, Unavailable):
+        return Exit.UNREACHABLE
+    return Exit.DONE if report.green else Exit.NO
+
+
+def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | None:
+    from standfast.observe.adopt import adopt
+
+    if settings.target.kind == "sqlite":
+        raise ConfigError(
+            f"{settings.source} names SQLite, which has no journal beside it",
+            code="no_primary",
+            hint="set DATABASE_URL to the PostgreSQL database that is to be the new home",
+        )
+
+    def agree(plan: Adoption) -> None:
+        before = "no database yet"
+        if plan.before is not None:
+            before = f"{plan.before.identity} at {plan.before.display}"
+        note(f"the journal belongs to {shown(before)}")
+        note(
+            f"now answers {shown(plan.identity or 'a database without a schema')} at"
+            f" {shown(plan.display)}"
+        )
+        note(f"{plan.ops} pending write(s) would be for it")
+        require_yes("Adopt it?", yes=yes, as_json=as_json)
+
+    with open_line(settings) as backend:
+        done = adopt(settings, backend, agree=agree)
+    if done is None:
+        note("nothing to adopt: there is no journal, or it belongs to this database already")
+        return None
+    note(
+        f"adopted {done.identity}; {done.ops} write(s) are replayed when the store is opened, or"
+        " by: standfast journal drain"
+    )
+    if done.parked:
+        note(f"{done.parked} conditional write(s) go into the ledger: standfast conflicts list")
+    return {"identity": done.identity, "pending": done.ops, "parked": done.parked}

@@ -1,0 +1,195 @@
+"""`journal list | drain | discard`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from standfast.cli.common import common_options, open_line, read_settings, require_yes, told
+from standfast.cli.exits import Exit
+from standfast.cli.output import note, print_json, print_line, shown, warn
+from standfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from standfast.engine.journal import Pending
+    from standfast.observe.pending import Prefer
+    from standfast.settings import Settings
+
+#: How long `discard` waits for a replay that is under way.
+LOCK_WAIT_S = 10.0
+
+
+@click.group("journal")
+def journal_command() -> None:
+    """The writes that wait for the database: list them, send them, or give them up."""
+
+
+@journal_command.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
+@common_options("--url")
+def list_command(limit: int, url: str | None, data_dir: str | None, as_json: bool) -> int:
+    """List the pending writes, oldest first, without their contents.
+
+    The database is not asked.
+    """
+    from standfast.observe.local import opened_journal
+
+    settings = read_settings(url, data_dir)
+    with told(), opened_journal(settings.data_dir) as journal:
+        found = [] if journal is None else journal.first(limit)
+        total = 0 if journal is None else journal.totals().ops
+    if as_json:
+        print_json({"pending": total, "writes": [_about(pending) for pending in found]})
+    else:
+        for pending in found:
+            print_line(_line(_about(pending)))
+    note(f"{total} write(s) pending" + (f", {len(found)} shown" if len(found) < total else ""))
+    return Exit.DONE
+
+
+def _about(pending: Pending) -> dict[str, Any]:
+    from standfast.observe.pending import about
+
+    op = pending.op
+    return {
+        "id": pending.id,
+        **about(op),
+        "age_s": round(max(0.0, time.time() - op.at_us / 1e6), 3),
+        "bytes": len((op.body or "").encode()),
+        "batch": op.group or None,
+        "conditional": op.if_version is not None,
+        "parked": op.park or None,
+    }
+
+
+def _line(write: dict[str, Any]) -> str:
+    marks = ["conditional"] if write["conditional"] else []
+    marks += [f"parked: {write['parked']}"] if write["parked"] else []
+    marks += [f"batch {write['batch']}"] if write["batch"] else []
+    text = (
+        f"{write['id']}  {write['acknowledged_at']}  {write['age_s']:.0f} s"
+        f"  {write['lane']}/{write['seq']}  {write['kind']}  {write['collection']}"
+        f"  {shown(write['key'])}  {write['bytes']} bytes"
+    )
+    return text + (f"  ({', '.join(marks)})" if marks else "")
+
+
+@journal_command.command("drain")
+@click.option("--confirm", is_flag=True, help="Replay writes of more than a day ago too.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up after so long; what is left stays in the journal.",
+)
+@click.option(
+    "--prefer",
+    type=click.Choice(["mine", "theirs", "newest"]),
+    default="mine",
+    show_default=True,
+    help="Who wins where both sides changed one field: as the app's on_conflict.",
+)
+@common_options("--url")
+def drain_command(
+    confirm: bool,
+    timeout_s: float,
+    prefer: Prefer,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Send the pending writes to the database now; works beside a running app.
+
+    Exit code 0 when nothing is left, 1 when something is, 3 when the database does not answer, 4
+    when it is another one than the journal belongs to, 5 when another process sends all the time.
+    """
+    from standfast.observe.local import look
+    from standfast.observe.pending import drain
+    from standfast.observe.resolve import open_entries
+
+    settings = read_settings(url, data_dir)
+    if not look(settings.data_dir).ops:
+        _tell_drained({"before": 0, "left": 0, "reason": None, "open_conflicts": None}, as_json)
+        return Exit.DONE
+    _require_postgresql(settings)
+    with open_line(settings) as backend:
+        drained = drain(settings, backend, timeout_s=timeout_s, confirmed=confirm, prefer=prefer)
+        counts = backend.count_entries(deadline=time.monotonic() + settings.deadline_s)
+    result = {"before": drained.before, "left": drained.left, "reason": drained.reason or None}
+    _tell_drained({**result, "open_conflicts": open_entries(counts)}, as_json)
+    if not drained.left:
+        return Exit.DONE
+    return Exit.LOCKED if drained.busy else Exit.NO
+
+
+def _tell_drained(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    if not result["before"]:
+        note("nothing is pending")
+        return
+    left = result["left"]
+    note(f"{result['before']} write(s) were pending, {left or 'none'} left")
+    if left:
+        note(f"why: {shown(result['reason'])}")
+    if result["open_conflicts"]:
+        warn(f"{result['open_conflicts']} conflict(s) are open: standfast conflicts list")
+
+
+def _require_postgresql(settings: Settings) -> None:
+    if settings.target.kind == "sqlite":
+        raise ConfigError(
+            f"writes are pending in {settings.data_dir}, but {settings.source} names SQLite",
+            code="no_primary",
+            hint="set DATABASE_URL to the PostgreSQL database that they are for",
+        )
+
+
+@journal_command.command("discard")
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(min=1))
+@click.option("--all", "everything", is_flag=True, help="All that is pending.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@common_options("--url")
+def discard_command(
+    ids: tuple[int, ...],
+    everything: bool,
+    yes: bool,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Give up pending writes: they go, with their contents, into a file of the data directory.
+
+    IDs are those of `journal list`.  A write whose reply was lost may have taken effect before.
+    """
+    from standfast.observe.local import opened_journal
+    from standfast.observe.pending import discard, drain_lock, select
+
+    if bool(ids) == everything:
+        raise ConfigError("give either IDs or --all", code="usage", hint="see: journal list")
+    settings = read_settings(url, data_dir)
+    with told(), opened_journal(settings.data_dir) as journal:
+        found = [] if journal is None else select(journal, None if everything else ids)
+        missing = sorted(set(ids) - set(found))
+        if missing and not as_json:
+            warn(f"not pending: {', '.join(map(str, missing))}")
+        if journal is None or not found:
+            if as_json:
+                print_json({"discarded": 0, "missing": missing, "files": []})
+            note("nothing was discarded")
+            return Exit.NO
+        require_yes(f"Give up {len(found)} acknowledged write(s)?", yes=yes, as_json=as_json)
+        with drain_lock(settings.data_dir, timeout_s=LOCK_WAIT_S):
+            done = discard(journal, settings.data_dir, found)
+    if as_json:
+        files = [str(path) for path in done.files]
+        print_json({"discarded": done.writes, "missing": missing, "files": files})
+    note(f"discarded {done.writes} write(s)")
+    for path in done.files:
+        note(f"their contents are in {shown(path)}")
+    return Exit.DONE if done.writes else Exit.NO

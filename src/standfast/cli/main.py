@@ -1,0 +1,119 @@
+"""The command `standfast`: its verbs are loaded when they are used, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from standfast import __version__
+from standfast.cli.exits import Exit, exit_code
+from standfast.cli.output import flush, print_error, silence, use_json
+from standfast.cli.twins import add_twins, truth
+from standfast.errors import StandfastError
+
+_COMMANDS = {
+    "migrate": ("standfast.cli.migrate", "Move JSON files into the database."),
+    "plan": ("standfast.cli.migrate", "Show what `migrate` would do; change nothing."),
+    "verify": ("standfast.cli.migrate", "Compare every value of a run with the database."),
+    "rollback": ("standfast.cli.migrate", "Take a run back: rows and files as they were."),
+    "runs": ("standfast.cli.migrate", "List the runs."),
+    "get": ("standfast.cli.data", "Print a document."),
+    "put": ("standfast.cli.data", "Put a document."),
+    "patch": ("standfast.cli.data", "Change members of a document."),
+    "delete": ("standfast.cli.data", "Delete a document."),
+    "list": ("standfast.cli.data", "List collections, or the keys of one."),
+    "export": ("standfast.cli.data", "Print a collection as the JSON file it came from."),
+    "status": ("standfast.cli.status", "Tell how the store is doing."),
+    "journal": ("standfast.cli.journal", "The writes that wait for the database."),
+    "conflicts": ("standfast.cli.conflicts", "What replayed writes met: list, show, resolve."),
+    "doctor": ("standfast.cli.doctor", "Look for what is wrong, and say what to do about it."),
+    "schema": ("standfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name + "_command")
+        add_twins(command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in _COMMANDS.items()])
+
+
+@click.command(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 usage or configuration, 3 database"
+    " unreachable, 4 data refused or corrupt, 5 lock held elsewhere, 70 a bug, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="standfast")
+def main() -> None:
+    """Your app's JSON files, safely in a database: move, hold, run.
+
+    The database is PostgreSQL when DATABASE_URL names one, else SQLite in the data directory
+    (STANDFAST_DATA_DIR, default ./storage).  Every flag has a twin in the environment:
+    --on-conflict is STANDFAST_ON_CONFLICT, and STANDFAST_YES=1 is --yes.
+    """
+
+
+def run() -> NoReturn:
+    """The entry point: every way to end becomes an exit code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command and return its exit code; nothing is raised."""
+    # Before the arguments are understood, since that may fail too.
+    flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    use_json("--json" in flags or truth(os.environ.get("STANDFAST_JSON", "")))
+    stdout: object = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper):
+        # JSON is UTF-8, whatever the locale says.
+        stdout.reconfigure(encoding="utf-8", newline="\n")
+    return int(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result: Any = main.main(arguments, prog_name="standfast", standalone_mode=False)
+        flush()
+        return int(result) if isinstance(result, int) else Exit.DONE
+    except StandfastError as error:
+        print_error(error.code, error.message, error.hint)
+        return exit_code(error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return Exit.USAGE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"see `{context.command_path} --help`" if context else ""
+        print_error("usage", error.format_message(), hint)
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        print_error("interrupted", "interrupted", "run the same command again to go on")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Of click's own output, such as --help.
+        silence(sys.stdout)
+        return Exit.DONE
+    except Exception as error:
+        # Where it happened, without the text of the error: that may repeat somebody's data.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        click.echo(frames, err=True, nl=False)
+        print_error("bug", f"a bug in standfast: {type(error).__name__}", "please report it")
+        return Exit.BUG

@@ -1,0 +1,269 @@
+"""`migrate`, `plan`, `verify`, `rollback`, `runs`."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+
+from standfast.cli.common import answer, common_options, open_backend, read_settings
+from standfast.cli.exits import Exit
+from standfast.cli.migrate_report import plan_document, result_document, show_plan, show_result
+from standfast.cli.output import note, print_json, print_line, progress_bar, shown
+from standfast.errors import ConfigError, MigrationError
+from standfast.migrate.plan import OnConflict
+from standfast.migrate.planning import Options, Plan
+from standfast.migrate.reading import ReadOptions
+from standfast.migrate.runner import Result, Runner
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _what_options(function: _F) -> _F:
+    """The options that say which files, and how they become documents."""
+    for option in reversed(
+        (
+            click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path)),
+            click.option("--whole", is_flag=True, help="Keep each file as one document."),
+            click.option("--key", "key_field", metavar="FIELD", help="Field that names a record."),
+            click.option("--collection", metavar="NAME", help="Collection, when not the stem."),
+            click.option("-r", "--recursive", is_flag=True, help="Descend into folders."),
+            click.option(
+                "--split-default",
+                is_flag=True,
+                help="Split the older layout, where one entry `default` holds everything.",
+            ),
+            click.option(
+                "--on-conflict",
+                type=click.Choice(get_args(OnConflict)),
+                default="fail",
+                show_default=True,
+                help="Where file and database differ: who wins.",
+            ),
+            click.option("--keep-files", is_flag=True, help="Leave the originals where they are."),
+            click.option("--skip-bad", is_flag=True, help="Set bad files aside; exit code 4."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _options(values: dict[str, Any]) -> Options:
+    if values["whole"] and values["key_field"] is not None:
+        raise ConfigError(
+            "--whole keeps a file as one document, --key makes one of each record",
+            code="usage",
+            hint="give one of them",
+        )
+    read = ReadOptions(values["whole"], values["key_field"], values["split_default"])
+    return Options(
+        read=read,
+        collection=values["collection"],
+        recursive=values["recursive"],
+        on_conflict=values["on_conflict"],
+        keep_files=values["keep_files"],
+        skip_bad=values["skip_bad"],
+    )
+
+
+@click.command("migrate")
+@_what_options
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would happen; change nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before a directory is migrated.")
+@common_options("--url")
+def migrate_command(
+    paths: tuple[Path, ...],
+    dry_run: bool,
+    yes: bool,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+    **what: Any,
+) -> int:
+    """Move JSON files (or the JSON files of directories) into the database.
+
+    Scan, plan, backup, load in one transaction, verify every value, and only then move the
+    originals to the run's backup.  `standfast rollback RUN` takes all of it back.  A killed run
+    goes on when the same command is given again.
+    """
+    if dry_run:
+        return _plan(paths, _options(what), url, data_dir, as_json)
+    _announce(paths)
+    # A short-lived process that builds large lists: looking for cycles among them is in vain.
+    gc.disable()
+    settings = read_settings(url, data_dir)
+    options = _options(what)
+    with open_backend(settings) as backend, progress_bar() as progress:
+        runner = Runner(backend, settings.data_dir, tell=_tell, progress=progress)
+        result = runner.run(
+            list(paths), options, confirm=lambda plan: _confirm(plan, yes, ask=not as_json)
+        )
+    if as_json:
+        print_json(result_document(result, backend.display))
+    else:
+        show_result(result)
+    return _exit(result.plan, result)
+
+
+@click.command("plan")
+@_what_options
+@common_options("--url")
+def plan_command(
+    paths: tuple[Path, ...], url: str | None, data_dir: str | None, as_json: bool, **what: Any
+) -> int:
+    """Show what `migrate` would do to each document; change nothing, neither here nor there.
+
+    Exit code 4 when a file is refused, 1 when a conflict is open.
+    """
+    return _plan(paths, _options(what), url, data_dir, as_json)
+
+
+def _plan(
+    paths: tuple[Path, ...],
+    options: Options,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    _announce(paths)
+    settings = read_settings(url, data_dir)
+    with open_backend(settings) as backend:
+        plan = Runner(backend, settings.data_dir, tell=_tell).plan(list(paths), options)
+    if as_json:
+        print_json(plan_document(plan, backend.display))
+    else:
+        show_plan(plan)
+    return _exit(plan, None)
+
+
+def _announce(paths: tuple[Path, ...]) -> None:
+    """Say what is about to happen before anything slow: a driver, a connection, a large file."""
+    note(f"scan: reading {shown(', '.join(map(str, paths)))}")
+
+
+def _tell(step: str, what: str) -> None:
+    if step != "scan":  # said already: see _announce
+        note(f"{step}: {shown(what)}")
+
+
+def _confirm(plan: Plan, yes: bool, *, ask: bool) -> None:
+    """Show the plan; a directory's needs a yes, which a program gives by --yes."""
+    show_plan(plan)
+    if not plan.found.from_directory or yes:
+        return
+    agreed = answer(f"Migrate {len(plan.sources)} file(s)?") if ask else None
+    if agreed is None:
+        raise ConfigError(
+            "a directory is migrated only after a confirmation, and nobody answered",
+            code="not_confirmed",
+            hint="give --yes, or name the files themselves",
+        )
+    if not agreed:
+        raise MigrationError("not confirmed; nothing was changed", code="not_confirmed")
+
+
+def _exit(plan: Plan, result: Result | None) -> Exit:
+    if plan.problems:
+        return Exit.DATA
+    if plan.open_conflicts or (result is not None and not result.green):
+        return Exit.NO
+    return Exit.DONE
+
+
+@click.command("verify")
+@click.argument("run")
+@common_options("--url")
+def verify_command(run: str, url: str | None, data_dir: str | None, as_json: bool) -> int:
+    """Compare every value of RUN's files with the database; exit code 1 when one differs.
+
+    What the application has changed since the run differs, of course.
+    """
+    from standfast.migrate.guard import require_same_target
+    from standfast.migrate.rundir import find_run
+    from standfast.migrate.verify import verify_run
+
+    settings = read_settings(url, data_dir)
+    run_dir = find_run(settings.data_dir, run)
+    state = run_dir.load_state()
+    if state.state not in ("loaded", "verify-failed", "done"):
+        raise ConfigError(
+            f"run {state.run} is {state.state}: there is nothing to verify",
+            code="state",
+            hint="`standfast runs` shows the state of each run",
+        )
+    with open_backend(settings) as backend:
+        require_same_target(backend, state)
+        verdict = verify_run(backend, run_dir, state.sources, run_dir.load_changes())
+    if as_json:
+        wrong = [{"collection": c, "key": k, "what": w} for c, k, w in verdict.wrong]
+        print_json({"run": state.run, "compared": verdict.compared, "wrong": wrong})
+    for line in verdict.lines():
+        note(shown(line))
+    note(f"run {state.run}: {verdict.compared} values compared, {len(verdict.wrong)} differ")
+    return Exit.DONE if verdict.green else Exit.NO
+
+
+@click.command("rollback")
+@click.argument("run")
+@click.option(
+    "--discard-newer",
+    is_flag=True,
+    help="Take back rows and files that moved since too; what is newer is archived.",
+)
+@common_options("--url")
+def rollback_command(
+    run: str, discard_newer: bool, url: str | None, data_dir: str | None, as_json: bool
+) -> int:
+    """Take RUN back: rows as they were before it, files byte for byte where they were.
+
+    Refused, before anything is changed, when rows or files moved since.  A killed rollback goes on
+    when the same command is given again.
+    """
+    from standfast.migrate.rollback import rollback
+
+    settings = read_settings(url, data_dir)
+    with open_backend(settings) as backend:
+        result = rollback(backend, settings.data_dir, run, discard_newer=discard_newer, tell=_tell)
+    if as_json:
+        print_json(
+            {
+                "run": result.run,
+                "rows": result.rows,
+                "files": result.files,
+                "archived": result.archived,
+                "already": result.already,
+            }
+        )
+    for path in result.archived:
+        note(f"archived what was newer: {shown(path)}")
+    note(
+        f"run {result.run} was rolled back already"
+        if result.already
+        else f"run {result.run} rolled back: {result.rows} row(s), {result.files} file(s)"
+    )
+    return Exit.DONE
+
+
+@click.command("runs")
+@common_options("--url")
+def runs_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
+    """List the runs of the data directory, oldest first."""
+    from standfast.migrate.rundir import all_runs
+
+    settings = read_settings(url, data_dir)
+    states = [run_dir.load_state() for run_dir in all_runs(settings.data_dir)]
+    if as_json:
+        print_json({"runs": states})
+        return Exit.DONE
+    for state in states:
+        documents = sum(source.documents for source in state.sources)
+        print_line(
+            f"{state.run}  {state.state:13}  {len(state.sources)} file(s)"
+            f"  {documents} document(s)  {state.target}"
+        )
+    if not states:
+        note(f"no runs in {settings.data_dir}")
+    return Exit.DONE

@@ -1,0 +1,176 @@
+"""What goes to the terminal: data to stdout, everything else to stderr, one JSON document if asked.
+
+Names, counts and places are shown; values and secrets never are, except by `get` and `export`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import click
+import msgspec
+
+from standfast.errors import ConfigError
+
+#: A step that takes longer than this gets a progress bar on a terminal.
+BAR_AFTER_S = 0.5
+
+#: The code of the error that stdout itself cannot be written.
+_OUTPUT = "output"
+
+_state = {"json": False}
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))}
+
+
+def use_json(on: bool) -> None:
+    """Make errors come as JSON on stdout too."""
+    _state["json"] = on
+
+
+def styled(text: str, **style: Any) -> str:
+    """The text in colour; plain where NO_COLOR (no-color.org) is set."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def shown(text: object) -> str:
+    """A key, a path or a message on one line, without anything that a terminal would act on."""
+    return _plain(str(text)).translate(_CONTROL)
+
+
+def _plain(text: str) -> str:
+    """The text with escapes for the surrogates that stand for bytes which are no text in a path."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def print_line(text: str) -> None:
+    """A line of data, on stdout."""
+    _write(sys.stdout, text + "\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Data on stdout, each piece with its own line breaks, until nobody reads it any more."""
+    for line in lines:
+        if not _write(sys.stdout, line, flush=False):
+            return
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    print_line(_plain(json.dumps(msgspec.to_builtins(document), indent=2, ensure_ascii=False)))
+
+
+def print_error(code: str, message: str, hint: str) -> None:
+    """An error and what to do next, on stderr; with --json as a document on stdout."""
+    if _state["json"] and code != _OUTPUT:
+        try:
+            print_json({"error": {"code": code, "message": message, "hint": hint}})
+        except ConfigError:
+            pass  # stdout cannot take it: stderr may
+        else:
+            return
+    _tell(styled("error: ", fg="red", bold=True) + shown(message))
+    if hint:
+        _tell("\n" + styled("hint: ", fg="cyan") + shown(hint))
+
+
+def note(text: str) -> None:
+    """A line for people, on stderr; silent with --json."""
+    if not _state["json"]:
+        _tell(text)
+
+
+def warn(text: str) -> None:
+    """A warning, on stderr, with --json too."""
+    _tell(styled("warning: ", fg="yellow") + text)
+
+
+def _tell(text: str) -> None:
+    # Through click, which leaves the colours out when stderr is no terminal.
+    try:
+        click.echo(text, err=True)
+    except BrokenPipeError:
+        silence(sys.stderr)
+
+
+def flush() -> None:
+    """Write what is still buffered for stdout: the last moment at which that can fail."""
+    _write(sys.stdout, "")
+
+
+def _write(stream: TextIO, text: str, *, flush: bool = True) -> bool:
+    """Write, and tell whether anybody still reads: what is under way goes on when nobody does.
+
+    ConfigError when the output cannot be written, as on a full disk.
+    """
+    try:
+        stream.write(text)
+        if flush:
+            stream.flush()
+    except BrokenPipeError:
+        silence(stream)
+        return False
+    except OSError as error:
+        silence(stream)
+        raise ConfigError(
+            f"the output cannot be written: {error.strerror}",
+            code=_OUTPUT,
+            hint="what was written of it is incomplete; give it more space, and run this again",
+        ) from None
+    return True
+
+
+def silence(stream: TextIO) -> None:
+    """Let nothing more be written to a stream whose reader has gone, not at exit either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+Progress = Callable[[str, int, int], None]
+
+
+@contextmanager
+def progress_bar() -> Generator[Progress]:
+    """A function `(step, done, total)` that shows a bar on a terminal when a step takes long.
+
+    rich is imported only then.
+    """
+    if _state["json"] or not sys.stderr.isatty():
+        yield lambda step, done, total: None
+        return
+    bar = _Bar()
+    try:
+        yield bar.show
+    finally:
+        bar.stop()
+
+
+class _Bar:
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._tasks: dict[str, Any] = {}
+        self._bar: Any = None
+
+    def show(self, step: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._started.setdefault(step, now) < BAR_AFTER_S:
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+        if step not in self._tasks:
+            self._tasks[step] = self._bar.add_task(step, total=total)
+        self._bar.update(self._tasks[step], completed=done)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

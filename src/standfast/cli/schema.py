@@ -1,0 +1,111 @@
+"""`schema sql | status | apply`."""
+
+from __future__ import annotations
+
+import click
+
+from standfast.backends.sql import SCHEMA_VERSION, migrations
+from standfast.cli.common import common_options, open_backend, read_settings
+from standfast.cli.exits import Exit
+from standfast.cli.output import note, print_json, print_line
+from standfast.errors import ConfigError
+from standfast.naming import collection_name
+from standfast.settings import Settings
+
+_collections = click.option(
+    "--collection", "collections", multiple=True, metavar="NAME", help="Its table too; repeatable."
+)
+
+
+@click.group("schema")
+def schema_command() -> None:
+    """The bookkeeping tables: print their SQL, tell their state, create them."""
+
+
+@schema_command.command("sql")
+@_collections
+@click.option("--role", metavar="ROLE", help="Add the grants that this role needs to work.")
+@click.option("--offline", is_flag=True, help="Do not connect: print everything from the start.")
+@common_options("--url")
+def sql_command(
+    collections: tuple[str, ...],
+    role: str | None,
+    offline: bool,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Print the SQL that is still missing in the database, to hand to a DBA.
+
+    Tables that exist are adopted as they are, without being rewritten.
+    """
+    names = [collection_name(name) for name in collections]
+    settings = read_settings(url, data_dir)
+    if settings.target.kind == "sqlite":
+        text = "".join(statements for _, statements in migrations("sqlite"))
+    else:
+        text = _postgres_script(settings, names, role, offline=offline)
+    if as_json:
+        print_json({"sql": text})
+    else:
+        print_line(text)
+    return Exit.DONE
+
+
+def _postgres_script(
+    settings: Settings, names: list[str], role: str | None, *, offline: bool
+) -> str:
+    from standfast.backends import pgschema
+    from standfast.backends.postgres import PostgresBackend
+
+    schema = settings.target.schema or "public"
+    if offline:
+        text = pgschema.script(None, schema, names)
+    else:
+        backend = PostgresBackend(settings.target)
+        try:
+            text, schema = backend.schema_script(names)
+        finally:
+            backend.close()
+    return text + (pgschema.grants(role, schema, names) if role else "")
+
+
+@schema_command.command("status")
+@common_options("--url")
+def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
+    """Tell the version of the tables and the collections; exit code 1 when they are not current."""
+    with open_backend(read_settings(url, data_dir)) as backend:
+        present = backend.schema_version()
+        names = backend.collections()
+        identity = backend.identity()
+    if as_json:
+        print_json(
+            {
+                "version": present,
+                "known": SCHEMA_VERSION,
+                "identity": identity,
+                "collections": names,
+            }
+        )
+    note(f"schema version {present} of {SCHEMA_VERSION}, {len(names)} collection(s)")
+    return Exit.DONE if present == SCHEMA_VERSION else Exit.NO
+
+
+@schema_command.command("apply")
+@_collections
+@common_options("--url")
+def apply_command(
+    collections: tuple[str, ...], url: str | None, data_dir: str | None, as_json: bool
+) -> int:
+    """Create the tables that are missing; run again, it does nothing."""
+    names = [collection_name(name) for name in collections]
+    with open_backend(read_settings(url, data_dir)) as backend:
+        before = backend.schema_version()
+        backend.install(names)
+        after = backend.schema_version()
+    if after != SCHEMA_VERSION:
+        raise ConfigError("the schema was not applied", code="schema", hint="see `schema status`")
+    if as_json:
+        print_json({"before": before, "version": after})
+    note(f"schema version {after}" + ("" if before != after else ", nothing to do"))
+    return Exit.DONE

@@ -1,0 +1,30 @@
+"""What follows a commit on the primary: the mirror, then the answers (R6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from standfast.engine.hold import Hold
+from standfast.engine.inbox import Result, Submission
+from standfast.engine.promise import Settling
+from standfast.failpoints import failpoint
+from standfast.types import Applied, Op, Receipt
+
+Sent = tuple[Submission, list[Op]]
+"""A submission, and its ops with the names under which they were sent."""
+
+
+def confirm(hold: Hold, sent: Sequence[Sent], applied: Applied, *, lane: str) -> None:
+    """Confirm a batch: a caller that has its receipt reads its write here too."""
+    versions = [outcome.version for outcome in applied.outcomes]
+    ops = [op for _, own in sent for op in own]
+    hold.confirm(applied, lane=lane, retained=list(zip(ops, versions, strict=True)))
+    with Settling() as settling:
+        outcomes = iter(applied.outcomes)
+        for submission, own in sent:
+            results = [
+                Result(op, told, Receipt(told.version, "primary", op.lane, op.seq))
+                for op, told in zip(own, outcomes, strict=False)
+            ]
+            settling.value(submission.promise, results)
+    failpoint("confirm-answered")

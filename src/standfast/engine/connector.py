@@ -1,0 +1,57 @@
+"""The connector thread: makes the connections that the other threads use, and says who answered.
+
+Nobody else waits for a connection: libpq cannot keep a short deadline, and a resolver keeps none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from standfast.backends.base import Backend
+from standfast.engine.alarm import Alarm
+from standfast.engine.hub import Hub
+from standfast.engine.modes import Connected, Mode, NotConnected
+from standfast.errors import ConfigError, CorruptData, StandfastError
+from standfast.failpoints import failpoint
+from standfast.limits import CONNECT_DEADLINE_S
+from standfast.types import Hello
+
+#: Codes of answers that waiting rarely changes: asked again more slowly.
+_REFUSALS = frozenset({"auth", "tls", "not_postgresql", "other_database", "went_back"})
+
+
+class Connector:
+    """Keeps the backends of an engine connected while somebody wants them to be."""
+
+    def __init__(self, hub: Hub, backends: Sequence[Backend]) -> None:
+        self._hub = hub
+        self._backends = backends
+        self._reached = False
+        self.alarm = Alarm("standfast-connector", self.attempt, failed=hub.fail)
+
+    def attempt(self) -> StandfastError | None:
+        """Make the connections that are missing; tells the writer how it went."""
+        try:
+            for backend in self._backends:
+                if self._hub.mode is Mode.JOURNALING or not backend.connected:
+                    self._connect(backend)
+        except StandfastError as error:
+            refused = error.code in _REFUSALS or isinstance(error, ConfigError | CorruptData)
+            self._hub.post(NotConnected(error.code, refused))
+            if self._hub.mode is not Mode.JOURNALING:
+                self.alarm.want(time.monotonic() + CONNECT_DEADLINE_S / 2)
+            return error
+        self._hub.post(Connected())
+        return None
+
+    def _connect(self, backend: Backend) -> None:
+        """In JOURNALING every connection is made anew: the old ones are what failed."""
+        self._hub.refuse_held()
+        backend.connect(time.monotonic() + CONNECT_DEADLINE_S, accept=self._recognise)
+        failpoint("connected")
+        self._reached = True
+
+    def _recognise(self, hello: Hello) -> None:
+        """Refuse a database that is not the journal's before any thread can write to it (I9)."""
+        self._hub.hold.recognise(hello, reached_before=self._reached)

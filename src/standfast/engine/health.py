@@ -1,0 +1,70 @@
+"""How a store is doing: one struct, from local knowledge, that costs a few small reads."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import msgspec
+
+from standfast.engine.hold import Hold
+from standfast.engine.modes import Situation
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a store at one moment.
+
+    `state`: direct, draining or journaling, with its `cause`.  `lag_ops` acknowledged writes wait
+    for the primary, `lag_bytes` of JSON, the oldest for `lag_s` seconds.  `lane` is the stream of
+    ops of this store, `history` the identity of the database that the local files belong to.
+    `ledger` counts lines of the ledger by their state; None while the primary is away.
+    """
+
+    state: str
+    cause: str
+    primary: str
+    lag_ops: int = 0
+    lag_bytes: int = 0
+    lag_s: float = 0.0
+    oldest_pending: str | None = None
+    journal_max_ops: int | None = None
+    mirrored: int | None = None
+    lane: str = ""
+    history: str | None = None
+    system: str | None = None
+    data_dir: str | None = None
+    fallback: str | None = None
+    attempts: int = 0
+    ledger: dict[str, int] | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether writes go straight to the primary and nothing waits."""
+        return self.state == "direct" and self.lag_ops == 0
+
+
+def health_of(
+    hold: Hold, situation: Situation, *, primary: str, lane: str, broken: BaseException | None
+) -> Health:
+    """The health of a store with local files."""
+    totals = hold.journal.totals()
+    oldest_us = hold.journal.oldest_us()
+    oldest = datetime.fromtimestamp(oldest_us / 1e6, UTC).isoformat() if oldest_us else None
+    history = hold.history
+    return Health(
+        state=str(situation.mode),
+        cause=f"a bug: {type(broken).__name__}" if broken else situation.cause,
+        primary=primary,
+        lag_ops=totals.ops,
+        lag_bytes=totals.bytes,
+        lag_s=max(0.0, time.time() - oldest_us / 1e6) if oldest_us else 0.0,
+        oldest_pending=oldest,
+        journal_max_ops=hold.options.max_journal_ops,
+        mirrored=hold.mirror.count(),
+        lane=lane,
+        history=history.identity if history else None,
+        system=history.system if history else None,
+        data_dir=str(hold.data_dir.absolute()),
+        fallback=hold.options.fallback,
+        attempts=situation.attempts,
+    )

@@ -1,0 +1,137 @@
+"""The reader thread: what waits now is asked of the primary in one statement a collection.
+
+What comes back is written through to the mirror before it is returned (R5), so that a reader that
+has seen a version never sees an older one here, whatever happens to the primary next.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+
+import msgspec
+
+from standfast.backends.base import Backend
+from standfast.engine.failures import means_away
+from standfast.engine.hold import Hold
+from standfast.engine.hub import Hub, Sight
+from standfast.engine.modes import Mode
+from standfast.engine.overlay import View
+from standfast.engine.promise import Promise, Settling
+from standfast.errors import StandfastError
+from standfast.limits import MAX_READ_KEYS
+from standfast.types import State
+
+logger = logging.getLogger("standfast")
+
+
+class Question(msgspec.Struct, frozen=True):
+    """One read that waits."""
+
+    promise: Promise[Sight]
+    collection: str
+    key: str
+    deadline: float
+
+
+class Reader:
+    """The reader thread of one engine."""
+
+    def __init__(self, hub: Hub, primary: Backend, hold: Hold) -> None:
+        self._hub = hub
+        self.primary = primary
+        self._hold = hold
+        self._queue: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self.suspect = False
+        """Whether a read has missed its deadline since the store was last DIRECT."""
+        self.thread = threading.Thread(target=self._run, name="standfast-reader", daemon=True)
+
+    def ask(self, question: Question) -> None:
+        """Queue a read."""
+        self._queue.put(question)
+
+    def close(self) -> None:
+        """Let the thread end when what waits is answered."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            # A bug: from here on reads are answered from what is known here.
+            logger.exception("the reader thread ended")
+            self._hub.fail(error)
+
+    def _serve(self) -> None:
+        while (first := self._queue.get()) is not None:
+            waiting = [first]
+            ended = False
+            try:
+                while len(waiting) < MAX_READ_KEYS:
+                    question = self._queue.get_nowait()
+                    if question is None:
+                        ended = True
+                        break
+                    waiting.append(question)
+            except queue.Empty:
+                pass
+            collections: dict[str, list[Question]] = {}
+            for question in waiting:
+                collections.setdefault(question.collection, []).append(question)
+            for collection, questions in collections.items():
+                self._answer(collection, questions)
+            if ended:
+                return
+
+    def _answer(self, collection: str, questions: list[Question]) -> None:
+        if self.suspect or self._hub.mode is not Mode.DIRECT:
+            self._answer_locally(questions)
+            return
+        keys = list(dict.fromkeys(question.key for question in questions))
+        deadline = min(question.deadline for question in questions)
+        try:
+            observed = self.primary.observe(
+                collection, keys, directory=self._hold.journal.directory, deadline=deadline
+            )
+            now_us = time.time_ns() // 1000
+            self._hold.take(observed, seen_us=now_us)
+        except StandfastError as error:
+            away = means_away(error)
+            if away:
+                self.suspect = True
+                self._hub.primary_missed(error.code)
+            if away or error.code == "locked":
+                self._answer_locally(questions)
+            else:
+                with Settling() as settling:
+                    for question in questions:
+                        settling.error(question.promise, error)
+            return
+        views = {state.key: _view(state, now_us) for state in observed.states}
+        with Settling() as settling:
+            for question in questions:
+                settling.value(question.promise, Sight(views[question.key], True))
+
+    def _answer_locally(self, questions: list[Question]) -> None:
+        with Settling() as settling:
+            for question in questions:
+                try:
+                    sight = self._hub.see_locally(question.collection, question.key)
+                except StandfastError as error:
+                    settling.error(question.promise, error)
+                else:
+                    settling.value(question.promise, sight)
+
+
+def _view(state: State, now_us: int) -> View:
+    return View(
+        "absent" if state.text is None else "present",
+        state.text,
+        state.version,
+        (),
+        state.created_us,
+        state.updated_us,
+        now_us,
+    )

@@ -1,0 +1,326 @@
+"""Replays the journal: fences lanes of earlier processes, drains batch by batch, parks poison.
+
+One process of a data directory replays at a time, for all of its lanes: the holder of the drain
+lock.  Nothing here decides about modes; a round ends well, or with the error that ended it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence, Set
+from typing import Literal
+
+import msgspec
+
+from standfast.backends.base import Backend
+from standfast.engine import lanes
+from standfast.engine.hold import Hold
+from standfast.engine.journal import Pending
+from standfast.engine.lanes import FileLock, Lane
+from standfast.engine.selection import along_with, next_batch, place_of
+from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
+from standfast.failpoints import failpoint
+from standfast.fold import Place
+from standfast.limits import (
+    MAX_BATCH_OPS,
+    MAX_JOURNAL_AGE_S,
+    MAX_TRANSACTION_OPS,
+)
+from standfast.settle import OnConflict
+from standfast.types import Applied, Op
+
+logger = logging.getLogger("standfast")
+
+Progress = Literal["empty", "nearly", "waiting"]
+"""Nothing is pending but what waits for a lock; less than one batch is; another process replays."""
+
+#: Attempts after which an op is parked whose table or right is missing: it is not retried for ever.
+MAX_CONFIG_ATTEMPTS = 5
+#: What a transaction gets at the least, however little of the slice is left.
+_SHORTEST_S = 0.2
+#: How long a place whose row is locked by somebody is left alone.
+LOCK_PAUSE_S = 0.5
+#: How long the server waits for a lock while the culprit of a batch is looked for.
+PROBE_PATIENCE_S = 0.02
+
+
+class Replayer:
+    """The replay of one data directory into one primary.  Thread-safe: one round at a time."""
+
+    def __init__(self, backend: Backend, hold: Hold, *, deadline_s: float) -> None:
+        self.backend = backend
+        self._hold = hold
+        self._journal = hold.journal
+        self._data_dir = hold.data_dir
+        self._deadline_s = deadline_s
+        self._on_conflict: OnConflict = hold.options.on_conflict
+        self._turn = threading.Lock()
+        self._drain_lock = FileLock(hold.data_dir / "drain.lock")
+        self._blocked: dict[Place, float] = {}
+        self._attempts: dict[int, int] = {}
+        self._adopted: list[Lane] = []
+        self._limit = 0.0
+        self.indirect: set[str] = set()
+        """Lanes of this process whose ops all go through the journal."""
+        self.confirmed = False
+        """Whether journals over the age limit may be replayed: somebody said so."""
+
+    def drain(self, *, until: Progress, deadline: float) -> Progress:
+        """Replay until nothing, or less than a batch, is pending, or until the deadline.
+
+        Raises what ended it: `Unavailable` and `DeadlineExceeded` for the primary's absence.
+        """
+        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return "waiting"
+        try:
+            if not self._drain_lock.acquire():
+                return "waiting"
+            failpoint("drain-locked")
+            # No transaction of a short slice may hold its caller up for a whole deadline.
+            self._limit = max(deadline, time.monotonic() + _SHORTEST_S)
+            try:
+                while True:
+                    self._fence_dead_lanes()
+                    left = self._round()
+                    if left is None:
+                        return "empty"
+                    if until == "nearly" and left < MAX_TRANSACTION_OPS:
+                        return "nearly"
+                    if time.monotonic() >= deadline:
+                        return "nearly"
+            finally:
+                self._drain_lock.release()
+        finally:
+            self._turn.release()
+
+    # ---- one round
+
+    def _round(self) -> int | None:
+        """One transaction; the number of ops still pending, None when none can go."""
+        window = self._journal.first(2 * MAX_TRANSACTION_OPS)
+        if not window:
+            self._attempts.clear()
+            self._close_adopted()
+            return None
+        self._refuse_old(window[0].op)
+        now = time.monotonic()
+        self._blocked = {place: until for place, until in self._blocked.items() if until > now}
+        blocked = along_with(window, set(self._blocked))
+        batch = self._select(window, blocked)
+        if not batch:
+            return None
+        self._settle(batch, patience_s=None)
+        return self._journal.totals().ops
+
+    def _select(self, window: list[Pending], blocked: set[Place]) -> list[list[Pending]]:
+        whole = len(window) < 2 * MAX_TRANSACTION_OPS
+        batch = next_batch(window, blocked=blocked, whole=whole)
+        if not whole and len(batch) == 1 and batch[0][-1].op.group:
+            # The only group of the window may go on behind it.
+            window = self._journal.first(2 * MAX_BATCH_OPS)
+            whole = len(window) < 2 * MAX_BATCH_OPS
+            batch = next_batch(window, blocked=blocked, whole=whole)
+        return batch
+
+    def _refuse_old(self, oldest: Op) -> None:
+        """A journal that was forgotten for long must not overwrite what came since unasked."""
+        if self._confirmed_or_young(oldest):
+            return
+        raise Unavailable(
+            "the journal holds writes of more than a day ago; they are kept, and not replayed",
+            code="journal_old",
+            hint="look at them (standfast journal list), then: standfast journal drain --confirm",
+        )
+
+    def _confirmed_or_young(self, oldest: Op) -> bool:
+        if self.confirmed or self._on_conflict != "mine":
+            return True
+        return time.time() - oldest.at_us / 1e6 < MAX_JOURNAL_AGE_S
+
+    def _settle(self, batch: list[list[Pending]], *, patience_s: float | None) -> bool:
+        """Send units of one lane; where the primary refuses, find out which unit it means.
+
+        False: one of them stays behind.  What comes after it on its lane must wait for the next
+        round, since the lane's watermark would pass it.
+        """
+        pending = [one for unit in batch for one in unit]
+        try:
+            applied = self._send(pending, patience_s)
+        except Unavailable as error:
+            if error.code == "fenced":
+                self._adopt(pending[0].op.lane)
+            elif error.code != "locked":
+                raise
+            elif len(batch) > 1:
+                return self._halve(batch, patience_s=PROBE_PATIENCE_S)
+            else:
+                self._set_aside(batch[0])
+            return False
+        except (DataError, ConfigError) as error:
+            if len(batch) > 1:
+                return self._halve(batch, patience_s=patience_s)
+            self._park(batch[0], error)
+            return False
+        self._confirm(pending, applied)
+        return True
+
+    def _halve(self, batch: list[list[Pending]], *, patience_s: float | None) -> bool:
+        middle = len(batch) // 2
+        halves = (batch[:middle], batch[middle:])
+        return all(self._settle(half, patience_s=patience_s) for half in halves)
+
+    def _send(self, pending: Sequence[Pending], patience_s: float | None) -> Applied:
+        now_us = time.time_ns() // 1000
+        ops = [_aged(one.op, now_us) for one in pending]
+        failpoint("replay-before-apply")
+        applied = self.backend.apply(
+            ops,
+            believed=self._hold.mirror.believed(ops[0].lane),
+            deadline=min(time.monotonic() + self._deadline_s, self._limit),
+            directory=self._journal.directory,
+            on_conflict=self._on_conflict,
+            patience_s=patience_s,
+        )
+        failpoint("replay-applied")
+        return applied
+
+    def _confirm(self, pending: Sequence[Pending], applied: Applied) -> None:
+        """Mirror first, then journal: who reads them the other way round misses nothing."""
+        versions = {outcome.seq: outcome.version for outcome in applied.outcomes}
+        refused = {outcome.seq for outcome in applied.outcomes if outcome.status == "refused"}
+        done = [one for one in pending if one.op.seq not in refused]
+        if self._hold.history is None:  # this batch has made the schema
+            hello = self.backend.hello(time.monotonic() + self._deadline_s)
+            self._hold.recognise(hello, reached_before=True)
+        self._hold.confirm(
+            applied,
+            lane=pending[0].op.lane,
+            retained=[(one.op, versions.get(one.op.seq)) for one in done],
+        )
+        # Refused before it was acknowledged, by a reply that was lost: now it counts as any other.
+        self._reissue([one for one in pending if one.op.seq in refused])
+        self._journal.remove(done)
+        parked = [outcome for outcome in applied.outcomes if outcome.status == "parked"]
+        if parked:
+            logger.warning("%d replayed writes were parked in the ledger", len(parked))
+
+    # ---- what cannot be applied
+
+    def _park(self, unit: list[Pending], error: StandfastError) -> None:
+        """Mark ops that the primary refuses, so that the next round puts them into the ledger."""
+        if unit[0].op.park:
+            raise error  # not even the ledger takes them: they stay, and the round is tried again
+        if isinstance(error, ConfigError):
+            tries = self._attempts[unit[0].id] = self._attempts.get(unit[0].id, 0) + 1
+            if tries < MAX_CONFIG_ATTEMPTS:
+                raise error
+        self._journal.replace(unit, lambda op: msgspec.structs.replace(op, park=error.code))
+
+    def _set_aside(self, unit: list[Pending]) -> None:
+        """Its row is locked by somebody: let the other ops of its lane go on without it."""
+        lane = unit[0].op.lane
+        window = self._journal.first(MAX_BATCH_OPS)
+        places = along_with(window, set(map(place_of, unit)))
+        alone = all(place_of(one) in places for one in window if one.op.lane == lane)
+        # A lane that goes to the primary directly, too, would pass what waits here.
+        waits = lane in self.indirect or any(mine.id == lane for mine in self._adopted)
+        if not (alone and waits):
+            self._adopt(lane, aside=places)
+        until = time.monotonic() + LOCK_PAUSE_S
+        self._blocked.update(dict.fromkeys(places, until))
+
+    # ---- lanes of others
+
+    def _fence_dead_lanes(self) -> None:
+        """Fence the lanes whose processes are gone (R1): nothing of them can commit any more.
+
+        Not before all of them is settled: what they left is replayed under the names that it has,
+        so that another copy of the directory, which does the same, settles nothing twice.
+        """
+        for lane in self._journal.lanes():
+            if lanes.is_dead(self._data_dir, lane) and not self._journal.holds(lane):
+                self._adopt(lane)
+
+    def _adopt(self, lane: str, *, aside: Set[Place] = frozenset()) -> None:
+        """Fence a lane, and re-issue what it had not settled on fresh lanes, in the same order.
+
+        The fence tells the final watermark, so it is certain what took effect.  Killed anywhere,
+        the next replayer does the same again.  Ops on the places `aside` get a lane of their own.
+        """
+        deadline = time.monotonic() + self._deadline_s
+        failpoint("fence-before")
+        final = self.backend.fence([lane], directory=self._journal.directory, deadline=deadline)
+        failpoint("fence-done")
+        mine = [one for one in self._journal.everything() if one.op.lane == lane]
+        aside = along_with(mine, aside)
+        self._settle_applied([one for one in mine if one.op.seq <= final[lane]], final[lane])
+        self._reissue([one for one in mine if one.op.seq > final[lane]], aside=aside)
+        failpoint("fence-reissued")
+        if self._journal.close_lane(lane):
+            self._hold.forget_lane(lane)
+            lanes.forget(self._data_dir, lane)
+
+    def _reissue(self, rest: Sequence[Pending], *, aside: Set[Place] = frozenset()) -> None:
+        """Give ops of one lane new names on fresh lanes, in the same order."""
+        fresh: dict[bool, Lane] = {}
+        names: dict[int, tuple[Lane, int]] = {}
+        for one in rest:
+            is_aside = place_of(one) in aside
+            if is_aside not in fresh:
+                fresh[is_aside] = Lane(self._data_dir)
+                # Held from here on: a lane that nobody holds would be adopted once more.
+                self._adopted.append(fresh[is_aside])
+                self._journal.open_lane(fresh[is_aside].id)
+            names[one.op.seq] = (fresh[is_aside], fresh[is_aside].next_seq())
+
+        def reissued(op: Op) -> Op:
+            new, seq = names[op.seq]
+            group = names[op.group][1] if op.group in names else op.group
+            return msgspec.structs.replace(op, lane=new.id, seq=seq, group=group, origin=op.name)
+
+        if rest:
+            self._journal.replace(rest, reissued)
+
+    def _close_adopted(self) -> None:
+        """Nothing is pending any more: end the lanes that were opened for what was re-issued."""
+        for lane in self._adopted:
+            deadline = time.monotonic() + self._deadline_s
+            self.backend.fence([lane.id], directory=self._journal.directory, deadline=deadline)
+            failpoint("adopted-fenced")
+            self._journal.close_lane(lane.id)
+            self._hold.forget_lane(lane.id)
+            lane.end()
+        self._adopted.clear()
+        lanes.sweep(self._data_dir, self._journal.lanes())
+
+    def close(self) -> None:
+        """Let go of the lanes that were adopted: whoever replays next adopts them again."""
+        for lane in self._adopted:
+            lane.lock.release()
+
+    def _settle_applied(self, applied: list[Pending], final: int) -> None:
+        """Ops that took effect before their lane was closed: the mirror must have them first."""
+        for collection in sorted({one.op.collection for one in applied}):
+            mine = [one for one in applied if one.op.collection == collection]
+            for start in range(0, len(mine), MAX_TRANSACTION_OPS):
+                page = mine[start : start + MAX_TRANSACTION_OPS]
+                observed = self.backend.observe(
+                    collection,
+                    sorted({one.op.key for one in page}),
+                    directory=self._journal.directory,
+                    deadline=time.monotonic() + self._deadline_s,
+                )
+                watermarks = {**observed.watermarks, page[0].op.lane: final}
+                taken = msgspec.structs.replace(observed, watermarks=watermarks)
+                self._hold.take(taken, seen_us=time.time_ns() // 1000)
+        if applied:
+            self._journal.remove(applied)
+
+
+def _aged(op: Op, now_us: int) -> Op:
+    """The op with what is left of its time to live; one that is over expires at once."""
+    if not op.ttl_us:
+        return op
+    return msgspec.structs.replace(op, ttl_us=max(1, op.ttl_us - max(0, now_us - op.at_us)))

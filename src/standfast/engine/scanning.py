@@ -1,0 +1,105 @@
+"""Scans of collections: pieces of work on the primary, each with a deadline of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from standfast.backends.base import Backend
+from standfast.engine.promise import Promise, Settling
+from standfast.errors import StandfastError, Unavailable
+
+T = TypeVar("T")
+
+#: Threads that serve scans, each with a connection of its own.
+SCANNERS = 2
+
+
+class Scanning:
+    """Runs scans on a few connections of their own, so that they never hold up single reads."""
+
+    def __init__(self, primary: Backend, *, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._pool: ThreadPoolExecutor | None = None
+        self._primary = primary
+        self._idle: queue.SimpleQueue[Backend] = queue.SimpleQueue()
+        self._made: list[Backend] = []
+
+    def run(
+        self,
+        work: Callable[[Backend, float], T],
+        *,
+        loop: asyncio.AbstractEventLoop | None,
+        missed: Callable[[Unavailable], T] | None = None,
+    ) -> Promise[T]:
+        """Do a piece of work with a connection and a deadline.
+
+        `missed` may answer in its place when the database does not.
+        """
+        promise: Promise[T] = Promise(loop)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(SCANNERS, thread_name_prefix="standfast-scan")
+        self._pool.submit(self._do, work, missed, promise)
+        return promise
+
+    def _do(
+        self,
+        work: Callable[[Backend, float], T],
+        missed: Callable[[Unavailable], T] | None,
+        promise: Promise[T],
+    ) -> None:
+        with Settling() as settling:
+            try:
+                try:
+                    value = self._work(work)
+                except Unavailable as error:
+                    if missed is None:
+                        raise
+                    value = missed(error)
+            except BaseException as error:
+                settling.error(promise, error)
+            else:
+                settling.value(promise, value)
+
+    def _work(self, work: Callable[[Backend, float], T]) -> T:
+        backend = self._take()
+        try:
+            return work(backend, time.monotonic() + self._deadline_s)
+        finally:
+            self._idle.put(backend)
+
+    def _take(self) -> Backend:
+        try:
+            backend = self._idle.get_nowait()
+        except queue.Empty:
+            backend = self._primary.sibling()
+            self._made.append(backend)
+        if not backend.connected:
+            try:
+                backend.connect(time.monotonic() + self._deadline_s)
+            except Unavailable:
+                self._idle.put(backend)
+                raise
+        return backend
+
+    def close(self) -> None:
+        """Close the connections; a scan under way ends with an error."""
+        for backend in self._made:
+            backend.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def settled(work: Callable[[], T], *, loop: asyncio.AbstractEventLoop | None) -> Promise[T]:
+    """The promise of what is read at once, in the caller's own thread."""
+    promise: Promise[T] = Promise(loop)
+    with Settling() as settling:
+        try:
+            settling.value(promise, work())
+        except StandfastError as error:
+            settling.error(promise, error)
+    return promise

@@ -1,0 +1,386 @@
+"""The writer thread: it alone owns the mode, and every write goes through it.
+
+One batch is what waits now; one transaction is in flight.  DIRECT: the batch goes to the primary,
+then into the mirror, then its callers are answered.  Otherwise it goes into the journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from standfast.backends.base import Backend
+from standfast.engine.confirming import Sent, confirm
+from standfast.engine.failures import AWAY, IN_DOUBT, failure_of
+from standfast.engine.hold import Hold
+from standfast.engine.hub import Hub
+from standfast.engine.inbox import Nudge, Submission
+from standfast.engine.journaling import Answer, Journaling, unknown_outcome
+from standfast.engine.lanes import Lane
+from standfast.engine.modes import Drained, Event, Lost, Mode, RoundFailed, step
+from standfast.engine.promise import Settling
+from standfast.engine.replayer import PROBE_PATIENCE_S
+from standfast.errors import StandfastError, Unavailable
+from standfast.failpoints import failpoint
+from standfast.fold import Place
+from standfast.limits import MAX_LANE_BATCHES
+from standfast.types import Applied, Op
+
+logger = logging.getLogger("standfast")
+
+#: What a transaction gets at the least, although its callers have waited long already.
+SHORTEST_S = 0.05
+#: How long the queue is held for the last ops of the journal before the store is DIRECT again.
+HANDOVER_S = 0.25
+
+
+class Writer:
+    """The writer thread of one engine."""
+
+    def __init__(self, hub: Hub, primary: Backend, hold: Hold) -> None:
+        self._hub = hub
+        self._primary = primary
+        self._hold = hold
+        self._journaling = Journaling(hold)
+        self._inbox = hub.inbox
+        self.lane = self._open_lane()
+        self._side: Lane | None = None
+        self._journal_version = -1
+        self.quiet = False
+        """Whether nothing at all was pending in the directory when it was last looked at."""
+        self._random = random.Random()
+        self._closing = False
+        self.thread = threading.Thread(target=self._run, name="standfast-writer", daemon=True)
+
+    def _open_lane(self) -> Lane:
+        lane = Lane(self._hold.data_dir)
+        self._hold.journal.open_lane(lane.id)
+        return lane
+
+    # ---- the loop
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._turn()
+        except BaseException as error:
+            # A bug: nobody may wait for an answer that will not come.
+            logger.exception("the writer thread ended")
+            self._hub.fail(error)
+            self._fail_waiting(error)
+
+    def _fail_waiting(self, error: BaseException) -> None:
+        self._inbox.close()
+        failed = self._ended(error)
+        with Settling() as settling:
+            while (collected := self._inbox.collect(0.0)).submissions or collected.notes:
+                for submission in collected.submissions:
+                    settling.error(submission.promise, failed)
+
+    def _ended(self, error: BaseException) -> Unavailable:
+        return Unavailable(
+            f"the writer thread ended: {type(error).__name__}",
+            code="closed",
+            hint="open the store again; what was acknowledged is safe",
+        )
+
+    def _turn(self) -> None:
+        collected = self._inbox.collect(None)
+        for note in collected.notes:
+            self._heed(note)
+        if not collected.submissions:
+            return
+        try:
+            if self._hub.mode is Mode.DIRECT:
+                self._direct(collected.submissions)
+            else:
+                self._journal(collected.submissions, self.lane)
+        except BaseException as error:
+            # Of the local files, mostly: the calls of this batch fail, the next may not.
+            failed = error if isinstance(error, StandfastError) else self._ended(error)
+            with Settling() as settling:
+                for submission in collected.submissions:
+                    settling.error(submission.promise, failed)
+            if failed is not error:
+                raise
+
+    def _heed(self, note: Any) -> None:
+        if not isinstance(note, Nudge):
+            self.happen(note)
+        elif note.what == "nearly":
+            self._hand_over()
+        elif note.what == "close":
+            self._closing = True
+
+    def happen(self, event: Event) -> None:
+        """Let an event change the situation, and do what follows from it."""
+        hub = self._hub
+        jitter = 0.5 + self._random.random() / 2
+        before = hub.situation
+        hub.situation, actions = step(before, event, time.monotonic(), jitter=jitter)
+        if hub.situation.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
+            self.lane.believed = max(self.lane.believed, self._hold.mirror.believed(self.lane.id))
+            self._look_at_journal()
+        hub.situation_changed(before, actions)
+
+    # ---- DIRECT
+
+    def _direct(self, submissions: list[Submission]) -> None:
+        """Send to the primary what may go there; what touches a pending place joins the journal."""
+        self._look_at_journal()
+        if not self.quiet:
+            aside = self._behind_pending(submissions)
+            if aside:
+                submissions = [one for one in submissions if one not in aside]
+                self._journal(aside, self.side_lane())
+                self._hub.replay_soon()
+        if submissions:
+            self._send(submissions, patience_s=None)
+            self._rotate()
+
+    def _look_at_journal(self) -> None:
+        """See whether anything is pending, by whichever process of the directory (R3)."""
+        journal = self._hold.journal
+        version = journal.version()
+        if version != self._journal_version:
+            self._journal_version = version
+            self.quiet = journal.totals().ops == 0
+            if not self.quiet:
+                self._hub.replay_soon()
+
+    def _behind_pending(self, submissions: Sequence[Submission]) -> list[Submission]:
+        """Those that touch a place on which something is pending, or touch one of their places."""
+        waiting: set[Place] = set()
+        behind: list[Submission] = []
+        for submission in submissions:
+            places = {(op.collection, op.key) for op in submission.ops}
+            at = self._hold.journal.at
+            if not waiting.isdisjoint(places) or any(at(*place) for place in places):
+                waiting |= places
+                behind.append(submission)
+        return behind
+
+    def side_lane(self) -> Lane:
+        """The lane of ops that cannot go direct, while the others do."""
+        if self._side is None:
+            self._side = self._open_lane()
+            self._hub.replayer.indirect.add(self._side.id)
+        return self._side
+
+    def _send(self, submissions: list[Submission], *, patience_s: float | None) -> None:
+        """One transaction; the sure refusal of one is its caller's alone (I6)."""
+        sent = [(one, self._numbered(one)) for one in submissions]
+        self._resend(sent, patience_s=patience_s)
+
+    def _numbered(self, submission: Submission) -> list[Op]:
+        lane = self.lane
+        first = lane.seq + 1
+        return [
+            msgspec.structs.replace(
+                op, lane=lane.id, seq=lane.next_seq(), group=first if op.group else 0
+            )
+            for op in submission.ops
+        ]
+
+    def _resend(self, sent: Sequence[Sent], *, patience_s: float | None) -> None:
+        ops = [op for _, ops in sent for op in ops]
+        try:
+            deadline = max(min(one.deadline for one, _ in sent), time.monotonic() + SHORTEST_S)
+            applied = self._apply(ops, deadline, patience_s)
+        except StandfastError as error:
+            self._refused(sent, error, patience_s)
+            return
+        if self._hold.history is None:  # this batch has made the schema
+            try:
+                self._hub.recognise(self._primary)
+            except StandfastError as error:
+                self.happen(Lost(error.code))
+                self._keep_sent(sent)
+                return
+        self.lane.believed = applied.watermark
+        self.lane.batches += 1
+        confirm(self._hold, sent, applied, lane=self.lane.id)
+
+    def _apply(self, ops: list[Op], deadline: float, patience_s: float | None) -> Applied:
+        failpoint("direct-before-apply")
+        applied = self._primary.apply(
+            ops,
+            believed=self.lane.believed,
+            deadline=deadline,
+            directory=self._hold.journal.directory,
+            patience_s=patience_s,
+        )
+        failpoint("direct-applied")
+        return applied
+
+    def _refused(
+        self,
+        sent: Sequence[Sent],
+        error: StandfastError,
+        patience_s: float | None,
+    ) -> None:
+        if error.code in IN_DOUBT:
+            self.happen(Lost(error.code))
+            self._keep_sent(sent)
+        elif error.code in AWAY or error.code == "went_back":
+            if error.code == "went_back":
+                self._hub.hold_off(error)
+            self.happen(Lost(error.code))
+            self._journal_sent_nowhere(sent)
+        elif error.code == "fenced":
+            # Somebody took this lane for dead, and closed it: nothing of the batch took effect.
+            self.lane.end()
+            self.lane = self._open_lane()
+            self._send([submission for submission, _ in sent], patience_s=patience_s)
+        elif error.code == "locked" and self._is_late(sent):
+            self._put_aside(sent, error)
+        elif len(sent) > 1:
+            self._halve(sent, PROBE_PATIENCE_S if error.code == "locked" else patience_s)
+        elif error.code == "locked":
+            self._put_aside(sent, error)
+        else:
+            with Settling() as settling:
+                settling.error(sent[0][0].promise, error)
+
+    def _is_late(self, sent: Sequence[Sent]) -> bool:
+        """Whether there is no time left to find out whose row is locked."""
+        return min(one.deadline for one, _ in sent) - time.monotonic() < SHORTEST_S
+
+    def _put_aside(self, sent: Sequence[Sent], error: StandfastError) -> None:
+        """Somebody holds a lock: these wait in the journal, on a lane of their own."""
+        aside = [submission for submission, _ in sent if not submission.conditional]
+        if aside:
+            self._journal(aside, self.side_lane())
+            self._hub.replay_soon()
+        with Settling() as settling:
+            for submission, _ in sent:
+                settling.error(submission.promise, error)
+
+    def _halve(self, sent: Sequence[Sent], patience_s: float | None) -> None:
+        """Send both halves, in order, with the sequences that they have."""
+        middle = len(sent) // 2
+        for half in (sent[:middle], sent[middle:]):
+            if self._hub.mode is Mode.DIRECT and not self.quiet:
+                # What came before may have been put aside: its place keeps its order.
+                behind = self._behind_pending([submission for submission, _ in half])
+                if behind:
+                    self._journal(behind, self.side_lane())
+                    half = [one for one in half if one[0] not in behind]
+            if not half:
+                continue
+            if self._hub.mode is Mode.DIRECT and half[0][1][0].lane == self.lane.id:
+                self._resend(half, patience_s=patience_s)
+            elif self._hub.mode is Mode.DIRECT:
+                self._send([submission for submission, _ in half], patience_s=patience_s)
+            else:
+                self._journal_sent_nowhere(half)
+
+    def _keep_sent(self, sent: Sequence[Sent]) -> None:
+        """The outcome is unknown: the same ops go into the journal, under the same names (I2)."""
+        self.quiet = False
+        if self._hold.options.fallback != "read-write":
+            with Settling() as settling:
+                for submission, ops in sent:
+                    settling.error(submission.promise, unknown_outcome(ops[0]))
+            return
+        failpoint("doubt-before-journal")
+        try:
+            self._answer(self._journaling.write_sent(sent))
+        except StandfastError:
+            logger.exception("writes with an unknown outcome could not be journaled")
+            with Settling() as settling:
+                for submission, ops in sent:
+                    settling.error(submission.promise, unknown_outcome(ops[0]))
+
+    def _journal_sent_nowhere(self, sent: Sequence[Sent]) -> None:
+        self._journal([submission for submission, _ in sent], self.lane)
+
+    def _rotate(self) -> None:
+        """Begin a new lane now and then; the old one has nothing in flight and nothing pending."""
+        if self.lane.batches < MAX_LANE_BATCHES or self._hub.mode is not Mode.DIRECT:
+            return
+        old, self.lane = self.lane, self._open_lane()
+        self._hub.end_lane(self._primary, old)
+
+    # ---- JOURNALING
+
+    def _journal(self, submissions: list[Submission], lane: Lane) -> None:
+        self.quiet = False  # before anybody is answered: readers must look into the journal
+        fallback = self._hold.options.fallback
+        if fallback == "read-write":
+            try:
+                self._answer(self._journaling.write(submissions, lane))
+            except StandfastError as error:
+                self._not_journaled(submissions, lane, error)
+            return
+        with Settling() as settling:
+            for submission in submissions:
+                settling.error(submission.promise, self._hub.away(submission.ops[0]))
+
+    def _answer(self, answers: list[Answer]) -> None:
+        self._journal_version = -1
+        with Settling() as settling:
+            for submission, results, error in answers:
+                if error is not None:
+                    settling.error(submission.promise, error)
+                else:
+                    settling.value(submission.promise, results)
+        failpoint("journal-answered")
+
+    def _not_journaled(
+        self, submissions: list[Submission], lane: Lane, error: StandfastError
+    ) -> None:
+        """The journal took nothing of the batch: when it is full, what is small may still fit."""
+        if error.code == "journal_full" and len(submissions) > 1:
+            for submission in submissions:
+                self._journal([submission], lane)
+            return
+        with Settling() as settling:
+            for submission in submissions:
+                settling.error(submission.promise, error)
+
+    # ---- DRAINING -> DIRECT
+
+    def _hand_over(self) -> None:
+        """Less than a batch is pending: hold the queue, replay the rest, and go DIRECT."""
+        if self._hub.mode is not Mode.DRAINING:
+            return
+        failpoint("handover-begun")
+        try:
+            progress = self._hub.replayer.drain(
+                until="empty", deadline=time.monotonic() + HANDOVER_S
+            )
+        except StandfastError as error:
+            self.happen(failure_of(error))
+            return
+        if progress == "empty":
+            failpoint("handover-drained")
+            if self._hold.journal.holds(self.lane.id):
+                # It waits for a lock: what goes direct on its lane would pass it for ever (R3).
+                self.lane.lock.release()
+                self.lane = self._open_lane()
+            self.happen(Drained())
+            failpoint("handover-done")
+        else:
+            self.happen(RoundFailed("more writes came meanwhile"))
+
+    def close_lanes(self) -> None:
+        """At the end: close what the primary can be told to close; the rest is fenced later."""
+        for lane in [self.lane, *([self._side] if self._side else [])]:
+            self._hub.end_lane(self._primary, lane)
+
+    def let_go(self) -> None:
+        """At the end: nothing is in flight, so whoever opens the directory next may fence these."""
+        for lane in [self.lane, *([self._side] if self._side else [])]:
+            lane.lock.release()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the thread has ended."""
+        return not self.thread.is_alive()

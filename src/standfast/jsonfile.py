@@ -1,0 +1,401 @@
+"""`load` and `save(dict)` over a store: a bridge for code that keeps its state in one JSON file.
+
+Only what changed since the last load or save is written, and it is merged, three-way and field by
+field, with what others have written meanwhile.  New code uses collections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import msgspec
+
+from standfast.aio import AsyncStore
+from standfast.calls import Steps, awaited, blocking
+from standfast.codec import encode
+from standfast.collectioncalls import CollectionCalls
+from standfast.engine.hub import StoreEngine
+from standfast.engine.inbox import Result
+from standfast.errors import ConfigError, DataError, DeadlineExceeded, StandfastError
+from standfast.jsondiff import Basis, Difference, Known, difference
+from standfast.jsonvalue import MISSING
+from standfast.limits import MAX_BATCH_OPS
+from standfast.naming import collection_name
+from standfast.opening import open_store
+from standfast.ops import raise_refusal
+from standfast.settings import load_settings
+from standfast.store import Store
+from standfast.storecalls import StoreCalls
+from standfast.types import Op, Row
+
+logger = logging.getLogger("standfast")
+
+#: The key of a file that is one document, as `standfast migrate --whole` stores it.
+WHOLE_KEY = "default"
+#: Files of at most so many bytes are looked into: whether they hold anything at all.
+_SMALL_BYTES = 64
+
+_stores: dict[tuple[str | None, str, float], Store] = {}
+_opening = threading.Lock()
+_warned: set[Path] = set()
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What a save did: documents put, documents deleted, and how many writes were merged.
+
+    Merged means that somebody else had changed the document since it was loaded: what only they
+    changed was kept; where both changed the same field, the ledger has base, mine and theirs.  A
+    delete that gave way to their change counts as merged only.  In an outage nothing is merged yet:
+    that happens when PostgreSQL is back.
+    """
+
+    written: int = 0
+    deleted: int = 0
+    merged: int = 0
+
+
+class JsonFileCalls:
+    """The calls on one file, once for both faces, and what its caller has last seen."""
+
+    def __init__(self, store: StoreCalls, path: Path, *, name: str, whole: bool) -> None:
+        self._store = store
+        self._path = path
+        self._whole = whole
+        self._collection = CollectionCalls(store, name)
+        self._basis = Basis()
+        #: Writes of which nobody knows whether they took effect (None: a delete).
+        self._doubts: dict[str, Known | None] = {}
+        self._looked = False
+
+    @property
+    def engine(self) -> StoreEngine:
+        """The engine that serves the calls."""
+        return self._store.engine
+
+    # ---- load
+
+    def load(self) -> Steps[Any]:
+        """Everything that is stored, as the file would hold it: a fresh dict, which is yours.
+
+        The keys are strings, in the order in which the documents were created, as in the file that
+        was migrated; those of one moment in bytewise order.  With `whole`, the one document's value
+        (`{}` when there is none).  Pages of 1,000 documents are a snapshot each.
+
+        ConfigError("not_migrated") when nothing is stored and the file is still there.  In an
+        outage it comes from the mirror, with what is pending laid over it:
+        Unavailable("not_mirrored") when this data directory has never loaded it before.
+        """
+        data = yield from self._stored()
+        self._look_at_file(empty=not data)
+        self._basis = Basis.of(data)
+        self._doubts.clear()
+        return data.get(WHOLE_KEY, {}) if self._whole else data
+
+    def _stored(self) -> Steps[dict[str, Any]]:
+        if self._whole:
+            value = yield from self._collection.get(WHOLE_KEY, MISSING)
+            return {} if value is MISSING else {WHOLE_KEY: value}
+        rows: list[Row] = []
+        for page in self._collection.pages(""):
+            rows += yield from page
+        rows.sort(key=lambda row: row.created_us)
+        return {row.key: self._collection.load(row.text, row.key) for row in rows}
+
+    # ---- save
+
+    def save(self, data: Any) -> Steps[Saved]:
+        """Write what changed since the last load or save, and delete what was removed.
+
+        All or nothing, up to 10,000 changed documents; more go in batches of so many.  What others
+        have written since the load is merged with it, never overwritten silently.  Saved without a
+        load, nothing is deleted, and documents that exist are merged as if both had added them.
+        After an error nothing is taken for saved: save again.
+
+        DataError, before anything is written, for what JSON cannot hold: see `docs/json_file.md`.
+        """
+        if not self._looked:
+            yield from self._look_before_saving()
+        if self._doubts:
+            yield from self._settle_doubts()
+        changes = difference(self._members(data), self._basis, whole=self._whole)
+        for key, known in changes.reshaped.items():
+            self._basis.remember(key, known)
+        ops = self._ops(changes)
+        counts = {"put": 0, "delete": 0, "merged": 0}
+        for start in range(0, len(ops), MAX_BATCH_OPS):
+            results = yield from self._write(ops[start : start + MAX_BATCH_OPS], changes)
+            for op, outcome, _ in results:
+                merged = outcome.status == "merged"
+                counts["merged"] += merged
+                counts[op.kind] += op.kind == "put" or not merged
+            self._remember([op.key for op, _, _ in results], changes)
+        return Saved(counts["put"], counts["delete"], counts["merged"])
+
+    def _members(self, data: Any) -> dict[Any, Any]:
+        if self._whole:
+            return {WHOLE_KEY: data}
+        if isinstance(data, dict):
+            return cast("dict[Any, Any]", data)
+        raise DataError(
+            f"{self._path.name}: {type(data).__name__} is not a dict - at `$`",
+            code="not_an_object",
+            hint="JsonFile(..., whole=True) keeps a file of any form as one document",
+            path="$",
+        )
+
+    def _ops(self, changes: Difference) -> list[Op]:
+        puts = [self._op("put", key, known.text) for key, known in changes.puts.items()]
+        return puts + [self._op("delete", key) for key in changes.deletes]
+
+    def _op(self, kind: Literal["put", "delete"], key: str, body: str | None = None) -> Op:
+        """A write that says what it is based on; its key and text were checked already."""
+        base = self._basis.texts.get(key)
+        return Op(
+            lane="",
+            seq=0,
+            kind=kind,
+            collection=self._collection.name,
+            key=key,
+            body=body,
+            group=1,
+            seen="absent" if base is None else "present",
+            base=base,
+        )
+
+    def _write(self, ops: Sequence[Op], changes: Difference) -> Steps[list[Result]]:
+        try:
+            results: list[Result] = yield self.engine.submit(ops, loop=self._store.loop())
+        except BaseException as error:
+            # Any other error of ours says that nothing was written.
+            if isinstance(error, DeadlineExceeded) or not isinstance(error, StandfastError):
+                self._doubts.update((op.key, changes.puts.get(op.key)) for op in ops)
+            raise
+        for op, outcome, _ in results:
+            if outcome.status == "refused" and outcome.code != "batch":
+                raise_refusal(op, outcome)
+        return results
+
+    def _remember(self, keys: Sequence[str], changes: Difference) -> None:
+        """The basis is what was saved, also where that was merged: what the merge added is
+        somebody else's change then, and not missed as if the caller had removed it."""
+        for key in keys:
+            known = changes.puts.get(key)
+            if known is None:
+                self._basis.forget(key)
+            else:
+                self._basis.remember(key, known)
+
+    def _settle_doubts(self) -> Steps[None]:
+        """Find out what became of writes without an answer.
+
+        Where they are stored, the caller's dict was saved: a change that was taken back since then
+        has to be written, too.
+        """
+        stored = yield from self._collection.get_many(self._doubts)
+        for key, known in self._doubts.items():
+            if known is None and key not in stored:
+                self._basis.forget(key)
+            elif known is not None and key in stored and encode(stored[key]) == known.text:
+                self._basis.remember(key, known)
+        self._doubts.clear()
+
+    # ---- the file of former times
+
+    def _look_before_saving(self) -> Steps[None]:
+        """Nothing was loaded yet: is this the first run, or was something forgotten?"""
+        empty = False
+        if self._path.is_file():
+            if self._whole:
+                empty = (yield from self._collection.get(WHOLE_KEY, MISSING)) is MISSING
+            else:
+                empty = not (yield from self._collection.keys(limit=1))
+        self._look_at_file(empty=empty)
+
+    def _look_at_file(self, *, empty: bool) -> None:
+        """An empty store beside a file that was not moved is not taken for a first run.
+
+        Only at first: an app may delete all that it has.
+        """
+        if not self._looked and self._path.is_file():
+            if empty and not _holds_nothing(self._path):
+                raise ConfigError(
+                    f"{self._path} exists, and nothing of it is stored yet",
+                    code="not_migrated",
+                    hint=f"move it: standfast migrate {self._path}"
+                    f"{' --whole' if self._whole else ''}; or, to start anew, rename it",
+                )
+            place = self._path.resolve()
+            if not empty and place not in _warned:
+                _warned.add(place)
+                logger.warning("%s is not read any more: its data are in the store", self._path)
+        self._looked = True
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether a file is an empty object or array; one of no bytes was damaged."""
+    if path.stat().st_size > _SMALL_BYTES:
+        return False
+    return b"".join(path.read_bytes().split()) in (b"{}", b"[]")
+
+
+class _Names:
+    """What both faces know of their file before a store is open."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, whole: bool, collection: str | None
+    ) -> None:
+        self.path = Path(path)
+        self._whole = whole
+        try:
+            self.collection = collection_name(collection or self.path.stem)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{self.path}: {error.message}",
+                code=error.code,
+                hint="name it: JsonFile(..., collection=...), as `standfast migrate --collection`",
+            ) from None
+
+    def calls(self, store: StoreCalls) -> JsonFileCalls:
+        """The calls on the file in an open store."""
+        return JsonFileCalls(store, self.path, name=self.collection, whole=self._whole)
+
+
+class JsonFile:
+    """A JSON file of former times, in the store: `load()` gives a dict, `save(dict)` takes it back.
+
+    The collection has the name of the file without its ending, or that of `collection`, and one
+    document for each member of the file's object; with `whole`, one document of any form.  `store`:
+    an open store; by default `standfast.open()`, one for all files of the process with the same
+    settings, closed when the program ends.  Thread-safe: one call at a time.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        store: Store | None = None,
+        whole: bool = False,
+        collection: str | None = None,
+    ) -> None:
+        if store is not None and not isinstance(store, Store):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _wrong_store("JsonFile", "a Store of standfast.open()")
+        self._names = _Names(path, whole=whole, collection=collection)
+        self._store = store
+        self._calls: JsonFileCalls | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"JsonFile({str(self._names.path)!r})"
+
+    @property
+    def calls(self) -> JsonFileCalls:
+        """The calls; opens the store when that has not happened yet."""
+        if self._calls is None:
+            self._calls = self._names.calls((self._store or shared_store()).calls)
+        return self._calls
+
+    _load = blocking(JsonFileCalls.load)
+    _save = blocking(JsonFileCalls.save)
+
+    def load(self) -> Any:
+        """Everything that is stored, as the file would hold it: see `JsonFileCalls.load`."""
+        with self._lock:
+            return self._load()
+
+    def save(self, data: Any) -> Saved:
+        """Write what changed since the last load or save: see `JsonFileCalls.save`."""
+        with self._lock:
+            return self._save(data)
+
+
+class AsyncJsonFile:
+    """As `JsonFile`, awaited; `store` is an asynchronous one.
+
+    A task that is cancelled gives up the answer only: its save goes on to its end.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        store: AsyncStore | None = None,
+        whole: bool = False,
+        collection: str | None = None,
+    ) -> None:
+        if store is not None and not isinstance(store, AsyncStore):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _wrong_store("AsyncJsonFile", "an AsyncStore of standfast.open_async()")
+        self._names = _Names(path, whole=whole, collection=collection)
+        self._store = store
+        self._calls: JsonFileCalls | None = None
+        self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
+    def __repr__(self) -> str:
+        return f"AsyncJsonFile({str(self._names.path)!r})"
+
+    @property
+    def calls(self) -> JsonFileCalls:
+        """The calls, once the store is open."""
+        assert self._calls is not None, "opened by the first load or save"
+        return self._calls
+
+    _load = awaited(JsonFileCalls.load)
+    _save = awaited(JsonFileCalls.save)
+
+    async def load(self) -> Any:
+        """Everything that is stored, as the file would hold it: see `JsonFileCalls.load`."""
+        async with self._lock():
+            await self._open()
+            return await self._load()
+
+    async def save(self, data: Any) -> Saved:
+        """Write what changed since the last load or save: see `JsonFileCalls.save`."""
+        return await asyncio.shield(asyncio.ensure_future(self._save_in_turn(data)))
+
+    async def _save_in_turn(self, data: Any) -> Saved:
+        async with self._lock():
+            await self._open()
+            return await self._save(data)
+
+    def _lock(self) -> asyncio.Lock:
+        """One call at a time; a lock belongs to the loop that it was first waited for in."""
+        loop = asyncio.get_running_loop()
+        if self._turn is None or self._turn[0] is not loop:
+            self._turn = loop, asyncio.Lock()
+        return self._turn[1]
+
+    async def _open(self) -> None:
+        if self._calls is None:
+            store = self._store or (await asyncio.to_thread(shared_store)).as_async()
+            self._calls = self._names.calls(store.calls)
+
+
+def _wrong_store(name: str, wanted: str) -> ConfigError:
+    return ConfigError(
+        f"{name}(store=...) is not {wanted}", code="usage", hint=f"give {wanted}, or none"
+    )
+
+
+def shared_store() -> Store:
+    """The store of this process for the environment's settings, opened when first asked for."""
+    settings = load_settings()
+    place = (settings.url, str(settings.data_dir.resolve()), settings.deadline_s)
+    with _opening:
+        store = _stores.get(place)
+        if store is None or not store.is_open:
+            store = _stores[place] = open_store()
+        return store
+
+
+def _after_fork() -> None:
+    """Whoever was opening a store goes on in the parent only."""
+    global _opening
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

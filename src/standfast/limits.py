@@ -1,0 +1,89 @@
+"""Every limit of standfast in one place, each with its number and the reason for it."""
+
+from __future__ import annotations
+
+#: Nesting of arrays and objects in one document. Far above real files (17 at most in 412 state
+#: files), far below the recursion limit of the parsers.
+MAX_DEPTH = 256
+
+#: UTF-8 bytes of one document's JSON text. PostgreSQL's jsonb ends at 256 MB.
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+
+#: Digits of one integer. PostgreSQL's numeric ends at 131,072; the conversion is quadratic.
+MAX_INTEGER_DIGITS = 100_000
+
+#: UTF-8 bytes of one key: a PostgreSQL index row ends at about 2,700 bytes.
+MAX_KEY_BYTES = 1024
+
+#: Characters of a collection name: with the longest suffix that an index name gets, it stays
+#: below PostgreSQL's 63.
+MAX_COLLECTION_CHARS = 50
+
+#: Operations of one all-or-nothing batch.
+MAX_BATCH_OPS = 10_000
+
+#: Documents that one page of a scan returns at the most.
+MAX_PAGE = 10_000
+
+#: Attempts of `update(fn)` before it gives up with a ConflictError.
+MAX_UPDATE_ATTEMPTS = 50
+
+#: Times that a transaction is run again after a deadlock, a serialization failure or a lost race
+#: for a new key.
+MAX_TRANSACTION_ATTEMPTS = 5
+
+# ---- the engine
+
+#: Writes that wait for the writer thread. Far above the number of callers at once.
+MAX_QUEUE_OPS = 50_000
+
+#: JSON bytes of the writes that wait for the writer thread.
+MAX_QUEUE_BYTES = 256 * 1024 * 1024
+
+#: Writes and JSON bytes that one transaction on the primary takes, unless a single batch is larger.
+MAX_TRANSACTION_OPS = 1000
+MAX_TRANSACTION_BYTES = 8 * 1024 * 1024
+
+#: Writes that the journal holds; a store that reaches it refuses the next one before it is
+#: acknowledged. Half of it is warned about.
+MAX_JOURNAL_OPS = 1_000_000
+
+#: JSON bytes that the journal holds.
+MAX_JOURNAL_BYTES = 1024 * 1024 * 1024
+
+#: Age of the oldest pending write at which a journal is no longer replayed without being asked.
+MAX_JOURNAL_AGE_S = 24 * 3600.0
+
+#: Reads that one statement answers together.
+MAX_READ_KEYS = 1000
+
+#: Batches of one lane, after which a new lane begins: one row of the primary, updated again and
+#: again while a long snapshot is open there, becomes slow.
+MAX_LANE_BATCHES = 10_000
+
+#: Documents and known absences that the mirror holds; beyond, a tenth of the longest known goes.
+MAX_MIRROR_ROWS = 1_000_000
+
+#: Seconds that acknowledged writes are kept after the primary confirmed them.
+RETENTION_S = 600.0
+
+#: Bytes of such writes that are kept at the most; the older half goes when there are more.
+MAX_RETAINED_BYTES = 256 * 1024 * 1024
+
+#: Seconds that one attempt to connect may take.
+CONNECT_DEADLINE_S = 1.0
+
+#: Seconds that a call waits at the most for the local files, beyond its deadline.
+LOCAL_GRACE_S = 10.0
+
+# ---- the bot
+
+#: Entries of one guild's waitlist. Each change writes the document, of 300 bytes an entry or so.
+MAX_WAITLIST_ENTRIES = 10_000
+
+#: Characters of each text of an entry. Names at Discord end at 32, and fields of its forms, which
+#: hold several sometimes, are set to less than this.
+MAX_ENTRY_TEXT_CHARS = 200
+
+#: Alternative names of one entry.
+MAX_ALT_IGNS = 25

@@ -1,0 +1,218 @@
+"""What a migration would do to each collection: pure comparison of a file with the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from standfast.backends.base import Form, StoredText
+from standfast.codec import decode, encode
+from standfast.merge import Side, changed_paths, same_value, three_way
+from standfast.migrate.splitting import WHOLE_KEY, split_members
+
+OnConflict = Literal["file", "database", "newest", "fail"]
+
+#: Differing places that are kept for one document, to be shown.
+MAX_SHOWN_PATHS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Different:
+    """One document that the file and the database hold differently.
+
+    `decision`: "file", "database" or "merged" when that is settled, "open" when the policy is to
+    fail.  `paths` say where they differ, never what stands there.
+    """
+
+    key: str
+    decision: Literal["file", "database", "merged", "open"]
+    reason: str
+    paths: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class CollectionPlan:
+    """Everything that a run will do to one collection, and why.
+
+    `inserts` and `updates` are `(key, text)`; `expected` are the versions that the plan saw in the
+    rows it touches; `removed` are rows that are split into documents of their own, and
+    `not_from_file` the texts of those inserts that such a row decided.
+    """
+
+    collection: str
+    source: str
+    form: Form
+    inserts: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    updates: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    expected: dict[str, int] = field(default_factory=dict[str, int])
+    equal: list[str] = field(default_factory=list[str])
+    different: list[Different] = field(default_factory=list[Different])
+    removed: list[str] = field(default_factory=list[str])
+    not_from_file: dict[str, str] = field(default_factory=dict[str, str])
+    only_database: int = 0
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def open_conflicts(self) -> list[Different]:
+        """The documents that need a decision before anything is written."""
+        return [found for found in self.different if found.decision == "open"]
+
+    @property
+    def kept(self) -> list[str]:
+        """The keys whose document in the database stays as it is, though the file's differs."""
+        return [found.key for found in self.different if found.decision == "database"]
+
+    @property
+    def writes(self) -> int:
+        """The number of rows that the run will change."""
+        return len(self.inserts) + len(self.updates) + len(self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How to decide where file and database differ and no earlier run left a common base."""
+
+    on_conflict: OnConflict = "fail"
+    file_time_us: int = 0
+    split_default: bool = False
+
+
+def compare(
+    plan: CollectionPlan,
+    documents: Iterable[tuple[str, str]],
+    rows: Iterable[StoredText],
+    base: Mapping[str, str],
+    policy: Policy,
+) -> CollectionPlan:
+    """Fill in a plan: each document of the file against the row of the same key.
+
+    `base` holds the texts that the last run from this file brought, by key; where it has one, the
+    two sides are merged three ways and only a true conflict asks the policy; what was deleted in
+    the database since then stays deleted, unless the file changed it.  Rows that only the database
+    has are never touched, whatever the policy.
+    """
+    stored = {row.key: row for row in rows}
+    virtual = _split_row(plan, stored, policy)
+    decided = _Decisions(plan, policy)
+    if not stored and not virtual and not base:
+        plan.inserts = list(documents)
+        return plan
+    seen: set[str] = set()
+    for key, text in documents:
+        seen.add(key)
+        row = stored.get(key) or virtual.get(key)
+        if row is None:
+            decided.missing(key, text, base.get(key))
+        elif row.text == text or same_value(decode(row.text), decode(text)):
+            plan.equal.append(key)
+            decided.write(key, row.text, row) if key in virtual else None
+        else:
+            decided.different(key, text, row, base.get(key))
+    for key, row in virtual.items():
+        if key not in seen:
+            decided.write(key, row.text, row)
+    plan.only_database = sum(1 for key in stored if key not in seen)
+    if decided.deleted:
+        plan.notes.append(
+            f"{decided.deleted} document(s) were deleted in the database since the last run, and"
+            " stay so"
+        )
+    return plan
+
+
+def _split_row(
+    plan: CollectionPlan, stored: dict[str, StoredText], policy: Policy
+) -> dict[str, StoredText]:
+    """The members of a row `default` that holds everything, as rows that do not exist yet."""
+    row = stored.get(WHOLE_KEY)
+    if row is None or plan.form.shape == "document":
+        return {}
+    members = split_members(encode(decode(row.text)))
+    if members is None:
+        return {}
+    if not policy.split_default:
+        plan.notes.append(
+            f"the table's row `{WHOLE_KEY}` looks like the older layout with everything in it:"
+            f" --split-default makes {len(members)} documents of it"
+        )
+        return {}
+    del stored[WHOLE_KEY]
+    plan.removed.append(WHOLE_KEY)
+    plan.expected[WHOLE_KEY] = row.version
+    plan.notes.append(f"the table's row `{WHOLE_KEY}` is split into {len(members)} documents")
+    return {
+        key: StoredText(key, text, 0, row.updated_us) for key, text in members if key not in stored
+    }
+
+
+class _Decisions:
+    """The part of the comparison that decides: takes one differing document at a time."""
+
+    def __init__(self, plan: CollectionPlan, policy: Policy) -> None:
+        self.plan = plan
+        self.policy = policy
+        self.deleted = 0
+
+    def write(self, key: str, text: str, row: StoredText) -> None:
+        """A row that gets this text: an insert when it exists only as a member of another row."""
+        if row.version:
+            self.plan.updates.append((key, text))
+            self.plan.expected[key] = row.version
+        else:
+            self.plan.inserts.append((key, text))
+            self.plan.not_from_file[key] = text
+
+    def missing(self, key: str, text: str, base: str | None) -> None:
+        """A document without a row: new, or deleted since the last run brought it."""
+        if base is None or not same_value(decode(base), decode(text)):
+            self.plan.inserts.append((key, text))
+            return
+        self.deleted += 1
+        reason = "deleted in the database since the last run"
+        self.plan.different.append(Different(key, "database", reason, ("removed $",)))
+
+    def different(self, key: str, text: str, row: StoredText, base: str | None) -> None:
+        """Decide by the base if there is one, by the policy otherwise, and note it."""
+        file, database = decode(text), decode(row.text)
+        side = self._policy_side(row)
+        decision: Literal["file", "database", "merged", "open"] = side or "open"
+        reason = f"policy {self.policy.on_conflict}"
+        result = text if side == "file" else row.text
+        if base is not None:
+            prefer: Side = "theirs" if side == "database" else "mine"
+            merged = three_way(decode(base), file, database, prefer=prefer)
+            if not merged.true_conflicts:
+                decision, reason = _settled(merged.value, file, database)
+                if decision == "merged":
+                    result = encode(merged.value)
+                else:
+                    result = text if decision == "file" else row.text
+            elif side is not None:
+                decision, reason = "merged", f"both changed it, policy {self.policy.on_conflict}"
+                result = encode(merged.value)
+        found = changed_paths(database, file, most=MAX_SHOWN_PATHS + 1)
+        paths = [f"{difference.kind} {difference.path}" for difference in found[:MAX_SHOWN_PATHS]]
+        if len(found) > MAX_SHOWN_PATHS:
+            paths.append("...")
+        self.plan.different.append(Different(key, decision, reason, tuple(paths)))
+        if decision in ("file", "merged"):
+            self.write(key, result, row)
+        elif decision == "database" and not row.version:
+            self.write(key, row.text, row)
+
+    def _policy_side(self, row: StoredText) -> Literal["file", "database"] | None:
+        if self.policy.on_conflict == "newest":
+            return "file" if self.policy.file_time_us > row.updated_us else "database"
+        return None if self.policy.on_conflict == "fail" else self.policy.on_conflict
+
+
+def _settled(
+    value: object, file: object, database: object
+) -> tuple[Literal["file", "database", "merged"], str]:
+    """What a merge without a true conflict amounts to."""
+    if same_value(value, database):  # type: ignore[arg-type]
+        return "database", "only the database changed since the last run"
+    if same_value(value, file):  # type: ignore[arg-type]
+        return "file", "only the file changed since the last run"
+    return "merged", "both changed different parts since the last run"

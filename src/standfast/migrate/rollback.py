@@ -1,0 +1,299 @@
+"""Taking a run back: rows as they were before it, files byte for byte where they were.
+
+One transaction for the rows, then the files one by one; the state on disk tells where a killed
+rollback goes on.  Versions of rows never go down, so a restored row has a higher one than before.
+Whatever somebody has written since the run is refused or archived, never overwritten unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from standfast.backends.base import Backend, Change, Form, Image, Load, LoadReport
+from standfast.codec import decode
+from standfast.errors import CorruptData, MigrationError, StandfastError
+from standfast.failpoints import failpoint
+from standfast.files import (
+    beside,
+    fsync_directory,
+    make_directory,
+    read_regular,
+    sha256,
+    write_atomic,
+)
+from standfast.merge import same_value
+from standfast.migrate.cleanup import discard_parked, parked_place
+from standfast.migrate.counting import Tell, silent
+from standfast.migrate.guard import disk_errors, migration_lock, require_same_target, was_loaded
+from standfast.migrate.planning import documents_of
+from standfast.migrate.rundir import (
+    CollectionChanges,
+    RunDir,
+    RunState,
+    SourceRecord,
+    find_run,
+    remove_stateless,
+)
+from standfast.migrate.verify import Expected
+
+#: Rows and files that a refusal names; beyond them it counts.
+MAX_NAMED = 20
+
+
+@dataclass(slots=True)
+class RollbackResult:
+    """What a rollback did; `archived` are the files that hold what was discarded."""
+
+    run: str
+    rows: int = 0
+    files: int = 0
+    archived: list[str] = field(default_factory=list[str])
+    already: bool = False
+
+
+def rollback(
+    backend: Backend,
+    data_dir: Path,
+    run: str,
+    *,
+    discard_newer: bool = False,
+    tell: Tell = silent,
+) -> RollbackResult:
+    """Take a run back; resumable, and a no-op for a run that was taken back already.
+
+    Rows that moved since the run, and files that are there again with another content, are refused
+    with MigrationError("moved") before anything is changed; `discard_newer` archives them in the
+    run's directory and goes on.  Files that the run never took are left as they are.
+    """
+    with migration_lock(data_dir), disk_errors("rolling back"):
+        remove_stateless(data_dir)
+        run_dir = find_run(data_dir, run)
+        state = run_dir.load_state()
+        result = RollbackResult(state.run)
+        if state.state == "rolled-back":
+            result.already = True
+            return result
+        require_same_target(backend, state)
+        if not was_loaded(backend, state):
+            # There are only copies, and the originals are in place.
+            run_dir.remove()
+            return result
+        tell("roll back", f"run {state.run} in {backend.display}")
+        _Rollback(backend, run_dir, state, discard_newer, result).do()
+        return result
+
+
+class _Rollback:
+    """One rollback, of a run whose load was committed."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        run_dir: RunDir,
+        state: RunState,
+        discard_newer: bool,
+        result: RollbackResult,
+    ) -> None:
+        self._backend = backend
+        self._run_dir = run_dir
+        self._state = state
+        self._discard_newer = discard_newer or state.discard_newer
+        self._result = result
+        self._record_name = f"{state.run}:rollback"
+
+    def do(self) -> None:
+        """Check everything, archive what is given up, then the rows, then the files."""
+        state, run_dir, result = self._state, self._run_dir, self._result
+        for source in state.sources:
+            run_dir.original(source)
+        files = self._newer_files()
+        loads, rows = self._plan_rows()
+        self._refuse_or_archive(files, rows)
+        if state.state != "rolling-back":
+            state.state = "rolling-back"
+            state.discard_newer = self._discard_newer
+            run_dir.save_state(state)
+            failpoint("state-rolling-back")
+        if loads is not None:
+            self._backend.load(self._record_name, "rolled-back", loads)
+            failpoint("rollback-committed")
+            result.rows = sum(len(load.changes) for load in loads)
+        for source in state.taken:
+            with disk_errors(f"restoring {source.path}"):
+                self._restore_file(source)
+            failpoint("original-restored")
+        run_dir.sweep(state)
+        state.state = "rolled-back"
+        run_dir.save_state(state)
+        run_dir.log(f"rolled back: {result.rows} rows, {result.files} files")
+        failpoint("state-rolled-back")
+
+    def _refuse_or_archive(
+        self, files: list[tuple[SourceRecord, bytes]], rows: dict[str, dict[str, Image | None]]
+    ) -> None:
+        moved = [source.path for source, _ in files]
+        moved += [f"`{name}` key {key!r}" for name, each in rows.items() for key in each]
+        if moved and not self._discard_newer:
+            raise _refusal(self._state.run, moved)
+        for source, data in files:
+            self._archive(f"newer-{source.stored}", data)
+        newer = {
+            name: [image for image in each.values() if image is not None]
+            for name, each in rows.items()
+        }
+        if any(newer.values()):
+            self._archive("newer-rows.json", msgspec.json.encode(newer))
+        failpoint("newer-archived")
+
+    def _archive(self, name: str, data: bytes) -> None:
+        with disk_errors("archiving"):
+            kept = str(self._run_dir.archive(name, data))
+        if kept not in self._result.archived:
+            self._result.archived.append(kept)
+
+    # ---- rows
+
+    def _plan_rows(self) -> tuple[list[Load] | None, dict[str, dict[str, Image | None]]]:
+        """What to load, and the rows that moved since the run; no load when it is done already."""
+        backend, run_dir = self._backend, self._run_dir
+        if backend.run_record(self._record_name) is not None:
+            return None, {}
+        record = backend.run_record(self._state.run)
+        if record is None:
+            if self._discard_newer:
+                return None, {}
+            raise CorruptData(
+                f"the database knows nothing of run {self._state.run}, though it was loaded",
+                code="went_back",
+                hint="was it restored from an older backup? nothing was changed;"
+                " --discard-newer leaves its rows as they are and puts the files back",
+            )
+        loads: list[Load] = []
+        moved: dict[str, dict[str, Image | None]] = {}
+        changes = run_dir.load_changes()
+        for source in self._state.sources:
+            name = source.collection
+            each = changes[name]
+            keys = each.inserted + [updated.before.key for updated in each.updated]
+            present = backend.images(name, keys)
+            expected = Expected(documents_of(run_dir, source), each).texts
+            odd = set(backend.inconsistent(name))
+            found = _moved(present, each, record.loads[name], expected)
+            found += [key for key in present if key in odd and key not in found]
+            if found:
+                moved[name] = {key: present.get(key) for key in found}
+            loads.append(Load(name, self._form(source, each), (), _undo(present, each)))
+        return loads, moved
+
+    def _form(self, source: SourceRecord, changes: CollectionChanges) -> Form | None:
+        """The form before the run, unless a later run has given the collection another."""
+        return changes.form if self._backend.form(source.collection) == source.form else None
+
+    # ---- files
+
+    def _newer_files(self) -> list[tuple[SourceRecord, bytes]]:
+        """The files that are there again, with another content."""
+        found = [(source, _content(Path(source.path))) for source in self._state.taken]
+        return [
+            (source, data)
+            for source, data in found
+            if data is not None and sha256(data) != source.sha256
+        ]
+
+    def _restore_file(self, source: SourceRecord) -> None:
+        path = Path(source.path)
+        draft = beside(path, f".{self._state.run}.restoring")
+        data = _content(path)
+        if data is None or sha256(data) != source.sha256:
+            if data is not None and not self._discard_newer:
+                # It came while the rollback was under way.
+                raise _refusal(self._state.run, [source.path])
+            if data is not None:
+                self._archive(f"newer-{source.stored}", data)
+            make_directory(path.parent)
+            write_atomic(
+                path,
+                self._run_dir.original(source),
+                mode=source.mode,
+                mtime_ns=source.mtime_ns,
+                draft=draft,
+            )
+            self._result.files += 1
+            self._run_dir.log(f"restored: {path}")
+        elif draft.exists():
+            draft.unlink()
+            fsync_directory(path.parent)
+        kept = discard_parked(parked_place(path, self._state.run), source, self._run_dir)
+        if kept is not None:
+            self._result.archived.append(str(kept))
+
+
+def _content(path: Path) -> bytes | None:
+    with disk_errors(f"reading {path}"):
+        return read_regular(path)[0] if path.exists() else None
+
+
+def _moved(
+    present: Mapping[str, Image],
+    changes: CollectionChanges,
+    report: LoadReport,
+    expected: Mapping[str, str],
+) -> list[str]:
+    """The rows that are not any more what the run left, deleted ones included.
+
+    Version and content are both looked at: a replication or a session without triggers changes
+    rows and leaves their versions.
+    """
+    removed = {each.before.key for each in changes.updated if each.after is None}
+    written = changes.inserted + [
+        each.before.key for each in changes.updated if each.after is not None
+    ]
+    moved = [key for key in removed if key in present]
+    for key in written:
+        image = present.get(key)
+        as_left = (
+            image is not None
+            and image.version == report.version_of(key)
+            and _holds(image, expected[key])
+        )
+        if not as_left:
+            moved.append(key)
+    return moved
+
+
+def _holds(image: Image, wanted: str) -> bool:
+    found = image.data if image.raw is None else image.raw
+    if found == wanted:
+        return True
+    try:
+        return same_value(decode(found), decode(wanted))
+    except StandfastError:
+        return False
+
+
+def _undo(present: Mapping[str, Image], changes: CollectionChanges) -> list[Change]:
+    deletes = [Change(key, present[key].version) for key in changes.inserted if key in present]
+    restores = [
+        Change(
+            updated.before.key,
+            present[updated.before.key].version if updated.before.key in present else 0,
+            image=updated.before,
+        )
+        for updated in changes.updated
+    ]
+    return deletes + restores
+
+
+def _refusal(run: str, named: list[str]) -> MigrationError:
+    shown = ", ".join(named[:MAX_NAMED]) + (
+        f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+    )
+    return MigrationError(
+        f"run {run} was not rolled back: {len(named)} row(s) or file(s) moved since: {shown}",
+        code="moved",
+        hint="--discard-newer archives what is newer in the run's directory, then rolls back",
+    )

@@ -1,0 +1,368 @@
+"""A run, step by step: plan, backup, load, verify, clean up; and how a killed one goes on.
+
+The order makes every step safe to be killed in: originals stay in place until the database has
+given every value back, the load is one transaction that holds the run's record, and the state on
+disk is replaced atomically after each step.  A run that was killed before its load was committed
+has changed nothing and is thrown away; one that was killed later is finished first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from standfast.backends.base import Backend, Change, Load
+from standfast.errors import ConfigError, DataError, MigrationError
+from standfast.failpoints import failpoint
+from standfast.migrate.cleanup import take_away
+from standfast.migrate.counting import Counted, Progress, Tell, silent
+from standfast.migrate.finding import Found
+from standfast.migrate.guard import (
+    disk_errors,
+    migration_lock,
+    moved_files,
+    require_same_target,
+    runs_that_moved,
+    was_loaded,
+)
+from standfast.migrate.plan import CollectionPlan
+from standfast.migrate.planning import Options, Plan, compare_with_database, scan
+from standfast.migrate.rundir import (
+    UNFINISHED,
+    CollectionChanges,
+    RunDir,
+    RunState,
+    Updated,
+    all_runs,
+    new_run_id,
+    now_text,
+    remove_stateless,
+    runs_folder,
+    stored_names,
+)
+from standfast.migrate.verify import Verdict, verify_run
+
+
+@dataclass(slots=True)
+class Result:
+    """What a migration did.
+
+    `run` is None when there was nothing to do; `resumed` are earlier runs that were finished
+    first; `changed_files` are originals that changed under the run and stayed in place, or that
+    somebody wrote again in the moment in which they were taken.
+    """
+
+    plan: Plan
+    run: str | None = None
+    verdict: Verdict | None = None
+    resumed: list[str] = field(default_factory=list[str])
+    changed_files: list[str] = field(default_factory=list[str])
+    moved: int = 0
+
+    @property
+    def green(self) -> bool:
+        """Whether everything that was asked for is done."""
+        verified = self.verdict is None or self.verdict.green
+        return verified and not self.changed_files and not self.plan.open_conflicts
+
+
+class Runner:
+    """Migrations of one data directory into one database."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        data_dir: Path,
+        *,
+        tell: Tell = silent,
+        progress: Progress = silent,
+    ) -> None:
+        self._backend = backend
+        self._data_dir = data_dir
+        self._tell = tell
+        self._progress = progress
+
+    # ---- plan
+
+    def plan(self, paths: Sequence[Path], options: Options) -> Plan:
+        """What a run would do now.  Writes nothing anywhere.
+
+        Paths whose files an earlier run has moved away already are notes of the plan, no errors:
+        running the same command twice is a no-op.
+        """
+        self._tell("scan", f"reading {', '.join(map(str, paths))}")
+        plan = self._scan(paths, options)
+        self._tell("plan", f"comparing {len(plan.sources)} file(s) with {self._backend.display}")
+        compare_with_database(plan, self._backend, options, data_dir=self._data_dir)
+        return plan
+
+    def _scan(self, paths: Sequence[Path], options: Options) -> Plan:
+        try:
+            return scan(paths, options, data_dir=self._data_dir)
+        except ConfigError as error:
+            if error.code not in ("no_such_file", "no_json"):
+                raise
+            moved = moved_files(self._data_dir, self._backend.identity())
+            plan = Plan(Found((), (), False))
+            left: list[Path] = []
+            for path in paths:
+                runs = runs_that_moved(path, moved)
+                if runs:
+                    plan.notes.append(f"{path}: already migrated by run {', '.join(runs)}")
+                else:
+                    left.append(path)
+            if not plan.notes:
+                raise
+            if left:
+                rest = scan(left, options, data_dir=self._data_dir)
+                rest.notes.extend(plan.notes)
+                return rest
+            return plan
+
+    # ---- run
+
+    def run(
+        self,
+        paths: Sequence[Path],
+        options: Options,
+        *,
+        confirm: Callable[[Plan], None] = lambda _: None,
+    ) -> Result:
+        """Do it.  `confirm` sees the plan before anything is written and may raise to stop."""
+        with migration_lock(self._data_dir), disk_errors("migrating"):
+            resumed, unfinished = self._finish_earlier_runs()
+            if unfinished is not None:
+                return unfinished
+            plan = self.plan(paths, options)
+            result = Result(plan, resumed=resumed)
+            if (plan.problems and not options.skip_bad) or plan.open_conflicts or not plan.sources:
+                return result
+            confirm(plan)
+            if not plan.writes and options.keep_files:
+                return result
+            self._execute(plan, options, result)
+            return result
+
+    def _execute(self, plan: Plan, options: Options, result: Result) -> None:
+        run_dir = RunDir(runs_folder(self._data_dir) / new_run_id())
+        names = stored_names([source.path for source in plan.sources])
+        records = [
+            source.record(name, options.read)
+            for source, name in zip(plan.sources, names, strict=True)
+        ]
+        state = RunState(
+            run=run_dir.run,
+            state="started",
+            started_at=now_text(),
+            target=self._backend.display,
+            identity=self._backend.identity(),
+            sources=records,
+            on_conflict=options.on_conflict,
+            keep_files=options.keep_files,
+            counts=_counts(plan),
+        )
+        with disk_errors("backing up"):
+            run_dir.create()
+            failpoint("run-dir")
+            try:
+                changes = self._back_up(plan, run_dir, state)
+            except BaseException:
+                _discard(run_dir)
+                raise
+        self._load(plan, run_dir, state, changes)
+        documents = {source.collection: source.contents.documents for source in plan.sources}
+        result.run = run_dir.run
+        self._finish(run_dir, state, changes, documents, result)
+
+    def _back_up(
+        self, plan: Plan, run_dir: RunDir, state: RunState
+    ) -> dict[str, CollectionChanges]:
+        """Keep the files' bytes and all that is stored of the rows that will change."""
+        self._tell("backup", f"keeping {len(plan.sources)} file(s) in {run_dir.path}")
+        run_dir.save_state(state)
+        failpoint("state-started")
+        for source, record in zip(plan.sources, state.sources, strict=True):
+            run_dir.save_original(record.stored, source.data, source.mtime_ns)
+            failpoint("original-kept")
+        run_dir.save_checksums(state.sources)
+        failpoint("checksums")
+        changes = {each.collection: self._changes(each) for each in plan.collections}
+        state.changes_sha256 = run_dir.save_changes(changes)
+        failpoint("changes-kept")
+        state.state = "backed-up"
+        run_dir.save_state(state)
+        failpoint("state-backed-up")
+        for collection, count in state.counts.items():
+            run_dir.log(f"plan: {collection}: {count}")
+        return changes
+
+    def _changes(self, plan: CollectionPlan) -> CollectionChanges:
+        after: dict[str, str | None] = {**dict(plan.updates), **dict.fromkeys(plan.removed)}
+        images = self._backend.images(plan.collection, list(after)) if after else {}
+        for key, version in plan.expected.items():
+            if key not in images or images[key].version != version:
+                raise MigrationError(
+                    f"collection `{plan.collection}`: the row of key {key!r} changed since the"
+                    " plan was made; nothing was written",
+                    code="plan_stale",
+                    hint="run the same command again: it makes a new plan",
+                )
+        return CollectionChanges(
+            inserted=[key for key, _ in plan.inserts],
+            updated=[Updated(images[key], text) for key, text in after.items()],
+            kept=plan.kept,
+            texts=plan.not_from_file,
+            form=self._backend.form(plan.collection),
+        )
+
+    def _load(
+        self,
+        plan: Plan,
+        run_dir: RunDir,
+        state: RunState,
+        changes: Mapping[str, CollectionChanges],
+    ) -> None:
+        self._tell("load", f"writing {plan.writes} row(s) in one transaction")
+        loads = [
+            Load(
+                each.collection,
+                each.form,
+                Counted(each.inserts, "load", self._progress),
+                [
+                    Change(u.before.key, u.before.version, u.after)
+                    for u in changes[each.collection].updated
+                ],
+            )
+            for each in plan.collections
+        ]
+        failpoint("load-begins")
+        try:
+            self._backend.load(run_dir.run, "loaded", loads)
+        except (MigrationError, DataError):
+            # Refused for certain.  After any other error the next run asks what became of it.
+            _discard(run_dir)
+            raise
+        failpoint("load-committed")
+        self._set_loaded(run_dir, state)
+
+    def _set_loaded(self, run_dir: RunDir, state: RunState) -> None:
+        state.state = "loaded"
+        state.identity = self._backend.identity()
+        run_dir.save_state(state)
+        run_dir.log("loaded: committed")
+        failpoint("state-loaded")
+
+    # ---- verify and clean up
+
+    def _finish(
+        self,
+        run_dir: RunDir,
+        state: RunState,
+        changes: Mapping[str, CollectionChanges],
+        documents: Mapping[str, list[tuple[str, str]]] | None,
+        result: Result,
+    ) -> None:
+        """The part of a run after its load: verify, then move the originals away."""
+        # Once originals are being moved the verification was green; the application may write.
+        if not state.cleaning and not self._verify(run_dir, state, changes, documents, result):
+            return
+        if not state.keep_files:
+            self._clean_up(run_dir, state, result)
+        run_dir.sweep(state)
+        state.state = "done"
+        run_dir.save_state(state)
+        run_dir.log("done")
+        failpoint("state-done")
+
+    def _verify(
+        self,
+        run_dir: RunDir,
+        state: RunState,
+        changes: Mapping[str, CollectionChanges],
+        documents: Mapping[str, list[tuple[str, str]]] | None,
+        result: Result,
+    ) -> bool:
+        self._tell("verify", f"reading back {sum(s.documents for s in state.sources)} document(s)")
+        result.verdict = verify_run(
+            self._backend, run_dir, state.sources, changes, documents, progress=self._progress
+        )
+        failpoint("verified")
+        if result.verdict.green:
+            run_dir.log(f"verified: {result.verdict.compared} values compared, all equal")
+            return True
+        state.state = "verify-failed"
+        run_dir.save_state(state)
+        failpoint("state-verify-failed")
+        for line in result.verdict.lines():
+            run_dir.log(f"verify: {line}")
+        return False
+
+    def _clean_up(self, run_dir: RunDir, state: RunState, result: Result) -> None:
+        """Take the originals away, and tell which ones stayed because they had changed."""
+        self._tell("clean up", f"moving {len(state.sources)} original(s) to {run_dir.path}")
+        state.cleaning = True
+        run_dir.save_state(state)
+        failpoint("state-cleaning")
+        for source in state.sources:
+            with disk_errors(f"moving {source.path}"):
+                outcome = take_away(source, run_dir)
+            if outcome == "taken":
+                result.moved += 1
+                run_dir.log(f"moved: {source.path}")
+            else:
+                result.changed_files.append(source.path)
+                run_dir.log(f"{outcome}: {source.path}")
+            if outcome == "changed":
+                state.left.append(source.path)
+            failpoint("original-moved")
+
+    # ---- runs that were killed
+
+    def _finish_earlier_runs(self) -> tuple[list[str], Result | None]:
+        """Bring every unfinished run of this data directory to its end.
+
+        Returns the runs that were finished, and the result to give at once when one cannot be.
+        """
+        finished: list[str] = []
+        remove_stateless(self._data_dir)
+        for run_dir in list(all_runs(self._data_dir)):
+            state = run_dir.load_state()
+            if state.state not in UNFINISHED:
+                continue
+            if state.state == "rolling-back":
+                raise MigrationError(
+                    f"the rollback of run {state.run} was interrupted",
+                    code="rolling_back",
+                    hint=f"finish it first: standfast rollback {state.run}",
+                )
+            if not was_loaded(self._backend, state):
+                run_dir.remove()
+                continue
+            require_same_target(self._backend, state)
+            if state.state == "backed-up":
+                self._set_loaded(run_dir, state)
+            self._tell("resume", f"finishing run {state.run}")
+            result = Result(Plan(Found((), (), False)), state.run)
+            self._finish(run_dir, state, run_dir.load_changes(), None, result)
+            if not result.green:
+                return finished, result
+            finished.append(state.run)
+        return finished, None
+
+
+def _discard(run_dir: RunDir) -> None:
+    """Remove a run that has changed nothing; where that fails too, the next run does it."""
+    with contextlib.suppress(OSError):
+        run_dir.remove()
+
+
+def _counts(plan: Plan) -> dict[str, int]:
+    counts = {"new": 0, "changed": 0, "equal": 0, "only in the database": 0}
+    for each in plan.collections:
+        counts["new"] += len(each.inserts)
+        counts["changed"] += len(each.updates)
+        counts["equal"] += len(each.equal)
+        counts["only in the database"] += each.only_database
+    return counts

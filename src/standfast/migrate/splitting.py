@@ -1,0 +1,111 @@
+"""JSON text taken apart into the exact texts of its parts, and errors that know their place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import cast
+
+import msgspec
+
+from standfast.codec import accept, canonical_texts
+from standfast.errors import DataError
+from standfast.jsontext import find_problem, minify, position
+from standfast.limits import MAX_DEPTH
+
+#: The key of a file that is kept as one document.
+WHOLE_KEY = "default"
+
+#: Documents that are checked with one call.
+_BLOCK = 100
+
+_scanner = json.JSONDecoder(parse_int=str, parse_float=str)
+
+
+def error_at(
+    text: str,
+    offset: int,
+    name: str,
+    code: str,
+    what: str,
+    path: str,
+    *,
+    hint: str = "correct it there",
+) -> DataError:
+    """An error with the place that an offset has in the text of a file."""
+    line, column = position(text, offset)
+    where = f"{name}:{line}:{column}"
+    return DataError(f"{where}: {what} - at `{path}`", code=code, hint=hint, path=path, where=where)
+
+
+def require_json(text: str, name: str, *, max_depth: int = MAX_DEPTH) -> None:
+    """Raise with the place of whatever keeps a text from being one JSON value within the limits."""
+    problem = find_problem(text, max_depth=max_depth)
+    if problem is not None:
+        raise problem.error(name)
+
+
+def accept_part(part: str, text: str, offset: int, name: str, path: str) -> str:
+    """A document's text out of a whole that is known to be JSON; the error knows its place."""
+    try:
+        return accept(part)
+    except DataError as error:
+        what, code = error.message, error.code
+        raise error_at(text, offset, name, code, what, path, hint=error.hint) from None
+
+
+def texts_of(parts: list[msgspec.Raw]) -> list[str]:
+    """The document texts of many JSON texts; DataError for the first that is refused."""
+    texts: list[str] = []
+    for start in range(0, len(parts), _BLOCK):
+        block = parts[start : start + _BLOCK]
+        quick = canonical_texts(block)
+        texts.extend(quick if quick is not None else [accept(str(part, "utf-8")) for part in block])
+    return texts
+
+
+def split_object(text: str) -> Iterator[tuple[str, int, str]]:
+    """Key, offset and minified text of each member of an object that is known to be valid JSON."""
+    pos = _skip(text, text.index("{") + 1)
+    while text[pos] != "}":
+        start = pos
+        key, pos = cast("tuple[str, int]", _scanner.raw_decode(text, pos))
+        pos = _skip(text, _skip(text, pos) + 1)
+        _, end = _scanner.raw_decode(text, pos)
+        yield key, start, minify(text[pos:end])
+        pos = _skip(text, end)
+        if text[pos] == ",":
+            pos = _skip(text, pos + 1)
+
+
+def _skip(text: str, pos: int) -> int:
+    while text[pos] in " \t\n\r":
+        pos += 1
+    return pos
+
+
+def split_array(text: str) -> Iterator[tuple[int, str]]:
+    """Offset and minified text of each element of an array that is known to be valid JSON."""
+    pos = _skip(text, text.index("[") + 1)
+    while text[pos] != "]":
+        start = pos
+        _, end = _scanner.raw_decode(text, pos)
+        yield start, minify(text[start:end])
+        pos = _skip(text, end)
+        if text[pos] == ",":
+            pos = _skip(text, pos + 1)
+
+
+def split_elements(text: str) -> Iterator[str]:
+    """The exact texts of the elements of a document that is an array."""
+    return (part for _, part in split_array(text))
+
+
+def split_members(text: str) -> list[tuple[str, str]] | None:
+    """The members of a document that is an object of objects; None when it is anything else."""
+    if not text.startswith("{"):
+        return None
+    members = [(key, part) for key, _, part in split_object(text + " ")]
+    if not members or not all(part.startswith("{") for _, part in members):
+        return None
+    return members

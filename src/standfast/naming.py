@@ -1,0 +1,86 @@
+"""The rules for names: keys of documents and names of collections."""
+
+from __future__ import annotations
+
+import re
+
+from standfast.errors import ConfigError, DataError
+from standfast.limits import MAX_COLLECTION_CHARS, MAX_KEY_BYTES
+
+_COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_RESERVED = ("standfast", "_standfast", "pg_", "sqlite_")
+
+
+def key_text(key: object) -> str:
+    """The key as it is stored: a string as it is, an int as its decimal string (42 is "42").
+
+    Refused with a DataError: any other type (bool included), more than 1,024 bytes of UTF-8,
+    U+0000 and lone surrogates, which no database keeps in a text column.  "" is a key.
+    """
+    if type(key) is str:
+        text = key
+    elif isinstance(key, str):
+        text = str.__str__(key)
+    elif isinstance(key, int) and not isinstance(key, bool):
+        # Before it is written out, which the interpreter refuses for a number of 4,300 digits.
+        if key.bit_length() > 4 * MAX_KEY_BYTES:
+            raise DataError(
+                f"an int key of more than {MAX_KEY_BYTES} digits is over the limit",
+                code="bad_key",
+                hint="choose a shorter key",
+            )
+        text = str(int(key))
+    else:
+        raise DataError(
+            f"a key must be a string or an int, not {type(key).__name__}",
+            code="bad_key",
+            hint="use str(key) where that is what you mean",
+        )
+    problem = key_problem(text)
+    if problem:
+        raise DataError(problem, code="bad_key", hint="choose a shorter or plainer key")
+    return text
+
+
+def key_problem(text: str) -> str:
+    """Why `text` cannot be a key, in one sentence; empty when it can."""
+    if len(text) * 4 > MAX_KEY_BYTES or not text.isascii():
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            return "a key holds a lone surrogate, which is not Unicode text"
+        if size > MAX_KEY_BYTES:
+            return f"a key of {size} bytes is over the limit of {MAX_KEY_BYTES}"
+    if "\x00" in text:
+        return "a key holds U+0000, which no database keeps in a text column"
+    return ""
+
+
+def collection_name(name: object) -> str:
+    """The name, when it can name a collection (and so a table); else a ConfigError.
+
+    A letter or underscore, then letters, digits and underscores, ASCII, at most 50 characters;
+    names that start with `standfast`, `_standfast`, `pg_` or `sqlite_` are reserved.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"a collection's name must be a string, not {type(name).__name__}",
+            code="bad_collection",
+        )
+    hint = "use a letter or underscore, then letters, digits and underscores"
+    if not _COLLECTION.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot name a collection", code="bad_collection", hint=hint)
+    if len(name) > MAX_COLLECTION_CHARS:
+        raise ConfigError(
+            f"a collection's name of {len(name)} characters is over the limit of "
+            f"{MAX_COLLECTION_CHARS}",
+            code="bad_collection",
+            hint="choose a shorter name",
+        )
+    if name.lower().startswith(_RESERVED):
+        raise ConfigError(
+            f"{name!r} cannot name a collection: its beginning is reserved",
+            code="bad_collection",
+            hint="choose another name",
+        )
+    return name

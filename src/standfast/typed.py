@@ -1,0 +1,86 @@
+"""Documents with a type: checked on the way in, built on the way out, upgraded when they are old.
+
+A type is anything that msgspec can convert: a Struct, a dataclass, a TypedDict; or a pydantic
+model, which is recognised by its methods.
+Source: msgspec documentation, "Converting to and from other formats".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from standfast.errors import CorruptData, DataError
+
+
+class Typed:
+    """How the documents of one collection become values of a type, and back.
+
+    `upgrade` gets the JSON of a document that does not fit the type any more, and returns one that
+    does; it must be pure.  Nothing is written back by reading.
+    """
+
+    def __init__(self, kind: Any, upgrade: Callable[[Any], Any] | None = None) -> None:
+        self.kind = kind
+        self._upgrade = upgrade
+
+    def dump(self, value: Any) -> Any:
+        """The JSON of a value; DataError when it is not of the type."""
+        if hasattr(self.kind, "model_validate"):
+            if not isinstance(value, self.kind):
+                raise self._not_of_type(value)
+            return value.model_dump(mode="json")
+        try:
+            plain = msgspec.to_builtins(value, str_keys=True)
+            msgspec.convert(plain, self.kind)
+        except msgspec.ValidationError as error:
+            raise DataError(
+                f"the value is no {self._name}: {_place(error)}",
+                code="wrong_type",
+                hint="nothing was written; correct the value or the type",
+            ) from None
+        except (TypeError, ValueError, RecursionError):
+            raise self._not_of_type(value) from None
+        return plain
+
+    def load(self, document: Any) -> Any:
+        """The value of a document; CorruptData when it does not fit, upgraded or not."""
+        try:
+            return self._convert(document)
+        except ValueError as error:
+            problem = _place(error)
+        if self._upgrade is not None:
+            try:
+                return self._convert(self._upgrade(document))
+            except ValueError as error:
+                problem = f"after the upgrade, {_place(error)}"
+        raise CorruptData(
+            f"a stored document is no {self._name}: {problem}",
+            code="wrong_type",
+            hint="give upgrade= to read older documents, or make the new members optional",
+        )
+
+    def _convert(self, document: Any) -> Any:
+        if hasattr(self.kind, "model_validate"):
+            return self.kind.model_validate(document)
+        return msgspec.convert(document, self.kind)
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.kind, "__name__", str(self.kind))
+
+    def _not_of_type(self, value: Any) -> DataError:
+        return DataError(
+            f"the value is {type(value).__name__}, not {self._name}",
+            code="wrong_type",
+            hint="nothing was written",
+        )
+
+
+def _place(error: Exception) -> str:
+    """What msgspec says: types and places; what pydantic says repeats values, and is left out."""
+    if isinstance(error, msgspec.ValidationError):
+        return str(error)
+    return f"it does not fit ({type(error).__name__})"
