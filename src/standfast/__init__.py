@@ -18,20 +18,20 @@ from standfast.errors import (
     StandfastError,
     Unavailable,
 )
-from standfast.types import Document, ProvisionalVersion, Receipt
+from standfast.ops.types import Document, ProvisionalVersion, Receipt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from standfast.aio import AsyncBatch, AsyncCollection, AsyncStore, Opening
+    from standfast.api.aio import AsyncBatch, AsyncCollection, AsyncStore, Opening
+    from standfast.api.store import WriteOutcome
+    from standfast.api.sync import Batch, Collection, Store
     from standfast.engine.announce import StateChange
     from standfast.engine.health import Health
-    from standfast.engine.hold import Fallback
+    from standfast.engine.local_state import Fallback
     from standfast.jsonfile import AsyncJsonFile, JsonFile, Saved
-    from standfast.settle import OnConflict
-    from standfast.store import Batch, Collection, Store
-    from standfast.storecalls import WriteOutcome
+    from standfast.ops.reconcile import OnConflict
 
 __version__ = "0.1.0"
 
@@ -69,7 +69,7 @@ def open(
     its journal and its mirror.  Raises ConfigError for a wrong URL or directory, and Unavailable
     when the database answers with a refusal.
     """
-    from standfast.opening import hold_options, open_store
+    from standfast.api.opening import hold_options, open_store
 
     options = hold_options(
         fallback=fallback,
@@ -100,7 +100,7 @@ def open_async(
 
     The arguments, errors and guarantees are those of `open`.
     """
-    from standfast.opening import hold_options, open_async_store
+    from standfast.api.opening import hold_options, open_async_store
 
     options = hold_options(
         fallback=fallback,
@@ -144,18 +144,18 @@ __all__ = [
 ]
 
 _LAZY = {
-    "AsyncBatch": "aio",
-    "AsyncCollection": "aio",
-    "AsyncStore": "aio",
+    "AsyncBatch": "api.aio",
+    "AsyncCollection": "api.aio",
+    "AsyncStore": "api.aio",
     "AsyncJsonFile": "jsonfile",
-    "Batch": "store",
-    "Collection": "store",
+    "Batch": "api.sync",
+    "Collection": "api.sync",
     "Health": "engine.health",
     "JsonFile": "jsonfile",
     "Saved": "jsonfile",
     "StateChange": "engine.announce",
-    "Store": "store",
-    "WriteOutcome": "storecalls",
+    "Store": "api.sync",
+    "WriteOutcome": "api.store",
 }
 
 

@@ -16,23 +16,23 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from standfast.aio import AsyncStore
-from standfast.calls import Steps, awaited, blocking
-from standfast.codec import encode
-from standfast.collectioncalls import CollectionCalls
-from standfast.engine.hub import StoreEngine
-from standfast.engine.inbox import Result
+from standfast.api.aio import AsyncStore
+from standfast.api.collection import CollectionCalls
+from standfast.api.drive import Steps, awaited, blocking
+from standfast.api.opening import open_store
+from standfast.api.store import StoreCalls
+from standfast.api.sync import Store
+from standfast.config.settings import load_settings
+from standfast.document.codec import encode
+from standfast.document.diff import Basis, Difference, Known, difference
+from standfast.document.names import collection_name
+from standfast.document.values import MISSING
+from standfast.engine.interfaces import StoreEngine
+from standfast.engine.write_queue import Result
 from standfast.errors import ConfigError, DataError, DeadlineExceeded, StandfastError
-from standfast.jsondiff import Basis, Difference, Known, difference
-from standfast.jsonvalue import MISSING
 from standfast.limits import MAX_BATCH_OPS
-from standfast.naming import collection_name
-from standfast.opening import open_store
-from standfast.ops import raise_refusal
-from standfast.settings import load_settings
-from standfast.store import Store
-from standfast.storecalls import StoreCalls
-from standfast.types import Op, Row
+from standfast.ops.build import raise_refusal
+from standfast.ops.types import Op, Row
 
 logger = logging.getLogger("standfast")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from standfast.store import Store
+from standfast.api.sync import Store
 from support.bots import Home
 from support.faulty import Link, Open, Opened, Server, open_link
 

@@ -15,14 +15,14 @@ import pytest
 
 import standfast
 from standfast import ConfigError, ConflictError, CorruptData, DataError, DeadlineExceeded
+from standfast.api.drive import blocking
+from standfast.api.sync import Store
 from standfast.bot import AsyncBotStore, BotStore, Environment, Message, Statistics, faces
-from standfast.bot.botstore import AsyncWaitlist, Waitlist
-from standfast.bot.guard import Guard
+from standfast.bot.environment_check import Guard
 from standfast.bot.guilds import Guilds
+from standfast.bot.store import AsyncWaitlist, Waitlist
 from standfast.bot.times import utc_now
-from standfast.calls import blocking
 from standfast.limits import MAX_UPDATE_ATTEMPTS
-from standfast.store import Store
 from support.bots import Home
 from support.faulty import LOST, Link, Open, Server, after, wait_direct
 
@@ -390,7 +390,7 @@ def test_forget_sees_what_comes_in_between(shared: Home, monkeypatch: pytest.Mon
     assert bot.guilds.ids() == []
     fill(bot, 1)
     times[0] = 10**6
-    monkeypatch.setattr("standfast.calls._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("standfast.api.drive._LONGEST_PAUSE_S", 0.0)
     assert code(ConflictError, lambda: bot.guilds.forget(1)) == "contended"
 
 
@@ -432,7 +432,7 @@ def test_a_decision_is_taken_anew_when_the_document_has_moved(shared: Home) -> N
 
 def test_a_decision_gives_up_after_a_bound(embedded: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who is always faster makes it a clear error, not an endless loop."""
-    monkeypatch.setattr("standfast.calls._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("standfast.api.drive._LONGEST_PAUSE_S", 0.0)
     store = embedded.store()
     times = [0]
 

@@ -27,7 +27,7 @@ from standfast.bot.entries import (
     with_entries,
 )
 from standfast.bot.teams import suggest, team_key
-from standfast.codec import decode, encode
+from standfast.document.codec import decode, encode
 from standfast.limits import MAX_ALT_IGNS, MAX_ENTRY_TEXT_CHARS
 
 NOON = datetime(2030, 5, 1, 12, tzinfo=UTC)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from standfast import ConfigError, CorruptData, Unavailable
+from standfast.api.sync import Store
 from standfast.bot import BotStore, Environment
-from standfast.engine.inline import InlineEngine
-from standfast.store import Store
+from standfast.engine.embedded import InlineEngine
 from support.bots import Home
 from support.faulty import Link, Open, Server, before, wait_direct
 

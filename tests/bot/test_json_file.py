@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import standfast
 from standfast import AsyncJsonFile, ConfigError, DataError, JsonFile, Store, Unavailable
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.inline import InlineEngine
+from standfast.engine.embedded import InlineEngine
 from support.cli import run_cli
 from support.faulty import eventually
 from support.outage import Outage

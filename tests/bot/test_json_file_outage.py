@@ -18,7 +18,7 @@ from standfast import (
     Store,
     Unavailable,
 )
-from standfast.engine.inline import InlineEngine
+from standfast.engine.embedded import InlineEngine
 from support.bots import Awaited
 from support.faulty import LOST, Link, Open, Server, after, before, wait_direct
 

@@ -18,11 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from standfast import AsyncJsonFile, JsonFile, Saved, Store
 from standfast.backends.memory import MemoryBackend
-from standfast.codec import decode
-from standfast.engine.inline import InlineEngine
-from standfast.jsonvalue import MISSING
-from standfast.merge import same_value
-from standfast.types import Entry
+from standfast.document.codec import decode
+from standfast.document.merge import same_value
+from standfast.document.values import MISSING
+from standfast.engine.embedded import InlineEngine
+from standfast.ops.types import Entry
 from support.bots import Awaited
 
 Fields = dict[tuple[str, ...], Any]

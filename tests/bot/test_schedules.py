@@ -428,7 +428,7 @@ def test_what_was_claimed_before_an_error_is_not_lost(memory: Server, open_it: O
 
 def test_a_conflict_of_one_guild_is_told(shared: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others who are always faster make a claim a clear error after a bound."""
-    monkeypatch.setattr("standfast.calls._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("standfast.api.drive._LONGEST_PAUSE_S", 0.0)
     monkeypatch.setattr("standfast.bot.guilds.MAX_UPDATE_ATTEMPTS", 3)
     bot, other = shared.bot(), shared.store("other")["persisted_views"]
     bot.schedules.set(1, "open", NOON)

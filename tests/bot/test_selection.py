@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.bot.selection import select
+from standfast.bot.promotion import select
 
 NAMES = ["a", "b", "c", "d", "e"]
 

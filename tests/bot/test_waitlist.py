@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from standfast import ConfigError, ConflictError, CorruptData, DataError
-from standfast.bot import Environment, waiting
+from standfast.bot import Environment
+from standfast.bot import waitlist_calls as waiting
 from support.bots import Home
 
 GUILD = 8138

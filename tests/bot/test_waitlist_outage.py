@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from standfast import ConflictError, DataError, DeadlineExceeded, Unavailable
-from standfast.bot import BotStore, Environment, waiting
+from standfast.bot import BotStore, Environment
+from standfast.bot import waitlist_calls as waiting
 from support.bots import Clock, Home
 from support.cluster import Cluster
 from support.faulty import LOST, Link, Server, after, before, eventually, open_link, wait_direct

@@ -19,7 +19,7 @@ import pytest
 
 import standfast
 from standfast import ConflictError
-from standfast.store import Store
+from standfast.api.sync import Store
 from support.bots import Home
 from support.leash import Leash
 from support.waitlist_app import REGISTRATIONS, Played, Round

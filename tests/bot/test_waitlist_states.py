@@ -19,11 +19,11 @@ from hypothesis.stateful import (
 )
 
 from standfast import ConflictError
+from standfast.api.sync import Store
 from standfast.backends.memory import MemoryBackend
 from standfast.bot import BotStore, EntryClaim, Environment
 from standfast.bot.entries import Entry
-from standfast.engine.inline import InlineEngine
-from standfast.store import Store
+from standfast.engine.embedded import InlineEngine
 from support.bots import Clock
 
 GUILD = 8138

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import standfast
-from standfast.store import Collection, Store
+from standfast.api.sync import Collection, Store
 
 
 def open_patiently(

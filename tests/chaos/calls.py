@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import standfast
 from chaos.api import read
 from chaos.history import History, Kind
-from standfast.store import Store
+from standfast.api.sync import Store
 
 LISTS, COUNTERS, REGISTERS, CLAIMS = COLLECTIONS = ("lists", "counters", "registers", "claims")
 

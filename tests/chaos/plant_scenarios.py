@@ -18,9 +18,9 @@ from chaos.plant_stage import Memory, Wire, at_step
 from standfast import DataError, StandfastError
 from standfast.engine import journal as journal_module
 from standfast.engine.journal import Journal
-from standfast.engine.modes import Mode
-from standfast.ops import build_op
-from standfast.types import Op
+from standfast.engine.state_machine import Mode
+from standfast.ops.build import build_op
+from standfast.ops.types import Op
 from support.faulty import (
     LOST,
     Link,

@@ -13,7 +13,7 @@ from pathlib import Path
 from chaos.api import open_patiently
 from chaos.calls import REGISTERS
 from chaos.world import final_state
-from standfast.store import Store
+from standfast.api.sync import Store
 from support import backends
 from support.cluster import Cluster
 from support.faulty import eventually

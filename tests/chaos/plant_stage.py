@@ -11,9 +11,9 @@ from typing import Any
 from unittest.mock import patch
 
 from standfast import StandfastError
-from standfast.engine.inline import InlineEngine
-from standfast.store import Collection, Store
-from standfast.types import Applied, Op
+from standfast.api.sync import Collection, Store
+from standfast.engine.embedded import InlineEngine
+from standfast.ops.types import Applied, Op
 from support.faulty import LOST, Link, Opened, Server, fresh, open_link, wait_direct
 
 

@@ -16,20 +16,23 @@ from unittest.mock import patch
 
 import msgspec
 
-from standfast import fold
-from standfast.backends import base, memory, pgputs
+from standfast.backends import base, memory
 from standfast.backends.memory import MemoryBackend
-from standfast.engine import hold, journaling, lanes
-from standfast.engine.core import Engine
-from standfast.engine.hold import Hold
+from standfast.backends.postgres import fast_put as pgputs
+from standfast.engine import lanes
+from standfast.engine import local_state as hold
+from standfast.engine import outage_writes as journaling
 from standfast.engine.journal import History, Journal
-from standfast.engine.journaling import Journaling
-from standfast.engine.modes import Mode
+from standfast.engine.local_state import Hold
+from standfast.engine.outage_writes import Journaling
 from standfast.engine.promise import Promise, Settling
 from standfast.engine.reader import Question
 from standfast.engine.replayer import Replayer
+from standfast.engine.replicated import Engine
+from standfast.engine.state_machine import Mode
 from standfast.engine.writer import Writer
-from standfast.types import Op
+from standfast.ops import batch as fold
+from standfast.ops.types import Op
 
 Patch = AbstractContextManager[Any]
 

@@ -15,7 +15,7 @@ import pytest
 
 import standfast
 from chaos.world import final_state
-from standfast.store import Store
+from standfast.api.sync import Store
 from support.cluster import Cluster
 from support.faulty import eventually
 from support.outage import Outage

@@ -12,7 +12,7 @@ from chaos.calls import REGISTERS, Calls, Ended
 from chaos.checkers import check
 from chaos.history import History, Operation, read_lines, run_of
 from chaos.world import final_state
-from standfast.store import Store
+from standfast.api.sync import Store
 from support.cluster import Cluster
 from support.pg import Sql
 from support.proxy import Proxy

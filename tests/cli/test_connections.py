@@ -279,7 +279,7 @@ def test_a_bug_does_not_show_the_password(
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError(pg_database)
 
-    monkeypatch.setattr("standfast.backends.postgres.PostgresBackend.check", explode)
+    monkeypatch.setattr("standfast.backends.postgres.backend.PostgresBackend.check", explode)
     password = urlsplit(pg_database).password
     assert password
     ran = run(tmp_path, "list", url=pg_database)

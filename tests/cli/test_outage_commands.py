@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from standfast.backends.postgres import PostgresBackend
+from standfast.admin import journal as pending_module
+from standfast.backends.postgres.backend import PostgresBackend
 from standfast.cli import journal as journal_command
 from standfast.engine.journal import Journal
 from standfast.engine.lanes import FileLock
 from standfast.errors import Unavailable
 from standfast.limits import MAX_JOURNAL_AGE_S
-from standfast.observe import pending as pending_module
 from support.cluster import Cluster
 from support.commands import run
 from support.moving import Place, catalog

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from standfast.backends.postgres import PostgresBackend
-from standfast.codec import decode, encode
+from standfast.api.opening import backend_for
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.config.settings import parse_url
+from standfast.document.codec import decode, encode
 from standfast.errors import Unavailable
-from standfast.opening import backend_for
-from standfast.settings import parse_url
-from standfast.types import Entry, Op
+from standfast.ops.types import Entry, Op
 from support.cli import Ran
 from support.commands import run
 from support.moving import Place

@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from standfast.observe import checks, local
+from standfast.admin import data_dir as local
+from standfast.admin import doctor as checks
 from support.cli import Ran
 from support.cluster import Cluster
 from support.commands import run

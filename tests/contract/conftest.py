@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
-from standfast.backends.postgres import PostgresBackend
-from standfast.backends.sqlite import SqliteBackend
-from standfast.engine.inline import InlineEngine
-from standfast.settings import parse_url
-from standfast.store import Store
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.sqlite.backend import SqliteBackend
+from standfast.config.settings import parse_url
+from standfast.engine.embedded import InlineEngine
 
-pytest.register_assert_rewrite("standfast.testing")
+pytest.register_assert_rewrite("contract.suite")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])

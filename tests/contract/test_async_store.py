@@ -16,9 +16,9 @@ import pytest
 import standfast
 from standfast import AsyncStore, DataError, Document, Receipt, StandfastError, Store
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.core import Engine
-from standfast.engine.hold import Hold, HoldOptions
-from standfast.engine.inline import InlineEngine
+from standfast.engine.embedded import InlineEngine
+from standfast.engine.local_state import Hold, HoldOptions
+from standfast.engine.replicated import Engine
 from support.faulty import Link, Server, wait_direct
 
 OpenAsync = Callable[[], AbstractAsyncContextManager[AsyncStore]]

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.suite.backend import make_lane, make_op
 from standfast.backends.base import Backend, Change, Form, Load
 from standfast.backends.memory import MemoryBackend
-from standfast.backends.postgres import PostgresBackend
-from standfast.backends.sqlite import SqliteBackend
-from standfast.codec import encode
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.sqlite.backend import SqliteBackend
+from standfast.config.settings import parse_url
+from standfast.document.codec import encode
 from standfast.errors import StandfastError
-from standfast.settings import parse_url
-from standfast.testing.contract import make_lane, make_op
-from standfast.types import Op
+from standfast.ops.types import Op
 
 COLLECTIONS = ("things", "others")
 KEYS = ("a", "b", "c'%")

@@ -15,16 +15,16 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.suite.backend import make_lane, make_op
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
-from standfast.backends.postgres import PostgresBackend
-from standfast.backends.sqlite import SqliteBackend
-from standfast.codec import encode
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.sqlite.backend import SqliteBackend
+from standfast.config.settings import parse_url
+from standfast.document.codec import encode
 from standfast.errors import Unavailable
-from standfast.settings import parse_url
-from standfast.settle import OnConflict
-from standfast.testing.contract import make_lane, make_op
-from standfast.types import Observed, Op, Outcome
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import Observed, Op, Outcome
 
 COLLECTIONS = ("things", "others")
 KEYS = ("a", "b")

@@ -15,16 +15,16 @@ import pytest
 from rich.console import Console
 from rich.pretty import pretty_repr
 
+from contract.suite.backend import make_lane, make_op
 from standfast import ConflictError, CorruptData, DataError, MigrationError, StandfastError
+from standfast.api.sync import Store
 from standfast.backends.base import Backend, Change, Load, LoadReport, RunRecord
-from standfast.backends.postgres import PostgresBackend
-from standfast.backends.sqlite import SqliteBackend
-from standfast.effect import Current
-from standfast.engine.inline import InlineEngine
-from standfast.settings import parse_url
-from standfast.store import Store
-from standfast.testing.contract import make_lane, make_op
-from standfast.types import Outcome
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.sqlite.backend import SqliteBackend
+from standfast.config.settings import parse_url
+from standfast.engine.embedded import InlineEngine
+from standfast.ops.apply import Current
+from standfast.ops.types import Outcome
 
 # Put together, so that a traceback's source lines do not hold it.
 CANARY = "".join(["c4n", "4ry"])

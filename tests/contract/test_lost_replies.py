@@ -15,11 +15,11 @@ from standfast import (
     DeadlineExceeded,
     Unavailable,
 )
+from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.inline import InlineEngine
-from standfast.store import Store
-from standfast.types import Applied, Op
+from standfast.engine.embedded import InlineEngine
+from standfast.ops.types import Applied, Op
 
 LOST = Unavailable("the reply was lost", code="connection")
 

@@ -11,8 +11,8 @@ import pytest
 
 import standfast
 from standfast import ConfigError, StandfastError, Unavailable
-from standfast.opening import EMBEDDED_FILE
-from standfast.settings import parse_url
+from standfast.api.opening import EMBEDDED_FILE
+from standfast.config.settings import parse_url
 
 
 def test_the_default_is_a_file_in_the_data_directory(

@@ -15,13 +15,13 @@ from typing import Any
 import apsw
 import pytest
 
+from contract.suite.backend import make_lane, make_op
 from standfast import ConfigError, ConflictError, CorruptData, StandfastError, Unavailable
-from standfast.backends import sqlite_write
+from standfast.api.sync import Store
 from standfast.backends.base import Form, Load
-from standfast.backends.sqlite import APPLICATION_ID, SqliteBackend
-from standfast.engine.inline import InlineEngine
-from standfast.store import Store
-from standfast.testing.contract import make_lane, make_op
+from standfast.backends.sqlite import write as sqlite_write
+from standfast.backends.sqlite.backend import APPLICATION_ID, SqliteBackend
+from standfast.engine.embedded import InlineEngine
 
 
 @pytest.fixture
@@ -119,8 +119,8 @@ def test_writes_are_durable(backend: SqliteBackend) -> None:
 def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
     """I1, I2: after kill -9 every acknowledged write is there, and at most one more."""
     code = (
-        "import sys; from standfast.backends.sqlite import SqliteBackend;"
-        "from standfast.engine.inline import InlineEngine; from standfast.store import Store\n"
+        "import sys; from standfast.backends.sqlite.backend import SqliteBackend;"
+        "from standfast.engine.embedded import InlineEngine; from standfast.api.sync import Store\n"
         "store = Store(InlineEngine(SqliteBackend(sys.argv[1])))\n"
         "while True: print(store['c'].increment('1', ''), flush=True)"
     )
@@ -400,7 +400,7 @@ def test_a_write_into_a_removed_file_is_not_acknowledged(
         path.unlink()
 
     monkeypatch.setattr(sqlite_write, "ensure_table", meddle)
-    monkeypatch.setattr("standfast.backends.sqlite_load.ensure_table", meddle)
+    monkeypatch.setattr("standfast.backends.sqlite.load.ensure_table", meddle)
     call = {
         "apply": lambda: put(backend, "2", "2"),
         "load": lambda: backend.load("run", "loaded", [Load("things", None, [("2", "2")])]),

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from standfast import ConfigError, ConflictError, DataError, Unavailable
+from standfast.api.sync import Store
 from standfast.backends.base import Backend
-from standfast.engine.inline import InlineEngine
+from standfast.engine.embedded import InlineEngine
 from standfast.limits import MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PAGE
-from standfast.store import Store
 
 
 class Colour(enum.IntEnum):

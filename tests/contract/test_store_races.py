@@ -12,14 +12,15 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from standfast import ConflictError, calls
+from standfast import ConflictError
+from standfast.api import drive as calls
+from standfast.api.sync import Collection, Store
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
-from standfast.backends.sqlite import SqliteBackend
-from standfast.engine.inline import InlineEngine
+from standfast.backends.sqlite.backend import SqliteBackend
+from standfast.engine.embedded import InlineEngine
 from standfast.limits import MAX_UPDATE_ATTEMPTS
-from standfast.store import Collection, Store
-from standfast.types import Applied, Op, Row
+from standfast.ops.types import Applied, Op, Row
 
 Meddle: TypeAlias = Callable[[Collection], Any]
 
@@ -120,9 +121,9 @@ def test_only_one_of_many_wins(make_backend: Callable[[], Backend]) -> None:
 
 _PROCESS = """
 import sys
-from standfast.backends.sqlite import SqliteBackend
-from standfast.engine.inline import InlineEngine
-from standfast.store import Store
+from standfast.backends.sqlite.backend import SqliteBackend
+from standfast.engine.embedded import InlineEngine
+from standfast.api.sync import Store
 
 sys.stdout.write("ready\\n"), sys.stdout.flush(), sys.stdin.readline()
 with Store(InlineEngine(SqliteBackend(sys.argv[1]))) as store:

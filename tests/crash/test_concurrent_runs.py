@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from standfast.backends.base import Backend
-from standfast.backends.pgschema import LOAD_LOCK
+from standfast.backends.postgres.schema import LOAD_LOCK
 from standfast.errors import MigrationError
 from standfast.migrate import cleanup
-from standfast.migrate.planning import Options
+from standfast.migrate.compare import Options
 from standfast.migrate.runner import Result, Runner
 from support.crash_files import CANARY, write_sources
 from support.crash_snapshot import files_of, look

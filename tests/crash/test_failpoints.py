@@ -38,7 +38,7 @@ def test_a_name_is_used_in_one_place_for_each_database() -> None:
 
 def test_a_failpoint_does_nothing_unless_asked_for() -> None:
     """Without STANDFAST_FAILPOINT, or with another name, the process goes on."""
-    code = "from standfast.failpoints import failpoint; failpoint('one'); print('alive')"
+    code = "from standfast.system.failpoints import failpoint; failpoint('one'); print('alive')"
     for setting in ("", "other", "one@2"):
         done = subprocess.run(
             [sys.executable, "-c", code],

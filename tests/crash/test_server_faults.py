@@ -11,13 +11,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from standfast.backends.postgres import PostgresBackend
+from standfast.backends.postgres.backend import PostgresBackend
 from standfast.cli.exits import Exit, exit_code
+from standfast.config.settings import parse_url
 from standfast.errors import Unavailable
-from standfast.migrate.planning import Options
+from standfast.migrate.compare import Options
 from standfast.migrate.rollback import rollback
 from standfast.migrate.runner import Runner
-from standfast.settings import parse_url
 from support.cluster import Cluster
 from support.crash_files import SOURCES
 from support.crash_snapshot import files_of, look

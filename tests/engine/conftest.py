@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from standfast.backends.postgres import PostgresBackend
-from standfast.settings import parse_url
-from standfast.store import Store
+from standfast.api.sync import Store
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.config.settings import parse_url
 from support.faulty import Link, Open, Opened, Serialized, Server, open_link
 
 

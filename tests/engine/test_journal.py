@@ -15,7 +15,7 @@ import pytest
 from standfast import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.engine import journal as journal_module
 from standfast.engine.journal import History, Journal, Totals
-from standfast.types import Hello, Op
+from standfast.ops.types import Hello, Op
 
 LANE = "00000000-0000-4000-8000-000000000001"
 BIG = {"max_ops": 10**6, "max_bytes": 10**9}
@@ -212,7 +212,7 @@ _PROCESS = """
 import sys
 from pathlib import Path
 from standfast.engine.journal import Journal
-from standfast.types import Op
+from standfast.ops.types import Op
 
 journal = Journal(Path(sys.argv[1]))
 journal.open_lane(sys.argv[2])

@@ -13,7 +13,7 @@ import pytest
 from standfast import CorruptData, StandfastError
 from standfast.engine import mirror as mirror_module
 from standfast.engine.mirror import Mirror
-from standfast.types import Observed, Op, State
+from standfast.ops.types import Observed, Op, State
 
 LANE = "lane"
 

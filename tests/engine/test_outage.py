@@ -15,10 +15,10 @@ from standfast import (
     StateChange,
     Unavailable,
 )
+from standfast.api.sync import Store
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.inline import InlineEngine
-from standfast.engine.modes import Mode
-from standfast.store import Store
+from standfast.engine.embedded import InlineEngine
+from standfast.engine.state_machine import Mode
 from support.faulty import LOST, Fault, Link, Open, Server, eventually, wait_direct, wait_mode
 
 

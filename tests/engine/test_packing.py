@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from standfast.engine.packing import pack, pack_batch, unpack, unpack_batch
-from standfast.ops import build_op
-from standfast.types import Op
+from standfast.ops.build import build_op
+from standfast.ops.packing import pack, pack_batch, unpack, unpack_batch
+from standfast.ops.types import Op
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from standfast import (
     StandfastError,
     Unavailable,
 )
+from standfast.api.sync import Collection, Store
 from standfast.engine import writer as writer_module
-from standfast.engine.core import Engine
-from standfast.engine.inline import InlineEngine
-from standfast.engine.modes import Mode
-from standfast.store import Collection, Store
+from standfast.engine.embedded import InlineEngine
+from standfast.engine.replicated import Engine
+from standfast.engine.state_machine import Mode
 from support.faulty import (
     GONE,
     LOST,

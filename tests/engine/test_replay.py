@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from standfast import ConflictError, CorruptData, DataError, Unavailable
+from standfast.api.sync import Store
 from standfast.backends.memory import MemoryBackend
 from standfast.engine import replayer as replayer_module
-from standfast.engine.inline import InlineEngine
-from standfast.engine.modes import Mode
+from standfast.engine.embedded import InlineEngine
+from standfast.engine.state_machine import Mode
 from standfast.errors import ConfigError
-from standfast.store import Store
-from standfast.types import Hello
+from standfast.ops.types import Hello
 from support.faulty import LOST, Link, Open, Server, after, before, eventually, wait_direct
 
 POISON = DataError("a CHECK refuses it", code="check")

@@ -9,9 +9,9 @@ import apsw
 import pytest
 
 from standfast import DeadlineExceeded, Unavailable
-from standfast.engine.inline import InlineEngine
-from standfast.engine.wholes import Sweep
-from standfast.store import Collection, Store
+from standfast.api.sync import Collection, Store
+from standfast.engine.embedded import InlineEngine
+from standfast.engine.full_scan import Sweep
 from support.faulty import LOST, Link, Open, Server, after, eventually, wait_direct
 
 

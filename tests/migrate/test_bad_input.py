@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from standfast import codec
+from standfast.document import codec
 from standfast.errors import ConfigError, DataError
-from standfast.migrate.reading import ReadOptions, read_contents
+from standfast.migrate.read_file import ReadOptions, read_contents
 from support.cli import Ran, run_cli
 from support.moving import Place
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from standfast.engine.inline import InlineEngine
-from standfast.store import Collection, Store
+from standfast.api.sync import Collection, Store
+from standfast.engine.embedded import InlineEngine
 from support.moving import Place
 
 

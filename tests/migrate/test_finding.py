@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from standfast.errors import ConfigError
-from standfast.migrate.finding import Found, find_files
+from standfast.migrate.find_files import Found, find_files
 from support.moving import Place
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from standfast.engine.inline import InlineEngine
+from standfast.api.sync import Collection, Store
+from standfast.engine.embedded import InlineEngine
 from standfast.migrate.runner import Result
-from standfast.store import Collection, Store
 from support.moving import Place
 
 BASE = {"k": {"mode": "normal", "seats": 8, "deep": {"a": 1, "b": 1}}}

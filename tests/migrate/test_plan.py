@@ -23,8 +23,8 @@ def plan_of(place: Place, name: str, content: Any, **options: Any) -> Collection
 
 def put(place: Place, documents: dict[str, Any]) -> None:
     """Rows that the application wrote: no earlier run knows them."""
-    from standfast.engine.inline import InlineEngine
-    from standfast.store import Store
+    from standfast.api.sync import Store
+    from standfast.engine.embedded import InlineEngine
 
     Store(InlineEngine(place.backend))["views"].put_many(documents)
 
@@ -118,8 +118,8 @@ def test_a_plan_over_existing_rows_writes_nothing(place: Place) -> None:
 
 def test_an_expired_row_is_no_document(place: Place) -> None:
     """A row whose time has passed does not stand in the way of the file's document."""
-    from standfast.engine.inline import InlineEngine
-    from standfast.store import Store
+    from standfast.api.sync import Store
+    from standfast.engine.embedded import InlineEngine
 
     views = Store(InlineEngine(place.backend))["views"]
     views.put("a", {"old": True}, ttl_s=0.000001)

@@ -14,7 +14,7 @@ from standfast.backends.base import Load
 from standfast.backends.memory import MemoryBackend
 from standfast.limits import MAX_DEPTH
 from standfast.migrate.export import export_lines
-from standfast.migrate.reading import ReadOptions, read_contents
+from standfast.migrate.read_file import ReadOptions, read_contents
 from support.json_files import ENCODINGS, JsonFile, Shape, levels, make_file, meaning
 from support.json_strategies import render, same, seeds, values
 from support.moving import Place

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from standfast.errors import DataError
-from standfast.migrate.reading import Contents, ReadOptions, read_contents
+from standfast.migrate.read_file import Contents, ReadOptions, read_contents
 from support.moving import Place
 
 

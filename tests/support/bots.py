@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import standfast
+from standfast.api.sync import Store
 from standfast.bot import AsyncBotStore, BotStore, Environment
-from standfast.store import Store
 
 Face = Literal["blocking", "awaited"]
 

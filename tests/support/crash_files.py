@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from standfast.api.sync import Store
 from standfast.backends.base import Backend, Form, Load
-from standfast.store import Store
 
 #: Part of every value: what shows it, shows somebody's data.
 CANARY = "Kanarienvogel"

@@ -21,9 +21,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
+from standfast.api.opening import backend_for, open_store
 from standfast.backends.base import Backend
-from standfast.opening import backend_for, open_store
-from standfast.settings import load_settings
+from standfast.config.settings import load_settings
 from support.crash_files import CANARY, SOURCES, fill, write_sources
 
 #: Every command has to end within this time; only a hanging one reaches it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from standfast.backends.base import Backend
-from standfast.types import Op
+from standfast.ops.types import Op
 
 
 def put(backend: Backend, collection: str, key: str, text: str) -> None:

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.core import Engine
-from standfast.engine.hold import Hold, HoldOptions
-from standfast.engine.modes import Mode
+from standfast.engine.local_state import Hold, HoldOptions
+from standfast.engine.replicated import Engine
+from standfast.engine.state_machine import Mode
 from standfast.errors import StandfastError, Unavailable
-from standfast.fold import Place
-from standfast.store import Store
-from standfast.types import Applied, Hello, Observed, Op
+from standfast.ops.batch import Place
+from standfast.ops.types import Applied, Hello, Observed, Op
 
 LOST, GONE, LOCKED = "connection_lost", "connection", "locked"
 """Codes of `Unavailable`: a reply is lost, nobody is there, somebody holds the lock of a row."""

@@ -25,9 +25,9 @@ import psycopg
 import standfast
 from chaos.calls import CLAIMS, COUNTERS, LISTS, REGISTERS, Calls, Ended
 from chaos.history import History
-from standfast import failpoints
-from standfast.backends import postgres
-from standfast.engine import core
+from standfast.backends.postgres import backend as postgres
+from standfast.engine import replicated as core
+from standfast.system import failpoints
 from support.proxy import Proxy
 
 PATCHES, GONE = "patches", "gone"

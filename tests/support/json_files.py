@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from standfast.naming import key_problem
+from standfast.document.names import key_problem
 from support.json_strategies import ODD_STRINGS, random_string, render, tokens
 
 Shape = Literal["object", "array", "lines", "document"]

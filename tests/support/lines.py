@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pytest
 
-from standfast.backends.postgres import PostgresBackend
+from contract.suite.backend import make_op
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.config.settings import parse_url
 from standfast.errors import DeadlineExceeded, Unavailable
-from standfast.settings import parse_url
-from standfast.testing.contract import make_op
-from standfast.types import Op
+from standfast.ops.types import Op
 from support.pg import Sql
 
 #: Far more than anything here takes; only a call that hangs waits for it.

@@ -11,14 +11,14 @@ from typing import Any
 
 import psycopg
 
+from standfast.api.opening import backend_for
 from standfast.backends.base import Backend
-from standfast.codec import decode
+from standfast.config.settings import parse_url
+from standfast.document.codec import decode
+from standfast.migrate.compare import Options, Plan
 from standfast.migrate.export import export_lines
-from standfast.migrate.planning import Options, Plan
-from standfast.migrate.reading import ReadOptions
+from standfast.migrate.read_file import ReadOptions
 from standfast.migrate.runner import Result, Runner
-from standfast.opening import backend_for
-from standfast.settings import parse_url
 
 _READ_OPTIONS = ("whole", "key_field", "split_default")
 

@@ -23,8 +23,8 @@ import psycopg
 from psycopg import sql
 
 import standfast
+from standfast.api.sync import Store
 from standfast.engine.journal import Journal
-from standfast.store import Store
 from support.cli import Ran, run_cli
 
 #: A running app: opens a store, runs what it is given, says so, and ends when its stdin does.

@@ -13,10 +13,10 @@ import pytest
 from psycopg import sql
 
 from standfast import ConfigError
-from standfast.backends.postgres import PostgresBackend
-from standfast.engine.inline import InlineEngine
-from standfast.settings import parse_url
-from standfast.store import Store
+from standfast.api.sync import Store
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.config.settings import parse_url
+from standfast.engine.embedded import InlineEngine
 
 
 @contextmanager

@@ -24,11 +24,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast import codec
-from standfast.codec import accept, canonical_or_none, canonical_texts, decode, encode
+from standfast.document import codec
+from standfast.document.codec import accept, canonical_or_none, canonical_texts, decode, encode
+from standfast.document.jsonb import jsonb_columns, jsonb_columns_of_many
+from standfast.document.parse import find_problem
 from standfast.errors import CorruptData, DataError
-from standfast.jsonb import jsonb_columns, jsonb_columns_of_many
-from standfast.jsontext import find_problem
 from standfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
 from support.json_strategies import (
     nested,
@@ -491,7 +491,7 @@ def test_import_with_a_low_recursion_limit() -> None:
     """An application that lowers the recursion limit can still import and use the codec."""
     script = (
         "import sys; import msgspec, decimal, json, dataclasses, standfast.errors;"
-        "sys.setrecursionlimit(120); from standfast.codec import encode, decode;"
+        "sys.setrecursionlimit(120); from standfast.document.codec import encode, decode;"
         "v = [[[1]]]\nfor _ in range(200): v = [v]\n"
         "assert encode(decode(encode(v))) == '[' * 203 + '1' + ']' * 203"
     )

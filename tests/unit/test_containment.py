@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.containment import contains
+from standfast.document.containment import contains
 from standfast.limits import MAX_DEPTH
 
 names = st.sampled_from("abc")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.codec import decode, encode
-from standfast.effect import Current, Refusal, apply_op, holds
-from standfast.types import ABSENT, Identity, Op
+from standfast.document.codec import decode, encode
+from standfast.ops.apply import Current, Refusal, apply_op, holds
+from standfast.ops.types import ABSENT, Identity, Op
 
 LANE = "lane"
 texts = st.none() | st.sampled_from(['{"a":1,"n":2,"l":[]}', "[]", "7", '"text"', "null"])

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from standfast import Unavailable
-from standfast.engine import inbox as inbox_module
-from standfast.engine.inbox import Inbox, Nudge, Submission
-from standfast.engine.modes import Connected
+from standfast.engine import write_queue as inbox_module
 from standfast.engine.promise import Promise
-from standfast.types import Op
+from standfast.engine.state_machine import Connected
+from standfast.engine.write_queue import Inbox, Nudge, Submission
+from standfast.ops.types import Op
 
 
 def submission(*keys: str, size: int = 1, **options: Any) -> Submission:

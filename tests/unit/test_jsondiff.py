@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standfast import DataError
-from standfast.codec import decode, encode
-from standfast.jsondiff import Basis, Difference, difference, look
+from standfast.document.codec import decode, encode
+from standfast.document.diff import Basis, Difference, difference, look
 from support.json_strategies import values as json_values
 
 PARIS = timezone(timedelta(hours=1))

@@ -9,7 +9,7 @@ import re
 import pytest
 from hypothesis import given, settings
 
-from standfast.jsontext import Problem, find_problem, minify, position
+from standfast.document.parse import Problem, find_problem, minify, position
 from standfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
 from support.json_strategies import depth, random_value, reference, render, seeds, texts, tokens
 

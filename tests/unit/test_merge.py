@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.jsonvalue import MISSING, type_name
+from standfast.document.merge import Conflict, Difference, changed_paths, same_value, three_way
+from standfast.document.patch import resolve
+from standfast.document.values import MISSING, type_name
 from standfast.limits import MAX_DEPTH
-from standfast.merge import Conflict, Difference, changed_paths, same_value, three_way
-from standfast.patch import resolve
 
 names = st.sampled_from("abcd")
 scalars = (

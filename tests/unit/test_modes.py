@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.engine.modes import (
+from standfast.engine.state_machine import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     LONGEST_REFUSED_PAUSE_S,

@@ -8,10 +8,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.codec import encode
-from standfast.effect import Current, Refusal, apply_op
+from standfast.document.codec import encode
 from standfast.engine.overlay import UNCONFIRMED, UNKNOWN, MirrorRow, View, after, view_of
-from standfast.types import Op, ProvisionalVersion, State
+from standfast.ops.apply import Current, Refusal, apply_op
+from standfast.ops.types import Op, ProvisionalVersion, State
 
 LANES = ("lane-a", "lane-b")
 NOW_US = 1_000_000

@@ -12,10 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.errors import DataError
-from standfast.jsonvalue import json_path, path_step, type_name
-from standfast.limits import MAX_DEPTH
-from standfast.patch import (
+from standfast.document.patch import (
     MISSING,
     append_at,
     increment_at,
@@ -23,6 +20,9 @@ from standfast.patch import (
     parse_pointer,
     resolve,
 )
+from standfast.document.values import json_path, path_step, type_name
+from standfast.errors import DataError
+from standfast.limits import MAX_DEPTH
 
 SECRET = "hunter2"
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standfast.engine.journal import Pending
-from standfast.engine.selection import along_with, next_batch, place_of, units
-from standfast.types import Op
+from standfast.engine.replay_batches import along_with, next_batch, place_of, units
+from standfast.ops.types import Op
 
 LANES, KEYS = ("a", "b", "c"), ("1", "2", "3", "4")
 

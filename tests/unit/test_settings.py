@@ -1,4 +1,4 @@
-"""What `standfast.settings` promises: real URLs are read, wrong ones refused, passwords kept."""
+"""`config.settings`: real URLs are read, wrong ones refused, passwords kept secret."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 from psycopg import conninfo, pq
 
-from standfast.dsn import LIBPQ_KEYWORDS, MAX_URL_CHARS, clean_url
+from standfast.config.settings import Settings, Target, is_private_host, load_settings, parse_url
+from standfast.config.url import LIBPQ_KEYWORDS, MAX_URL_CHARS, clean_url
 from standfast.errors import ConfigError
-from standfast.settings import Settings, Target, is_private_host, load_settings, parse_url
 
 
 def refused(url: str, **environ: str) -> ConfigError:
@@ -982,7 +982,7 @@ def test_the_environment_of_the_process_is_read_at_the_call(
 def test_settings_are_read_without_the_driver() -> None:
     """Reading settings imports no database driver: help and plans start at once."""
     code = (
-        "import sys; from standfast.settings import load_settings;"
+        "import sys; from standfast.config.settings import load_settings;"
         "load_settings('postgres://u:pw@h/db', environ={});"
         "sys.exit(any(name in sys.modules for name in ('psycopg', 'apsw', 'difflib', 'asyncio')))"
     )

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.codec import decode, encode
-from standfast.effect import Current, Refusal, apply_op
-from standfast.fold import fold, groups
-from standfast.jsonvalue import MISSING
-from standfast.merge import same_value
-from standfast.settle import OnConflict, Settled, is_parked, settle
-from standfast.types import Op
+from standfast.document.codec import decode, encode
+from standfast.document.merge import same_value
+from standfast.document.values import MISSING
+from standfast.ops.apply import Current, Refusal, apply_op
+from standfast.ops.batch import fold, groups
+from standfast.ops.reconcile import OnConflict, Settled, is_parked, settle
+from standfast.ops.types import Op
 from support import json_strategies
 
 NAMES = ("a", "b", "c")

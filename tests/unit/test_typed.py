@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from standfast import CorruptData, DataError
-from standfast.codec import decode, encode
-from standfast.typed import Typed
+from standfast.document.codec import decode, encode
+from standfast.document.typed import Typed
 
 
 class Player(msgspec.Struct):

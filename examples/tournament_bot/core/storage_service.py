@@ -15,8 +15,8 @@ from typing import Any
 
 import standfast
 from standfast.bot import AsyncBotStore, BotStore
-from standfast.files import make_directory, write_atomic
-from standfast.settings import load_settings
+from standfast.config.settings import load_settings
+from standfast.system.files import make_directory, write_atomic
 
 #: What a guild has until it sets something else.
 SETTINGS = {"capacity": 16, "team_size": 2, "is_open": True}

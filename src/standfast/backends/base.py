@@ -1,8 +1,8 @@
 """The contract that every backend keeps: `apply(ops) -> outcomes`, `read`, `scan`, and bulk loads.
 
-A backend is dumb and blocking: it locks and reads rows, lets `standfast.fold` decide, writes what
-has changed together with its bookkeeping, and maps foreign errors to ours at its border.  What an
-op means is decided in `fold`, never here.  `standfast.testing.contract` is the test-suite that
+A backend is dumb and blocking: it locks and reads rows, lets `standfast.ops.batch` decide, writes
+what has changed together with its bookkeeping, and maps foreign errors to ours at its border.  What
+an op means is decided in `fold`, never here.  `contract.suite.backend` is the test-suite that
 every backend passes.
 """
 
@@ -13,10 +13,20 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from standfast.codec import decode
+from standfast.document.codec import decode
 from standfast.errors import CorruptData, MigrationError, Unavailable
-from standfast.settle import OnConflict
-from standfast.types import Applied, Discreet, Entry, Hello, Identity, Observed, Op, Outcome, Row
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import (
+    Applied,
+    Discreet,
+    Entry,
+    Hello,
+    Identity,
+    Observed,
+    Op,
+    Outcome,
+    Row,
+)
 
 Shape = Literal["object", "array", "lines", "document"]
 """How a collection looked as a JSON file, so that `export` gives the same form back."""

@@ -24,12 +24,12 @@ from standfast.backends.base import (
     stale,
     unmoved,
 )
-from standfast.backends.sql import SCHEMA_VERSION
-from standfast.containment import contains
-from standfast.effect import Current
-from standfast.fold import Place, fold, places
-from standfast.settle import OnConflict
-from standfast.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
+from standfast.backends.migrations import SCHEMA_VERSION
+from standfast.document.containment import contains
+from standfast.ops.apply import Current
+from standfast.ops.batch import Place, fold, places
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
 
 
 @dataclass

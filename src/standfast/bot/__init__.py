@@ -7,15 +7,15 @@ with standfast.open() as store:
 
 from __future__ import annotations
 
-from standfast.bot.botstore import AsyncBotStore, BotStore
 from standfast.bot.claims import Claim
 from standfast.bot.entries import Entry
 from standfast.bot.environment import Environment
 from standfast.bot.messages import Message
 from standfast.bot.records import Statistics
 from standfast.bot.schedules import Due, DueClaim
-from standfast.bot.waiting import Placed
+from standfast.bot.store import AsyncBotStore, BotStore
 from standfast.bot.waitlist import EntryClaim
+from standfast.bot.waitlist_calls import Placed
 
 __all__ = [
     "AsyncBotStore",

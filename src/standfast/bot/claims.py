@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from standfast.bot.times import iso, stored_time
 from standfast.errors import DataError
-from standfast.types import Discreet
+from standfast.ops.types import Discreet
 
 #: Long enough for any answer of Discord; what a dead process had claimed is late by so much.
 LEASE_S = 60.0

@@ -25,12 +25,12 @@ from typing import Any, ClassVar
 import discord
 import msgspec
 
-from standfast.aio import AsyncStore
-from standfast.bot.botstore import AsyncBotStore
+from standfast.api.aio import AsyncStore
+from standfast.api.opening import hold_options, open_async_store
 from standfast.bot.messages import Message
 from standfast.bot.schedules import DueClaim
+from standfast.bot.store import AsyncBotStore
 from standfast.errors import ConfigError, StandfastError, Unavailable
-from standfast.opening import hold_options, open_async_store
 
 logger = logging.getLogger("standfast")
 

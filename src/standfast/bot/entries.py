@@ -19,10 +19,10 @@ import msgspec
 
 from standfast.bot.ids import number_id
 from standfast.bot.times import iso, stored_time
+from standfast.document.values import json_path, type_name
 from standfast.errors import CorruptData, DataError
-from standfast.jsonvalue import json_path, type_name
 from standfast.limits import MAX_ALT_IGNS, MAX_ENTRY_TEXT_CHARS
-from standfast.types import Discreet
+from standfast.ops.types import Discreet
 
 MEMBER = "waitlist"
 #: What an element of the list may be besides an entry.

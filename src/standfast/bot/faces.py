@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from standfast.api.drive import awaited, blocking
 from standfast.bot.guild_settings import SettingsCalls
 from standfast.bot.messages import MessagesCalls
 from standfast.bot.modes import ModesCalls
 from standfast.bot.records import RecordsCalls
 from standfast.bot.schedules import SchedulesCalls
-from standfast.calls import awaited, blocking
 
 
 class Messages:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from standfast.api.drive import Steps
 from standfast.bot.guilds import SETTINGS, Guilds, Members
 from standfast.bot.ids import GuildId
-from standfast.calls import Steps
-from standfast.codec import decode, encode
-from standfast.engine.hub import StoreEngine
+from standfast.document.codec import decode, encode
+from standfast.engine.interfaces import StoreEngine
 from standfast.errors import DataError
-from standfast.types import Receipt
+from standfast.ops.types import Receipt
 
 
 class SettingsCalls:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from standfast.bot.guard import Guard
+from standfast.api.collection import CollectionCalls
+from standfast.api.drive import Steps, pause_before
+from standfast.api.store import BatchCalls, StoreCalls
+from standfast.bot.environment_check import Guard
 from standfast.bot.ids import GuildId, guild_key, is_guild_key
-from standfast.calls import Steps, pause_before
-from standfast.collectioncalls import CollectionCalls
-from standfast.engine.hub import StoreEngine
+from standfast.engine.interfaces import StoreEngine
 from standfast.errors import ConfigError, ConflictError, CorruptData, Unavailable
 from standfast.limits import MAX_UPDATE_ATTEMPTS
-from standfast.storecalls import BatchCalls, StoreCalls
-from standfast.types import ABSENT, Document, Receipt
+from standfast.ops.types import ABSENT, Document, Receipt
 
 VIEWS = "persisted_views"
 SETTINGS = "guild_settings"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from standfast.document.names import key_text
 from standfast.errors import DataError
-from standfast.naming import key_text
 
 GuildId = int | str
 """What a guild is called: a non-negative int, or its decimal string."""

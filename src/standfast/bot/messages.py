@@ -5,12 +5,12 @@ from __future__ import annotations
 import builtins
 from typing import Any, cast
 
+from standfast.api.drive import Steps
 from standfast.bot.guilds import VIEWS, Guilds, Members
 from standfast.bot.ids import GuildId, number_id
 from standfast.bot.names import is_message_name, message_name
-from standfast.calls import Steps
-from standfast.engine.hub import StoreEngine
-from standfast.types import Discreet, Receipt
+from standfast.engine.interfaces import StoreEngine
+from standfast.ops.types import Discreet, Receipt
 
 #: A bare number in a listing is taken for a message from here on: Discord's ids are that large
 #: since its first days, counts and colours are not.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from standfast.api.drive import Steps
 from standfast.bot.guilds import VIEWS, Guilds
 from standfast.bot.ids import GuildId
 from standfast.bot.names import MODE, is_name
-from standfast.calls import Steps
-from standfast.engine.hub import StoreEngine
+from standfast.engine.interfaces import StoreEngine
 from standfast.errors import ConfigError, CorruptData, DataError
-from standfast.types import Receipt
+from standfast.ops.types import Receipt
 
 
 class ModesCalls:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from standfast.bot.entries import Entry
 from standfast.bot.ids import number_id
-from standfast.bot.selection import select
+from standfast.bot.promotion import select
 from standfast.bot.teams import team_key
 from standfast.errors import ConfigError, DataError
 

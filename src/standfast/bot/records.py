@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import msgspec
 
+from standfast.api.drive import Steps, pause_before
 from standfast.bot.guilds import COLLECTIONS, VIEWS, Guilds, Members
 from standfast.bot.ids import GuildId
 from standfast.bot.names import schedule_name
-from standfast.calls import Steps, pause_before
-from standfast.engine.hub import StoreEngine
+from standfast.engine.interfaces import StoreEngine
 from standfast.errors import ConflictError, DataError
 from standfast.limits import MAX_UPDATE_ATTEMPTS
-from standfast.types import ABSENT, Document, Receipt
+from standfast.ops.types import ABSENT, Document, Receipt
 
 OLDER_THAN_DAYS = 30.0
 _LONGEST_AGE_DAYS = 36_500

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, cast
 
+from standfast.api.drive import Steps
 from standfast.bot.claims import LEASE_S, Claim, is_live, is_of, lease_end, mark_of, new_id
 from standfast.bot.guilds import VIEWS, Guilds, Members
 from standfast.bot.ids import GuildId
 from standfast.bot.names import CLAIMS, schedule_member, schedule_name
 from standfast.bot.times import aware, iso, stored_time
-from standfast.calls import Steps
-from standfast.engine.hub import StoreEngine
+from standfast.engine.interfaces import StoreEngine
 from standfast.errors import ConflictError, CorruptData, Unavailable
-from standfast.types import Discreet, Receipt
+from standfast.ops.types import Discreet, Receipt
 
 logger = logging.getLogger("standfast")
 

@@ -10,16 +10,16 @@ from collections.abc import Callable
 
 import msgspec
 
+from standfast.api.drive import Steps, awaited, blocking
+from standfast.api.store import BatchCalls
 from standfast.bot.claims import LEASE_S, Claim, lease_end, new_id
 from standfast.bot.entries import Entry, Mark, read_entries, with_entries
 from standfast.bot.guilds import WAITLISTS, Guilds, Members
 from standfast.bot.ids import GuildId
 from standfast.bot.modes import ModesCalls
 from standfast.bot.promoting import Asked, Asking, checked_terms, choose
-from standfast.bot.waiting import WaitingCalls
-from standfast.calls import Steps, awaited, blocking
+from standfast.bot.waitlist_calls import WaitingCalls
 from standfast.errors import ConflictError
-from standfast.storecalls import BatchCalls
 
 
 class EntryClaim(Claim, frozen=True, kw_only=True):

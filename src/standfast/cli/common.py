@@ -11,11 +11,11 @@ import click
 
 from standfast.backends.base import Backend
 from standfast.cli.output import use_json, warn
+from standfast.config.settings import Settings, load_settings
 from standfast.errors import ConfigError, StandfastError
-from standfast.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from standfast.store import Store
+    from standfast.api.sync import Store
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -66,7 +66,7 @@ def read_settings(url: str | None, data_dir: str | None) -> Settings:
 @contextmanager
 def open_backend(settings: Settings) -> Generator[Backend]:
     """The backend of these settings, looked at, and closed at the end."""
-    from standfast.opening import backend_for
+    from standfast.api.opening import backend_for
 
     with told():
         backend = backend_for(settings.target)
@@ -80,7 +80,7 @@ def open_backend(settings: Settings) -> Generator[Backend]:
 @contextmanager
 def open_line(settings: Settings) -> Generator[Backend]:
     """One connection to the database of these settings, made and asked within the deadline."""
-    from standfast.observe.primary import connected
+    from standfast.admin.primary import connected
 
     with told(), connected(settings) as backend:
         yield backend
@@ -93,9 +93,9 @@ def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
     It has no journal: a command whose database does not answer fails, and leaves nothing behind
     that somebody would have to send later.
     """
-    from standfast.engine.inline import InlineEngine
-    from standfast.opening import refuse_mirror, refuse_to_hide
-    from standfast.store import Store
+    from standfast.api.opening import refuse_mirror, refuse_to_hide
+    from standfast.api.sync import Store
+    from standfast.engine.embedded import InlineEngine
 
     settings = read_settings(url, data_dir)
     with told():

@@ -10,12 +10,12 @@ import click
 from standfast.cli.common import common_options, open_line, read_settings
 from standfast.cli.exits import Exit
 from standfast.cli.output import note, print_json, print_line, shown
-from standfast.codec import accept, decode, encode
+from standfast.document.codec import accept, decode, encode
 from standfast.errors import ConfigError
-from standfast.types import Entry, from_microseconds
+from standfast.ops.types import Entry, from_microseconds
 
 if TYPE_CHECKING:
-    from standfast.observe.resolve import Decision, Side
+    from standfast.admin.conflicts import Decision, Side
 
 _CONTENTS = ("base", "mine", "theirs")
 
@@ -39,7 +39,7 @@ def list_command(
     as_json: bool,
 ) -> int:
     """List the conflicts that are open, oldest first, without contents; exit code 1 if any is."""
-    from standfast.observe.resolve import open_entries
+    from standfast.admin.conflicts import open_entries
 
     settings = read_settings(url, data_dir)
     state = None if everything else "open"
@@ -89,7 +89,7 @@ def show_command(number: int, url: str | None, data_dir: str | None, as_json: bo
 
     With --json, a side without a document is left out.  `version` is that of the document now.
     """
-    from standfast.observe.resolve import find, version_now
+    from standfast.admin.conflicts import find, version_now
 
     settings = read_settings(url, data_dir)
     with open_line(settings) as backend:
@@ -136,7 +136,7 @@ def resolve_command(
     Exit code 1 when it is not open any more, or the document has another version than
     --if-version names.
     """
-    from standfast.observe.resolve import resolve
+    from standfast.admin.conflicts import resolve
 
     decision = _decision(take, value, dismiss, if_version)
     settings = read_settings(url, data_dir)
@@ -162,7 +162,7 @@ def _done(resolution: str, version: int | None) -> dict[str, Any]:
 def _decision(
     take: Side | None, value: str | None, dismiss: bool, if_version: int | None
 ) -> Decision:
-    from standfast.observe.resolve import Decision
+    from standfast.admin.conflicts import Decision
 
     if (take is not None) + (value is not None) + dismiss != 1:
         raise ConfigError(

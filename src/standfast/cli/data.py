@@ -13,10 +13,10 @@ import click
 from standfast.cli.common import common_options, open_backend, open_for_data, read_settings
 from standfast.cli.exits import Exit
 from standfast.cli.output import note, print_json, print_line, print_lines, shown
-from standfast.codec import accept, decode, encode
+from standfast.document.codec import accept, decode, encode
+from standfast.document.names import collection_name
 from standfast.errors import ConfigError
-from standfast.files import write_atomic
-from standfast.naming import collection_name
+from standfast.system.files import write_atomic
 
 #: Keys that `list` prints at the most.
 MAX_LIST = 10_000
@@ -119,7 +119,7 @@ def _given(text: str | None) -> Any:
     """The value of an argument, or of stdin in its place."""
     source = "value"
     if text is None or text == "-":
-        from standfast.migrate.reading import decode_text
+        from standfast.migrate.read_file import decode_text
 
         source = "stdin"
         text, _ = decode_text(sys.stdin.buffer.read(), source)

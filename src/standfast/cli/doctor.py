@@ -13,8 +13,8 @@ from standfast.cli.output import note, print_json, print_line, shown
 from standfast.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
-    from standfast.observe.adopt import Adoption
-    from standfast.settings import Settings
+    from standfast.admin.adopt import Adoption
+    from standfast.config.settings import Settings
 
 
 @click.command("doctor")
@@ -30,7 +30,7 @@ def doctor_command(
     answer.  Changes nothing, unless --adopt is given: then the pending writes are for the database
     that answers now, whatever they were for before.
     """
-    from standfast.observe.checks import examine
+    from standfast.admin.doctor import examine
 
     settings = read_settings(url, data_dir)
     adopted = _adopt(settings, yes=yes, as_json=as_json) if adopt else None
@@ -51,7 +51,7 @@ def doctor_command(
 
 
 def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | None:
-    from standfast.observe.adopt import adopt
+    from standfast.admin.adopt import adopt
 
     if settings.target.kind == "sqlite":
         raise ConfigError(

@@ -13,9 +13,9 @@ from standfast.cli.output import note, print_json, print_line, shown, warn
 from standfast.errors import ConfigError
 
 if TYPE_CHECKING:
+    from standfast.admin.journal import Prefer
+    from standfast.config.settings import Settings
     from standfast.engine.journal import Pending
-    from standfast.observe.pending import Prefer
-    from standfast.settings import Settings
 
 #: How long `discard` waits for a replay that is under way.
 LOCK_WAIT_S = 10.0
@@ -34,7 +34,7 @@ def list_command(limit: int, url: str | None, data_dir: str | None, as_json: boo
 
     The database is not asked.
     """
-    from standfast.observe.local import opened_journal
+    from standfast.admin.data_dir import opened_journal
 
     settings = read_settings(url, data_dir)
     with told(), opened_journal(settings.data_dir) as journal:
@@ -50,7 +50,7 @@ def list_command(limit: int, url: str | None, data_dir: str | None, as_json: boo
 
 
 def _about(pending: Pending) -> dict[str, Any]:
-    from standfast.observe.pending import about
+    from standfast.admin.journal import about
 
     op = pending.op
     return {
@@ -108,9 +108,9 @@ def drain_command(
     Exit code 0 when nothing is left, 1 when something is, 3 when the database does not answer, 4
     when it is another one than the journal belongs to, 5 when another process sends all the time.
     """
-    from standfast.observe.local import look
-    from standfast.observe.pending import drain
-    from standfast.observe.resolve import open_entries
+    from standfast.admin.conflicts import open_entries
+    from standfast.admin.data_dir import look
+    from standfast.admin.journal import drain
 
     settings = read_settings(url, data_dir)
     if not look(settings.data_dir).ops:
@@ -167,8 +167,8 @@ def discard_command(
 
     IDs are those of `journal list`.  A write whose reply was lost may have taken effect before.
     """
-    from standfast.observe.local import opened_journal
-    from standfast.observe.pending import discard, drain_lock, select
+    from standfast.admin.data_dir import opened_journal
+    from standfast.admin.journal import discard, drain_lock, select
 
     if bool(ids) == everything:
         raise ConfigError("give either IDs or --all", code="usage", hint="see: journal list")

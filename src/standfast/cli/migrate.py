@@ -14,9 +14,9 @@ from standfast.cli.exits import Exit
 from standfast.cli.migrate_report import plan_document, result_document, show_plan, show_result
 from standfast.cli.output import note, print_json, print_line, progress_bar, shown
 from standfast.errors import ConfigError, MigrationError
+from standfast.migrate.compare import Options, Plan
 from standfast.migrate.plan import OnConflict
-from standfast.migrate.planning import Options, Plan
-from standfast.migrate.reading import ReadOptions
+from standfast.migrate.read_file import ReadOptions
 from standfast.migrate.runner import Result, Runner
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -181,7 +181,7 @@ def verify_command(run: str, url: str | None, data_dir: str | None, as_json: boo
 
     What the application has changed since the run differs, of course.
     """
-    from standfast.migrate.guard import require_same_target
+    from standfast.migrate.locking import require_same_target
     from standfast.migrate.rundir import find_run
     from standfast.migrate.verify import verify_run
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from standfast.backends.sql import SCHEMA_VERSION, migrations
+from standfast.backends.migrations import SCHEMA_VERSION, migrations
 from standfast.cli.common import common_options, open_backend, read_settings
 from standfast.cli.exits import Exit
 from standfast.cli.output import note, print_json, print_line
+from standfast.config.settings import Settings
+from standfast.document.names import collection_name
 from standfast.errors import ConfigError
-from standfast.naming import collection_name
-from standfast.settings import Settings
 
 _collections = click.option(
     "--collection", "collections", multiple=True, metavar="NAME", help="Its table too; repeatable."
@@ -55,8 +55,8 @@ def sql_command(
 def _postgres_script(
     settings: Settings, names: list[str], role: str | None, *, offline: bool
 ) -> str:
-    from standfast.backends import pgschema
-    from standfast.backends.postgres import PostgresBackend
+    from standfast.backends.postgres import schema as pgschema
+    from standfast.backends.postgres.backend import PostgresBackend
 
     schema = settings.target.schema or "public"
     if offline:

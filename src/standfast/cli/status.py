@@ -12,7 +12,7 @@ from standfast.cli.exits import Exit, exit_code
 from standfast.cli.output import note, print_json, print_line, shown
 
 if TYPE_CHECKING:
-    from standfast.observe.status import Status
+    from standfast.admin.status import Status
 
 
 @click.command("status")
@@ -24,7 +24,7 @@ def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
     no conflict is open, 1 when something is pending, held or open, 3 when the primary does not
     answer.
     """
-    from standfast.observe.status import status_of
+    from standfast.admin.status import status_of
 
     settings = read_settings(url, data_dir)
     with told():
@@ -75,7 +75,7 @@ def _counts(ledger: dict[str, int]) -> str:
 
 
 def _identity(who: object) -> str:
-    from standfast.observe.status import Identity
+    from standfast.admin.status import Identity
 
     if not isinstance(who, Identity) or who.identity is None:
         return ""

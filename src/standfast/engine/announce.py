@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from standfast.engine.modes import Mode
+from standfast.engine.state_machine import Mode
 
 logger = logging.getLogger("standfast")
 

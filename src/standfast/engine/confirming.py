@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from standfast.engine.hold import Hold
-from standfast.engine.inbox import Result, Submission
+from standfast.engine.local_state import Hold
 from standfast.engine.promise import Settling
-from standfast.failpoints import failpoint
-from standfast.types import Applied, Op, Receipt
+from standfast.engine.write_queue import Result, Submission
+from standfast.ops.types import Applied, Op, Receipt
+from standfast.system.failpoints import failpoint
 
 Sent = tuple[Submission, list[Op]]
 """A submission, and its ops with the names under which they were sent."""

@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 
 from standfast.backends.base import Backend
-from standfast.engine.alarm import Alarm
-from standfast.engine.hub import Hub
-from standfast.engine.modes import Connected, Mode, NotConnected
+from standfast.engine.background import Alarm
+from standfast.engine.interfaces import Hub
+from standfast.engine.state_machine import Connected, Mode, NotConnected
 from standfast.errors import ConfigError, CorruptData, StandfastError
-from standfast.failpoints import failpoint
 from standfast.limits import CONNECT_DEADLINE_S
-from standfast.types import Hello
+from standfast.ops.types import Hello
+from standfast.system.failpoints import failpoint
 
 #: Codes of answers that waiting rarely changes: asked again more slowly.
 _REFUSALS = frozenset({"auth", "tls", "not_postgresql", "other_database", "went_back"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from standfast.engine.modes import Event, Lost, RoundFailed
+from standfast.engine.state_machine import Event, Lost, RoundFailed
 from standfast.errors import StandfastError, Unavailable
 
 #: Codes of errors after which nobody knows whether the batch took effect.

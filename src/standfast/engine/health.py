@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from standfast.engine.hold import Hold
-from standfast.engine.modes import Situation
+from standfast.engine.local_state import Hold
+from standfast.engine.state_machine import Situation
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

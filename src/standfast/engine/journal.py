@@ -17,12 +17,12 @@ from typing import NamedTuple
 import apsw
 import msgspec
 
-from standfast.engine.localfile import LocalFile
-from standfast.engine.packing import pack, unpack
+from standfast.engine.sqlite_file import LocalFile
 from standfast.errors import Unavailable
-from standfast.failpoints import failpoint
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
-from standfast.types import Hello, Op
+from standfast.ops.packing import pack, unpack
+from standfast.ops.types import Hello, Op
+from standfast.system.failpoints import failpoint
 
 FILE = "journal.db"
 #: "stnj" in ASCII.

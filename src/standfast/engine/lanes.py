@@ -16,8 +16,8 @@ import weakref
 from collections.abc import Container
 from pathlib import Path
 
-from standfast.failpoints import failpoint
-from standfast.files import make_directory
+from standfast.system.failpoints import failpoint
+from standfast.system.files import make_directory
 
 FOLDER = "lanes"
 #: Age of a lock file that nobody holds and no journal knows, after which it is removed.

@@ -14,12 +14,12 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from standfast.engine.localfile import LocalFile
 from standfast.engine.overlay import MirrorRow, Whole
-from standfast.engine.packing import pack_batch
-from standfast.failpoints import failpoint
+from standfast.engine.sqlite_file import LocalFile
 from standfast.limits import MAX_MIRROR_ROWS, MAX_RETAINED_BYTES, RETENTION_S
-from standfast.types import Observed, Op, Row, State
+from standfast.ops.packing import pack_batch
+from standfast.ops.types import Observed, Op, Row, State
+from standfast.system.failpoints import failpoint
 
 #: "stnm" in ASCII.
 MARK = 0x73746E6D

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from standfast.effect import Current, Refusal, apply_op
-from standfast.types import Discreet, Identity, Knowledge, Op, ProvisionalVersion, Row, State
+from standfast.ops.apply import Current, Refusal, apply_op
+from standfast.ops.types import Discreet, Identity, Knowledge, Op, ProvisionalVersion, Row, State
 
 #: The confirmed version of a document about which nothing is known: no condition on it can hold.
 UNCONFIRMED = -1

@@ -15,14 +15,14 @@ import msgspec
 
 from standfast.backends.base import Backend
 from standfast.engine.failures import means_away
-from standfast.engine.hold import Hold
-from standfast.engine.hub import Hub, Sight
-from standfast.engine.modes import Mode
+from standfast.engine.interfaces import Hub, Sight
+from standfast.engine.local_state import Hold
 from standfast.engine.overlay import View
 from standfast.engine.promise import Promise, Settling
+from standfast.engine.state_machine import Mode
 from standfast.errors import StandfastError
 from standfast.limits import MAX_READ_KEYS
-from standfast.types import State
+from standfast.ops.types import State
 
 logger = logging.getLogger("standfast")
 

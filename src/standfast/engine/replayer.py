@@ -16,20 +16,20 @@ import msgspec
 
 from standfast.backends.base import Backend
 from standfast.engine import lanes
-from standfast.engine.hold import Hold
 from standfast.engine.journal import Pending
 from standfast.engine.lanes import FileLock, Lane
-from standfast.engine.selection import along_with, next_batch, place_of
+from standfast.engine.local_state import Hold
+from standfast.engine.replay_batches import along_with, next_batch, place_of
 from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
-from standfast.failpoints import failpoint
-from standfast.fold import Place
 from standfast.limits import (
     MAX_BATCH_OPS,
     MAX_JOURNAL_AGE_S,
     MAX_TRANSACTION_OPS,
 )
-from standfast.settle import OnConflict
-from standfast.types import Applied, Op
+from standfast.ops.batch import Place
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import Applied, Op
+from standfast.system.failpoints import failpoint
 
 logger = logging.getLogger("standfast")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from standfast.engine.alarm import Alarm
+from standfast.engine.background import Alarm
 from standfast.engine.failures import failure_of
-from standfast.engine.hub import Hub
-from standfast.engine.inbox import Nudge
-from standfast.engine.modes import Mode
+from standfast.engine.interfaces import Hub
+from standfast.engine.state_machine import Mode
+from standfast.engine.write_queue import Nudge
 from standfast.errors import StandfastError
 
 #: How long one slice of the replay lasts before it is looked whether the store is to be closed.

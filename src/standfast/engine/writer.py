@@ -18,19 +18,19 @@ import msgspec
 from standfast.backends.base import Backend
 from standfast.engine.confirming import Sent, confirm
 from standfast.engine.failures import AWAY, IN_DOUBT, failure_of
-from standfast.engine.hold import Hold
-from standfast.engine.hub import Hub
-from standfast.engine.inbox import Nudge, Submission
-from standfast.engine.journaling import Answer, Journaling, unknown_outcome
+from standfast.engine.interfaces import Hub
 from standfast.engine.lanes import Lane
-from standfast.engine.modes import Drained, Event, Lost, Mode, RoundFailed, step
+from standfast.engine.local_state import Hold
+from standfast.engine.outage_writes import Answer, Journaling, unknown_outcome
 from standfast.engine.promise import Settling
 from standfast.engine.replayer import PROBE_PATIENCE_S
+from standfast.engine.state_machine import Drained, Event, Lost, Mode, RoundFailed, step
+from standfast.engine.write_queue import Nudge, Submission
 from standfast.errors import StandfastError, Unavailable
-from standfast.failpoints import failpoint
-from standfast.fold import Place
 from standfast.limits import MAX_LANE_BATCHES
-from standfast.types import Applied, Op
+from standfast.ops.batch import Place
+from standfast.ops.types import Applied, Op
+from standfast.system.failpoints import failpoint
 
 logger = logging.getLogger("standfast")
 

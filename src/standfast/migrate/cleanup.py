@@ -7,9 +7,9 @@ import stat
 from pathlib import Path
 from typing import Literal
 
-from standfast.failpoints import failpoint
-from standfast.files import beside, fsync_directory, move_back, read_regular, sha256_of_file
 from standfast.migrate.rundir import RunDir, SourceRecord
+from standfast.system.failpoints import failpoint
+from standfast.system.files import beside, fsync_directory, move_back, read_regular, sha256_of_file
 
 Outcome = Literal["taken", "changed", "there again"]
 """`changed`: it stayed, with its new content; `there again`: somebody has written a new one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from standfast.backends.base import Backend, Form
-from standfast.codec import decode, encode
+from standfast.document.codec import decode, encode
 from standfast.migrate.records import record_key
 from standfast.migrate.splitting import WHOLE_KEY, split_elements
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from standfast.backends.base import Form, StoredText
-from standfast.codec import decode, encode
-from standfast.merge import Side, changed_paths, same_value, three_way
+from standfast.document.codec import decode, encode
+from standfast.document.merge import Side, changed_paths, same_value, three_way
 from standfast.migrate.splitting import WHOLE_KEY, split_members
 
 OnConflict = Literal["file", "database", "newest", "fail"]

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import msgspec
 
-from standfast.codec import accept, canonical_or_none, decode
+from standfast.document.codec import accept, canonical_or_none, decode
+from standfast.document.names import key_text
+from standfast.document.parse import find_problem
+from standfast.document.values import MISSING, json_path, type_name
 from standfast.errors import DataError
-from standfast.jsontext import find_problem
-from standfast.jsonvalue import MISSING, json_path, type_name
 from standfast.limits import MAX_DEPTH
 from standfast.migrate.splitting import (
     WHOLE_KEY,
@@ -21,7 +22,6 @@ from standfast.migrate.splitting import (
     split_array,
     texts_of,
 )
-from standfast.naming import key_text
 
 #: The field that names the records of an array unless --key says another.
 AUTO_KEY_FIELD = "id"

@@ -14,22 +14,13 @@ from pathlib import Path
 import msgspec
 
 from standfast.backends.base import Backend, Change, Form, Image, Load, LoadReport
-from standfast.codec import decode
+from standfast.document.codec import decode
+from standfast.document.merge import same_value
 from standfast.errors import CorruptData, MigrationError, StandfastError
-from standfast.failpoints import failpoint
-from standfast.files import (
-    beside,
-    fsync_directory,
-    make_directory,
-    read_regular,
-    sha256,
-    write_atomic,
-)
-from standfast.merge import same_value
 from standfast.migrate.cleanup import discard_parked, parked_place
+from standfast.migrate.compare import documents_of
 from standfast.migrate.counting import Tell, silent
-from standfast.migrate.guard import disk_errors, migration_lock, require_same_target, was_loaded
-from standfast.migrate.planning import documents_of
+from standfast.migrate.locking import disk_errors, migration_lock, require_same_target, was_loaded
 from standfast.migrate.rundir import (
     CollectionChanges,
     RunDir,
@@ -39,6 +30,15 @@ from standfast.migrate.rundir import (
     remove_stateless,
 )
 from standfast.migrate.verify import Expected
+from standfast.system.failpoints import failpoint
+from standfast.system.files import (
+    beside,
+    fsync_directory,
+    make_directory,
+    read_regular,
+    sha256,
+    write_atomic,
+)
 
 #: Rows and files that a refusal names; beyond them it counts.
 MAX_NAMED = 20

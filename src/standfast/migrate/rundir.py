@@ -19,8 +19,8 @@ import msgspec
 
 from standfast.backends.base import Form, Image
 from standfast.errors import ConfigError, CorruptData
-from standfast.failpoints import failpoint
-from standfast.files import (
+from standfast.system.failpoints import failpoint
+from standfast.system.files import (
     beside,
     fsync_directory,
     is_draft,

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from standfast.backends.base import Backend, Change, Load
 from standfast.errors import ConfigError, DataError, MigrationError
-from standfast.failpoints import failpoint
 from standfast.migrate.cleanup import take_away
+from standfast.migrate.compare import Options, Plan, compare_with_database, scan
 from standfast.migrate.counting import Counted, Progress, Tell, silent
-from standfast.migrate.finding import Found
-from standfast.migrate.guard import (
+from standfast.migrate.find_files import Found
+from standfast.migrate.locking import (
     disk_errors,
     migration_lock,
     moved_files,
@@ -28,7 +28,6 @@ from standfast.migrate.guard import (
     was_loaded,
 )
 from standfast.migrate.plan import CollectionPlan
-from standfast.migrate.planning import Options, Plan, compare_with_database, scan
 from standfast.migrate.rundir import (
     UNFINISHED,
     CollectionChanges,
@@ -43,6 +42,7 @@ from standfast.migrate.rundir import (
     stored_names,
 )
 from standfast.migrate.verify import Verdict, verify_run
+from standfast.system.failpoints import failpoint
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ from typing import cast
 
 import msgspec
 
-from standfast.codec import accept, canonical_texts
+from standfast.document.codec import accept, canonical_texts
+from standfast.document.parse import find_problem, minify, position
 from standfast.errors import DataError
-from standfast.jsontext import find_problem, minify, position
 from standfast.limits import MAX_DEPTH
 
 #: The key of a file that is kept as one document.

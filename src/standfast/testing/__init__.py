@@ -1,5 +1,5 @@
 """For tests: what code that uses a store, and what a backend of one's own, can be tested with.
 
 `standfast.backends.memory.MemoryBackend` is the whole contract without a database;
-`standfast.testing.contract` (which needs pytest) is the contract as a test-suite.
+`contract.suite.backend` (which needs pytest) is the contract as a test-suite.
 """

@@ -1,0 +1,172 @@
+"""`standfast conflicts`: lines of the ledger, and what a person decides about them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, cast
+
+from standfast.backends.base import Backend
+from standfast.document.codec import decode
+from standfast.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptData,
+    DataError,
+    StandfastError,
+    Unavailable,
+)
+from standfast.ops.build import raise_refusal
+from standfast.ops.types import Entry, Kind, Op
+
+Side = Literal["mine", "theirs", "base"]
+
+#: Names the lanes of resolutions that apply an operation again.
+_AGAIN = uuid.UUID("8d9fb0c2-6c0f-4d7e-9c38-3b1f0f4f2a57")
+
+
+class Decision(NamedTuple):
+    """What is to become of a line: take a side, put this JSON text, or leave all as it is."""
+
+    take: Side | None = None
+    value: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How the ledger calls it."""
+        if self.value is not None:
+            return "value"
+        return self.take or "dismissed"
+
+
+class Resolved(NamedTuple):
+    """A line that was resolved, how, and the version that its document got (None: no write)."""
+
+    entry: Entry
+    resolution: str
+    version: int | None
+
+
+def open_entries(counts: Mapping[str, int]) -> int:
+    """The number of lines that somebody should look at."""
+    return counts.get("open", 0)
+
+
+def find(backend: Backend, number: int, *, deadline_s: float) -> Entry:
+    """One line; StandfastError("no_entry") when there is none of this id."""
+    deadline = time.monotonic() + deadline_s
+    found = backend.entries(after=number - 1, limit=1, deadline=deadline)
+    if not found or found[0].id != number:
+        raise StandfastError(
+            f"the ledger has no line {number}",
+            code="no_entry",
+            hint="see: standfast conflicts list",
+        )
+    return found[0]
+
+
+def version_now(backend: Backend, entry: Entry, *, deadline_s: float) -> int:
+    """The version of the line's document at this moment; 0 when there is none."""
+    deadline = time.monotonic() + deadline_s
+    (state,) = backend.observe(entry.collection, [entry.key], deadline=deadline).states
+    return 0 if state.text is None else state.version
+
+
+def resolve(
+    backend: Backend,
+    number: int,
+    decision: Decision,
+    *,
+    if_version: int | None = None,
+    deadline_s: float,
+) -> Resolved:
+    """Carry out a decision, and mark the line only when that has taken effect.
+
+    `if_version` makes the write conditional: ConflictError when the document has another version.
+    Killed in between, the same call again does no harm: a document is put once more, and a patch,
+    append or increment is not applied twice.  ConflictError("not_open") for a line that is
+    resolved, or was never open.
+    """
+    entry = find(backend, number, deadline_s=deadline_s)
+    if entry.state != "open":
+        raise _not_open(entry)
+    op = _op(entry, decision, if_version, backend)
+    version = None if op is None else _apply(backend, op, entry, deadline_s)
+    if not backend.resolve_entry(number, decision.name):
+        raise _not_open(find(backend, number, deadline_s=deadline_s))
+    if op is not None:
+        # Whoever decides the same at the same time must not apply it once more.
+        with contextlib.suppress(StandfastError):
+            backend.fence([op.lane], deadline=time.monotonic() + deadline_s)
+    return Resolved(entry, decision.name, version)
+
+
+def _not_open(entry: Entry) -> ConflictError:
+    how = f" ({entry.resolution})" if entry.resolution else ""
+    return ConflictError(
+        f"line {entry.id} is not open, it is {entry.state}{how}",
+        code="not_open",
+        hint="change the document itself, if it should be another: standfast put",
+    )
+
+
+def _op(entry: Entry, decision: Decision, if_version: int | None, backend: Backend) -> Op | None:
+    """The write that the decision means; None for none."""
+    if decision.value is not None:
+        return _document(entry, decision.value, if_version)
+    if decision.take is None:
+        return None
+    if decision.take == "theirs":
+        return _document(entry, entry.theirs, if_version)
+    if decision.take == "base":
+        if entry.base is None:
+            raise ConfigError(
+                f"line {entry.id} tells no base: there was no document, or nobody knew of one",
+                code="no_base",
+                hint="--take theirs, --value, or standfast delete and --dismiss",
+            )
+        return _document(entry, entry.base, if_version)
+    if entry.kind in ("put", "delete"):
+        return _document(entry, entry.mine, if_version)
+    # Of one line and database there is one lane: what was applied already is skipped there.
+    return Op(
+        lane=str(uuid.uuid5(_AGAIN, f"{backend.identity()}/{entry.id}")),
+        seq=1,
+        kind=cast(Kind, entry.kind),
+        collection=entry.collection,
+        key=entry.key,
+        body=entry.mine,
+        pointer=str(decode(entry.pointer)) if entry.pointer else "",
+        if_version=if_version,
+    )
+
+
+def _document(entry: Entry, text: str | None, if_version: int | None) -> Op:
+    return Op(
+        lane=str(uuid.uuid4()),
+        seq=1,
+        kind="delete" if text is None else "put",
+        collection=entry.collection,
+        key=entry.key,
+        body=text,
+        if_version=if_version,
+    )
+
+
+def _apply(backend: Backend, op: Op, entry: Entry, deadline_s: float) -> int | None:
+    try:
+        (outcome,) = backend.apply([op], deadline=time.monotonic() + deadline_s).outcomes
+    except Unavailable as error:
+        if error.code == "fenced":
+            raise _not_open(find(backend, entry.id, deadline_s=deadline_s)) from None
+        raise
+    if outcome.status != "refused":
+        return outcome.version
+    backend.close_lane(op.lane)  # so that it can be tried again
+    try:
+        raise_refusal(op, outcome)
+    except (DataError, CorruptData) as error:
+        error.hint = "it does not fit the document as it is now: --take theirs, or --value"
+        raise

@@ -1,0 +1,147 @@
+"""The files of a data directory as a command sees them, also while an app uses them.
+
+Nothing is created: where there is no journal, none comes into being by looking.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from standfast.config.settings import EMBEDDED_FILE
+from standfast.engine.journal import FILE, History, Journal
+from standfast.engine.lanes import is_dead
+from standfast.engine.mirror import Mirror
+from standfast.errors import ConfigError, StandfastError
+from standfast.limits import MAX_JOURNAL_AGE_S
+from standfast.ops.types import Hello
+
+
+class LaneSeen(msgspec.Struct, frozen=True):
+    """A lane that is not known to be closed; `dead` when no process holds it any more."""
+
+    id: str
+    state: Literal["alive", "dead"]
+
+
+class Local(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies in a data directory.
+
+    `history` is the database that the journal belongs to (None: none was reached yet); `oldest_us`
+    when the oldest pending write was acknowledged; `mirrored` the number of places that the mirror
+    knows, None without one.
+    """
+
+    data_dir: Path
+    journal: bool = False
+    history: History | None = None
+    ops: int = 0
+    bytes: int = 0
+    oldest_us: int | None = None
+    lanes: tuple[LaneSeen, ...] = ()
+    mirrored: int | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """The age of the oldest pending write; 0 without one."""
+        return max(0.0, time.time() - self.oldest_us / 1e6) if self.oldest_us else 0.0
+
+    @property
+    def alive(self) -> int:
+        """The number of lanes that a process holds."""
+        return sum(lane.state == "alive" for lane in self.lanes)
+
+    @property
+    def dead(self) -> int:
+        """The number of lanes whose process is gone."""
+        return len(self.lanes) - self.alive
+
+    @property
+    def is_old(self) -> bool:
+        """Whether a replay waits for a confirmation, since its oldest write is over the limit."""
+        return self.lag_s >= MAX_JOURNAL_AGE_S
+
+    def is_held_from(self, hello: Hello, *, display: str) -> bool:
+        """Whether a store that meets this database would hold its journal back (I9).
+
+        The same rule as `Hold.recognise`: another database under a new address is taken over
+        while nothing is pending.
+        """
+        known = self.history
+        if known is None or known.is_of(hello):
+            return False
+        return self.ops > 0 or known.display == display
+
+
+@contextmanager
+def usable(data_dir: Path) -> Generator[None]:
+    """Run a block in which what the system says about these files becomes an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"the data directory {data_dir} cannot be used: {error.strerror}",
+            code="data_dir",
+            hint="run this as the user of the app; check its owner, its mode and the disk",
+        ) from None
+
+
+@contextmanager
+def opened_journal(data_dir: Path) -> Generator[Journal | None]:
+    """The journal of a data directory; None where there is none."""
+    with usable(data_dir):
+        there = (data_dir / FILE).exists()
+        journal = Journal(data_dir) if there else None
+    if journal is None:
+        yield None
+        return
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def look(data_dir: Path) -> Local:
+    """Look at a data directory."""
+    with usable(data_dir):
+        mirrored = _mirrored(data_dir / EMBEDDED_FILE)
+    with opened_journal(data_dir) as journal, usable(data_dir):
+        if journal is None:
+            return Local(data_dir=data_dir, mirrored=mirrored)
+        totals = journal.totals()
+        lanes = tuple(
+            LaneSeen(lane, "dead" if is_dead(data_dir, lane) else "alive")
+            for lane in journal.lanes()
+        )
+        return Local(
+            data_dir=data_dir,
+            journal=True,
+            history=journal.history(),
+            ops=totals.ops,
+            bytes=totals.bytes,
+            oldest_us=journal.oldest_us(),
+            lanes=lanes,
+            mirrored=mirrored,
+        )
+
+
+def _mirrored(path: Path) -> int | None:
+    try:
+        if not path.stat().st_size:
+            return None
+        mirror = Mirror(path)
+    except FileNotFoundError:
+        return None
+    except ConfigError:
+        return None  # an embedded database lies in its place
+    try:
+        return mirror.count()
+    except StandfastError:
+        return None  # disposable, and no reason to tell nothing of the journal
+    finally:
+        mirror.close()

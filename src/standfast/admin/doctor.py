@@ -1,0 +1,223 @@
+"""`standfast doctor`: what can be wrong around a store, each check with what to do about it."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from standfast.admin.conflicts import open_entries
+from standfast.admin.data_dir import Local, look
+from standfast.admin.primary import Primary, reach
+from standfast.backends.migrations import SCHEMA_VERSION
+from standfast.backends.postgres.facts import ServerFacts
+from standfast.config.settings import Settings
+from standfast.errors import StandfastError
+
+Verdict = Literal["ok", "warn", "fail"]
+
+#: A clock that is further off makes ages, `ttl_s` in an outage and `on_conflict="newest"` wrong.
+MAX_CLOCK_DIFFERENCE_S = 60.0
+#: File systems whose files are gone when the machine or its container starts again.
+VOLATILE = frozenset({"tmpfs", "ramfs"})
+#: Where Linux tells what is mounted.
+MOUNTS = Path("/proc/self/mounts")
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at: its name, the verdict, what was found, and what to do."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    hint: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """All checks, and the error of a database that could not be asked."""
+
+    checks: list[Check]
+    failure: StandfastError | None
+
+    @property
+    def green(self) -> bool:
+        """Whether all is well."""
+        return all(check.verdict == "ok" for check in self.checks)
+
+
+def examine(settings: Settings) -> Report:
+    """Run every check; those of the database only when it answers within the deadline."""
+    found = reach(settings)
+    local = look(settings.data_dir)
+    if isinstance(found, StandfastError):
+        checks = [Check("connection", "fail", found.message, found.hint)]
+    else:
+        checks = [Check("connection", "ok", f"{settings.target.display} ({settings.source})")]
+        checks += _database(settings, local, found)
+    checks += _directory(settings, local)
+    return Report(checks, found if isinstance(found, StandfastError) else None)
+
+
+# ---- the database
+
+
+def _database(settings: Settings, local: Local, primary: Primary) -> Iterator[Check]:
+    if primary.server is not None:
+        yield Check(
+            "server", "ok", f"PostgreSQL {primary.server.version}, {primary.server.encoding}"
+        )
+    yield _schema(primary)
+    if primary.server is not None:
+        yield _durability(primary.server)
+        yield clock(primary.server.clock_ahead_s)
+        yield _history(settings, local, primary)
+    yield _conflicts(primary)
+
+
+def _schema(primary: Primary) -> Check:
+    found = f"version {primary.schema} of {SCHEMA_VERSION}"
+    if primary.schema == SCHEMA_VERSION:
+        return Check("schema", "ok", found)
+    if not primary.schema:
+        return Check("schema", "ok", "none yet; the first write creates it")
+    hint = "standfast schema apply, or standfast schema sql for a DBA"
+    return Check("schema", "warn", found, hint)
+
+
+def _durability(server: ServerFacts) -> Check:
+    for name, value in (("fsync", server.fsync), ("full_page_writes", server.full_page_writes)):
+        if value == "off":
+            found = f"{name} is off: a crash of the server's machine can lose or damage everything"
+            return Check("durability", "fail", found, f"switch {name} on in postgresql.conf")
+    if server.synchronous_commit == "off":
+        return Check(
+            "durability",
+            "warn",
+            "synchronous_commit is off for this role: standfast switches it on for its own writes,"
+            " what others write with this role can be lost in a crash",
+            "ALTER ROLE ... SET synchronous_commit = on",
+        )
+    return Check("durability", "ok", f"synchronous_commit is {server.synchronous_commit}")
+
+
+def clock(ahead_s: float) -> Check:
+    """The check of the server's clock against this machine's."""
+    if abs(ahead_s) <= MAX_CLOCK_DIFFERENCE_S:
+        return Check("clock", "ok", f"differs from the server's by {abs(ahead_s):.1f} s")
+    which = "behind" if ahead_s > 0 else "ahead of"
+    return Check(
+        "clock",
+        "warn",
+        f"this machine's clock is {abs(ahead_s):.0f} s {which} the server's",
+        "synchronise both (NTP): ages and times to live in an outage go by this machine's",
+    )
+
+
+def _history(settings: Settings, local: Local, primary: Primary) -> Check:
+    known = local.history
+    if not local.journal or known is None:
+        return Check("history", "ok", "the data directory belongs to no database yet")
+    if known.is_of(primary.hello):
+        return Check("history", "ok", f"the journal belongs to this database ({known.identity})")
+    if not local.is_held_from(primary.hello, display=settings.target.display):
+        found = "another database than before, and nothing is pending: it is taken over at open"
+        return Check("history", "ok", found)
+    return Check(
+        "history",
+        "fail",
+        f"other_database: the journal belongs to {known.identity} at {known.display}, and another"
+        " database answers; nothing is replayed into it",
+        "correct the URL; or, if this is to be the new home: standfast doctor --adopt",
+    )
+
+
+def _conflicts(primary: Primary) -> Check:
+    count = open_entries(primary.ledger)
+    if not count:
+        return Check("conflicts", "ok", "none is open")
+    return Check("conflicts", "warn", f"{count} open", "standfast conflicts list")
+
+
+# ---- the data directory
+
+
+def _directory(settings: Settings, local: Local) -> Iterator[Check]:
+    yield _pending(local)
+    yield _lanes(local)
+    yield from _disk(settings.data_dir)
+
+
+def _pending(local: Local) -> Check:
+    if not local.ops:
+        return Check("pending", "ok", "no write is pending")
+    found = f"{local.ops} writes are pending, the oldest for {local.lag_s:.0f} s"
+    if local.is_old:
+        hint = "look at them (standfast journal list), then: standfast journal drain --confirm"
+        return Check("pending", "warn", f"journal_old: {found}; they are held", hint)
+    hint = "they are replayed when the store is open, or by: standfast journal drain"
+    return Check("pending", "warn", found, hint)
+
+
+def _lanes(local: Local) -> Check:
+    if not local.dead:
+        return Check("lanes", "ok", f"{local.alive} alive, none of an ended process")
+    return Check(
+        "lanes",
+        "warn",
+        f"{local.dead} of ended processes are not closed in the database yet",
+        "the next process that opens the store closes them",
+    )
+
+
+def _disk(data_dir: Path) -> Iterator[Check]:
+    try:
+        mode = stat.S_IMODE(data_dir.stat().st_mode)
+    except FileNotFoundError:
+        yield Check("data directory", "ok", f"{data_dir.absolute()} is not there yet")
+        return
+    kind = filesystem_of(data_dir, mounts())
+    if kind in VOLATILE:
+        found = f"{data_dir.absolute()} is on {kind}, which a restart empties: so is the journal"
+        yield Check("data directory", "fail", found, "put STANDFAST_DATA_DIR on a disk")
+    else:
+        yield Check("data directory", "ok", str(data_dir.absolute()))
+    if mode & 0o007:
+        found = f"everybody on this machine may enter it (mode {mode:o})"
+        yield Check("privacy", "warn", found, f"chmod o-rwx {data_dir.absolute()}")
+    else:
+        yield Check("privacy", "ok", f"mode {mode:o}")
+
+
+def mounts() -> str:
+    """What is mounted on this machine; nothing where that cannot be told."""
+    try:
+        return MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def filesystem_of(path: Path, mounted: str) -> str:
+    """The kind of the file system that a path is on, "" when that is not told.
+
+    `mounted` is in the form of fstab(5): of the mount points above the path, the longest, and of
+    several at one point, the last.
+    """
+    resolved = path.resolve()
+    best, kind = -1, ""
+    for line in mounted.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = Path(_unescaped(fields[1]))
+        if (point == resolved or point in resolved.parents) and len(point.parts) >= best:
+            best, kind = len(point.parts), fields[2]
+    return kind
+
+
+def _unescaped(text: str) -> str:
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, char)
+    return text

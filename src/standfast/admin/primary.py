@@ -1,0 +1,71 @@
+"""The database as a command meets it: one connection, every question within the deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import msgspec
+
+from standfast.api.opening import backend_for, refuse_mirror
+from standfast.backends.base import Backend
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.postgres.facts import ServerFacts, server_facts
+from standfast.config.settings import Settings
+from standfast.errors import StandfastError
+from standfast.ops.types import Hello
+
+
+class Primary(msgspec.Struct, frozen=True):
+    """What the database said of itself: who it is, its schema, its ledger, and its server."""
+
+    hello: Hello
+    schema: int
+    ledger: dict[str, int]
+    server: ServerFacts | None = None
+
+
+@contextmanager
+def connected(settings: Settings) -> Generator[Backend]:
+    """The database of these settings; PostgreSQL with a connection made within the deadline.
+
+    Raises what the database answered, or that it did not answer in time.
+    """
+    if settings.target.kind == "sqlite":
+        refuse_mirror(settings)
+    made = backend_for(settings.target)
+    backend = made.sibling()
+    try:
+        if isinstance(backend, PostgresBackend):
+            backend.connect(time.monotonic() + settings.deadline_s)
+        else:
+            backend.check()
+        yield backend
+    finally:
+        backend.close()
+        made.close()
+
+
+def ask(backend: Backend, settings: Settings) -> Primary:
+    """Ask the database for what `status` and `doctor` show."""
+
+    def deadline() -> float:
+        return time.monotonic() + settings.deadline_s
+
+    hello = backend.hello(deadline())
+    server = None
+    if isinstance(backend, PostgresBackend):
+        with backend.connection("looking at the server", deadline()) as conn:
+            server = server_facts(conn)
+    schema = backend.schema_version() if server is None else server.schema
+    return Primary(hello, schema, backend.count_entries(deadline=deadline()), server)
+
+
+def reach(settings: Settings) -> Primary | StandfastError:
+    """The same with a connection of its own; the error when it cannot be made or is lost."""
+    try:
+        with connected(settings) as backend:
+            return ask(backend, settings)
+    except StandfastError as error:
+        return error

@@ -1,0 +1,124 @@
+"""`standfast status`: the state of a store, from its files and one visit to its database."""
+
+from __future__ import annotations
+
+import msgspec
+
+from standfast.admin.data_dir import LaneSeen, Local, look
+from standfast.admin.primary import Primary, reach
+from standfast.backends.migrations import SCHEMA_VERSION
+from standfast.config.settings import Settings
+from standfast.errors import StandfastError
+from standfast.ops.types import from_microseconds
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a database is: its history and, for PostgreSQL, its system identifier."""
+
+    identity: str | None
+    system: str
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """Versions of the library, of the schema it knows and the one that is there, of the server."""
+
+    library: str
+    schema_known: int
+    schema: int | None = None
+    server: str | None = None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How a store is doing, as far as that can be told without its process.
+
+    `state`: `direct` (the primary answers, nothing is pending), `draining` (it answers, something
+    is), `journaling` (it does not answer), or why the journal is held: `other_database`,
+    `journal_old`.  `code` is that of the error when the primary does not answer.  `lag_ops`
+    acknowledged writes wait for it, the oldest for `lag_s` seconds.  `ledger` counts lines by
+    state; it and `database` are None when the primary does not answer.
+    """
+
+    state: str
+    cause: str
+    code: str | None
+    kind: str
+    primary: str
+    lag_ops: int
+    lag_bytes: int
+    lag_s: float
+    oldest_pending: str | None
+    ledger: dict[str, int] | None
+    lanes: tuple[LaneSeen, ...]
+    history: Identity | None
+    database: Identity | None
+    versions: Versions
+    data_dir: str
+    mirrored: int | None
+
+    @property
+    def open_conflicts(self) -> int:
+        """Lines of the ledger that somebody should look at."""
+        return (self.ledger or {}).get("open", 0)
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A status, and the error of a database that could not be asked."""
+
+    status: Status
+    failure: StandfastError | None
+
+
+def status_of(settings: Settings, *, library: str) -> Seen:
+    """Look at the data directory, and ask the database within the deadline.
+
+    Works beside a running app.  Raises only what the files or the settings are to blame for.
+    """
+    found = reach(settings)
+    failure = found if isinstance(found, StandfastError) else None
+    if settings.target.kind == "sqlite" and failure is not None:
+        raise failure
+    local = look(settings.data_dir)
+    primary = None if isinstance(found, StandfastError) else found
+    display = settings.target.display
+    state, cause = _state(settings, local, found)
+    history = local.history
+    status = Status(
+        state=state,
+        cause=cause,
+        code=failure.code if failure else None,
+        kind=settings.target.kind,
+        primary=display,
+        lag_ops=local.ops,
+        lag_bytes=local.bytes,
+        lag_s=round(local.lag_s, 3),
+        oldest_pending=from_microseconds(local.oldest_us).isoformat() if local.oldest_us else None,
+        ledger=primary.ledger if primary else None,
+        lanes=local.lanes,
+        history=Identity(history.identity, history.system) if history else None,
+        database=Identity(primary.hello.identity, primary.hello.system) if primary else None,
+        versions=Versions(
+            library,
+            SCHEMA_VERSION,
+            primary.schema if primary else None,
+            primary.server.version if primary and primary.server else None,
+        ),
+        data_dir=str(settings.data_dir.absolute()),
+        mirrored=local.mirrored,
+    )
+    return Seen(status, failure)
+
+
+def _state(settings: Settings, local: Local, found: Primary | StandfastError) -> tuple[str, str]:
+    if isinstance(found, StandfastError):
+        return "journaling", found.message
+    if settings.target.kind == "sqlite":
+        return "direct", "an embedded SQLite database: there is no primary that could be away"
+    if local.is_held_from(found.hello, display=settings.target.display):
+        return "other_database", "the journal belongs to another database than the one that answers"
+    if not local.ops:
+        return "direct", "everything is on the primary"
+    if local.is_old:
+        return "journal_old", "the oldest pending write is more than a day old"
+    if local.alive:
+        return "draining", "the primary answers, and pending writes are being replayed"
+    return "draining", "the primary answers; the next process that opens the store replays"

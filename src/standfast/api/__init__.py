@@ -1,0 +1,1 @@
+"""The public classes: stores, collections and batches, synchronous and asynchronous."""

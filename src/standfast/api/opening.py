@@ -1,0 +1,230 @@
+"""From settings to an open store: which backend, in which file or database."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import time
+import weakref
+from pathlib import Path
+from typing import Literal
+
+from standfast.api.aio import AsyncStore, Opening
+from standfast.api.sync import Store
+from standfast.backends.base import Backend
+from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_settings
+from standfast.engine.embedded import InlineEngine
+from standfast.engine.interfaces import StoreEngine
+from standfast.engine.local_state import Fallback, HoldOptions
+from standfast.errors import ConfigError
+from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.ops.reconcile import OnConflict
+
+logger = logging.getLogger("standfast")
+
+#: The application id of a mirror; its module is loaded only where there is one.
+MIRROR_MARK = 0x73746E6D
+
+#: The engines of this process; one that was closed does nothing when it is closed again.
+_open: weakref.WeakSet[StoreEngine] = weakref.WeakSet()
+#: How long the end of the program waits for what is still on its way.
+EXIT_TIMEOUT_S = 0.5
+
+
+def hold_options(
+    *,
+    fallback: Fallback = "read-write",
+    sole_writer: bool = False,
+    max_stale_s: float | None = None,
+    on_conflict: OnConflict = "mine",
+    local_durability: Literal["normal", "full"] = "normal",
+    max_journal_ops: int | None = None,
+    max_journal_bytes: int | None = None,
+) -> HoldOptions:
+    """The options of a store, judged; ConfigError names the one that is wrong."""
+    _choose("fallback", fallback, ("read-write", "read-only", "off"))
+    _choose("local_durability", local_durability, ("normal", "full"))
+    if not callable(on_conflict):
+        _choose("on_conflict", on_conflict, ("mine", "theirs", "newest"))
+    limits = (
+        ("max_stale_s", max_stale_s),
+        ("max_journal_ops", max_journal_ops),
+        ("max_journal_bytes", max_journal_bytes),
+    )
+    for name, value in limits:
+        if value is not None and not value > 0:
+            raise ConfigError(
+                f"{name}={value!r} is no limit", code="usage", hint="give more than 0"
+            )
+    return HoldOptions(
+        fallback=fallback,
+        sole_writer=sole_writer,
+        max_stale_s=max_stale_s,
+        on_conflict=on_conflict,
+        local_durability=local_durability,
+        max_journal_ops=max_journal_ops or MAX_JOURNAL_OPS,
+        max_journal_bytes=max_journal_bytes or MAX_JOURNAL_BYTES,
+    )
+
+
+def _choose(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(
+            f"{name}={value!r} is not known", code="usage", hint=f"one of {', '.join(choices)}"
+        )
+
+
+def open_store(
+    url: str | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    deadline_s: float | None = None,
+    options: HoldOptions | None = None,
+) -> Store:
+    """Open a store: the one that `standfast.open` describes."""
+    settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
+    options = options or HoldOptions()
+    return Store(open_engine(settings, options), lambda: open_engine(settings, options))
+
+
+def open_async_store(
+    url: str | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    deadline_s: float | None = None,
+    options: HoldOptions | None = None,
+) -> Opening:
+    """Open an asynchronous store: the one that `standfast.open_async` describes."""
+
+    async def opened() -> AsyncStore:
+        settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
+        chosen = options or HoldOptions()
+        engine = await asyncio.to_thread(open_engine, settings, chosen)
+        return AsyncStore(engine, lambda: open_engine(settings, chosen))
+
+    return Opening(opened)
+
+
+def open_engine(settings: Settings, options: HoldOptions) -> StoreEngine:
+    """The engine of these settings, with its threads running."""
+    for warning in settings.target.warnings:
+        logger.warning("%s: %s", settings.source, warning)
+    backend = backend_for(settings.target)
+    try:
+        engine = _engine_for(settings, options, backend)
+    except BaseException:
+        backend.close()
+        raise
+    logger.info("opened %s, data directory %s", backend.display, settings.data_dir.resolve())
+    _open.add(engine)
+    return engine
+
+
+def _engine_for(settings: Settings, options: HoldOptions, backend: Backend) -> StoreEngine:
+    if settings.target.kind == "sqlite":
+        refuse_mirror(settings)
+        backend.check()
+        return InlineEngine(backend)
+    from standfast.engine.local_state import Hold
+    from standfast.engine.replicated import Engine
+
+    refuse_to_hide(settings)
+    hold = Hold(settings.data_dir, options, display=backend.display)
+    try:
+        engine = Engine(backend, hold, deadline_s=settings.deadline_s)
+    except BaseException:
+        hold.close()
+        raise
+    engine.start()
+    return engine
+
+
+def _close_all() -> None:
+    """Close what was left open when the program ends, within bounds: it must not hang."""
+    for engine in list(_open):
+        engine.close(EXIT_TIMEOUT_S)
+
+
+def _forget_all() -> None:
+    _open.clear()  # in a forked child: these are the parent's
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def backend_for(target: Target) -> Backend:
+    """The backend of a target; nothing is opened yet.  psycopg is imported only for PostgreSQL."""
+    if target.kind == "sqlite":
+        from standfast.backends.sqlite.backend import SqliteBackend
+
+        return SqliteBackend(target.path)
+    from standfast.backends.postgres.backend import PostgresBackend
+
+    return PostgresBackend(target)
+
+
+def refuse_mirror(settings: Settings) -> None:
+    """Refuse to use the mirror of a PostgreSQL database as an embedded one.
+
+    It may be incomplete, and what were written into it would never reach that database.
+    """
+    path = Path(settings.target.path)
+    if _mark_of(path) == MIRROR_MARK:
+        raise ConfigError(
+            f"{path} is the mirror of a PostgreSQL database, and no URL names one",
+            code="mirror_file",
+            hint="set DATABASE_URL again; or use another data directory (STANDFAST_DATA_DIR)",
+        )
+
+
+def refuse_to_hide(settings: Settings) -> None:
+    """Refuse a PostgreSQL URL while the data directory holds documents of an embedded database.
+
+    They would seem to have vanished, and two histories would grow apart.  An embedded database
+    without documents is set aside: its place is the mirror's.
+    """
+    path = embedded_path(settings)
+    if not path.exists() or _mark_of(path) == MIRROR_MARK:
+        return
+    from standfast.backends.sqlite.backend import SqliteBackend
+
+    backend = SqliteBackend(path)
+    try:
+        if backend.identity() is None:
+            return  # another process is about to make its mirror here
+        count = sum(backend.count(name) for name in backend.collections())
+    except ConfigError as error:
+        if error.code != "not_ours":
+            raise
+        return  # it is not embedded; what it is instead, the mirror will tell
+    finally:
+        backend.close()
+    if count:
+        raise ConfigError(
+            f"{settings.source} names PostgreSQL, but {path} is an embedded database with"
+            f" {count} documents, which would be hidden",
+            code="embedded_data",
+            hint="to move them: unset the URL, `standfast export` each collection, and `standfast"
+            " migrate` the files with --to; or use another data directory (STANDFAST_DATA_DIR)",
+        )
+    aside = path.with_name(f"embedded-{time.time_ns()}.db")
+    path.rename(aside)
+    logger.warning("the embedded database %s has no documents: set aside as %s", path, aside)
+
+
+def _mark_of(path: Path) -> int:
+    """The application id in a SQLite file's header (sqlite.org/fileformat.html, 1.2.1); else 0."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(72)
+    except FileNotFoundError:
+        return 0
+    return int.from_bytes(header[68:72], "big") if len(header) == 72 else 0
+
+
+def embedded_path(settings: Settings) -> Path:
+    """Where the embedded database of a data directory is."""
+    return settings.data_dir / EMBEDDED_FILE

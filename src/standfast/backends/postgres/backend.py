@@ -1,0 +1,379 @@
+"""PostgreSQL as a backend: pooled connections, one transaction a batch, exact text beside jsonb."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import Connection, sql
+
+from standfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
+from standfast.backends.postgres import fast_put as pgputs
+from standfast.backends.postgres import ledger as pgledger
+from standfast.backends.postgres import load as pgload
+from standfast.backends.postgres import read as pgread
+from standfast.backends.postgres import rows as pgrows
+from standfast.backends.postgres import schema as pgschema
+from standfast.backends.postgres import write as pgwrite
+from standfast.backends.postgres.connection import Line
+from standfast.backends.postgres.errors import RETRIED
+from standfast.backends.postgres.session import Sessions, time_left
+from standfast.backends.postgres.tables import Table, find_table, has_schema
+from standfast.config.settings import Target
+from standfast.document.jsonb import compact
+from standfast.errors import ConfigError
+from standfast.limits import MAX_TRANSACTION_ATTEMPTS
+from standfast.ops.batch import places
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import Applied, Entry, Identity, Observed, Op, Row
+from standfast.system.failpoints import failpoint
+
+#: Rows that a streaming read holds at a time.
+_STREAM_ROWS = 1000
+
+
+class PostgresBackend(Sessions):
+    """Documents in ordinary PostgreSQL tables, one a collection.
+
+    Thread-safe.  Nothing is created before the first write.  Works behind transaction poolers:
+    all state is transaction-scoped.
+    """
+
+    kind = "postgresql"
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        connect_timeout_s: float = 5.0,
+        lock_timeout_s: float = 2.0,
+        line: Line | None = None,
+    ) -> None:
+        super().__init__(
+            target,
+            connect_timeout_s=connect_timeout_s,
+            lock_timeout_s=lock_timeout_s,
+            line=line,
+        )
+        self._tables: dict[str, Table] = {}
+
+    def sibling(self) -> PostgresBackend:
+        """For one thread of the engine: one connection, which only `connect` makes."""
+        return PostgresBackend(self.target, line=Line(self.target))
+
+    def schema_version(self) -> int:
+        with self.connection("looking at the schema") as conn:
+            return pgschema.schema_version(conn)
+
+    def install(self, collections: Sequence[str]) -> None:
+        with self.connection("creating the schema") as conn:
+            with self.transaction(conn):
+                pgschema.install(conn)
+            self.writable(conn, collections)
+
+    def schema_script(self, collections: list[str]) -> tuple[str, str]:
+        """The SQL that is missing for these collections, and the schema their tables are in."""
+        with self.connection("looking at the schema") as conn:
+            schema = self.schema_of(conn)
+            return pgschema.script(conn, schema, collections), schema
+
+    def identity(self) -> str | None:
+        with self.connection("reading the identity") as conn:
+            if not has_schema(conn):
+                return None
+            row = conn.execute("SELECT identity::text FROM standfast.identity").fetchone()
+            return str(row[0]) if row else None
+
+    # ---- tables
+
+    def _table(self, conn: Connection[Any], collection: str) -> Table | None:
+        """The table for reading: known, found as it stands, or None.  Creates nothing."""
+        table = self._tables.get(collection)
+        if table is None:
+            table = find_table(conn, collection, self.schema_of(conn))
+            if table is not None:
+                self._require_own_schema(table)
+                if table.ready:
+                    self._tables[collection] = table
+        return table
+
+    def _require_own_schema(self, table: Table) -> None:
+        """Refuse a table in another schema than the one that the URL names."""
+        wanted = self.target.schema
+        if wanted is not None and table.schema != wanted:
+            raise ConfigError(
+                f"collection `{table.collection}` of this database is in the schema"
+                f" `{table.schema}`, not in `{wanted}`",
+                code="other_schema",
+                hint="leave ?schema= out of the URL, or use another database for other data",
+            )
+
+    def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
+        """Create or adopt, in one transaction of its own, what is not ready yet."""
+        missing = [name for name in collections if name not in self._tables]
+        if not missing:
+            return
+        with self.transaction(conn):
+            tables = {n: pgschema.ensure_table(conn, n, self.schema_of(conn)) for n in missing}
+            for table in tables.values():
+                self._require_own_schema(table)
+            failpoint("pg-tables-made")
+        self._tables.update(tables)
+
+    def adoptable(self, collection: str) -> str:
+        with self.connection(f"looking at table `{collection}`") as conn:
+            try:
+                table = self._table(conn, collection)
+                if table is not None:
+                    pgschema.require_rights(table)
+            except ConfigError as error:
+                return f"{error.message} ({error.hint})"
+        return ""
+
+    def create_index(self, collection: str) -> None:
+        with self.connection(f"indexing `{collection}`") as conn:
+            self.writable(conn, [collection])
+            conn.execute(pgschema.index_statement(self._tables[collection]))
+
+    # ---- writing
+
+    def apply(
+        self,
+        ops: Sequence[Op],
+        *,
+        believed: int = 0,
+        deadline: float | None = None,
+        directory: str | None = None,
+        on_conflict: OnConflict = "mine",
+        patience_s: float | None = None,
+    ) -> Applied:
+        touched = places(ops)
+        doing = "writing to " + ", ".join(f"`{name}`" for name in touched)
+        terms = pgwrite.Terms(believed, directory=directory, on_conflict=on_conflict)
+        for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
+            with self.connection(doing, deadline) as conn:
+                try:
+                    self.writable(conn, list(touched))
+                    tables = [(self._tables[name], keys) for name, keys in touched.items()]
+                    limited = self.limited(terms, deadline, patience_s)
+                    written = self._send(conn, tables, ops, limited, patience_s)
+                    self.note_clock(written.server_us, written.at)
+                    return written.applied
+                except psycopg.Error as error:
+                    self._forget_tables(error)
+                    last = attempt == MAX_TRANSACTION_ATTEMPTS
+                    if error.sqlstate == "SF001" and not last and time_left(deadline) > 0:
+                        self.measure_clock(conn)  # it may have jumped
+                    elif error.sqlstate not in RETRIED or last or time_left(deadline) <= 0:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _send(
+        self,
+        conn: Connection[Any],
+        tables: list[tuple[Table, list[str]]],
+        ops: Sequence[Op],
+        terms: pgwrite.Terms,
+        patience_s: float | None,
+    ) -> pgwrite.Written:
+        """The short way for plain puts on a line, whose session has its settings; else the long."""
+        table = tables[0][0]
+        short = (
+            self.has_settings
+            and terms.directory is not None
+            and patience_s is None
+            and pgputs.is_plain(ops)
+            and len(pgrows.key_values(table, (op.key for op in ops))) == len(ops)
+        )
+        if short:
+            try:
+                return pgputs.put_batch(conn, table, ops, terms)
+            except psycopg.Error as error:
+                if error.sqlstate != "SF002":
+                    raise
+        return pgwrite.apply_batch(conn, tables, ops, terms)
+
+    def fence(
+        self,
+        lanes: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, int]:
+        doing = "closing lanes of earlier processes"
+        with (
+            self.connection(doing, deadline) as conn,
+            self.transaction(conn, deadline=deadline),
+        ):
+            if not has_schema(conn):
+                # A zombie of theirs would create it: then its first write finds nothing closed.
+                pgschema.install(conn)
+            final = pgledger.fence(conn, sorted(set(lanes)), directory)
+            failpoint("pg-lanes-fenced")
+            return final
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name: Identity | None = None,
+        deadline: float | None = None,
+    ) -> list[Entry]:
+        with self.connection("reading the ledger", deadline) as conn:
+            if not has_schema(conn):
+                return []
+            return pgledger.entries(conn, state=state, after=after, limit=limit, name=name)
+
+    def entry(self, number: int) -> Entry | None:
+        with self.connection("reading the ledger") as conn:
+            return pgledger.entry(conn, number) if has_schema(conn) else None
+
+    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+        with self.connection("reading the ledger", deadline) as conn:
+            return pgledger.counts(conn) if has_schema(conn) else {}
+
+    def resolve_entry(self, number: int, resolution: str) -> bool:
+        with self.connection("resolving a conflict") as conn:
+            return has_schema(conn) and pgledger.resolve(conn, number, resolution)
+
+    def _forget_tables(self, error: psycopg.Error) -> None:
+        """After a table was dropped or changed under us, look at all of them again."""
+        if (error.sqlstate or "").startswith(("42", "0A")):
+            self._tables.clear()
+
+    def close_lane(self, lane: str) -> None:
+        with self.connection("closing the lane") as conn:
+            if has_schema(conn):
+                conn.execute("DELETE FROM standfast.lanes WHERE lane = %s", (lane,))
+
+    # ---- reading
+
+    @contextmanager
+    def _reading(
+        self, collection: str, deadline: float | None = None
+    ) -> Generator[tuple[Connection[Any], Table | None]]:
+        with self.connection(f"reading `{collection}`", deadline) as conn:
+            try:
+                yield conn, self._table(conn, collection)
+            except psycopg.Error as error:
+                self._forget_tables(error)
+                raise
+
+    def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
+        with self._reading(collection) as (conn, table):
+            if table is None:
+                return {}
+            return pgread.read_rows(conn, table, keys)
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        with self._reading(collection, deadline) as (conn, table):
+            if table is not None and table.ready:
+                return pgread.observe(conn, table, keys, directory)
+            # Whatever is in the watermarks was committed before the table is looked for once more.
+            told = pgread.watermarks(conn, directory) if has_schema(conn) else {}
+            table = self._table(conn, collection)
+            rows = {} if table is None else pgread.read_rows(conn, table, keys)
+            states = [pgread.state_of(collection, key, rows.get(key)) for key in keys]
+            return Observed(states, told)
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+        deadline: float | None = None,
+    ) -> list[Row]:
+        with self._reading(collection, deadline) as (conn, table):
+            if table is None:
+                return []
+            return pgread.scan_rows(
+                *(conn, table), prefix=prefix, after=after, limit=limit, query=query
+            )
+
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
+        with self._reading(collection, deadline) as (conn, table):
+            if table is None:
+                return 0
+            statement = sql.SQL("SELECT count(*) FROM {table} t WHERE {live}")
+            row = conn.execute(statement.format(**table.parts())).fetchone()
+            return int(row[0]) if row else 0
+
+    def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
+        with self._reading(collection) as (conn, table):
+            if table is None:
+                return
+            statement = sql.SQL(
+                "SELECT {key_text}, {raw}, CASE WHEN {raw} IS NULL THEN t.data::text END,"
+                " {version}, {updated_us} FROM {table} t WHERE {live}"
+                + (" ORDER BY {created_us}, {ordered}" if in_order else "")
+            ).format(**table.parts())
+            # Streamed: the server goes on while the rows that came are looked at.
+            with conn.cursor(binary=True) as cur:
+                for key, raw, data, version, updated_us in cur.stream(statement, size=_STREAM_ROWS):
+                    text = compact(data or "null") if raw is None else raw
+                    yield StoredText(key, text, version, updated_us)
+
+    def inconsistent(self, collection: str) -> Iterator[str]:
+        with self._reading(collection) as (conn, table):
+            if table is None or not table.registered or "raw" not in table.columns:
+                return
+            yield from pgread.inconsistent_keys(conn, table)
+
+    def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
+        with self._reading(collection) as (conn, table):
+            if table is None:
+                return {}
+            statement = sql.SQL(
+                "SELECT {key_text}, coalesce(t.data::text, 'null'), {raw}, {version},"
+                " {created_or_null}, {updated_or_null}, {expires_us}, {others}"
+                " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
+            ).format(**table.parts())
+            found = conn.execute(statement, (pgrows.key_values(table, keys),))
+            return {record[0]: Image(*record) for record in found}
+
+    def collections(self) -> list[str]:
+        with self.connection("listing the collections") as conn:
+            if not has_schema(conn):
+                return []
+            found = conn.execute("SELECT name FROM standfast.collections ORDER BY name")
+            return [record[0] for record in found]
+
+    def form(self, collection: str) -> Form:
+        with self.connection(f"reading `{collection}`") as conn:
+            row = None
+            if has_schema(conn):
+                row = conn.execute(
+                    "SELECT shape, key_field FROM standfast.collections WHERE name = %s",
+                    (collection,),
+                ).fetchone()
+            return Form(*row) if row else Form()
+
+    # ---- bulk loads
+
+    def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
+        with self.connection(f"loading run {run}") as conn:
+            try:
+                self.writable(conn, [load.collection for load in loads])
+                with self.transaction(conn, lane=run):
+                    return pgload.load_run(conn, self._tables, run, state, loads)
+            except psycopg.Error as error:
+                self._forget_tables(error)
+                raise
+
+    def run_record(self, run: str) -> RunRecord | None:
+        with self.connection(f"reading run {run}") as conn:
+            return pgload.read_run(conn, run) if has_schema(conn) else None

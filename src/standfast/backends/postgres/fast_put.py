@@ -1,0 +1,123 @@
+"""A batch of plain puts in one statement, and so in one round trip and one transaction.
+
+Most writes are puts without a condition.  What they make of a document does not depend on what is
+stored, so nothing has to be read first: the statement passes the gate, upserts, logs and settles
+the lane; when the rows are ours, it makes sure that no tombstone lifts a version (R17).
+Whatever is not plain makes the server abort, and the general way decides.  A resend finds its ops
+settled and skips them; which version a put got, nobody waits for any more then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, LiteralString
+
+import msgspec
+from psycopg import Connection
+from psycopg.types.numeric import Int8
+
+from standfast.backends.postgres.rows import key_values, statement
+from standfast.backends.postgres.tables import Table
+from standfast.backends.postgres.write import Terms, Written
+from standfast.document.jsonb import JsonbColumns, jsonb_columns_of_many
+from standfast.ops.types import Applied, Observed, Op, Outcome, State
+
+_PUT: LiteralString = """
+WITH settled AS (
+    UPDATE standfast.lanes SET watermark = %(last)b, outcomes = '[]', updated_at = now(),
+           directory = coalesce(%(directory)s::uuid, directory)
+     WHERE lane = %(lane)s AND generation = 0 AND state = 'open'
+       AND watermark >= %(believed)b AND watermark < %(first)b RETURNING 1),
+done AS (
+    INSERT INTO {table} AS t ({key}, data, raw, version, expires_at, created_at, updated_at)
+    SELECT u.key, u.data::{data_type}, coalesce(u.raw, CASE WHEN u.keep THEN u.data END),
+           c.version_floor + 1,
+           now() + u.ttl * interval '1 microsecond', now(), now()
+      FROM settled, standfast.collections c,
+           unnest(%(keys)b::{key_type}[], %(data)b::text[], %(keep)b::boolean[],
+                  %(raw)b::text[], %(ttl)b::bigint[]) AS u(key, data, keep, raw, ttl)
+     WHERE c.name = %(collection)s
+     ORDER BY {new_order}
+    ON CONFLICT ({key}) DO UPDATE SET data = excluded.data, raw = excluded.raw,
+        version = t.version + 1, expires_at = excluded.expires_at, updated_at = now(),
+        created_at = CASE WHEN t.expires_at <= now() THEN now() ELSE t.created_at END
+    RETURNING {key_text} AS key, t.version, {created_us} AS created_us, {expires_us} AS expires_us),
+logged AS (
+    INSERT INTO standfast.changes (collection, keys)
+    SELECT %(collection)s, CASE WHEN %(count)b <= 1000 THEN %(texts)b::text[] END FROM settled)
+SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
+       server_us, watermarks
+  FROM standfast.finish_puts((SELECT count(*) FROM done), %(count)b, %(collection)s,
+                            %(texts)b::text[], %(directory)s::uuid,
+                            to_timestamp(0) + %(expires)b::bigint * interval '1 microsecond')
+  LEFT JOIN done ON true
+"""
+#: Where keys are text, they are sent only once.
+_PUT_BY_TEXT: LiteralString = _PUT.replace("%(keys)b", "%(texts)b")
+
+
+def is_plain(ops: Sequence[Op]) -> bool:
+    """Whether a batch is puts of different documents of one collection, and nothing else."""
+    first = ops[0]
+    for op in ops:
+        if (
+            op.kind != "put"
+            or op.if_version is not None
+            or op.group
+            or op.replay
+            or op.seen != "unknown"
+            or op.collection != first.collection
+        ):
+            return False
+    return len({op.key for op in ops}) == len(ops)
+
+
+def _columns(ops: Sequence[Op]) -> list[JsonbColumns]:
+    """What goes into `data` and `raw`; most ops know already."""
+    texts = [op.body or "" for op in ops]
+    if any(op.exact is None for op in ops):
+        return jsonb_columns_of_many(texts)
+    return [
+        JsonbColumns(text, None if op.exact else text) for op, text in zip(ops, texts, strict=True)
+    ]
+
+
+def put_batch(conn: Connection[Any], table: Table, ops: Sequence[Op], terms: Terms) -> Written:
+    """Apply plain puts; the server's SF002 says that the general way has to."""
+    keys = [op.key for op in ops]
+    columns = _columns(ops)
+    odd = any(one.raw is not None and one.raw != one.data for one in columns)
+    mortal = any(op.ttl_us for op in ops)
+    values = {
+        "lane": ops[0].lane,
+        "believed": Int8(terms.believed),
+        "first": Int8(ops[0].seq),
+        "last": Int8(ops[-1].seq),
+        **({} if table.key_type == "text" else {"keys": key_values(table, keys)}),
+        "texts": keys,
+        "data": [one.data for one in columns],
+        # The same text twice would cost twice; it differs only where jsonb refuses a character.
+        "keep": [one.raw is not None for one in columns],
+        # An array that is too short is filled up with NULL.
+        "raw": [None if one.raw == one.data else one.raw for one in columns] if odd else [],
+        "ttl": [Int8(op.ttl_us) if op.ttl_us else None for op in ops] if mortal else [],
+        "collection": table.collection,
+        "directory": terms.directory,
+        "count": Int8(len(ops)),
+        "expires": None if terms.expires_us is None else Int8(terms.expires_us),
+    }
+    form = _PUT_BY_TEXT if table.key_type == "text" else _PUT
+    records = conn.execute(statement(table, form), values).fetchall()
+    at = time.monotonic()
+    found = {record[0]: record[1:5] for record in records}
+    server_us, told = records[0][5:]
+    outcomes: list[Outcome] = []
+    states: list[State] = []
+    for op in ops:
+        times = found[op.key]
+        outcomes.append(Outcome(op.seq, "applied", times[0], op.body))
+        states.append(State(op.collection, op.key, op.body, *times))
+    watermarks = msgspec.json.decode(told, type=dict[str, int]) if told else {}
+    watermarks[ops[0].lane] = ops[-1].seq
+    return Written(Applied(outcomes, ops[-1].seq, Observed(states, watermarks)), server_us, at)

@@ -1,0 +1,110 @@
+"""What PostgreSQL keeps of lanes and conflicts: fences, the ledger, and who the database is."""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import tuple_row
+
+from standfast.backends.postgres.tables import has_schema
+from standfast.ops.types import Entry, Hello, Identity
+
+_ENTRY: LiteralString = (
+    "SELECT id, (extract(epoch FROM at) * 1000000)::bigint, coalesce(lane::text, ''),"
+    " coalesce(seq, 0), collection, key, kind, pointer, reason, base, mine, theirs, state,"
+    " resolution FROM standfast.ledger"
+)
+_FIELDS = (
+    *("id", "at_us", "lane", "seq", "collection", "key", "kind", "pointer", "reason", "base"),
+    *("mine", "theirs", "state", "resolution"),
+)
+
+
+#: How long a fence is kept: no statement of the lane can still be on its way then.
+FENCES_KEPT = "7 days"
+#: How long the log of changes is kept: who was away for longer has to look at everything.
+CHANGES_KEPT = "7 days"
+
+
+def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dict[str, int]:
+    """Close lanes inside the caller's transaction, also such as never wrote anything.
+
+    A statement of theirs that is still on its way then finds its lane closed.
+    """
+    found = conn.execute(
+        "INSERT INTO standfast.lanes AS l (lane, directory, state)"
+        " SELECT u.lane, %s, 'fenced' FROM unnest(%s::uuid[]) AS u(lane) ORDER BY u.lane"
+        " ON CONFLICT (lane, generation) DO UPDATE SET state = 'fenced', updated_at = now()"
+        " RETURNING l.lane::text, l.watermark",
+        (directory, lanes),
+    )
+    final = dict(found.fetchall())
+    conn.execute(
+        "DELETE FROM standfast.lanes WHERE state = 'fenced' AND updated_at < now() - %s::interval",
+        (FENCES_KEPT,),
+    )
+    conn.execute("DELETE FROM standfast.changes WHERE at < now() - %s::interval", (CHANGES_KEPT,))
+    return final
+
+
+def hello(conn: Connection[Any]) -> Hello:
+    """Who this database is; the system identifier tells it from its own copies."""
+    system = ""
+    try:
+        row = conn.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
+        system = str(row[0]) if row else ""
+    except psycopg.errors.InsufficientPrivilege:
+        pass  # some hosts take the function away: the identity alone has to do
+    if not has_schema(conn):
+        return Hello(None, system)
+    row = conn.execute("SELECT identity::text, epoch FROM standfast.identity").fetchone()
+    return Hello(str(row[0]), system, int(row[1])) if row else Hello(None, system)
+
+
+def is_read_only(conn: Connection[Any]) -> bool:
+    """Whether the server refuses every write: a standby, or default_transaction_read_only."""
+    row = conn.execute("SELECT current_setting('transaction_read_only') = 'on'").fetchone()
+    return bool(row and row[0])
+
+
+def entries(
+    conn: Connection[Any], *, state: str | None, after: int, limit: int, name: Identity | None
+) -> list[Entry]:
+    """Lines of the ledger in the order of their ids."""
+    lane, seq = name or (None, None)
+    with conn.cursor(row_factory=tuple_row) as cur:
+        cur.execute(
+            _ENTRY + " WHERE id > %(after)s AND (%(state)s::text IS NULL OR state = %(state)s)"
+            " AND (%(lane)s::uuid IS NULL OR lane = %(lane)s AND seq = %(seq)s::bigint)"
+            " ORDER BY id LIMIT %(limit)s",
+            {"after": after, "state": state, "lane": lane, "seq": seq, "limit": limit},
+        )
+        return [_entry(record) for record in cur]
+
+
+def entry(conn: Connection[Any], number: int) -> Entry | None:
+    """One line of the ledger."""
+    row = conn.execute(_ENTRY + " WHERE id = %s", (number,)).fetchone()
+    return _entry(row) if row else None
+
+
+def counts(conn: Connection[Any]) -> dict[str, int]:
+    """The number of lines by state."""
+    found = conn.execute("SELECT state, count(*) FROM standfast.ledger GROUP BY state")
+    return dict(found.fetchall())
+
+
+def resolve(conn: Connection[Any], number: int, resolution: str) -> bool:
+    """Mark an open line as resolved."""
+    cur = conn.execute(
+        "UPDATE standfast.ledger SET state = 'resolved', resolved_at = now(), resolution = %s"
+        " WHERE id = %s AND state = 'open'",
+        (resolution, number),
+    )
+    return cur.rowcount == 1
+
+
+def _entry(record: tuple[Any, ...]) -> Entry:
+    return Entry(**dict(zip(_FIELDS, record, strict=True)))

@@ -1,0 +1,341 @@
+"""A whole run in one PostgreSQL transaction: COPY of the new rows, checked changes of the others.
+
+One transaction, and so one connection: either everything of a run is there, with its record, or
+nothing is, whatever kills the process or the server in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, LiteralString
+
+import msgspec
+from psycopg import Connection, sql
+from psycopg.copy import QueuedLibpqWriter
+from psycopg.errors import UniqueViolation
+
+from standfast.backends.base import Change, Load, LoadReport, RunRecord, stale
+from standfast.backends.postgres.rows import key_fits, key_values, log_change
+from standfast.backends.postgres.schema import LOAD_LOCK
+from standfast.backends.postgres.tables import Table
+from standfast.document.jsonb import jsonb_columns, jsonb_columns_of_many
+from standfast.errors import DataError, MigrationError
+from standfast.ops.types import from_microseconds
+from standfast.system.failpoints import failpoint
+
+#: Rows of one block that is handed to COPY.
+_BLOCK_ROWS = 100
+#: NULL in COPY's text format.
+_NULL = "\\N"
+
+_Record = tuple[Any, str, str | None, int, int | None, int | None, int | None]
+"""key, data, raw, version, created, updated, expires (the last three in microseconds)."""
+
+
+def load_run(
+    conn: Connection[Any], tables: Mapping[str, Table], run: str, state: str, loads: Sequence[Load]
+) -> dict[str, LoadReport]:
+    """Write the loads and the run's record inside the caller's transaction."""
+    row = conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOAD_LOCK,)).fetchone()
+    if row is None or not row[0]:
+        raise MigrationError(
+            "another migration is writing to this database",
+            code="locked",
+            hint="wait until it has ended, then run this again",
+        )
+    row = conn.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone()
+    assert row is not None, "a SELECT without FROM returns a row"
+    now_us = int(row[0])
+    failpoint("transaction-begun")
+    reports = {
+        load.collection: _load(conn, tables[load.collection], load, now_us) for load in loads
+    }
+    conn.execute(
+        "INSERT INTO standfast.runs AS r (run, state, report) VALUES (%s, %s, %s)"
+        " ON CONFLICT (run) DO UPDATE SET state = excluded.state, updated_at = now(),"
+        " report = excluded.report",
+        (run, state, msgspec.json.encode(reports).decode()),
+    )
+    failpoint("record-written")
+    return reports
+
+
+def read_run(conn: Connection[Any], run: str) -> RunRecord | None:
+    """The run's record, if any transaction of it was committed."""
+    row = conn.execute(
+        "SELECT run, state, report FROM standfast.runs WHERE run = %s", (run,)
+    ).fetchone()
+    if row is None:
+        return None
+    return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
+
+
+def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadReport:
+    """Everything of one collection.  Readers go on meanwhile, writers wait."""
+    parts = table.parts()
+    conn.execute(sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE").format(**parts))
+    # A row that has expired is no document, but its key is taken.
+    conn.execute(sql.SQL("DELETE FROM {table} t WHERE NOT {live}").format(**parts))
+    _check_versions(conn, table, load)
+    floor, buried = _buried(conn, table)
+
+    def lowest(key: str) -> int:
+        return max(floor, buried.get(key, 0))
+
+    versions = {key: lowest(key) + 1 for key, _ in load.inserts if key in buried}
+    if load.inserts:
+        with _quick_inserts(conn, table):
+            _add(conn, table, _insert_blocks(table, load, now_us, floor + 1, versions))
+    if versions:
+        conn.execute(
+            "DELETE FROM standfast.tombstones WHERE collection = %s AND key = ANY (%s)",
+            (table.collection, list(versions)),
+        )
+    versions.update(_write_changes(conn, table, load.changes, now_us, lowest))
+    if load.form is not None:
+        conn.execute(
+            "UPDATE standfast.collections SET shape = %s, key_field = %s WHERE name = %s",
+            (load.form.shape, load.form.key_field, table.collection),
+        )
+    touched = [key for key, _ in load.inserts] + [change.key for change in load.changes]
+    if touched:
+        log_change(conn, table.collection, touched)
+    failpoint("collection-written")
+    return LoadReport(floor + 1, versions)
+
+
+@contextmanager
+def _quick_inserts(conn: Connection[Any], table: Table) -> Generator[None]:
+    """Put our triggers for foreign inserts to sleep, inside this transaction alone.
+
+    They would do nothing, but a BEFORE trigger makes COPY insert row by row, and a transition
+    table copies every row.  Nobody else inserts meanwhile: the table is locked.
+    """
+    triggers = ("standfast_stamp_insert", "standfast_log_insert") if table.owned else ()
+    alter = sql.SQL("ALTER TABLE {} {} TRIGGER {}")
+    for name in triggers:
+        conn.execute(alter.format(table.sql, sql.SQL("DISABLE"), sql.Identifier(name)))
+    yield
+    for name in triggers:
+        conn.execute(alter.format(table.sql, sql.SQL("ENABLE"), sql.Identifier(name)))
+
+
+def _check_versions(conn: Connection[Any], table: Table, load: Load) -> None:
+    """Every row that the plan saw must still be what it saw."""
+    if not load.changes:
+        return
+    keys = [change.key for change in load.changes]
+    statement = sql.SQL(
+        "SELECT {key_text}, {version} FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
+    ).format(**table.parts())
+    found: dict[str, int] = dict(conn.execute(statement, (key_values(table, keys),)).fetchall())
+    for change in load.changes:
+        if found.get(change.key, 0) != change.expected_version:
+            raise stale(table.collection, change.key)
+
+
+def _buried(conn: Connection[Any], table: Table) -> tuple[int, dict[str, int]]:
+    """The collection's version floor, and the versions of its tombstones."""
+    row = conn.execute(
+        "SELECT version_floor FROM standfast.collections WHERE name = %s", (table.collection,)
+    ).fetchone()
+    buried = conn.execute(
+        "SELECT key, version FROM standfast.tombstones WHERE collection = %s", (table.collection,)
+    ).fetchall()
+    return (int(row[0]) if row else 0), dict(buried)
+
+
+def _insert_blocks(
+    table: Table, load: Load, now_us: int, version: int, versions: Mapping[str, int]
+) -> Iterator[str]:
+    """The inserted rows in COPY's text format, a block at a time.
+
+    Each is created one microsecond after the one before, so that the order of the source can be
+    told later.
+    """
+    stamp_us = now_us
+    for block in _blocks(load.inserts):
+        columns = jsonb_columns_of_many([text for _, text in block])
+        stamps = _stamps(stamp_us, len(block))
+        stamp_us += len(block)
+        lines: list[str] = []
+        for (key, _), (data, raw), stamp in zip(block, columns, stamps, strict=True):
+            if not key_fits(table, key):
+                raise DataError(
+                    f"collection `{table.collection}`: a key is no {table.key_type}, which the"
+                    f" table's column `{table.key_column}` holds",
+                    code="bad_key",
+                    hint="give the file another collection name with --collection",
+                )
+            # The text of a document has no control characters, only backslashes.
+            escaped = data.replace("\\", "\\\\")
+            exact = _NULL
+            if raw is not None:
+                exact = escaped if raw is data else raw.replace("\\", "\\\\")
+            at = versions.get(key, version)
+            lines.append(_line(key, escaped, exact, at, stamp, stamp, _NULL))
+        yield "".join(lines)
+
+
+def _blocks(inserts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    rest = iter(inserts)
+    while block := list(islice(rest, _BLOCK_ROWS)):
+        yield block
+
+
+def _stamps(first_us: int, count: int) -> list[str]:
+    """The texts of `count` times, one microsecond apart."""
+    stamps: list[str] = []
+    while len(stamps) < count:
+        second, micros = divmod(first_us + len(stamps), 1_000_000)
+        prefix = from_microseconds(second * 1_000_000).isoformat()[:19]
+        last = min(1_000_000, micros + count - len(stamps))
+        stamps.extend(f"{prefix}.{micro:06d}+00" for micro in range(micros, last))
+    return stamps
+
+
+_COLUMNS: LiteralString = "({key}, data, raw, version, created_at, updated_at, expires_at)"
+_STAGE: LiteralString = (
+    "CREATE TEMP TABLE standfast_stage ({key} {key_type}, data text, raw text, version bigint,"
+    " created_at timestamptz, updated_at timestamptz, expires_at timestamptz) ON COMMIT DROP"
+)
+_UNSTAGE: LiteralString = (
+    f"INSERT INTO {{table}} {_COLUMNS}"
+    " SELECT {key}, data::{data_type}, raw, version, created_at, updated_at, expires_at"
+    " FROM pg_temp.standfast_stage"
+)
+
+
+def _add(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
+    """Add rows, given in COPY's text format; MigrationError when one is there already."""
+    try:
+        _copy(conn, table, blocks)
+    except UniqueViolation:
+        raise stale(table.collection, None) from None
+
+
+def _copy(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
+    """COPY, by way of a stage where it would drop the zone of times: a column that has none."""
+    parts = table.parts()
+    if table.zoned:
+        _send(conn, sql.SQL("COPY {table} " + _COLUMNS + " FROM STDIN").format(**parts), blocks)
+        return
+    conn.execute(sql.SQL(_STAGE).format(**parts))
+    staged = sql.SQL("COPY pg_temp.standfast_stage " + _COLUMNS + " FROM STDIN")
+    _send(conn, staged.format(**parts), blocks)
+    conn.execute(sql.SQL(_UNSTAGE).format(**parts))
+    conn.execute("DROP TABLE pg_temp.standfast_stage")
+
+
+def _send(conn: Connection[Any], statement: sql.Composed, blocks: Iterable[str]) -> None:
+    # A thread of the writer sends one block while the next is made.
+    with conn.cursor() as cur, cur.copy(statement, writer=QueuedLibpqWriter(cur)) as copy:
+        for block in blocks:
+            copy.write(block)
+
+
+def _line(
+    key: str, data: str, raw: str, version: int, created: str, updated: str, expires: str
+) -> str:
+    """One row in COPY's text format; all but the key is in that format already."""
+    name = key if key.isalnum() else _copy_text(key)
+    return f"{name}\t{data}\t{raw}\t{version}\t{created}\t{updated}\t{expires}\n"
+
+
+def _record_line(record: _Record) -> str:
+    key, data, raw, version, created_us, updated_us, expires_us = record
+    created, updated, expires = map(_stamp, (created_us, updated_us, expires_us))
+    # A column of type json keeps the line breaks that somebody wrote into it.
+    exact = _NULL if raw is None else _copy_text(raw)
+    return _line(str(key), _copy_text(data), exact, version, created, updated, expires)
+
+
+def _copy_text(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _stamp(stamp_us: int | None) -> str:
+    return _NULL if stamp_us is None else from_microseconds(stamp_us).isoformat()
+
+
+_UPDATE = (
+    "UPDATE {table} t SET data = u.data::{data_type}, raw = u.raw, version = u.version,"
+    " created_at = coalesce('epoch'::timestamptz + u.created * interval '1 microsecond',"
+    " t.created_at),"
+    " updated_at = 'epoch'::timestamptz + u.updated * interval '1 microsecond',"
+    " expires_at = 'epoch'::timestamptz + u.expires * interval '1 microsecond'"
+    " FROM unnest(%b::{key_type}[], %b::text[], %b::text[], %b::bigint[], %b::bigint[],"
+    " %b::bigint[], %b::bigint[]) AS u(key, data, raw, version, created, updated, expires)"
+    " WHERE t.{key} = u.key"
+)
+
+
+def _write_changes(
+    conn: Connection[Any],
+    table: Table,
+    changes: Sequence[Change],
+    now_us: int,
+    lowest: Callable[[str], int],
+) -> dict[str, int]:
+    """Updates, put-backs and deletes of rows that exist, or did; returns their new versions."""
+    doomed: list[str] = []
+    updated: list[_Record] = []
+    restored: list[_Record] = []
+    versions: dict[str, int] = {}
+    for change in changes:
+        versions[change.key] = max(change.expected_version, lowest(change.key)) + 1
+        if change.text is None and change.image is None:
+            doomed.append(change.key)
+            continue
+        (value,) = key_values(table, [change.key])
+        record = (value, *_content(change, now_us, versions[change.key]))
+        (updated if change.expected_version else restored).append(record)
+    parts = table.parts()
+    if doomed:
+        statement = sql.SQL("DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])")
+        conn.execute(statement.format(**parts), (key_values(table, doomed),))
+    if updated:
+        columns = [list(column) for column in zip(*updated, strict=True)]
+        if conn.execute(sql.SQL(_UPDATE).format(**parts), columns).rowcount != len(updated):
+            raise stale(table.collection, None)
+    if restored:
+        _add(conn, table, map(_record_line, restored))
+        _restore_others(conn, table, changes)
+    return versions
+
+
+def _restore_others(conn: Connection[Any], table: Table, changes: Sequence[Change]) -> None:
+    """Give rows that were put back the columns that are not ours."""
+    if not table.others:
+        return
+    names = sql.SQL(", ").join(map(sql.Identifier, table.others))
+    statement = sql.SQL(
+        "UPDATE {table} t SET ({names}) = ROW (r.*) FROM (SELECT {names} FROM"
+        " jsonb_populate_record(NULL::{table}, %s::jsonb)) r WHERE t.{key} = %s"
+    ).format(names=names, **table.parts())
+    for change in changes:
+        if not change.expected_version and change.image and change.image.others:
+            (value,) = key_values(table, [change.key])
+            conn.execute(statement, (change.image.others, value))
+
+
+def _content(
+    change: Change, now_us: int, version: int
+) -> tuple[str, str | None, int, int | None, int | None, int | None]:
+    """All columns but the key.  New content of an existing row keeps its time of creation."""
+    if change.image is not None:
+        image = change.image
+        return (
+            image.data,
+            image.raw,
+            version,
+            image.created_us,
+            image.updated_us,
+            image.expires_us,
+        )
+    assert change.text is not None, "a change has a text or an image"
+    data, raw = jsonb_columns(change.text)
+    created_us = None if change.expected_version else now_us
+    return data, raw, version, created_us, now_us, None

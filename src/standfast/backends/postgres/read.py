@@ -1,0 +1,159 @@
+"""Rows as they are read from a PostgreSQL table: the exact text, and pages of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, LiteralString
+
+import msgspec
+from psycopg import Connection, sql
+
+from standfast.backends.postgres.rows import key_values, statement
+from standfast.backends.postgres.tables import Table
+from standfast.backends.postgres.write import LANES
+from standfast.document.codec import decode
+from standfast.document.containment import contains
+from standfast.document.jsonb import compact, jsonb_columns, project, same_in_jsonb
+from standfast.ops.types import Observed, Row, State
+
+_ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
+_OBSERVE: LiteralString = (
+    "WITH lanes AS MATERIALIZED (SELECT jsonb_object_agg(l.lane, l.watermark)::text AS told"
+    " FROM standfast.lanes l WHERE l.directory = %s AND l.state = 'open')"
+    " SELECT u.k, {text}, t.version, {created_us}, {updated_us}, {expires_us}, {live},"
+    " greatest(c.version_floor, coalesce(b.version, 0)), (SELECT told FROM lanes)"
+    # An answer without keys still tells the watermarks.
+    " FROM standfast.collections c LEFT JOIN unnest(%b::text[]) AS u(k) ON true"
+    " LEFT JOIN {table} t ON {same_key}"
+    " LEFT JOIN standfast.tombstones b ON b.collection = c.name AND b.key = u.k"
+    " WHERE c.name = %s"
+)
+#: Rows that are fetched at a time for a comparison of their texts.
+_PAGE_ROWS = 500
+#: What stands in `data` for characters that jsonb cannot hold: see `jsonb.jsonb_columns`.
+_REPLACEMENT = "\ufffd"
+
+
+def read_rows(conn: Connection[Any], table: Table, keys: Sequence[str]) -> dict[str, Row]:
+    """The live rows of these keys."""
+    statement = sql.SQL(
+        _ROW + " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) AND {live}"
+    ).format(**table.parts())
+    found = conn.execute(statement, (key_values(table, keys),))
+    return {record[0]: _row(record) for record in found}
+
+
+def observe(
+    conn: Connection[Any], table: Table, keys: Sequence[str], directory: str | None
+) -> Observed:
+    """What these places hold, and the lanes' watermarks, in one statement and so one snapshot.
+
+    Where there is no row, the version is the one that a new document would exceed.
+    """
+    found = conn.execute(statement(table, _OBSERVE), (directory, list(keys), table.collection))
+    states: list[State] = []
+    lanes: str | None = None
+    for key, text, version, created, updated, expires, live, buried, told in found:
+        lanes = told
+        if key is None:
+            continue
+        if version is None:
+            states.append(State(table.collection, key, None, buried))
+        else:
+            shown = compact(text) if live else None
+            states.append(State(table.collection, key, shown, version, created, updated, expires))
+    return Observed(states, msgspec.json.decode(lanes) if lanes else {})
+
+
+def watermarks(conn: Connection[Any], directory: str | None) -> dict[str, int]:
+    """The watermarks of the open lanes of a data directory."""
+    return dict(conn.execute(LANES, (directory,)).fetchall())
+
+
+def state_of(collection: str, key: str, row: Row | None) -> State:
+    """A place of a table that is not adopted, or not even there."""
+    if row is None:
+        return State(collection, key, None, 0)
+    times = (row.created_us, row.updated_us, row.expires_us)
+    return State(collection, key, row.text, row.version, *times)
+
+
+def scan_rows(
+    conn: Connection[Any],
+    table: Table,
+    *,
+    prefix: str,
+    after: str | None,
+    limit: int,
+    query: Any,
+) -> list[Row]:
+    """One page of live rows in bytewise key order; with `query`, of those that contain it."""
+    wanted = None if query is None else project(query)
+    page = _page(conn, table, prefix, after, limit, wanted)
+    if wanted is None or _REPLACEMENT not in wanted:
+        return page
+    # In `data`, characters that jsonb cannot hold all look alike: the exact text decides.
+    found: list[Row] = []
+    while page:
+        found += [row for row in page if contains(decode(row.text), query)]
+        if len(page) < limit or len(found) >= limit:
+            break
+        page = _page(conn, table, prefix, page[-1].key, limit, wanted)
+    return found[:limit]
+
+
+def _page(
+    conn: Connection[Any],
+    table: Table,
+    prefix: str,
+    after: str | None,
+    limit: int,
+    wanted: str | None,
+) -> list[Row]:
+    where: list[LiteralString] = ["{live}"]
+    values: list[Any] = []
+    if prefix:
+        where.append("starts_with({key_text}, %s)")
+        values.append(prefix)
+    lowest = max(prefix, after or "", key=str.encode)
+    # The empty string is a key, and so it can be what a page begins after.
+    if lowest or after is not None:
+        where.append("{ordered} " + (">" if lowest == after else ">=") + " %s::text")
+        values.append(lowest)
+    if wanted is not None:
+        where.append("t.data::jsonb @> %s::jsonb")
+        values.append(wanted)
+    statement = sql.SQL(
+        _ROW + " FROM {table} t WHERE " + " AND ".join(where) + " ORDER BY {ordered} LIMIT %s"
+    ).format(**table.parts())
+    return [_row(record) for record in conn.execute(statement, (*values, limit))]
+
+
+def inconsistent_keys(conn: Connection[Any], table: Table) -> Iterator[str]:
+    """The keys of live rows whose `data` is not what their exact text says.
+
+    The server compares what it can cast, with several processes where it likes to: hence keys
+    alone, and no cursor.  What it finds different, and what its cast might refuse (U+0000, lone
+    surrogates, numbers beyond numeric), is compared here, by the text's projection.
+    """
+    suspects = sql.SQL(
+        "SELECT {key_text} FROM {table} t WHERE {live} AND {raw} IS NOT NULL AND CASE"
+        " WHEN length({raw}) > 16000 OR {raw} ~* '[0-9]e[-+]?[0-9][0-9][0-9][0-9]' THEN true"
+        " WHEN strpos({raw}, '\\u') > 0 AND {raw} ~* '\\\\u(0000|d[89a-f])' THEN true"
+        " ELSE {raw}::jsonb IS DISTINCT FROM t.data::jsonb END"
+    ).format(**table.parts())
+    both = sql.SQL(
+        "SELECT {key_text}, {raw}, t.data::text FROM {table} t"
+        " WHERE t.{key} = ANY (%b::{key_type}[]) AND {raw} IS NOT NULL"
+    ).format(**table.parts())
+    keys = [record[0] for record in conn.execute(suspects)]
+    for start in range(0, len(keys), _PAGE_ROWS):
+        page = key_values(table, keys[start : start + _PAGE_ROWS])
+        for key, raw, data in conn.execute(both, (page,)):
+            if data is None or not same_in_jsonb(data, jsonb_columns(raw).data):
+                yield key
+
+
+def _row(record: tuple[Any, ...]) -> Row:
+    key, text, *rest = record
+    return Row(key, compact(text), *rest)

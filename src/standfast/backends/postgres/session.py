@@ -1,0 +1,221 @@
+"""Sessions of PostgreSQL: connections, their settings and time limits, and the server's clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+from psycopg import Connection
+
+from standfast.backends.postgres import ledger as pgledger
+from standfast.backends.postgres import schema as pgschema
+from standfast.backends.postgres.connection import Line
+from standfast.backends.postgres.pool import Connections
+from standfast.backends.postgres.write import Terms
+from standfast.config.settings import Target
+from standfast.errors import ConfigError, Unavailable
+from standfast.ops.types import Hello
+
+#: How long a single statement of a line waits for somebody's lock.
+_LINE_PATIENCE_MS = 300
+#: How long after the deadline the server itself ends a statement.
+_AFTER_DEADLINE_MS = 1000
+
+
+class Sessions:
+    """The connections to one database: a pool, or a line that only `connect` makes."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        connect_timeout_s: float = 5.0,
+        lock_timeout_s: float = 2.0,
+        line: Line | None = None,
+    ) -> None:
+        self.target = target
+        self.display = target.display
+        self._lock_timeout_ms = int(lock_timeout_s * 1000)
+        self._connections = line or Connections(target, timeout_s=connect_timeout_s)
+        self._clock: tuple[int, float] | None = None
+        self._session: tuple[int, Any] | None = None
+        self._schema: str | None = target.schema
+        self.has_settings = False
+        """Whether the session has its limits, so that a single statement needs no transaction."""
+
+    def note_clock(self, server_us: int, at: float) -> None:
+        """The server's clock showed this at that instant of `time.monotonic()`, or earlier."""
+        self._clock = (server_us, at)
+
+    def close(self) -> None:
+        """Release every connection.  Idempotent."""
+        self._connections.close()
+
+    @property
+    def connected(self) -> bool:
+        return self._connections.connected
+
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+        """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
+        with self._connections.exclusive(deadline):
+            self._connections.connect(deadline)
+            try:
+                with self.connection("looking at the database", deadline) as conn:
+                    self._check(conn)
+                    self._require_writable(conn)
+                    self._prepare_session(conn)
+                    self._end_predecessor(conn)
+                    self.measure_clock(conn)
+                    hello = pgledger.hello(conn)
+                if accept is not None:
+                    accept(hello)
+                return hello
+            except BaseException:
+                self._connections.drop()
+                raise
+
+    def hello(self, deadline: float) -> Hello:
+        with self.connection("looking at the database", deadline) as conn:
+            return pgledger.hello(conn)
+
+    @contextmanager
+    def connection(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
+        """A connection for one piece of work; errors of the driver become ours."""
+        with self._connections.use(f"{doing} on {self.display}", deadline) as conn:
+            yield conn
+
+    @contextmanager
+    def transaction(
+        self, conn: Connection[Any], *, lane: str = "-", deadline: float | None = None
+    ) -> Generator[None]:
+        """One transaction of ours: the triggers for foreign writers stay quiet in it."""
+        terms = self.limited(Terms(), deadline)
+        with conn.transaction():
+            conn.execute(
+                "SELECT set_config('standfast.lane', %s, true),"
+                " set_config('lock_timeout', %s, true),"
+                " set_config('idle_in_transaction_session_timeout', '60s', true)",
+                (lane, f"{terms.lock_timeout_ms}ms"),
+            )
+            yield
+
+    def check(self) -> None:
+        with self.connection("looking at the database") as conn:
+            self._check(conn)
+
+    def _check(self, conn: Connection[Any]) -> None:
+        if conn.info.server_version < pgschema.MIN_SERVER_VERSION:
+            raise ConfigError(
+                f"PostgreSQL {conn.info.server_version // 10000} is too old",
+                code="server_too_old",
+                hint="standfast needs PostgreSQL 14 or newer",
+            )
+        encoding = conn.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise ConfigError(
+                f"the database's encoding is {encoding}, which cannot hold every text",
+                code="server_encoding",
+                hint="create the database with ENCODING 'UTF8'",
+            )
+        pgschema.schema_version(conn)
+        self.schema_of(conn)
+
+    def _require_writable(self, conn: Connection[Any]) -> None:
+        if pgledger.is_read_only(conn):
+            raise Unavailable(
+                f"{self.display} is a standby or read-only",
+                code="read_only",
+                hint="use the address of the primary, or target_session_attrs=read-write",
+            )
+
+    def schema_of(self, conn: Connection[Any]) -> str:
+        """The schema in which tables are made: the URL's, or the first of the search path."""
+        if self._schema is None:
+            row = conn.execute("SELECT current_schema()").fetchone()
+            if row is None or row[0] is None:
+                raise ConfigError(
+                    "no schema of the connection's search_path exists",
+                    code="no_schema",
+                    hint="create one, or name it with ?schema= in the URL",
+                )
+            self._schema = str(row[0])
+        return self._schema
+
+    def _prepare_session(self, conn: Connection[Any]) -> None:
+        """Settings that hold for the session, where a session is ours: not behind a pooler.
+
+        A single statement then needs no transaction around it to have its limits.
+        """
+        if self.target.pooler:
+            return
+        conn.execute(
+            "SELECT set_config('standfast.lane', 'line', false),"
+            # A statement without BEGIN goes by this one.
+            " set_config('default_transaction_isolation', 'read committed', false),"
+            " set_config('lock_timeout', %s, false),"
+            " set_config('idle_in_transaction_session_timeout', '60s', false),"
+            # Everything here looks documents up by their keys: one plan for it, made once.
+            " set_config('plan_cache_mode', 'force_generic_plan', false),"
+            " set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off',"
+            " false), set_config('enable_mergejoin', 'off', false),"
+            " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')"
+            " THEN set_config('synchronous_commit', 'on', false) END",
+            (f"{_LINE_PATIENCE_MS}ms",),
+        )
+        self.has_settings = True
+
+    def limited(
+        self, terms: Terms, deadline: float | None, patience_s: float | None = None
+    ) -> Terms:
+        """The terms with the server's time limits.
+
+        A lock is given up well before the deadline; a statement only after it, so that what ends
+        at the deadline is the wait, and the server lets go of its locks soon after.
+        """
+        lock_ms = self._lock_timeout_ms
+        if patience_s is not None:
+            lock_ms = max(1, min(lock_ms, int(patience_s * 1000)))
+        if deadline is None:
+            return terms._replace(lock_timeout_ms=lock_ms)
+        left_ms = max(1, int(time_left(deadline) * 1000))
+        expires_us = None
+        if self._clock is not None:
+            server_us, at = self._clock
+            expires_us = server_us + int((deadline - at) * 1_000_000)
+        return terms._replace(
+            lock_timeout_ms=max(1, min(lock_ms, left_ms * 4 // 10)),
+            statement_timeout_ms=left_ms + _AFTER_DEADLINE_MS,
+            expires_us=expires_us,
+        )
+
+    def _end_predecessor(self, conn: Connection[Any]) -> None:
+        """End the session whose connection was cut: it would go on holding its locks.
+
+        A server that waits for the rest of a message has no time limit for that.
+        """
+        row = conn.execute(
+            "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        ).fetchone()
+        before, self._session = self._session, row and (int(row[0]), row[1])
+        if before is not None and not self.target.pooler:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid = %s AND backend_start = %s AND pid <> pg_backend_pid()",
+                before,
+            )
+
+    def measure_clock(self, conn: Connection[Any]) -> None:
+        """What the server's clock shows; taken as of now, so that a statement expires too early
+        rather than too late."""
+        row = conn.execute(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        ).fetchone()
+        assert row is not None, "a SELECT without FROM returns a row"
+        self._clock = (int(row[0]), time.monotonic())
+
+
+def time_left(deadline: float | None) -> float:
+    """Seconds until a deadline."""
+    return float("inf") if deadline is None else deadline - time.monotonic()

@@ -1,0 +1,339 @@
+"""One batch of ops in one PostgreSQL transaction: lock, read, fold, write, log, watermark."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import Any, LiteralString, NamedTuple
+
+import psycopg
+from psycopg import Connection, Cursor, pq
+
+from standfast.backends.base import brief, gate, unmoved
+from standfast.backends.postgres.rows import key_fits, key_values, statement, write_rows
+from standfast.backends.postgres.tables import Table
+from standfast.document.jsonb import compact
+from standfast.ops.apply import Current
+from standfast.ops.batch import Place, fold
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import Applied, Entry, Identity, Observed, Op, State
+from standfast.system.failpoints import failpoint
+
+
+class Terms(NamedTuple):
+    """Under which a batch is applied: time limits for the server, and what the answer must tell.
+
+    `expires_us` is an instant of the server's clock after which the batch must not take effect;
+    the time-outs are in milliseconds, 0 for none.
+    """
+
+    believed: int = 0
+    lock_timeout_ms: int = 2000
+    statement_timeout_ms: int = 0
+    expires_us: int | None = None
+    directory: str | None = None
+    on_conflict: OnConflict = "mine"
+
+
+class Written(NamedTuple):
+    """The answer to a batch, and the server's clock at an instant of `time.monotonic()`."""
+
+    applied: Applied
+    server_us: int
+    at: float
+
+
+#: How long a client that has stopped in the middle of a batch may keep its locks.
+_IDLE_TIMEOUT = "60s"
+_SETTINGS: LiteralString = (
+    "SELECT set_config('standfast.lane', %s, true), set_config('lock_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true),"
+    " set_config('statement_timeout', %s, true),"
+    # A role or database may have it off; an acknowledgement means that the commit is on disk.
+    " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')"
+    " THEN set_config('synchronous_commit', 'on', true) END"
+)
+_LANE: LiteralString = (
+    "INSERT INTO standfast.lanes AS l (lane, directory) VALUES (%s, %s)"
+    " ON CONFLICT (lane, generation) DO UPDATE SET updated_at = now(),"
+    " directory = coalesce(excluded.directory, l.directory)"
+    " RETURNING l.watermark, l.state, l.outcomes, (extract(epoch FROM now()) * 1000000)::bigint,"
+    " (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+)
+#: The watermarks of a directory's open lanes, which are read after the rows are locked: so
+#: they say exactly which ops are in these.
+LANES: LiteralString = (
+    "SELECT lane::text, watermark FROM standfast.lanes WHERE directory = %s AND state = 'open'"
+)
+_ENTERED: LiteralString = (
+    "SELECT l.lane::text, l.seq FROM standfast.ledger l"
+    " JOIN unnest(%s::uuid[], %s::bigint[]) AS n(lane, seq) ON l.lane = n.lane AND l.seq = n.seq"
+)
+#: The first names of ops that moved from closed lanes, kept with these by sequence, for as long as
+#: the fence.  A name that two lanes note at once is a unique violation: the later one looks again.
+_MOVED: LiteralString = (
+    "SELECT l.lane::text, l.generation FROM standfast.lanes l"
+    " JOIN unnest(%s::uuid[], %s::integer[]) AS n(lane, seq)"
+    " ON l.lane = n.lane AND l.generation = n.seq WHERE l.generation > 0"
+)
+_NOTE_MOVED: LiteralString = (
+    "INSERT INTO standfast.lanes (lane, generation, state)"
+    " SELECT u.lane, u.seq, 'fenced' FROM unnest(%s::uuid[], %s::integer[]) AS u(lane, seq)"
+)
+_EXPIRE: LiteralString = (
+    "SELECT standfast.expire(to_timestamp(0) + %s::bigint * interval '1 microsecond')"
+)
+_ENTER: LiteralString = (
+    "INSERT INTO standfast.ledger"
+    " (lane, seq, collection, key, kind, pointer, reason, base, mine, theirs, state, resolution)"
+    " SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
+    " %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])"
+)
+
+
+class _Batch:
+    """One batch on its way through a transaction of two round trips: look, then write."""
+
+    def __init__(
+        self, conn: Connection[Any], tables: list[tuple[Table, list[str]]], ops: Sequence[Op]
+    ) -> None:
+        self.conn = conn
+        self.tables = tables
+        self.ops = ops
+        self.rows: dict[Place, Current] = {}
+        self.stored: set[Place] = set()
+        self.unsure: set[Place] = set()
+        self.watermarks: dict[str, int] = {}
+        self.moved: set[Identity] = set()
+        self.now_us = 0
+        self.server_us = 0
+        self.looked_at = 0.0
+        # A document's text travels only where something is made of it.
+        self.needed = {
+            (op.collection, op.key)
+            for op in ops
+            if op.replay or op.seen != "unknown" or op.kind not in ("put", "delete")
+        }
+
+    def look(self, terms: Terms) -> tuple[int, str, str, set[Identity]]:
+        """Lock the lane, then the rows in key order, and read all that the fold must know."""
+        conn, lane = self.conn, self.ops[0].lane
+        # Whatever the server's default is: what is read after a wait for a lock must be new.
+        conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        limit = str(terms.statement_timeout_ms)
+        idle = limit if terms.statement_timeout_ms else _IDLE_TIMEOUT
+        conn.execute(_SETTINGS, (lane, str(terms.lock_timeout_ms), idle, limit))
+        lane_cur = conn.execute(_LANE, (lane, terms.directory))
+        locks = [self._lock(table, keys) for table, keys in self.tables]
+        lanes = conn.execute(LANES, (terms.directory,)) if terms.directory else None
+        buried = [self._buried(table, keys) for table, keys in self.tables]
+        names = sorted({name for op in self.ops for name in op.pending})
+        entered = None
+        if names:
+            entered = conn.execute(_ENTERED, ([name[0] for name in names], [n[1] for n in names]))
+        origins = [op.origin for op in self.ops if op.origin]
+        moved = conn.execute(_MOVED, _columns(origins)) if origins else None
+        row = lane_cur.fetchone()
+        assert row is not None, "an upsert returns its row"
+        watermark, state, outcomes, self.now_us, self.server_us = row
+        # Later than the server's clock was read: what expires by it expires too early if anything.
+        self.looked_at = time.monotonic()
+        for (table, _), lock in zip(self.tables, locks, strict=True):
+            self._take_rows(table, lock)
+        for (table, _), versions in zip(self.tables, buried, strict=True):
+            self._take_buried(table, versions)
+        if lanes is not None:
+            self.watermarks.update(lanes.fetchall())
+        if moved is not None:
+            self.moved.update(moved.fetchall())
+        return watermark, state, outcomes, set(entered.fetchall()) if entered else set()
+
+    def _lock(self, table: Table, keys: list[str]) -> Cursor[Any]:
+        """Lock the rows in key order, and read them."""
+        needed = [key for key in keys if (table.collection, key) in self.needed]
+        return self.conn.execute(
+            statement(table, _LOCK), (key_values(table, needed), key_values(table, keys))
+        )
+
+    def _take_rows(self, table: Table, lock: Cursor[Any]) -> None:
+        for key, text, version, live, created_us, updated_us, expires_us in lock:
+            place = (table.collection, key)
+            self.rows[place] = Current(
+                *((compact(text) if text else "") if live else None, version),
+                created_us=created_us,
+                updated_us=updated_us,
+                expires_us=expires_us,
+            )
+            self.stored.add(place)
+
+    def _buried(self, table: Table, keys: list[str]) -> Cursor[Any]:
+        """The version to go on from where there is no row (R17), and whether there is one now.
+
+        Nothing locks an absent row: one that somebody else made between the locks and the
+        watermarks would be in the watermarks, but not in what is told of the place.
+        """
+        return self.conn.execute(statement(table, _BURIED), (keys, table.collection))
+
+    def _take_buried(self, table: Table, versions: Cursor[Any]) -> None:
+        for key, version, is_there in versions:
+            place = (table.collection, key)
+            if place not in self.rows:
+                if is_there:
+                    self.unsure.add(place)
+                unfit = (
+                    "" if key_fits(table, key) else f"the table's key column is {table.key_type}"
+                )
+                self.rows[place] = Current(None, version, unfit=unfit)
+
+    def read_texts(self, wanted: Iterable[Place]) -> None:
+        """Fetch texts that were not expected to be needed, of rows that are locked already."""
+        missing = self.stored.intersection(wanted) - self.needed
+        for table, keys in self.tables:
+            mine = [key for key in keys if (table.collection, key) in missing]
+            if mine:
+                self.needed.update((table.collection, key) for key in mine)
+                self._take_rows(table, self._lock(table, mine))
+
+    def write(self, before: dict[Place, Current], changed: set[Place]) -> None:
+        """Write what the fold changed, and log it."""
+        for table, keys in self.tables:
+            mine = [key for key in keys if (table.collection, key) in changed]
+            if mine:
+                write_rows(self.conn, table, mine, before, self.rows, self.stored)
+
+    def observed(self, changed: set[Place], watermark: int) -> Observed:
+        """What the places hold after the batch.
+
+        Left out are those which somebody else filled while the batch waited for another row.
+        """
+        states = [
+            _state(place, row, changed=place in changed, now_us=self.now_us)
+            for place, row in self.rows.items()
+            if place in changed or place not in self.unsure
+        ]
+        return Observed(states, {**self.watermarks, self.ops[0].lane: watermark})
+
+
+def apply_batch(
+    conn: Connection[Any],
+    tables: list[tuple[Table, list[str]]],
+    ops: Sequence[Op],
+    terms: Terms,
+) -> Written:
+    """Apply the ops in a transaction of their own, in two round trips."""
+    batch = _Batch(conn, tables, ops)
+    try:
+        with _pipeline(conn):
+            watermark, state, outcomes, entered = batch.look(terms)
+            failpoint("pg-rows-locked")
+            fresh, skipped = gate(ops, terms.believed, watermark, state, outcomes)
+            wanted, moved = unmoved(fresh, batch.moved)
+            skipped += moved
+            before = dict(batch.rows)
+            done, entries = fold(batch.rows, wanted, on_conflict=terms.on_conflict, entered=entered)
+            changed = {place for place, row in batch.rows.items() if row is not before[place]}
+            if terms.directory:
+                batch.read_texts(batch.rows.keys() - changed)
+            if fresh:
+                batch.write(before, changed)
+                if entries:
+                    _enter(conn, entries)
+                if origins := [op.origin for op in wanted if op.origin]:
+                    conn.execute(_NOTE_MOVED, _columns(origins))
+                watermark = fresh[-1].seq
+                conn.execute(_SETTLE, (watermark, brief([*skipped, *done]), ops[0].lane))
+                if terms.expires_us is not None:
+                    conn.execute(_EXPIRE, (terms.expires_us,))
+            failpoint("pg-before-commit")
+            conn.execute("COMMIT")
+    except BaseException:
+        _roll_back(conn)
+        raise
+    outcomes_now = sorted(skipped + done, key=lambda outcome: outcome.seq)
+    observed = batch.observed(changed, watermark) if terms.directory else Observed([])
+    applied = Applied(outcomes_now, watermark, observed)
+    return Written(applied, batch.server_us, batch.looked_at)
+
+
+def _columns(names: Sequence[Identity]) -> tuple[list[str], list[int]]:
+    """Names of ops as two arrays, each once."""
+    once = sorted(set(names))
+    return [lane for lane, _ in once], [seq for _, seq in once]
+
+
+@contextmanager
+def _pipeline(conn: Connection[Any]) -> Generator[None]:
+    """A pipeline that tells the first error, and does not log the ones that follow from it."""
+    failure: BaseException | None = None
+    try:
+        with conn.pipeline():
+            try:
+                yield
+            except BaseException as error:
+                failure = error
+    except psycopg.Error:
+        if failure is None:
+            raise
+    if failure is not None:
+        raise failure
+
+
+def _roll_back(conn: Connection[Any]) -> None:
+    """Leave no transaction open; a connection that cannot even do that is of no use.
+
+    What a pipeline skipped after an error was never prepared, which the driver does not know: it
+    forgets all of it when it sees one of these.  It only looks at a text that is new to it, and it
+    must not prepare them: hence the number.
+    """
+    if conn.closed:
+        return
+    idle = conn.info.transaction_status == pq.TransactionStatus.IDLE
+    if idle and conn.prepare_threshold is None:
+        return  # behind a pooler, other clients may have prepared something
+    what = b"DEALLOCATE ALL" if idle else b"ROLLBACK"
+    try:
+        conn.execute(what + b" -- %d" % next(_SERIAL), prepare=False)
+    except psycopg.Error:
+        conn.close()
+
+
+def _state(place: Place, row: Current, *, changed: bool, now_us: int) -> State:
+    """A place as the primary holds it once the batch is committed."""
+    if changed and row.text is None:
+        return State(*place, None, row.version)
+    created, updated, expires = row.created_us, row.updated_us, row.expires_us
+    if changed:
+        created, updated = now_us if row.fresh else created, now_us
+        if row.ttl_us is not None:
+            expires = now_us + row.ttl_us if row.ttl_us else None
+    return State(*place, row.text, row.version, created, updated, expires)
+
+
+_SETTLE: LiteralString = (
+    "UPDATE standfast.lanes SET watermark = %s, outcomes = %s, updated_at = now()"
+    " WHERE lane = %s AND generation = 0"
+)
+_LOCK: LiteralString = (
+    "SELECT {key_text}, CASE WHEN t.{key} = ANY (%b::{key_type}[]) THEN {text} END, t.version,"
+    " {live}, {created_us}, {updated_us}, {expires_us}"
+    " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) ORDER BY {ordered} FOR UPDATE OF t"
+)
+_BURIED: LiteralString = (
+    "SELECT u.k, greatest(c.version_floor, coalesce(b.version, 0)),"
+    " EXISTS (SELECT FROM {table} t WHERE {same_key})"
+    "  FROM unnest(%b::text[]) AS u(k)"
+    "  JOIN standfast.collections c ON c.name = %s"
+    "  LEFT JOIN standfast.tombstones b ON b.collection = c.name AND b.key = u.k"
+)
+_SERIAL = itertools.count()
+
+
+def _enter(conn: Connection[Any], entries: Sequence[Entry]) -> None:
+    """Write lines of the ledger, in the transaction that passes their ops (R12)."""
+    fields = (
+        *("lane", "seq", "collection", "key", "kind", "pointer", "reason", "base", "mine"),
+        *("theirs", "state", "resolution"),
+    )
+    conn.execute(_ENTER, [[getattr(entry, field) for entry in entries] for field in fields])

@@ -1,0 +1,436 @@
+"""SQLite as a backend: one file, WAL, synchronous=FULL, one table a collection.
+
+The durable settings are the ones that lost nothing in real power cuts (WAL with synchronous=FULL).
+Sources: sqlite.org/wal.html, sqlite.org/pragma.html, apsw documentation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from standfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
+from standfast.backends.migrations import SCHEMA_VERSION, migrations
+from standfast.backends.sqlite import ledger as sqlite_ledger
+from standfast.backends.sqlite import load as sqlite_load
+from standfast.backends.sqlite import read as sqlite_read
+from standfast.backends.sqlite import write as sqlite_write
+from standfast.backends.sqlite.errors import mapped
+from standfast.backends.sqlite.file import (
+    BUSY_TIMEOUT_S,
+    Inode,
+    connect,
+    enter_wal,
+    gone,
+    inode_of,
+    make_private,
+    transaction,
+)
+from standfast.backends.sqlite.read import LIVE
+from standfast.errors import ConfigError, Unavailable
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
+from standfast.system.forking import OPENING, watch
+
+#: "stnd" in ASCII: marks the file as ours (PRAGMA application_id).
+APPLICATION_ID = 0x73746E64
+
+
+def now_us() -> int:
+    """Microseconds since 1970 UTC: the clock of an embedded database is this machine's."""
+    return time.time_ns() // 1000
+
+
+class SqliteBackend:
+    """Documents in one SQLite file.  Thread-safe; several processes may use the file.
+
+    Nothing is created before the first write.  A file with tables that are not ours is refused.
+    `busy_timeout_s` is how long a call waits for another process that is writing.
+    """
+
+    kind = "sqlite"
+
+    def __init__(self, path: str | Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        # Absolute: a program may change its directory, and ":memory:" is a file name here.
+        self._path = Path(path).absolute()
+        self._busy_timeout_ms = int(busy_timeout_s * 1000)
+        self._conn: apsw.Connection | None = None
+        self._inode: Inode | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+        watch(self)
+
+    @property
+    def display(self) -> str:
+        return f"sqlite:///{self._path}"
+
+    # ---- the connection
+
+    @contextmanager
+    def _using(self, doing: str, *, create: bool = False) -> Generator[apsw.Connection | None]:
+        """The connection under the lock; None when there is no database and none is to be made."""
+        with self._lock, mapped(f"{doing} in {self.display}"):
+            if self._closed:
+                raise Unavailable(
+                    f"{self.display} was closed", code="closed", hint="open the store again"
+                )
+            self._check_inode()
+            if self._conn is None and (create or self._exists()):
+                self._conn = self._open(create=create)
+            yield self._conn
+
+    @contextmanager
+    def _writing(self, doing: str) -> Generator[apsw.Connection]:
+        """One transaction, which counts only if the file is still in its place afterwards."""
+        with self._using(doing, create=True) as conn:
+            assert conn is not None, "create=True opens"
+            with transaction(conn):
+                yield conn
+            self._check_inode()
+
+    def _exists(self) -> bool:
+        try:
+            return self._path.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _check_inode(self) -> None:
+        """A file that was unlinked or replaced under us swallows writes without an error.
+
+        It is an error until the same file is back: a new one would silently start from nothing.
+        """
+        if self._inode is not None and inode_of(self._path) != self._inode:
+            self._drop_connection()
+            raise gone(self._path, "the database file")
+
+    def _drop_connection(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            with contextlib.suppress(apsw.Error):
+                conn.close(True)
+
+    def fork_locks(self) -> list[Any]:
+        return [self._lock]
+
+    def close_in_child(self) -> None:
+        """The connection belongs to the parent; the child makes one of its own when it needs it."""
+        self._drop_connection()
+
+    def _connect(self) -> apsw.Connection:
+        return connect(self._path, self._busy_timeout_ms)
+
+    def _open(self, *, create: bool) -> apsw.Connection | None:
+        """The file as our database; None when it is an empty one and none is to be made."""
+        with OPENING:
+            if create:
+                make_private(self._path)
+            inode = inode_of(self._path)
+            conn = self._connect()
+        try:
+            # What is not ours must not change, not even by a checkpoint when it is closed again.
+            conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            if self._schema_version(conn) == 0 and not create:
+                conn.close(True)
+                return None
+            conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            enter_wal(conn, self._path, self._busy_timeout_ms / 1000)
+            self._install(conn)
+        except BaseException:
+            conn.close(True)
+            raise
+        self._inode = inode
+        return conn
+
+    def _install(self, conn: apsw.Connection) -> None:
+        """Bring the bookkeeping up to date, as one of several processes perhaps."""
+        if self._schema_version(conn) == SCHEMA_VERSION:
+            return
+        with transaction(conn):
+            version = self._schema_version(conn)
+            for number, statements in migrations("sqlite"):
+                if number > version:
+                    conn.execute(statements)
+            if version == 0:
+                conn.execute(
+                    "INSERT INTO _standfast_identity VALUES (1, ?, 1, 'embedded primary', NULL,"
+                    " NULL, ?)",
+                    (str(uuid.uuid4()), now_us()),
+                )
+                conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _schema_version(self, conn: apsw.Connection) -> int:
+        """The version of our tables in the file, 0 in an empty one; refuses what is not ours."""
+        try:
+            # One statement, one snapshot: another process may be creating the tables right now.
+            owner, version, tables = conn.execute(
+                "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
+                " FROM pragma_application_id, pragma_user_version"
+            ).get
+        except apsw.NotADBError:
+            raise ConfigError(
+                f"{self._path} is not a SQLite database",
+                code="not_a_database",
+                hint="give another path, or move that file away",
+            ) from None
+        if owner == 0 and not tables:
+            return 0
+        if owner != APPLICATION_ID:
+            raise ConfigError(
+                f"{self._path} holds the tables of another application",
+                code="not_ours",
+                hint="give another path for the database",
+            )
+        if version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self._path} has schema version {version}, this library knows {SCHEMA_VERSION}",
+                code="schema_newer",
+                hint="update standfast to the version that the other program uses",
+            )
+        return version
+
+    def check(self) -> None:
+        with self._using("looking at the database"):
+            pass
+
+    def schema_version(self) -> int:
+        with self._using("looking at the database") as conn:
+            return SCHEMA_VERSION if conn is not None else 0
+
+    def install(self, collections: Sequence[str]) -> None:
+        with self._writing("creating collections") as conn:
+            for name in collections:
+                sqlite_write.ensure_table(conn, name, now_us())
+
+    def identity(self) -> str | None:
+        with self._using("reading the identity") as conn:
+            return conn and conn.execute("SELECT identity FROM _standfast_identity").get
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._drop_connection()
+
+    # ---- writing
+
+    def sibling(self) -> SqliteBackend:
+        return self
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+        hello = self.hello(deadline)
+        if accept is not None:
+            accept(hello)
+        return hello
+
+    def hello(self, deadline: float) -> Hello:
+        return Hello(self.identity())
+
+    def apply(
+        self,
+        ops: Sequence[Op],
+        *,
+        believed: int = 0,
+        deadline: float | None = None,
+        directory: str | None = None,
+        on_conflict: OnConflict = "mine",
+        patience_s: float | None = None,
+    ) -> Applied:
+        with self._writing("writing") as conn:
+            return sqlite_write.apply_batch(
+                *(conn, ops),
+                believed=believed,
+                now_us=now_us(),
+                directory=directory,
+                on_conflict=on_conflict,
+            )
+
+    def fence(
+        self,
+        lanes: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, int]:
+        with self._writing("closing lanes of earlier processes") as conn:
+            return sqlite_ledger.fence(conn, lanes, directory, now_us())
+
+    def entries(
+        self,
+        *,
+        state: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        name: Identity | None = None,
+        deadline: float | None = None,
+    ) -> list[Entry]:
+        with self._using("reading the ledger") as conn:
+            if conn is None:
+                return []
+            return sqlite_ledger.entries(conn, state=state, after=after, limit=limit, name=name)
+
+    def entry(self, number: int) -> Entry | None:
+        with self._using("reading the ledger") as conn:
+            return conn and sqlite_ledger.entry(conn, number)
+
+    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+        with self._using("reading the ledger") as conn:
+            return sqlite_ledger.counts(conn) if conn is not None else {}
+
+    def resolve_entry(self, number: int, resolution: str) -> bool:
+        if self.entry(number) is None:
+            return False
+        with self._writing("resolving a conflict") as conn:
+            return sqlite_ledger.resolve(conn, number, resolution, now_us())
+
+    def close_lane(self, lane: str) -> None:
+        with self._using("closing the lane") as conn:
+            if conn is not None:
+                conn.execute("DELETE FROM _standfast_lanes WHERE lane = ?", (lane,))
+
+    def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
+        doing = f"loading run {run}"
+        with self._using(doing, create=True) as conn:
+            assert conn is not None, "create=True opens"
+            once = sqlite_load.pages_written_once(conn, loads, self._busy_timeout_ms)
+            with once, self._writing(doing):
+                return sqlite_load.load_run(conn, run, state, loads, now_us())
+
+    def run_record(self, run: str) -> RunRecord | None:
+        with self._using(f"reading run {run}") as conn:
+            return sqlite_load.read_run(conn, run) if conn is not None else None
+
+    # ---- reading
+
+    @contextmanager
+    def _reading(self, collection: str) -> Generator[apsw.Connection | None]:
+        with self._using(f"reading `{collection}`") as conn:
+            known = conn is not None and sqlite_write.is_collection(conn, collection)
+            yield conn if known else None
+
+    def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return {}
+            return sqlite_read.read_live(conn, collection, keys, now_us())
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        missing = [State(collection, key, None, 0) for key in keys]
+        with self._using(f"reading `{collection}`") as conn:
+            if conn is None:
+                return Observed(missing)
+            now = now_us()
+            with transaction(conn, "BEGIN"):  # one snapshot of rows and watermarks
+                told = sqlite_ledger.watermarks(conn, directory)
+                if not sqlite_write.is_collection(conn, collection):
+                    return Observed(missing, told)
+                rows = sqlite_write.read_rows(conn, collection, keys, now, set())
+            states = [sqlite_write.state_of(place, row, now) for place, row in rows.items()]
+            return Observed(states, told)
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+        deadline: float | None = None,
+    ) -> list[Row]:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return []
+            return sqlite_read.scan_live(
+                *(conn, collection, now_us()),
+                prefix=prefix,
+                after=after,
+                limit=limit,
+                query=query,
+            )
+
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return 0
+            return conn.execute(
+                f'SELECT count(*) FROM "{collection}" WHERE {LIVE}', (now_us(),)
+            ).get
+
+    def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return
+            # Of its own: one snapshot whatever is written meanwhile, and nobody has to wait.
+            snapshot = self._connect()
+        order = "ORDER BY created_at, key" if in_order else ""
+        try:
+            with mapped(f"reading `{collection}` in {self.display}"):
+                records = snapshot.execute(
+                    f'SELECT key, data, version, updated_at FROM "{collection}"'
+                    f" WHERE {LIVE} {order}",
+                    (now_us(),),
+                )
+                yield from map(StoredText._make, records)
+        finally:
+            snapshot.close(True)
+
+    def inconsistent(self, collection: str) -> Iterator[str]:
+        """None: the exact text is all that is stored."""
+        return iter(())
+
+    def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
+        with self._reading(collection) as conn:
+            if conn is None:
+                return {}
+            return {
+                record[0]: Image(*record)
+                for record in conn.execute(
+                    "SELECT key, data, NULL, version, created_at, updated_at, expires_at"
+                    f' FROM "{collection}" WHERE key IN (SELECT value FROM json_each(?))',
+                    (sqlite_write.json_array(keys),),
+                )
+            }
+
+    def collections(self) -> list[str]:
+        with self._using("listing the collections") as conn:
+            if conn is None:
+                return []
+            found = conn.execute("SELECT name FROM _standfast_collections ORDER BY name")
+            return [record[0] for record in found]
+
+    def form(self, collection: str) -> Form:
+        with self._using(f"reading `{collection}`") as conn:
+            if conn is None:
+                return Form()
+            found = conn.execute(
+                "SELECT shape, key_field FROM _standfast_collections WHERE name = ?", (collection,)
+            ).fetchone()
+            return Form(*found) if found else Form()
+
+    def create_index(self, collection: str) -> None:
+        """SQLite has no index for containment: `find` reads the collection.  A no-op."""
+
+    def adoptable(self, collection: str) -> str:
+        with self._using(f"looking at `{collection}`") as conn:
+            if conn is None or sqlite_write.is_collection(conn, collection):
+                return ""
+            return sqlite_write.foreign_table(conn, collection)

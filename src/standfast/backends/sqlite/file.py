@@ -1,0 +1,91 @@
+"""What every SQLite file of ours needs: private, in WAL mode, and still in its place.
+
+A file that was unlinked or replaced under its user swallows writes without an error, so its inode
+is looked at before anything is acknowledged.  Sources: sqlite.org/wal.html, howtocorrupt.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from standfast.errors import ConfigError, CorruptData
+from standfast.system.files import make_directory
+
+#: How long a transaction waits for another process that writes to the same file.
+BUSY_TIMEOUT_S = 5.0
+
+Inode = tuple[int, int]
+"""What names a file whatever its path: device and number."""
+
+
+def make_private(path: Path) -> None:
+    """Create an empty file for its owner alone, unless there is one."""
+    make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def inode_of(path: Path) -> Inode | None:
+    """The file that is in this place now; None when there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def gone(path: Path, what: str) -> CorruptData:
+    """The error for a file that is not the one any more that was opened."""
+    return CorruptData(
+        f"{what} {path} was removed or replaced while it was open",
+        code="file_gone",
+        hint="nothing was confirmed; put the file back, or open the store again",
+    )
+
+
+def connect(path: Path, busy_timeout_ms: int) -> apsw.Connection:
+    """A connection to a file that exists."""
+    conn = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    conn.set_busy_timeout(busy_timeout_ms)
+    return conn
+
+
+def enter_wal(conn: apsw.Connection, path: Path, timeout_s: float) -> None:
+    """Put a file into WAL mode, as one of several processes perhaps, with synchronous=FULL."""
+    give_up = time.monotonic() + timeout_s
+    while True:
+        try:
+            mode = conn.execute("PRAGMA journal_mode = WAL").get
+            break
+        except apsw.BusyError:
+            # Of several processes that create the file, SQLite lets only one wait here.
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+    if mode != "wal":
+        raise ConfigError(
+            f"{path} cannot be put into WAL mode, it stays in `{mode}`",
+            code="no_wal",
+            hint="put the data directory on a local disk",
+        )
+    conn.execute("PRAGMA synchronous = FULL")
+
+
+@contextmanager
+def transaction(conn: apsw.Connection, begin: str = "BEGIN IMMEDIATE") -> Generator[None]:
+    """Commit what the block did, or roll all of it back."""
+    conn.execute(begin)
+    try:
+        yield
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise

@@ -1,0 +1,158 @@
+"""A whole run in one SQLite transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
+
+import apsw
+import msgspec
+
+from standfast.backends.base import Change, Load, LoadReport, RunRecord, stale
+from standfast.backends.sqlite.write import ensure_table, log_change
+from standfast.system.failpoints import failpoint
+
+#: Rows from which on a load is worth two changes of the journal's mode.
+LARGE_LOAD_ROWS = 5_000
+
+
+@contextmanager
+def pages_written_once(
+    conn: apsw.Connection, loads: Sequence[Load], busy_timeout_ms: int
+) -> Generator[None]:
+    """Write the pages of a large load once, where nobody else has the file open.
+
+    WAL writes every page twice: to the log, and at the checkpoint.  A rollback journal only keeps
+    old pages, of which a load has few.  With synchronous=EXTRA it is as durable: a power cut leaves
+    the state before the load or after it.  Source: sqlite.org/pragma.html#pragma_synchronous.
+    """
+    alone = sum(len(load.inserts) for load in loads) >= LARGE_LOAD_ROWS
+    if alone:
+        conn.set_busy_timeout(0)
+        try:
+            alone = conn.execute("PRAGMA journal_mode = DELETE").get == "delete"
+        except apsw.BusyError:
+            alone = False
+        conn.set_busy_timeout(busy_timeout_ms)
+    if not alone:
+        yield
+        return
+    conn.execute("PRAGMA synchronous = EXTRA")
+    try:
+        yield
+    finally:
+        # Whoever opened the file meanwhile keeps it from WAL; the next one to open it will try too.
+        with suppress(apsw.BusyError):
+            if conn.execute("PRAGMA journal_mode = WAL").get == "wal":
+                conn.execute("PRAGMA synchronous = FULL")
+
+
+def load_run(
+    conn: apsw.Connection, run: str, state: str, loads: Sequence[Load], now_us: int
+) -> dict[str, LoadReport]:
+    """Write the loads and the run's record inside the caller's transaction."""
+    failpoint("transaction-begun")
+    reports = {load.collection: _load(conn, load, now_us) for load in loads}
+    conn.execute(
+        "INSERT INTO _standfast_runs VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT (run) DO UPDATE SET"
+        " state = excluded.state, updated_at = excluded.updated_at, report = excluded.report",
+        (run, state, now_us, msgspec.json.encode(reports).decode()),
+    )
+    failpoint("record-written")
+    return reports
+
+
+def read_run(conn: apsw.Connection, run: str) -> RunRecord | None:
+    """The run's record, if any transaction of it was committed."""
+    row = conn.execute("SELECT run, state, report FROM _standfast_runs WHERE run = ?", (run,)).get
+    if row is None:
+        return None
+    return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
+
+
+def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
+    ensure_table(conn, load.collection, now_us)
+    name = load.collection
+    # A row that has expired is no document, but its key is taken.
+    conn.execute(f'DELETE FROM "{name}" WHERE expires_at <= ?', (now_us,))
+    _check_versions(conn, load)
+    floor = conn.execute(
+        "SELECT version_floor FROM _standfast_collections WHERE name = ?", (name,)
+    ).get
+    buried: dict[str, int] = dict(
+        conn.execute("SELECT key, version FROM _standfast_tombstones WHERE collection = ?", (name,))
+    )
+
+    def lowest(key: str) -> int:
+        return max(floor, buried.get(key, 0))
+
+    versions = {key: lowest(key) + 1 for key, _ in load.inserts if key in buried}
+    try:
+        conn.executemany(
+            f'INSERT INTO "{name}" (key, data, created_at, updated_at, version)'
+            f" VALUES (?1, ?2, ?3, ?3, {floor + 1})",
+            (
+                (key, text, stamp_us)
+                for (key, text), stamp_us in zip(load.inserts, count(now_us), strict=False)
+            ),
+        )
+        conn.executemany(
+            f'UPDATE "{name}" SET version = ? WHERE key = ?',
+            [(version, key) for key, version in versions.items()],
+        )
+    except apsw.ConstraintError:
+        raise stale(name, None) from None
+    conn.executemany(
+        "DELETE FROM _standfast_tombstones WHERE collection = ? AND key = ?",
+        [(name, key) for key in versions],
+    )
+    for change in load.changes:
+        versions[change.key] = max(change.expected_version, lowest(change.key)) + 1
+        _write_change(conn, name, change, versions[change.key], now_us)
+    if load.form is not None:
+        conn.execute(
+            "UPDATE _standfast_collections SET shape = ?, key_field = ? WHERE name = ?",
+            (load.form.shape, load.form.key_field, name),
+        )
+    touched = [key for key, _ in load.inserts] + [change.key for change in load.changes]
+    if touched:
+        log_change(conn, name, touched, now_us)
+    failpoint("collection-written")
+    return LoadReport(floor + 1, versions)
+
+
+def _check_versions(conn: apsw.Connection, load: Load) -> None:
+    """Every row that the plan saw must still be what it saw."""
+    for change in load.changes:
+        found = conn.execute(
+            f'SELECT version FROM "{load.collection}" WHERE key = ?', (change.key,)
+        ).get
+        if (found or 0) != change.expected_version:
+            raise stale(load.collection, change.key)
+
+
+def _write_change(
+    conn: apsw.Connection, name: str, change: Change, version: int, now_us: int
+) -> None:
+    if change.image is not None:
+        image = change.image
+        text = image.data if image.raw is None else image.raw
+        conn.execute(
+            f'INSERT OR REPLACE INTO "{name}" (key, data, created_at, updated_at, version,'
+            " expires_at) VALUES (?, ?, ?, ?, ?, ?)",
+            (change.key, text, image.created_us, image.updated_us, version, image.expires_us),
+        )
+    elif change.text is not None:
+        conn.execute(
+            f'INSERT INTO "{name}" (key, data, created_at, updated_at, version)'
+            " VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT (key) DO UPDATE SET data = excluded.data,"
+            " version = excluded.version, updated_at = excluded.updated_at, expires_at = NULL",
+            (change.key, change.text, now_us, version),
+        )
+    else:
+        conn.execute(f'DELETE FROM "{name}" WHERE key = ?', (change.key,))
+        return
+    conn.execute(
+        "DELETE FROM _standfast_tombstones WHERE collection = ? AND key = ?", (name, change.key)
+    )

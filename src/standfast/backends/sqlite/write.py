@@ -1,0 +1,261 @@
+"""One batch of ops in one SQLite transaction: read, fold, write, log, watermark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import apsw
+import msgspec
+
+from standfast.backends.base import brief, gate, unmoved
+from standfast.backends.sqlite import ledger as sqlite_ledger
+from standfast.errors import ConfigError
+from standfast.ops.apply import Current
+from standfast.ops.batch import Place, fold, places
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import Applied, Observed, Op, State
+
+_CREATE = """
+CREATE TABLE "{name}" (
+    key        TEXT NOT NULL PRIMARY KEY,
+    data       TEXT NOT NULL,
+    created_at INTEGER NOT NULL DEFAULT 0,
+    updated_at INTEGER NOT NULL DEFAULT 0,
+    version    INTEGER NOT NULL DEFAULT 0,
+    expires_at INTEGER
+);
+CREATE TRIGGER "{name}_standfast_replace" BEFORE INSERT ON "{name}" WHEN NEW.version = 0 BEGIN
+    INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)
+    SELECT '{name}', key, version, {now} FROM "{name}" WHERE key = NEW.key
+    ON CONFLICT (collection, key) DO UPDATE SET version = max(version, excluded.version);
+END;
+CREATE TRIGGER "{name}_standfast_insert" AFTER INSERT ON "{name}" WHEN NEW.version = 0 BEGIN
+    UPDATE "{name}" SET
+        version = 1 + max(
+            (SELECT version_floor FROM _standfast_collections WHERE name = '{name}'),
+            coalesce((SELECT version FROM _standfast_tombstones
+                       WHERE collection = '{name}' AND key = NEW.key), 0)),
+        created_at = {now}, updated_at = {now}
+     WHERE key = NEW.key;
+    DELETE FROM _standfast_tombstones WHERE collection = '{name}' AND key = NEW.key;
+    INSERT INTO _standfast_changes (collection, keys, at)
+    VALUES ('{name}', json_array(NEW.key), {now});
+END;
+CREATE TRIGGER "{name}_standfast_update" AFTER UPDATE ON "{name}"
+WHEN NEW.version = OLD.version AND OLD.version > 0 BEGIN
+    INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)
+    SELECT '{name}', OLD.key, OLD.version + 1, {now} WHERE OLD.key <> NEW.key
+    ON CONFLICT (collection, key) DO UPDATE SET version = max(version, excluded.version);
+    UPDATE "{name}" SET
+        version = 1 + max(OLD.version, coalesce((SELECT version FROM _standfast_tombstones
+                       WHERE collection = '{name}' AND key = NEW.key), 0)),
+        updated_at = {now}
+     WHERE key = NEW.key;
+    DELETE FROM _standfast_tombstones WHERE collection = '{name}' AND key = NEW.key;
+    INSERT INTO _standfast_changes (collection, keys, at)
+    VALUES ('{name}', json_array(OLD.key, NEW.key), {now});
+END;
+CREATE TRIGGER "{name}_standfast_delete" AFTER DELETE ON "{name}" BEGIN
+    INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)
+    VALUES ('{name}', OLD.key, OLD.version + 1, {now})
+    ON CONFLICT (collection, key)
+    DO UPDATE SET version = max(version, excluded.version), deleted_at = excluded.deleted_at;
+    INSERT INTO _standfast_changes (collection, keys, at)
+    VALUES ('{name}', json_array(OLD.key), {now});
+END;
+"""
+# unixepoch('subsec') needs SQLite 3.42, and the triggers run in the foreign writer's SQLite.
+_NOW = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
+
+def json_array(keys: Iterable[str]) -> str:
+    """The keys as one parameter, for `json_each`."""
+    return msgspec.json.encode(list(keys)).decode()
+
+
+def is_collection(conn: apsw.Connection, name: str) -> bool:
+    """Whether the file has this collection."""
+    return bool(conn.execute("SELECT 1 FROM _standfast_collections WHERE name = ?", (name,)).get)
+
+
+def foreign_table(conn: apsw.Connection, name: str) -> str:
+    """Why a table of this name stands in the way, in one sentence; empty when none does."""
+    found = conn.execute(
+        "SELECT name FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'",
+        (name,),
+    ).get
+    if found is None:
+        return ""
+    if is_collection(conn, found):
+        return f"the collection `{found}` has the same name but for upper and lower case"
+    return f"the file has a table `{found}` that standfast did not make"
+
+
+def ensure_table(conn: apsw.Connection, name: str, now_us: int) -> None:
+    """Create the collection inside the caller's transaction when it is not there."""
+    if is_collection(conn, name):
+        return
+    problem = foreign_table(conn, name)
+    if problem:
+        raise ConfigError(problem, code="not_adoptable", hint="use another name or another file")
+    conn.execute(
+        "INSERT INTO _standfast_collections (name, created_at) VALUES (?, ?)", (name, now_us)
+    )
+    conn.execute(_CREATE.format(name=name, now=_NOW))
+
+
+def apply_batch(
+    conn: apsw.Connection,
+    ops: Sequence[Op],
+    *,
+    believed: int,
+    now_us: int,
+    directory: str | None,
+    on_conflict: OnConflict,
+) -> Applied:
+    """Apply the ops inside the caller's transaction."""
+    lane = ops[0].lane
+    watermark, state, outcomes = conn.execute(
+        "SELECT watermark, state, outcomes FROM _standfast_lanes WHERE lane = ? AND generation = 0",
+        (lane,),
+    ).fetchone() or (0, "open", "[]")
+    fresh, skipped = gate(ops, believed, watermark, state, outcomes)
+    wanted, moved = unmoved(fresh, sqlite_ledger.moved(conn, fresh))
+    touched = places(ops)
+    rows: dict[Place, Current] = {}
+    stored: set[Place] = set()
+    for collection, keys in touched.items():
+        ensure_table(conn, collection, now_us)
+        rows.update(read_rows(conn, collection, keys, now_us, stored))
+    before = dict(rows)
+    entered = sqlite_ledger.entered(conn, fresh)
+    done, entries = fold(rows, wanted, on_conflict=on_conflict, entered=entered)
+    for collection, keys in touched.items():
+        changed = [k for k in keys if rows[(collection, k)] is not before[(collection, k)]]
+        if changed:
+            _write_rows(conn, collection, changed, before, rows, stored, now_us)
+    told = sorted(skipped + moved + done, key=lambda outcome: outcome.seq)
+    if fresh:
+        watermark = fresh[-1].seq
+        sqlite_ledger.enter(conn, entries, now_us)
+        sqlite_ledger.note_moved(conn, wanted, now_us)
+        conn.execute(
+            "INSERT INTO _standfast_lanes (lane, watermark, outcomes, updated_at, directory)"
+            " VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (lane, generation) DO UPDATE SET watermark = excluded.watermark,"
+            " outcomes = excluded.outcomes, updated_at = excluded.updated_at,"
+            " directory = coalesce(excluded.directory, directory)",
+            (lane, watermark, brief(told), now_us, directory),
+        )
+    if directory is None:
+        return Applied(told, watermark)
+    states = [state_of(place, row, now_us) for place, row in rows.items()]
+    return Applied(told, watermark, Observed(states, sqlite_ledger.watermarks(conn, directory)))
+
+
+def state_of(place: Place, row: Current, now_us: int) -> State:
+    """A place as the file holds it once the batch is committed."""
+    if row.changed and row.text is None:
+        return State(*place, None, row.version)
+    created, updated, expires = row.created_us, row.updated_us, row.expires_us
+    if row.changed:
+        created, updated = now_us if row.fresh else created, now_us
+        if row.ttl_us is not None:
+            expires = now_us + row.ttl_us if row.ttl_us else None
+    return State(*place, row.text, row.version, created, updated, expires)
+
+
+def read_rows(
+    conn: apsw.Connection, collection: str, keys: Sequence[str], now_us: int, stored: set[Place]
+) -> dict[Place, Current]:
+    """What is stored at these keys; `stored` collects those that have a row, expired or not."""
+    rows: dict[Place, Current] = {}
+    for key in keys:
+        found = conn.execute(
+            "SELECT data, version, created_at, updated_at, expires_at"
+            f' FROM "{collection}" WHERE key = ?',
+            (key,),
+        ).fetchone()
+        place = (collection, key)
+        if found is not None:
+            text, version, created_us, updated_us, expires_us = found
+            live = expires_us is None or expires_us > now_us
+            rows[place] = Current(
+                *(text if live else None, version),
+                created_us=created_us,
+                updated_us=updated_us,
+                expires_us=expires_us,
+            )
+            stored.add(place)
+            continue
+        version = conn.execute(
+            "SELECT max(version_floor, coalesce((SELECT version FROM _standfast_tombstones"
+            " WHERE collection = ?1 AND key = ?2), 0)) FROM _standfast_collections WHERE name = ?1",
+            (collection, key),
+        ).get
+        rows[place] = Current(None, version or 0)
+    return rows
+
+
+def _write_rows(
+    conn: apsw.Connection,
+    collection: str,
+    keys: list[str],
+    before: dict[Place, Current],
+    after: dict[Place, Current],
+    stored: set[Place],
+    now_us: int,
+) -> None:
+    logged: list[str] = []
+    for key in keys:
+        place = (collection, key)
+        row = after[place]
+        if row.text is None:
+            # The trigger buries it and logs the change; several ops may have raised the version.
+            conn.execute(f'DELETE FROM "{collection}" WHERE key = ?', (key,))
+            conn.execute(
+                "INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)"
+                " VALUES (?, ?, ?, ?) ON CONFLICT (collection, key)"
+                " DO UPDATE SET version = max(version, excluded.version)",
+                (collection, key, row.version, now_us),
+            )
+            continue
+        logged.append(key)
+        expires = ":now + :ttl" if row.ttl_us else ("expires_at" if row.ttl_us is None else "NULL")
+        values = {
+            "key": key,
+            "text": row.text,
+            "version": row.version,
+            "now": now_us,
+            "ttl": row.ttl_us,
+        }
+        if place in stored:
+            fresh = ", created_at = :now" if row.fresh else ""
+            conn.execute(
+                f'UPDATE "{collection}" SET data = :text, version = :version, updated_at = :now,'
+                f" expires_at = {expires}{fresh} WHERE key = :key",
+                values,
+            )
+        else:
+            expires = "NULL" if expires == "expires_at" else expires
+            conn.execute(
+                f'INSERT INTO "{collection}" (key, data, version, created_at, updated_at,'
+                f" expires_at) VALUES (:key, :text, :version, :now, :now, {expires})",
+                values,
+            )
+            if before[place].version:
+                conn.execute(
+                    "DELETE FROM _standfast_tombstones WHERE collection = ? AND key = ?",
+                    (collection, key),
+                )
+    if logged:
+        log_change(conn, collection, logged, now_us)
+
+
+def log_change(conn: apsw.Connection, collection: str, keys: list[str], now_us: int) -> None:
+    """One row of the change log; above 1,000 keys they are not listed."""
+    listed = json_array(keys) if len(keys) <= 1000 else None
+    conn.execute(
+        "INSERT INTO _standfast_changes (collection, keys, at) VALUES (?, ?, ?)",
+        (collection, listed, now_us),
+    )

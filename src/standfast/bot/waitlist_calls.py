@@ -1,0 +1,293 @@
+"""Who waits on the waitlist of each guild, and in which order.
+
+Adding, removing and updating go on while the primary is away: they are appended to the list then
+(`entries`), so that they merge with what others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, cast
+
+import msgspec
+
+from standfast.api.drive import Steps
+from standfast.bot.entries import (
+    MEMBER,
+    REMOVED,
+    UPDATED,
+    Entry,
+    change_of,
+    checked_details,
+    read_entries,
+    stored_list,
+    with_entries,
+)
+from standfast.bot.guilds import WAITLISTS, Guilds, Members
+from standfast.bot.ids import GuildId, number_id
+from standfast.bot.teams import suggest
+from standfast.engine.interfaces import StoreEngine
+from standfast.engine.state_machine import Mode
+from standfast.errors import ConflictError, DataError, Unavailable
+from standfast.limits import MAX_WAITLIST_ENTRIES
+from standfast.ops.types import Discreet
+
+MemberId = int | str
+"""A member of a guild: a non-negative int, or its decimal string."""
+
+Listed = list[Entry]
+"""Entries in order."""
+
+
+class Placed(Discreet, frozen=True):
+    """Where somebody stands who was added.
+
+    `position` counts from 1, among those to whom no place is offered; None for somebody to whom one
+    is, and where the list is not known here while the primary is away.  `is_new`: they did not
+    stand there before.
+    """
+
+    position: int | None
+    entry: Entry
+    is_new: bool
+
+
+class WaitingCalls:
+    """The calls on those who wait, once for both faces."""
+
+    def __init__(self, guilds: Guilds) -> None:
+        self._guilds = guilds
+
+    @property
+    def engine(self) -> StoreEngine:
+        """The engine that serves the calls."""
+        return self._guilds.engine
+
+    def add(
+        self,
+        guild_id: GuildId,
+        *,
+        member_id: MemberId,
+        discord_tag: str,
+        ign: str,
+        alt_igns: Iterable[str] = (),
+        pronouns: str | None = None,
+        team_name: str | None = None,
+    ) -> Steps[Placed]:
+        """Put somebody at the end of the list, or give them new details where they stand.
+
+        Place and `added_at` are kept then, and a claim too.  It goes on while the primary is away,
+        and what others do meanwhile is kept.  DataError, which names the place, for details over
+        their limits; "waitlist_full" for a new entry beyond 10,000.
+        """
+        details = checked_details(
+            discord_tag=discord_tag,
+            ign=ign,
+            alt_igns=alt_igns,
+            pronouns=pronouns,
+            team_name=team_name,
+        )
+        now = self._guilds.clock()
+        entry = Entry(member_id=number_id(member_id, "member"), added_at=now, **details)
+        key = yield from self._guilds.writable(guild_id)
+        members = yield from self._known(guild_id)
+        before = None if members is None else _of(read_entries(members), entry.member_id)
+        is_simple = members is None or (before is None and _is_folded(members))
+        if self._decides() and not is_simple:
+            try:
+                members = yield from self._guilds.change(
+                    WAITLISTS, guild_id, lambda found: _with_added(found, entry)
+                )
+            except Unavailable:
+                pass  # it is appended, which has the same effect whether this had one or not
+            else:
+                return _placed(members, entry, before, now)
+        if members is not None:
+            _require_room(stored_list(members))
+        members = yield from self._append(key, guild_id, entry.to_json())
+        return _placed(members, entry, before, now)
+
+    def remove(self, guild_id: GuildId, member_id: MemberId) -> Steps[Entry | None]:
+        """Take somebody off the list; returns their entry, None when they were not there.
+
+        A place that was offered to them is free again.  It goes on while the primary is away.
+        """
+        before, _ = yield from self._edit(guild_id, member_id, lambda entry: None)
+        return before
+
+    def update(self, guild_id: GuildId, member_id: MemberId, **changes: Any) -> Steps[Entry | None]:
+        """Change details of somebody where they stand; returns the entry, None without one.
+
+        `changes`: discord_tag, ign, alt_igns, pronouns, team_name; DataError("unknown_field") for
+        any other.  It goes on while the primary is away.
+        """
+        details = checked_details(**changes)
+        _, after = yield from self._edit(
+            guild_id, member_id, lambda entry: msgspec.structs.replace(entry, **details)
+        )
+        return after
+
+    def clear(self, guild_id: GuildId) -> Steps[int]:
+        """Take everybody off the list; returns how many there were.
+
+        The primary decides: Unavailable("needs_primary") while it is away, unless the store is
+        its `sole_writer`.
+        """
+        count = 0
+
+        def change(members: Members) -> Members | None:
+            nonlocal count
+            count = len(read_entries(members))
+            return with_entries(members, []) if stored_list(members) else None
+
+        yield from self._guilds.change(WAITLISTS, guild_id, change)
+        return count
+
+    def entry(self, guild_id: GuildId, member_id: MemberId) -> Steps[Entry | None]:
+        """The entry of a member, claimed or not; None without one."""
+        return _of((yield from self.entries(guild_id)), number_id(member_id, "member"))
+
+    def find(self, guild_id: GuildId, discord_tag: str) -> Steps[Entry | None]:
+        """The first entry with this tag, claimed or not; None without one.
+
+        Tags can change hands, so two may have the same: the first in the list is meant.  Where
+        none is written exactly so, upper and lower case make no difference.
+        """
+        entries = yield from self.entries(guild_id)
+        wanted = discord_tag.strip()
+        exact = [entry for entry in entries if entry.discord_tag.strip() == wanted]
+        folded = wanted.casefold()
+        like = (entry for entry in entries if entry.discord_tag.strip().casefold() == folded)
+        return exact[0] if exact else next(like, None)
+
+    def position(self, guild_id: GuildId, member_id: MemberId) -> Steps[int | None]:
+        """The place of a member in the list, from 1; None when not in it, or offered a place."""
+        entries = yield from self.entries(guild_id)
+        return _position(entries, number_id(member_id, "member"), self._guilds.clock())
+
+    def list(self, guild_id: GuildId) -> Steps[Listed]:
+        """Those who wait, in order; not those to whom a place is offered."""
+        entries = yield from self.entries(guild_id)
+        now = self._guilds.clock()
+        return [entry for entry in entries if not entry.is_claimed(now)]
+
+    def length(self, guild_id: GuildId) -> Steps[int]:
+        """How many wait: the length of `list`."""
+        return len((yield from self.list(guild_id)))
+
+    def suggest_team(
+        self, guild_id: GuildId, team_name: str, *, registered: Iterable[str | None] = ()
+    ) -> Steps[str | None]:
+        """The team that somebody may have meant, who wrote `team_name`; None: nothing is near it.
+
+        Known teams are those of `registered` (names, or a mapping of members to names) and of the
+        waitlist.  None too when the team itself is known.  ConfigError("missing_extra") without
+        rapidfuzz: pip install 'standfast[bot]'.
+        """
+        entries = yield from self.entries(guild_id)
+        names: Iterable[str | None] = registered
+        if isinstance(registered, Mapping):
+            names = cast("Mapping[Any, str | None]", registered).values()
+        return suggest(team_name, [*names, *(entry.team_name for entry in entries)])
+
+    def entries(self, guild_id: GuildId) -> Steps[Listed]:
+        """Everybody, claimed or not, in order."""
+        return read_entries((yield from self._guilds.members(WAITLISTS, guild_id)))
+
+    def _known(self, guild_id: GuildId) -> Steps[Members | None]:
+        """The document; None when nothing is known of it here while the primary is away."""
+        try:
+            return (yield from self._guilds.members(WAITLISTS, guild_id))
+        except Unavailable as error:
+            if error.code != "not_mirrored":
+                raise
+            return None
+
+    def _decides(self) -> bool:
+        """Whether the primary can be asked to decide; else everything is appended."""
+        return self.engine.mode is Mode.DIRECT
+
+    def _edit(
+        self, guild_id: GuildId, member_id: MemberId, edit: Callable[[Entry], Entry | None]
+    ) -> Steps[tuple[Entry | None, Entry | None]]:
+        """Make another entry of somebody's, or none: what it was before, and what it is then."""
+        member = number_id(member_id, "member")
+        before: Entry | None = None
+
+        def change(members: Members) -> Members | None:
+            nonlocal before
+            entries = read_entries(members)
+            before = _of(entries, member)
+            if before is None:
+                return None
+            edited = [edit(one) if one.member_id == member else one for one in entries]
+            return with_entries(members, [one for one in edited if one is not None])
+
+        key = yield from self._guilds.writable(guild_id)
+        if self._decides():
+            try:
+                yield from self._guilds.change(WAITLISTS, guild_id, change)
+            except Unavailable:
+                pass  # it is appended, which has the same effect whether this had one or not
+            else:
+                return before, None if before is None else edit(before)
+        members = yield from self._guilds.members(WAITLISTS, guild_id)
+        there = _of(read_entries(members), member)
+        if there is None:  # it never was, or the change was made although its reply was lost
+            return before, None if before is None else edit(before)
+        before, after = there, edit(there)
+        stored = change_of(before, REMOVED) if after is None else change_of(after, UPDATED)
+        _require_room(stored_list(members))
+        yield from self._append(key, guild_id, stored)
+        return before, after
+
+    def _append(self, key: str, guild_id: GuildId, stored: Members) -> Steps[Members | None]:
+        """Append to the list; the document as it is then, None where it is not known here."""
+        try:
+            found = yield from self._guilds.collection(WAITLISTS).append(key, f"/{MEMBER}", stored)
+        except ConflictError as error:
+            if error.code != "moved":
+                raise
+            return (yield from self._known(guild_id))
+        return None if found is None else {MEMBER: found}
+
+
+def _of(entries: Iterable[Entry], member_id: int) -> Entry | None:
+    return next((entry for entry in entries if entry.member_id == member_id), None)
+
+
+def _position(entries: Iterable[Entry], member_id: int, now: datetime) -> int | None:
+    waiting = (entry for entry in entries if not entry.is_claimed(now))
+    places = enumerate(waiting, start=1)
+    return next((place for place, entry in places if entry.member_id == member_id), None)
+
+
+def _is_folded(members: Members) -> bool:
+    """Whether one more entry can simply be appended: there is a list, and it is folded."""
+    has_list = MEMBER not in members or members[MEMBER] is not None
+    return has_list and len(stored_list(members)) == len(read_entries(members))
+
+
+def _with_added(members: Members, entry: Entry) -> Members:
+    entries = read_entries(members)
+    if _of(entries, entry.member_id) is None:
+        _require_room(entries)
+    return with_entries(members, read_entries({MEMBER: [*stored_list(members), entry.to_json()]}))
+
+
+def _placed(members: Members | None, entry: Entry, before: Entry | None, now: datetime) -> Placed:
+    """Where somebody stands after they were added; `before`: where they stood already."""
+    entries = [entry] if members is None else read_entries(members)
+    found = _of(entries, entry.member_id) or entry
+    position = None if members is None else _position(entries, entry.member_id, now)
+    return Placed(position, found, before is None and found.added_at == entry.added_at)
+
+
+def _require_room(entries: list[Any]) -> None:
+    if len(entries) >= MAX_WAITLIST_ENTRIES:
+        raise DataError(
+            f"a waitlist has {len(entries)} entries, and {MAX_WAITLIST_ENTRIES} is the limit",
+            code="waitlist_full",
+            hint="nothing was written; take off those who do not wait any more",
+        )

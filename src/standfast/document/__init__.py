@@ -1,0 +1,1 @@
+"""What JSON is: exact text, values, patches, merges, types; pure."""

@@ -1,0 +1,257 @@
+"""The engine of a local primary: SQLite in this process's hands, or memory.  Nothing to hold.
+
+Whoever gets the lock commits what all callers are waiting for, in one transaction: no thread stands
+between a lone caller and its disk, and many callers share one flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+
+from standfast.backends.base import Backend
+from standfast.engine.announce import Announcer
+from standfast.engine.full_scan import Pages, Sweep
+from standfast.engine.health import Health
+from standfast.engine.interfaces import Sight
+from standfast.engine.overlay import View
+from standfast.engine.promise import Promise, Settling
+from standfast.engine.scanning import settled
+from standfast.engine.state_machine import Mode, Situation
+from standfast.engine.write_queue import Result, closed
+from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
+from standfast.limits import LOCAL_GRACE_S, MAX_TRANSACTION_OPS
+from standfast.ops.types import Applied, Op, Receipt, Row
+
+T = TypeVar("T")
+
+#: A lost connection is tried once more, with the same lane and sequences: the gate makes it safe.
+_TRIED_AGAIN = ("connection", "connection_lost", "shutdown")
+
+_Waiting = tuple[Promise[list[Result]], Sequence[Op]]
+
+
+class InlineEngine:
+    """One lane of ops to one backend.  Thread-safe: one transaction at a time, in order."""
+
+    call_timeout_s = 60.0 + LOCAL_GRACE_S
+
+    def __init__(self, backend: Backend) -> None:
+        self.primary = backend
+        self.situation = Situation(Mode.DIRECT, "the primary is local")
+        self.announcer = Announcer()
+        self.lane = str(uuid.uuid4())
+        self._seq = 0
+        self._watermark = 0
+        self._lock = threading.Lock()
+        self._waiting: deque[_Waiting] = deque()
+        self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    @property
+    def mode(self) -> Mode:
+        """Always DIRECT."""
+        return self.situation.mode
+
+    # ---- writing
+
+    def submit(
+        self,
+        ops: Sequence[Op],
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        provisional: bool = False,
+        soft: bool = False,
+    ) -> Promise[list[Result]]:
+        """Write the ops of one call, which are acknowledged together."""
+        self.require_open()
+        promise: Promise[list[Result]] = Promise(loop)
+        self._waiting.append((promise, ops))
+        if loop is None:
+            self._combine(promise)
+        else:
+            self._executor().submit(self._combine, promise)
+        return promise
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:
+            self._require_open()
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, thread_name_prefix="standfast-writer")
+            return self._pool
+
+    def _combine(self, promise: Promise[list[Result]]) -> None:
+        """Commit what waits, unless somebody else has done so for us meanwhile."""
+        if promise.settled:
+            return
+        with self._lock:
+            while self._waiting and not promise.settled:
+                batch: list[_Waiting] = []
+                count = 0
+                while self._waiting and count < MAX_TRANSACTION_OPS:
+                    batch.append(self._waiting.popleft())
+                    count += len(batch[-1][1])
+                self._commit(batch)
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        ops: list[Op] = []
+        for _, drafts in batch:
+            first = self._seq + 1
+            for draft in drafts:
+                self._seq += 1
+                group = first if draft.group else 0
+                ops.append(
+                    msgspec.structs.replace(draft, lane=self.lane, seq=self._seq, group=group)
+                )
+        with Settling() as settling:
+            try:
+                self._require_open()
+                applied = self._apply(ops)
+            except BaseException as error:
+                self._fail(batch, error, settling)
+                return
+            self._watermark = applied.watermark
+            start = 0
+            for promise, drafts in batch:
+                end = start + len(drafts)
+                pairs = zip(ops[start:end], applied.outcomes[start:end], strict=True)
+                settling.value(
+                    promise,
+                    [
+                        Result(op, told, Receipt(told.version, "primary", self.lane, told.seq))
+                        for op, told in pairs
+                    ],
+                )
+                start = end
+
+    def _fail(self, batch: list[_Waiting], error: BaseException, settling: Settling) -> None:
+        """The error of one caller is not that of the others: they are tried one by one."""
+        if len(batch) == 1 or not isinstance(error, StandfastError) or error.retryable:
+            for promise, _ in batch:
+                settling.error(promise, error)
+            return
+        for one in batch:
+            self._commit([one])
+
+    def _apply(self, ops: Sequence[Op]) -> Applied:
+        """A reply that is lost with the connection is asked for again: the same lane and sequences
+        take effect at most once, and the lane remembers their outcomes."""
+        try:
+            return self.primary.apply(ops, believed=self._watermark)
+        except Unavailable as first:
+            if first.code not in _TRIED_AGAIN:
+                raise
+            try:
+                return self.primary.apply(ops, believed=self._watermark)
+            except Unavailable as second:
+                if "connection_lost" not in (first.code, second.code):
+                    raise
+                raise DeadlineExceeded(
+                    f"{first.message}; whether it took effect is unknown",
+                    code="unknown_outcome",
+                    hint="read the document when the database answers again",
+                ) from second
+
+    # ---- reading
+
+    def see(
+        self,
+        collection: str,
+        key: str,
+        *,
+        local: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Sight | Promise[Sight]:
+        """Read one place, at once."""
+        self.require_open()
+        return Sight(_view(self.primary.read(collection, [key]).get(key)), True)
+
+    def scan(
+        self,
+        work: Callable[[Backend, float], T],
+        *,
+        what: str,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Run a piece of reading, at once."""
+        self.require_open()
+        return settled(lambda: work(self.primary, float("inf")), loop=loop)
+
+    def sweep(self, collection: str) -> Sweep | None:
+        """There is no mirror."""
+        return None
+
+    def pages(
+        self,
+        collection: str,
+        work: Callable[[Pages, float], T],
+        *,
+        what: str,
+        sweep: Sweep | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Read a collection, at once."""
+        self.require_open()
+        return settled(lambda: work(self.primary, float("inf")), loop=loop)
+
+    def pending_views(self, collection: str) -> dict[str, View]:
+        """Nothing ever is pending."""
+        return {}
+
+    # ---- the end
+
+    def flush(self, timeout_s: float) -> int:
+        """Nothing ever waits for a local primary."""
+        self.require_open()
+        return 0
+
+    def health(self) -> Health:
+        """Always direct."""
+        now = self.situation
+        return Health(
+            state=str(now.mode), cause=now.cause, primary=self.primary.display, lane=self.lane
+        )
+
+    def is_pending(self, lane: str, seq: int) -> bool:
+        """Nothing ever is."""
+        return False
+
+    def require_open(self) -> None:
+        """Raise when the store was closed."""
+        self._require_open()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise closed()
+
+    def close(self, timeout_s: float = 0.0) -> int:
+        """Close the lane and the backend.  Idempotent; never raises because of the database."""
+        with self._lock:
+            if self._closed:
+                return 0
+            self._closed = True
+            pool, self._pool = self._pool, None
+            try:
+                if self._seq:
+                    self.primary.close_lane(self.lane)
+            except StandfastError:
+                pass  # Its row stays behind, which costs nothing but its bytes.
+            finally:
+                self.primary.close()
+        if pool is not None:
+            pool.shutdown(wait=False)
+        self.announcer.close()
+        return 0
+
+
+def _view(row: Row | None) -> View:
+    if row is None:
+        return View("absent", None, 0)
+    return View("present", row.text, row.version, (), row.created_us, row.updated_us)

@@ -1,0 +1,204 @@
+"""Whole collections in the mirror: taken over by a scan of the primary, served while it is away.
+
+A *sweep* is a scan of everything, page by page, whose rows go into the mirror; when its last page
+is there, the mirror holds the collection whole, as of the sweep's beginning.  What others add later
+is not in it until the next sweep: like every local read, it is as old as it says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from standfast.backends.base import Backend
+from standfast.document.codec import decode
+from standfast.document.containment import contains
+from standfast.engine.local_state import Hold
+from standfast.errors import Unavailable
+from standfast.limits import MAX_READ_KEYS
+from standfast.ops.types import Observed, Row, State
+
+
+class Pages(Protocol):
+    """Where whole collections are read: the primary, or the mirror while it is away."""
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+        deadline: float | None = None,
+    ) -> list[Row]:
+        """One page of live documents in bytewise key order."""
+        ...
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        """What these places hold."""
+        ...
+
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
+        """The number of live documents."""
+        ...
+
+
+class Sweep:
+    """A scan of one collection from its first key to its last, which the mirror follows.
+
+    `over(primary)` is the primary as the pages of the scan see it.  A sweep that is not ended, or
+    whose pages do not follow each other, leaves no mark.
+    """
+
+    def __init__(self, hold: Hold, collection: str) -> None:
+        self._hold = hold
+        self._collection = collection
+        self._since_us = 0
+        self._reached: str | None = None
+        self._watermarks: Mapping[str, int] = {}
+
+    def over(self, primary: Backend) -> Pages:
+        """The primary, for the next page."""
+        return _Swept(primary, self)
+
+    def page(
+        self, primary: Backend, *, after: str | None, limit: int, deadline: float | None
+    ) -> list[Row]:
+        """The page after this key, taken over by the mirror before it is returned (R5)."""
+        begun_us = time.time_ns() // 1000
+        rows = primary.scan(self._collection, after=after, limit=limit, deadline=deadline)
+        keys = [row.key for row in rows]
+        # Once more, by key: with versions of what is gone, and the watermarks of one snapshot (R8).
+        observed = self._observe(primary, keys, deadline)
+        if after is None:
+            self._since_us, self._watermarks = begun_us, observed.watermarks
+        elif self._reached is None or after.encode() > self._reached.encode():
+            self._since_us = 0  # something between the pages was not looked at
+        self._reached = keys[-1] if keys else after
+        if len(rows) < limit and self._since_us:
+            self._end(primary, deadline)
+        return rows
+
+    def _end(self, primary: Backend, deadline: float | None) -> None:
+        """What the mirror knows and the scan has not seen is gone, or was made since."""
+        unseen = self._hold.unseen(self._collection, before_us=self._since_us)
+        try:
+            for start in range(0, len(unseen), MAX_READ_KEYS):
+                self._observe(primary, unseen[start : start + MAX_READ_KEYS], deadline)
+        except Unavailable:
+            return  # the pages are there; that they are all is not proved
+        self._hold.take_whole(
+            self._collection, since_us=self._since_us, watermarks=self._watermarks
+        )
+
+    def _observe(self, primary: Backend, keys: Sequence[str], deadline: float | None) -> Observed:
+        seen_us, directory = time.time_ns() // 1000, self._hold.journal.directory
+        observed = primary.observe(self._collection, keys, directory=directory, deadline=deadline)
+        self._hold.take(observed, seen_us=seen_us)
+        return observed
+
+
+class _Swept:
+    """The primary, with what it tells written through to the mirror."""
+
+    def __init__(self, primary: Backend, sweep: Sweep) -> None:
+        self._primary = primary
+        self._sweep = sweep
+        self.observe = primary.observe
+        self.count = primary.count
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+        deadline: float | None = None,
+    ) -> list[Row]:
+        return self._sweep.page(self._primary, after=after, limit=limit, deadline=deadline)
+
+
+class MirrorPages:
+    """The mirror in the place of the primary: pages of a collection that it holds whole."""
+
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        query: Any = None,
+        deadline: float | None = None,
+    ) -> list[Row]:
+        found: list[Row] = []
+        while len(found) < limit:
+            wanted = limit - len(found)
+            rows = self._hold.mirror.page(
+                collection, prefix=prefix, after=after, limit=wanted, now_us=time.time_ns() // 1000
+            )
+            found += [row for row in rows if query is None or contains(decode(row.text), query)]
+            if len(rows) < wanted:
+                break
+            after = rows[-1].key
+        return found
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        now_us = time.time_ns() // 1000
+        rows = (self._hold.mirror.get(collection, key) for key in keys)
+        return Observed([_live(row.state, now_us) for row in rows if row is not None])
+
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
+        return self._hold.mirror.count_live(collection, now_us=time.time_ns() // 1000)
+
+
+def require_whole(hold: Hold, collection: str, *, what: str, cause: str) -> None:
+    """Raise when the mirror does not hold the collection whole, or has it from too long ago."""
+    whole = hold.whole(collection)
+    if whole is None:
+        raise not_whole(what, cause)
+    age_s, limit = time.time() - whole.since_us / 1e6, hold.options.max_stale_s
+    if limit is not None and age_s > limit:
+        raise Unavailable(
+            f"{what}: what is known is {age_s:.0f} s old",
+            code="too_stale",
+            hint=f"max_stale_s is {limit}",
+        )
+
+
+def not_whole(what: str, cause: str) -> Unavailable:
+    """The error of a scan that only the primary can serve."""
+    return Unavailable(
+        f"{what}: the primary does not answer ({cause}), and the mirror does not hold the whole"
+        " collection",
+        code="not_mirrored",
+        hint="single documents can be read; what was read once by items() is there whole",
+    )
+
+
+def _live(state: State, now_us: int) -> State:
+    expired = state.expires_us is not None and state.expires_us <= now_us
+    return msgspec.structs.replace(state, text=None) if expired else state

@@ -1,0 +1,193 @@
+"""What the engine's threads see of each other: the part of the engine that they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from standfast.backends.base import Backend
+from standfast.engine.announce import Announcer
+from standfast.engine.full_scan import Pages, Sweep
+from standfast.engine.health import Health
+from standfast.engine.lanes import Lane
+from standfast.engine.local_state import Hold
+from standfast.engine.overlay import View
+from standfast.engine.promise import Promise
+from standfast.engine.replayer import Replayer
+from standfast.engine.state_machine import Action, Event, Mode, Situation
+from standfast.engine.write_queue import Inbox, Result
+from standfast.errors import StandfastError, Unavailable
+from standfast.ops.types import Discreet, Op
+
+T = TypeVar("T")
+
+
+class Sight(Discreet, frozen=True):
+    """What a read found: a view of the place, and whether the primary itself told it."""
+
+    content = frozenset()
+
+    view: View
+    from_primary: bool
+
+
+class StoreEngine(Protocol):
+    """An engine as the faces know it, whether its primary is local or elsewhere."""
+
+    primary: Backend
+    situation: Situation
+    announcer: Announcer
+
+    @property
+    def mode(self) -> Mode:
+        """Where writes go now."""
+        ...
+
+    @property
+    def call_timeout_s(self) -> float:
+        """How long a caller waits for an answer of the engine at the very most."""
+        ...
+
+    def submit(
+        self,
+        ops: Sequence[Op],
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        provisional: bool = False,
+        soft: bool = False,
+    ) -> Promise[list[Result]]:
+        """Write the ops of one call, which are acknowledged together."""
+        ...
+
+    def see(
+        self,
+        collection: str,
+        key: str,
+        *,
+        local: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Sight | Promise[Sight]:
+        """Read one place: at once, or as a promise."""
+        ...
+
+    def scan(
+        self,
+        work: Callable[[Backend, float], T],
+        *,
+        what: str,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Run a piece of reading on the primary, with a deadline of its own."""
+        ...
+
+    def sweep(self, collection: str) -> Sweep | None:
+        """A scan of all of a collection that the mirror follows; None where there is none."""
+        ...
+
+    def pages(
+        self,
+        collection: str,
+        work: Callable[[Pages, float], T],
+        *,
+        what: str,
+        sweep: Sweep | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Read a whole collection on the primary, or in the mirror while it is away."""
+        ...
+
+    def pending_views(self, collection: str) -> dict[str, View]:
+        """The documents of a collection on which something is pending, as they are known here."""
+        ...
+
+    def health(self) -> Health:
+        """How the store is doing, from local knowledge."""
+        ...
+
+    def is_pending(self, lane: str, seq: int) -> bool:
+        """Whether the op that a receipt names still waits in the journal."""
+        ...
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until everything is on the primary; returns how many writes still are not."""
+        ...
+
+    def require_open(self) -> None:
+        """Raise when the store was closed."""
+        ...
+
+    def close(self, timeout_s: float) -> int:
+        """Stop; returns how many acknowledged writes still wait for the primary."""
+        ...
+
+
+class Hub(Protocol):
+    """The engine as its threads know it.  Only the writer sets the situation."""
+
+    situation: Situation
+    broken: BaseException | None
+
+    @property
+    def mode(self) -> Mode:
+        """Where writes go now."""
+        ...
+
+    @property
+    def inbox(self) -> Inbox:
+        """What waits for the writer."""
+        ...
+
+    @property
+    def hold(self) -> Hold:
+        """The local files."""
+        ...
+
+    @property
+    def replayer(self) -> Replayer:
+        """The replay of the journal."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """Note that a thread of the engine has ended by a bug: health tells it."""
+        ...
+
+    def post(self, event: Event) -> None:
+        """Tell the writer that something happened."""
+        ...
+
+    def situation_changed(self, before: Situation, actions: tuple[Action, ...]) -> None:
+        """Do what follows from a step: announce it, connect, replay."""
+        ...
+
+    def recognise(self, backend: Backend) -> None:
+        """Note whose history this is, after the first write has made it."""
+        ...
+
+    def hold_off(self, error: StandfastError) -> None:
+        """Write nothing to this primary until somebody has decided."""
+        ...
+
+    def refuse_held(self) -> None:
+        """Raise while nothing may be written to this primary."""
+        ...
+
+    def away(self, op: Op) -> Unavailable:
+        """The error of a write that the fallback does not take."""
+        ...
+
+    def replay_soon(self) -> None:
+        """Something is pending although the store is DIRECT."""
+        ...
+
+    def end_lane(self, backend: Backend, lane: Lane) -> None:
+        """Close a lane of ours with nothing in flight and nothing pending."""
+        ...
+
+    def primary_missed(self, cause: str) -> None:
+        """A read found the primary away."""
+        ...
+
+    def see_locally(self, collection: str, key: str) -> Sight:
+        """What this directory knows of a place; raises where that is nothing."""
+        ...

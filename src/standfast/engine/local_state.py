@@ -1,0 +1,213 @@
+"""The local files of a store whose primary is elsewhere, and what is known from them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from standfast.config.settings import EMBEDDED_FILE
+from standfast.engine.journal import History, Journal
+from standfast.engine.mirror import Mirror
+from standfast.engine.overlay import View, Whole, view_of
+from standfast.errors import CorruptData, StandfastError, Unavailable
+from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.ops.reconcile import OnConflict
+from standfast.ops.types import Applied, Hello, Observed, Op
+
+logger = logging.getLogger("standfast")
+
+Fallback = Literal["read-write", "read-only", "off"]
+
+
+class HoldOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a store behaves while the primary is away.
+
+    `fallback`: what still works then.  `sole_writer`: this data directory alone writes these
+    collections, so conditions may be judged locally.  `max_stale_s`: the oldest local knowledge
+    that is served.  `local_durability` "full": the mirror survives a power cut at once.
+    """
+
+    fallback: Fallback = "read-write"
+    sole_writer: bool = False
+    max_stale_s: float | None = None
+    on_conflict: OnConflict = "mine"
+    local_durability: Literal["normal", "full"] = "normal"
+    max_journal_ops: int = MAX_JOURNAL_OPS
+    max_journal_bytes: int = MAX_JOURNAL_BYTES
+
+
+class Hold:
+    """The local files of one data directory, and the database that they belong to.  Thread-safe."""
+
+    def __init__(self, data_dir: Path, options: HoldOptions, *, display: str) -> None:
+        self.data_dir = data_dir
+        self.options = options
+        self.display = display
+        self.journal = Journal(
+            data_dir, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
+        )
+        self.mirror = Mirror(data_dir / EMBEDDED_FILE)
+        self._history = self.journal.history()
+        if self._history is None:
+            self.mirror.clear()  # whose rows these are, nobody can tell any more
+        self._mirror_failed = False
+        self._lock = threading.Lock()
+
+    @property
+    def history(self) -> History | None:
+        """The database that the local files belong to."""
+        return self._history
+
+    def recognise(self, hello: Hello, *, reached_before: bool) -> None:
+        """Check who answered before anything is written there (I9); CorruptData when it is held.
+
+        Another database under another address is taken over when nothing is pending for the old
+        one; under the same address, or while something is pending, somebody has to decide.
+        """
+        with self._lock:
+            known = self._history
+            if known is None:
+                if hello.identity is not None:
+                    self._become(hello)
+                return
+            if known.is_of(hello):
+                return
+            moved = known.display != self.display and not reached_before
+            if moved and not self.journal.totals().ops:
+                if hello.identity is not None:
+                    logger.warning("%s is another database than before", self.display)
+                    self._become(hello)
+                return
+            raise CorruptData(
+                f"{self.display} is not the database that the journal in {self.data_dir} belongs"
+                " to; nothing was written to it",
+                code="other_database",
+                hint="correct the URL; or, if it is to be the new home: standfast doctor --adopt",
+            )
+
+    def adopt(self, hello: Hello) -> None:
+        """Let the local files belong to this database from now on, pending ops included."""
+        with self._lock:
+            self._become(hello)
+
+    def _become(self, hello: Hello) -> None:
+        assert hello.identity is not None, "a database without a schema has no history"
+        history = History(hello.identity, hello.system, self.display)
+        self.mirror.belongs_to(f"{hello.identity}/{hello.system}")
+        self.journal.set_history(history)
+        self._history = history
+
+    def confirm(
+        self, applied: Applied, *, lane: str, retained: Sequence[tuple[Op, int | None]]
+    ) -> None:
+        """Take over what a batch of ours made (R6).
+
+        The primary has it, so a mirror that cannot be written is no reason to fail: it is not
+        asked any more until it could be emptied.
+        """
+        try:
+            if self._mirror_failed:
+                self.mirror.clear()
+                self._mirror_failed = False
+            self.mirror.confirm(
+                applied.observed,
+                lane=lane,
+                watermark=applied.watermark,
+                retained=retained,
+                durable=self.options.local_durability == "full",
+            )
+        except StandfastError as error:
+            self._mirror_fails(error)
+
+    def take(self, observed: Observed, *, seen_us: int) -> None:
+        """Take over what a read from the primary showed (R5)."""
+        try:
+            if not self._mirror_failed:
+                self.mirror.take(observed, seen_us=seen_us)
+        except StandfastError as error:
+            self._mirror_fails(error)
+
+    def forget_lane(self, lane: str) -> None:
+        """A lane was fenced, and nothing of it is pending."""
+        try:
+            self.mirror.forget_lane(lane)
+        except StandfastError as error:
+            self._mirror_fails(error)
+
+    def _mirror_fails(self, error: StandfastError) -> None:
+        if not self._mirror_failed:
+            logger.error("the mirror cannot be written, and is not read: %s", error)
+        self._mirror_failed = True
+
+    def take_whole(self, collection: str, *, since_us: int, watermarks: Mapping[str, int]) -> None:
+        """Note that the mirror holds a collection whole, unless it missed something meanwhile."""
+        try:
+            if not self._mirror_failed:
+                self.mirror.take_whole(collection, since_us=since_us, watermarks=watermarks)
+        except StandfastError as error:
+            self._mirror_fails(error)
+
+    def unseen(self, collection: str, *, before_us: int) -> list[str]:
+        """The keys of documents in the mirror that nobody has seen since."""
+        return [] if self._mirror_failed else self.mirror.unseen(collection, before_us=before_us)
+
+    def whole(self, collection: str) -> Whole | None:
+        """The mark of a collection that the mirror holds whole."""
+        return None if self._mirror_failed else self.mirror.whole(collection)
+
+    def view(self, collection: str, key: str, pending: Iterable[Op] | None = None) -> View:
+        """What this directory knows of a place.
+
+        The journal is read before the mirror: an op that is settled in between is in the mirror
+        by then, and one that is in both is told by the row's watermarks.
+        """
+        ops = self.journal.at(collection, key) if pending is None else list(pending)
+        row = None if self._mirror_failed else self.mirror.get(collection, key)
+        if row is None and (whole := self.whole(collection)) is not None:
+            row = whole.absence(collection, key)
+        return view_of(row, ops, now_us=time.time_ns() // 1000)
+
+    def told(self, collection: str, key: str) -> View:
+        """What the primary said of a place on which nothing is pending; raises as `known` does.
+
+        A key that the mirror does not know is not taken for missing: others may have made it since.
+        """
+        row = None if self._mirror_failed else self.mirror.get(collection, key)
+        return self._readable(collection, key, view_of(row, (), now_us=time.time_ns() // 1000))
+
+    def known(self, collection: str, key: str) -> View:
+        """The view for a reader: raises where nothing is known, or what is known is too old."""
+        return self._readable(collection, key, self.view(collection, key))
+
+    def _readable(self, collection: str, key: str, view: View) -> View:
+        if view.knowledge == "unknown":
+            raise Unavailable(
+                f"key {key!r} in `{collection}`: the primary does not answer, and it is not in the"
+                " mirror",
+                code="not_mirrored",
+                hint="try again when the primary is back; this does not mean that it is missing",
+            )
+        limit = self.options.max_stale_s
+        if limit is not None and view.seen_us and age_s(view.seen_us) > limit:
+            raise Unavailable(
+                f"key {key!r} in `{collection}`: what is known is {age_s(view.seen_us):.0f} s old",
+                code="too_stale",
+                hint=f"max_stale_s is {limit}",
+            )
+        return view
+
+    def close(self) -> None:
+        """Close the files.  Idempotent."""
+        self.journal.close()
+        self.mirror.close()
+
+
+def age_s(seen_us: int) -> float:
+    """How long ago the primary told it; 0 when it never did."""
+    return max(0.0, time.time() - seen_us / 1e6) if seen_us else 0.0

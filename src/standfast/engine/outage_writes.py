@@ -1,0 +1,217 @@
+"""Acknowledging writes without the primary: judged, based on what is known, and journaled (I1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from standfast.engine.journal import Transaction
+from standfast.engine.lanes import Lane
+from standfast.engine.local_state import Hold
+from standfast.engine.overlay import View, after
+from standfast.engine.write_queue import Result, Submission
+from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
+from standfast.ops.apply import Current, Refusal, apply_op
+from standfast.ops.batch import Place
+from standfast.ops.build import refusal_error
+from standfast.ops.types import Op, Outcome, Receipt
+
+
+class Answer(NamedTuple):
+    """What a submission gets: results, or the error of its caller."""
+
+    submission: Submission
+    results: list[Result]
+    error: StandfastError | None = None
+
+
+class Journaling:
+    """Writes batches of submissions into the journal, each in one durable transaction."""
+
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+
+    def write(self, submissions: Sequence[Submission], lane: Lane) -> list[Answer]:
+        """Judge new submissions by what is known here, and journal those that hold.
+
+        Nothing is acknowledged unless the whole transaction is on disk: an error of the journal
+        is raised, and no submission has taken effect.
+        """
+        answers: list[Answer] = []
+        with self._hold.journal.writing() as transaction:
+            known = _Known(self._hold, transaction)
+            for submission in submissions:
+                answers.append(self._judge(submission, lane, known))
+            self._add(answers, transaction)
+        return answers
+
+    def write_sent(self, sent: Sequence[tuple[Submission, Sequence[Op]]]) -> list[Answer]:
+        """Journal ops whose outcome on the primary is unknown, under the names they were sent with.
+
+        What the primary alone can decide is not acknowledged: its caller learns that nobody knows.
+        """
+        answers: list[Answer] = []
+        with self._hold.journal.writing() as transaction:
+            known = _Known(self._hold, transaction)
+            for submission, ops in sent:
+                if submission.conditional:
+                    answers.append(Answer(submission, [], unknown_outcome(ops[0])))
+                    continue
+                mark = known.mark()
+                try:
+                    results = [_sent(op, known, soft=submission.soft) for op in ops]
+                except StandfastError:
+                    known.back_to(mark)
+                    answers.append(Answer(submission, [], unknown_outcome(ops[0])))
+                else:
+                    answers.append(Answer(submission, results))
+            self._add(answers, transaction)
+        return answers
+
+    def _add(self, answers: Sequence[Answer], transaction: Transaction) -> None:
+        options = self._hold.options
+        ops = [result.op for answer in answers for result in answer.results]
+        if ops:
+            transaction.add(
+                ops, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
+            )
+
+    def _judge(self, submission: Submission, lane: Lane, known: _Known) -> Answer:
+        may_judge = self._hold.options.sole_writer or submission.provisional
+        if submission.conditional and not may_judge:
+            return Answer(submission, [], needs_primary(submission.ops))
+        mark = known.mark()
+        results: list[Result] = []
+        group = 0
+        for draft in submission.ops:
+            seq = lane.next_seq()
+            group = group or seq
+            op = msgspec.structs.replace(
+                draft, lane=lane.id, seq=seq, group=group if draft.group else 0
+            )
+            try:
+                if submission.soft:
+                    op = _difference(op, known.at(op))
+                elif op.if_version is not None:
+                    op = _provisional(op, known.at(op))
+                _refuse_misfit(op, known.at(op))
+            except StandfastError as error:
+                known.back_to(mark)
+                return Answer(submission, [], error)
+            results.append(_journaled(op, known))
+        return Answer(submission, results)
+
+
+class _Known:
+    """What is known of each place within one transaction of the journal, its own ops included."""
+
+    def __init__(self, hold: Hold, transaction: Transaction) -> None:
+        self._hold = hold
+        self._transaction = transaction
+        self._views: dict[Place, View] = {}
+
+    def at(self, op: Op) -> View:
+        place = (op.collection, op.key)
+        view = self._views.get(place)
+        if view is None:
+            view = self._views[place] = self._hold.view(*place, self._transaction.at(*place))
+        return view
+
+    def note(self, op: Op) -> View:
+        view = self._views[(op.collection, op.key)] = after(self.at(op), op)
+        return view
+
+    def mark(self) -> dict[Place, View]:
+        return dict(self._views)
+
+    def back_to(self, mark: dict[Place, View]) -> None:
+        self._views = mark
+
+
+def _journaled(op: Op, known: _Known) -> Result:
+    """The op as it is kept for the replay: with what its writer knew of the document."""
+    view = known.at(op)
+    based = op
+    if op.seen == "unknown":
+        base = view.text if op.kind in ("put", "patch", "delete") else None
+        based = msgspec.structs.replace(op, seen=view.knowledge, base=base)
+    kept = msgspec.structs.replace(based, replay=True, at_us=time.time_ns() // 1000)
+    text = known.note(kept).text
+    outcome = Outcome(op.seq, "applied", None, text)
+    return Result(kept, outcome, Receipt(None, "journal", op.lane, op.seq))
+
+
+def _sent(op: Op, known: _Known, *, soft: bool) -> Result:
+    """An op that was sent already, as it is kept; raises where it does not fit what is known."""
+    if soft:
+        op = msgspec.structs.replace(op, if_version=None, pending=())
+    _refuse_misfit(op, known.at(op))
+    return _journaled(op, known)
+
+
+def _difference(op: Op, view: View) -> Op:
+    """A read-modify-write as the difference it made; ConflictError when the document moved on."""
+    assert op.if_version is not None, "a read-modify-write knows what it has read"
+    _require_exact(op, view)
+    return msgspec.structs.replace(op, if_version=None, pending=())
+
+
+def _provisional(op: Op, view: View) -> Op:
+    """A conditional op, judged here; on replay it holds only for exactly what was seen."""
+    if view.knowledge == "unknown":
+        raise needs_primary([op])
+    _require_exact(op, view)
+    if not view.pending:
+        return op
+    return msgspec.structs.replace(op, if_version=view.confirmed, pending=view.pending)
+
+
+def _require_exact(op: Op, view: View) -> None:
+    if op.pending:
+        exact = (op.if_version, op.pending) == (view.confirmed, view.pending)
+    elif op.if_version == 0:
+        exact = view.text is None
+    else:
+        exact = not view.pending and view.text is not None and op.if_version == view.confirmed
+    if not exact:
+        outcome = Outcome(
+            *(0, "refused", None, None),
+            code="conflict",
+            message="the document is not the expected one, as far as is known here",
+        )
+        raise refusal_error(op, outcome)
+
+
+def _refuse_misfit(op: Op, view: View) -> None:
+    """An op that does not fit the document as it is known is refused at once."""
+    if view.knowledge == "unknown" or op.kind in ("put", "delete"):
+        return
+    plain = msgspec.structs.replace(op, if_version=None, pending=())
+    try:
+        apply_op(Current(view.text, max(0, view.confirmed)), plain)
+    except Refusal as refusal:
+        outcome = Outcome(op.seq, "refused", None, None, refusal.code, refusal.message)
+        raise refusal_error(op, outcome) from None
+
+
+def needs_primary(ops: Sequence[Op]) -> Unavailable:
+    """The error of a call that only the primary can decide."""
+    return Unavailable(
+        f"{ops[0].kind} of key {ops[0].key!r} in `{ops[0].collection}`: its condition must be"
+        " decided by the primary, which does not answer; nothing was written",
+        code="needs_primary",
+        hint="try again later; or open the store with sole_writer=True, or pass provisional=True",
+    )
+
+
+def unknown_outcome(op: Op) -> DeadlineExceeded:
+    """The error of a call whose reply was lost, and that was not acknowledged."""
+    return DeadlineExceeded(
+        f"{op.kind} of key {op.key!r} in `{op.collection}`: the reply was lost; whether it took"
+        " effect is unknown",
+        code="unknown_outcome",
+        hint="read the document when the primary answers again",
+    )

@@ -1,0 +1,378 @@
+"""The engine of a store whose primary is elsewhere: its threads, its local files, its calls.
+
+A writer thread owns the mode and every write, a reader asks the primary, a replayer drains the
+journal, a connector makes connections.  Local reads run in the caller's own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from standfast.backends.base import Backend
+from standfast.engine.announce import Announcer
+from standfast.engine.connector import Connector
+from standfast.engine.failures import means_away
+from standfast.engine.full_scan import MirrorPages, Pages, Sweep, not_whole, require_whole
+from standfast.engine.health import Health, health_of
+from standfast.engine.interfaces import Sight
+from standfast.engine.lanes import Lane
+from standfast.engine.local_state import Hold
+from standfast.engine.overlay import View
+from standfast.engine.promise import Promise
+from standfast.engine.reader import Question, Reader
+from standfast.engine.replayer import Replayer
+from standfast.engine.replaying import Replaying
+from standfast.engine.scanning import Scanning, settled
+from standfast.engine.state_machine import Action, Event, Lost, Mode, Situation, begin
+from standfast.engine.write_queue import Inbox, Result, Submission, closed
+from standfast.engine.writer import Writer
+from standfast.errors import StandfastError, Unavailable
+from standfast.limits import LOCAL_GRACE_S
+from standfast.ops.types import Op
+from standfast.system.failpoints import failpoint
+
+logger = logging.getLogger("standfast")
+T = TypeVar("T")
+
+#: How long `open` waits for the primary before it goes on without.
+OPEN_GRACE_S = 0.5
+
+
+class Engine:
+    """One open store.  Thread-safe.
+
+    `start` tries to reach the primary once, within the deadline, and goes on without it unless
+    `fallback` is `off`.
+    """
+
+    def __init__(self, primary: Backend, hold: Hold, *, deadline_s: float) -> None:
+        self.primary = primary
+        self.hold = hold
+        self.deadline_s = deadline_s
+        self.inbox = Inbox()
+        self.situation: Situation = begin("not connected yet")
+        self.broken: BaseException | None = None
+        self.announcer = Announcer()
+        self._held: StandfastError | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        self.replayer = Replayer(primary.sibling(), hold, deadline_s=deadline_s)
+        self._writing_backend = primary.sibling()
+        self._writer = Writer(self, self._writing_backend, hold)
+        self._reader = Reader(self, primary.sibling(), hold)
+        self._replaying = Replaying(self)
+        self._connector = Connector(
+            self, [self.replayer.backend, self._writing_backend, self._reader.primary]
+        )
+        self._scanning = Scanning(primary, deadline_s=deadline_s)
+
+    def start(self) -> None:
+        """Start the threads, and wait for the primary, but not for long.
+
+        Raises what the primary answered when that was a refusal, or, with `fallback="off"`, that
+        it did not answer.
+        """
+        failure = self._connector.attempt()
+        if failure is not None:
+            self._give_up_or_go_on(failure)
+        for part in self._threads():
+            part.start()
+        until = time.monotonic() + OPEN_GRACE_S
+        with self._changed:
+            while failure is None and self.mode is not Mode.DIRECT and time.monotonic() < until:
+                self._changed.wait(until - time.monotonic())
+
+    def _give_up_or_go_on(self, failure: StandfastError) -> None:
+        options = self.hold.options
+        if isinstance(failure, Unavailable) and failure.code not in ("auth", "not_postgresql"):
+            if options.fallback != "off":
+                return
+        elif failure.code == "other_database":
+            return  # held: what is written waits for somebody's decision
+        self._close_files()
+        raise failure
+
+    def _threads(self) -> list[threading.Thread]:
+        parts = (self._writer, self._replaying.alarm, self._reader, self._connector.alarm)
+        return [part.thread for part in parts]
+
+    # ---- the hub
+
+    def fail(self, error: BaseException) -> None:
+        self.broken = error
+
+    @property
+    def mode(self) -> Mode:
+        return self.situation.mode
+
+    def post(self, event: Event) -> None:
+        self.inbox.post(event)
+
+    def situation_changed(self, before: Situation, actions: tuple[Action, ...]) -> None:
+        now = self.situation
+        if now.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
+            self._reader.suspect = False
+        if now.mode is Mode.JOURNALING:
+            self._connector.alarm.want(now.connect_at or time.monotonic())
+        if "drain" in actions or (now.drain_at and now.drain_at != before.drain_at):
+            self._replaying.alarm.want(now.drain_at or time.monotonic())
+        if "announce" in actions:
+            totals = self.hold.journal.totals()
+            self.announcer.announce(before.mode, now.mode, now.cause, totals.ops)
+        with self._changed:
+            self._changed.notify_all()
+
+    def recognise(self, backend: Backend) -> None:
+        hello = backend.hello(time.monotonic() + self.deadline_s)
+        self.hold.recognise(hello, reached_before=True)
+
+    def hold_off(self, error: StandfastError) -> None:
+        self._held = error
+
+    def refuse_held(self) -> None:
+        if self._held is not None:
+            raise self._held
+
+    def away(self, op: Op) -> Unavailable:
+        return Unavailable(
+            f"{op.kind} of key {op.key!r} in `{op.collection}`: the primary does not answer"
+            f" ({self.situation.cause}); nothing was written",
+            code="unavailable",
+            hint=f"try again later; it was opened with fallback={self.hold.options.fallback!r}",
+        )
+
+    def replay_soon(self) -> None:
+        self._replaying.alarm.want(time.monotonic())
+
+    def end_lane(self, backend: Backend, lane: Lane) -> None:
+        try:
+            if self.hold.journal.holds(lane.id):
+                lane.lock.release()  # something of it is pending: whoever replays adopts it
+                return
+            if lane.believed or lane.seq:
+                deadline = time.monotonic() + self.deadline_s
+                directory = self.hold.journal.directory
+                backend.fence([lane.id], directory=directory, deadline=deadline)
+                failpoint("lane-end-fenced")
+            # Not before: a lane that the journal does not know is fenced by nobody.
+            self.hold.journal.close_lane(lane.id)
+            self.hold.forget_lane(lane.id)
+        except StandfastError:
+            lane.lock.release()  # the next one to open the directory fences it
+            return
+        lane.end()
+
+    def primary_missed(self, cause: str) -> None:
+        self.post(Lost(cause))
+
+    def see_locally(self, collection: str, key: str) -> Sight:
+        if self.hold.options.fallback == "off":
+            raise Unavailable(
+                f"key {key!r} in `{collection}`: the primary does not answer"
+                f" ({self.situation.cause})",
+                hint="try again later; the store was opened with fallback='off'",
+            )
+        return Sight(self.hold.known(collection, key), False)
+
+    # ---- calls
+
+    def submit(
+        self,
+        ops: Sequence[Op],
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        provisional: bool = False,
+        soft: bool = False,
+    ) -> Promise[list[Result]]:
+        """Queue the ops of one call, which are acknowledged together."""
+        promise: Promise[list[Result]] = Promise(loop)
+        size = sum(len(op.body or "") for op in ops)
+        deadline = time.monotonic() + self.deadline_s
+        self.inbox.submit(Submission(promise, ops, deadline, size, provisional, soft))
+        return promise
+
+    def see(
+        self,
+        collection: str,
+        key: str,
+        *,
+        local: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Sight | Promise[Sight]:
+        """Read one place: at once from the local files, or from the primary as a promise."""
+        self.require_open()
+        if self.mode is not Mode.DIRECT or self._reader.suspect or self.broken:
+            return self.see_locally(collection, key)
+        if not self._writer.quiet and self.hold.journal.at(collection, key):
+            return self.see_locally(collection, key)
+        if local:
+            try:
+                # Nothing is pending on it: that was just seen, without looking into the journal.
+                return Sight(self.hold.told(collection, key), False)
+            except StandfastError as error:
+                if error.code not in ("not_mirrored", "too_stale"):
+                    raise
+        promise: Promise[Sight] = Promise(loop)
+        deadline = time.monotonic() + self.deadline_s
+        self._reader.ask(Question(promise, collection, key, deadline))
+        return promise
+
+    def scan(
+        self,
+        work: Callable[[Backend, float], T],
+        *,
+        what: str,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Run a piece of reading on the primary, with a deadline of its own."""
+        self.require_open()
+        if self._is_away():
+            raise not_whole(what, self.situation.cause)
+
+        def checked(backend: Backend, deadline: float) -> T:
+            self._wait_direct(deadline, what)
+            return work(backend, deadline)
+
+        return self._scanning.run(checked, loop=loop)
+
+    def sweep(self, collection: str) -> Sweep | None:
+        """A scan of all of it that leaves the mirror with the whole collection."""
+        return Sweep(self.hold, collection)
+
+    def pages(
+        self,
+        collection: str,
+        work: Callable[[Pages, float], T],
+        *,
+        what: str,
+        sweep: Sweep | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[T]:
+        """Read a collection on the primary, or in the mirror while it is away."""
+        self.require_open()
+
+        def mirrored() -> T:
+            cause = self.situation.cause
+            if self.hold.options.fallback == "off":
+                raise not_whole(what, cause)
+            require_whole(self.hold, collection, what=what, cause=cause)
+            return work(MirrorPages(self.hold), float("inf"))
+
+        def checked(backend: Backend, deadline: float) -> T:
+            self._wait_direct(deadline, what)
+            return work(backend if sweep is None else sweep.over(backend), deadline)
+
+        def missed(error: Unavailable) -> T:
+            if means_away(error):
+                self.primary_missed(error.code)
+            elif error.code != "not_mirrored":
+                raise error
+            return mirrored()
+
+        if self._is_away():
+            return settled(mirrored, loop=loop)
+        return self._scanning.run(checked, loop=loop, missed=missed)
+
+    def _is_away(self) -> bool:
+        return self.mode is Mode.JOURNALING or self._reader.suspect
+
+    def _wait_direct(self, deadline: float, what: str) -> None:
+        with self._changed:
+            while self.mode is not Mode.DIRECT and time.monotonic() < deadline:
+                self._changed.wait(deadline - time.monotonic())
+        if self.mode is not Mode.DIRECT:
+            raise not_whole(what, self.situation.cause)
+
+    def pending_views(self, collection: str) -> dict[str, View]:
+        """The documents of a collection on which something is pending, as this directory sees them.
+
+        Empty while everything is on the primary.
+        """
+        if self._writer.quiet:
+            return {}
+        keys = self.hold.journal.keys(collection)
+        return {key: self.hold.view(collection, key) for key in keys}
+
+    @property
+    def call_timeout_s(self) -> float:
+        """How long a caller waits for an answer of the engine at the very most."""
+        return self.deadline_s + LOCAL_GRACE_S
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until everything is on the primary; returns how many writes still are not."""
+        until = time.monotonic() + timeout_s
+        while (left := self.hold.journal.totals().ops) and time.monotonic() < until:
+            self.replay_soon()
+            with self._changed:
+                self._changed.wait(min(0.05, max(0.0, until - time.monotonic())))
+        return left
+
+    def require_open(self) -> None:
+        """Raise when the store was closed."""
+        if self._closed:
+            raise closed()
+
+    def close(self, timeout_s: float) -> int:
+        """Stop within the timeout and the deadline; returns how many writes are still pending.
+
+        They are safe in the journal, and are replayed by whoever opens the directory next.
+        """
+        with self._changed:
+            if self._closed:
+                return 0
+            self._closed = True
+        failpoint("close-begun")
+        until = time.monotonic() + self.deadline_s + timeout_s
+        if self.mode is not Mode.JOURNALING:
+            self.flush(timeout_s)
+        failpoint("close-flushed")
+        self.inbox.close()
+        for part in (self._replaying.alarm, self._connector.alarm, self._reader):
+            part.close()
+        for thread in self._threads():
+            thread.join(max(0.0, until - time.monotonic()))
+        failpoint("close-stopped")
+        if self.mode is Mode.DIRECT and self._writer.stopped:
+            self._writer.close_lanes()
+        left = self.hold.journal.totals().ops
+        self._close_files()
+        failpoint("close-done")
+        self.announcer.close()
+        if left:
+            logger.warning(
+                "%d acknowledged writes are still in the journal in %s; they are replayed when"
+                " the store is opened again",
+                left,
+                self.hold.data_dir.resolve(),
+            )
+        return left
+
+    def _close_files(self) -> None:
+        if self._writer.stopped:
+            self._writer.let_go()
+        self.replayer.close()
+        self._scanning.close()
+        for backend in (self.primary, self._writing_backend, self._reader.primary):
+            backend.close()
+        self.replayer.backend.close()
+        self.hold.close()
+
+    def health(self) -> Health:
+        """How the store is doing, from local knowledge."""
+        self.require_open()
+        return health_of(
+            self.hold,
+            self.situation,
+            primary=self.primary.display,
+            lane=self._writer.lane.id,
+            broken=self.broken,
+        )
+
+    def is_pending(self, lane: str, seq: int) -> bool:
+        """Whether the op that a receipt names still waits in the journal."""
+        return self.hold.journal.has(lane, seq)

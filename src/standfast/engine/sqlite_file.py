@@ -1,0 +1,186 @@
+"""A SQLite file of the data directory that belongs to the engine: the journal or the mirror.
+
+Opened with our mark and schema, for its owner's eyes only, in WAL mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from standfast.backends.sqlite.errors import mapped
+from standfast.backends.sqlite.file import (
+    BUSY_TIMEOUT_S,
+    connect,
+    enter_wal,
+    gone,
+    inode_of,
+    make_private,
+    transaction,
+)
+from standfast.errors import ConfigError
+from standfast.system.failpoints import failpoint
+from standfast.system.forking import OPENING, watch
+
+logger = logging.getLogger("standfast")
+
+#: Pages of the write-ahead log at which they are moved into the file, and at which whoever commits
+#: has to do it: 16 MB and 128 MB.
+CHECKPOINT_PAGES = 4000
+MAX_LOG_PAGES = 32_000
+
+
+class LocalFile:
+    """One file, with a connection for reading and connections for writing.  Thread-safe.
+
+    `mark` is the file's PRAGMA application_id; `schema` creates its tables, version 1.
+    """
+
+    def __init__(self, path: Path, *, mark: int, schema: str, what: str) -> None:
+        self.path = path.absolute()
+        self._what = what
+        self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        with mapped(f"opening {what} {self.path}"), OPENING:
+            make_private(self.path)
+            failpoint("file-made")
+            self._inode = inode_of(self.path)
+            self._writer = self._connect()
+            self._install(mark, schema)
+            self._durable = self._connect()
+            self._durable.execute("PRAGMA synchronous = FULL")
+            self._reader = self._connect()
+            self._checkpointing = Checkpointing(self._connect(), self.path)
+            for conn in (self._writer, self._durable):
+                conn.set_wal_hook(self._checkpointing.note)
+            watch(self)
+
+    def _connect(self) -> apsw.Connection:
+        conn = connect(self.path, int(BUSY_TIMEOUT_S * 1000))
+        conn.execute("PRAGMA synchronous = NORMAL")
+        return conn
+
+    def _install(self, mark: int, schema: str) -> None:
+        conn = self._writer
+        owner, tables = conn.execute(
+            "SELECT application_id, (SELECT count(*) FROM sqlite_schema) FROM pragma_application_id"
+        ).get
+        if owner != mark and (owner or tables):
+            raise ConfigError(
+                f"{self.path} is not {self._what} of standfast",
+                code="not_ours",
+                hint="give another data directory (STANDFAST_DATA_DIR), or move that file away",
+            )
+        enter_wal(conn, self.path, BUSY_TIMEOUT_S)
+        failpoint("file-in-wal-mode")
+        fresh = False
+        with transaction(conn):
+            if not conn.execute("PRAGMA user_version").get:
+                conn.execute(schema)
+                conn.execute(f"PRAGMA application_id = {mark}")
+                conn.execute("PRAGMA user_version = 1")
+                failpoint("file-schema-made")
+                fresh = True
+        if fresh:
+            failpoint("file-before-checkpoint")
+            # Into the file itself: the mark tells what it is, also to who does not open it.
+            conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        conn.execute("PRAGMA synchronous = NORMAL")
+
+    @contextmanager
+    def writing(self, doing: str, *, durable: bool) -> Generator[apsw.Connection]:
+        """One write transaction; on disk when it returns if `durable`, else safe from kill -9."""
+        with self._lock, mapped(f"{doing} in {self.path}"):
+            conn = self._durable if durable else self._writer
+            with transaction(conn):
+                yield conn
+            if inode_of(self.path) != self._inode:
+                raise gone(self.path, self._what)
+
+    @contextmanager
+    def reading(self, doing: str) -> Generator[apsw.Connection]:
+        """The connection for reading; each statement sees a snapshot of its own."""
+        with self._reading, mapped(f"{doing} in {self.path}"):
+            yield self._reader
+
+    def fork_locks(self) -> list[threading.Lock]:
+        return [self._lock, self._reading, self._checkpointing.lock]
+
+    def close_in_child(self) -> None:
+        """The file belongs to the parent; the child opens it anew."""
+        self._checkpointing.close_connection()
+        for conn in (self._reader, self._durable, self._writer):
+            with contextlib.suppress(apsw.Error):
+                conn.close(True)
+
+    def close(self) -> None:
+        """Close every connection.  Idempotent."""
+        self._checkpointing.close()
+        with self._lock, self._reading:
+            for conn in (self._reader, self._durable, self._writer):
+                with contextlib.suppress(apsw.Error):
+                    conn.close(True)
+
+
+class Checkpointing:
+    """Moves pages from the write-ahead log into the file, in a thread of its own.
+
+    A checkpoint waits for the disk; done by whoever commits, as SQLite does by itself, it makes
+    one call in a few wait for all of them.  The log stays bounded: above a second limit, whoever
+    commits does it after all.
+    """
+
+    def __init__(self, conn: apsw.Connection, path: Path) -> None:
+        self._conn = conn
+        self._path = path
+        self.lock = threading.Lock()
+        self._due = threading.Semaphore(0)
+        self._asked = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def note(self, conn: apsw.Connection, _: str, pages: int) -> int:
+        """Called after each commit with the length of the log."""
+        if pages >= MAX_LOG_PAGES:
+            conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        elif pages >= CHECKPOINT_PAGES and not self._asked:
+            self._asked = True
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="standfast-checkpointer", daemon=True
+                )
+                self._thread.start()
+            self._due.release()
+        return apsw.SQLITE_OK
+
+    def _run(self) -> None:
+        while True:
+            self._due.acquire()
+            if self._closing:
+                return
+            self._asked = False
+            try:
+                with self.lock:
+                    self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except apsw.Error:
+                # The log keeps everything; at its second limit whoever commits hears of it.
+                logger.warning("a checkpoint of %s failed", self._path)
+
+    def close(self) -> None:
+        """End the thread and the connection.  Idempotent."""
+        self._closing = True
+        self._due.release()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(BUSY_TIMEOUT_S)
+        self.close_connection()
+
+    def close_connection(self) -> None:
+        """Close the connection alone.  Idempotent."""
+        with contextlib.suppress(apsw.Error):
+            self._conn.close(True)

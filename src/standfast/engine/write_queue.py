@@ -1,0 +1,129 @@
+"""What waits for the writer thread: submissions of callers and events of the other threads."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from standfast.engine.promise import Promise
+from standfast.engine.state_machine import Event
+from standfast.errors import Unavailable
+from standfast.limits import (
+    MAX_QUEUE_BYTES,
+    MAX_QUEUE_OPS,
+    MAX_TRANSACTION_BYTES,
+    MAX_TRANSACTION_OPS,
+)
+from standfast.ops.types import Discreet, Op, Outcome, Receipt
+
+
+class Result(NamedTuple):
+    """What became of one op of a submission."""
+
+    op: Op
+    outcome: Outcome
+    receipt: Receipt
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """The ops of one call, which are acknowledged together, and where the answer goes.
+
+    `provisional`: conditions may be judged against local knowledge while the primary is away.
+    `soft`: the condition is that of a read-modify-write; in an outage it is judged against local
+    knowledge too, and what is journaled is the difference that was made.
+    """
+
+    promise: Promise[list[Result]]
+    ops: Sequence[Op]
+    deadline: float
+    size: int = 0
+    provisional: bool = False
+    soft: bool = False
+
+    @property
+    def conditional(self) -> bool:
+        """Whether only the primary can judge it."""
+        return not self.soft and any(op.if_version is not None for op in self.ops)
+
+
+class Nudge(Discreet, frozen=True):
+    """Something for the writer to look at: `nearly` nothing is pending, or a `close`."""
+
+    what: str
+
+
+class Collected(NamedTuple):
+    """What the writer takes from the inbox at a time."""
+
+    submissions: list[Submission]
+    notes: list[Any]
+
+
+class Inbox:
+    """A bounded queue with one reader.  Thread-safe."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._ops = 0
+        self._size = 0
+        self._closed = False
+
+    def submit(self, submission: Submission) -> None:
+        """Queue a call; `Unavailable("queue_full")` when too much is waiting already (I7)."""
+        with self._lock:
+            if self._closed:
+                raise closed()
+            if self._ops > MAX_QUEUE_OPS or self._size > MAX_QUEUE_BYTES:
+                raise Unavailable(
+                    f"{self._ops} writes are waiting already",
+                    code="queue_full",
+                    hint="nothing was written; let fewer callers write at once",
+                )
+            self._ops += len(submission.ops)
+            self._size += submission.size
+            self._queue.put(submission)
+
+    def post(self, note: Nudge | Event) -> None:
+        """Tell the writer something."""
+        self._queue.put(note)
+
+    def close(self) -> None:
+        """Accept no more calls; those that wait are still served."""
+        with self._lock:
+            self._closed = True
+            self._queue.put(Nudge("close"))
+
+    def collect(self, until: float | None) -> Collected:
+        """Everything that waits now, up to a full batch; blocks until there is something."""
+        collected = Collected([], [])
+        timeout = None if until is None else max(0.0, until - time.monotonic())
+        ops = size = 0
+        try:
+            item = self._queue.get(timeout=timeout)
+            while True:
+                if isinstance(item, Submission):
+                    collected.submissions.append(item)
+                    ops, size = ops + len(item.ops), size + item.size
+                    if ops >= MAX_TRANSACTION_OPS or size >= MAX_TRANSACTION_BYTES:
+                        break
+                else:
+                    collected.notes.append(item)
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        if ops:
+            with self._lock:
+                self._ops -= ops
+                self._size -= size
+        return collected
+
+
+def closed() -> Unavailable:
+    """The error of a call on a closed store."""
+    return Unavailable("the store is closed", code="closed", hint="open it again")

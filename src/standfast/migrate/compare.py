@@ -1,0 +1,273 @@
+"""Scan and plan: read the files, look at the database, and say what a run would do.
+
+Nothing is written here, neither to the disk nor to the database.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from standfast.backends.base import Backend
+from standfast.document.names import collection_name
+from standfast.errors import ConfigError, CorruptData, DataError, StandfastError
+from standfast.limits import MAX_COLLECTION_CHARS
+from standfast.migrate.find_files import Found, find_files
+from standfast.migrate.plan import CollectionPlan, OnConflict, Policy, compare
+from standfast.migrate.read_file import Contents, ReadOptions, read_contents
+from standfast.migrate.rundir import RunDir, SourceRecord, all_runs
+from standfast.system.failpoints import failpoint
+from standfast.system.files import read_regular, sha256
+
+_SIBLINGS = (".bak", ".backup", ".old", ".orig", ".tmp", "~", ".save")
+_LOOKS_LOST = ("empty", "nul_filled", "truncated")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a migration was asked to do; the flags of `standfast migrate`."""
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    collection: str | None = None
+    recursive: bool = False
+    on_conflict: OnConflict = "fail"
+    keep_files: bool = False
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file as it was read: its bytes, its state then, and the documents in it."""
+
+    path: Path
+    data: bytes
+    sha256: str
+    mode: int
+    mtime_ns: int
+    collection: str
+    contents: Contents
+
+    def record(self, stored: str, read: ReadOptions) -> SourceRecord:
+        """What a run keeps about this file."""
+        return SourceRecord(
+            path=str(self.path),
+            stored=stored,
+            sha256=self.sha256,
+            size=len(self.data),
+            mode=self.mode,
+            mtime_ns=self.mtime_ns,
+            collection=self.collection,
+            form=self.contents.form,
+            documents=len(self.contents.documents),
+            whole=read.whole,
+            key_field=read.key_field,
+            split_default=read.split_default,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that cannot be taken, and why."""
+
+    path: Path
+    error: StandfastError
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a run would do, file by file."""
+
+    found: Found
+    sources: list[Source] = field(default_factory=list[Source])
+    problems: list[Problem] = field(default_factory=list[Problem])
+    collections: list[CollectionPlan] = field(default_factory=list[CollectionPlan])
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def writes(self) -> int:
+        """Rows that would change."""
+        return sum(plan.writes for plan in self.collections)
+
+    @property
+    def open_conflicts(self) -> int:
+        """Documents that nobody has decided about."""
+        return sum(len(plan.open_conflicts) for plan in self.collections)
+
+
+def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
+    """Read every file; what is wrong with one is a problem of the plan, not an exception.
+
+    Raises ConfigError for paths that lead to no file at all.
+    """
+    found = find_files(list(paths), recursive=options.recursive, data_dir=data_dir)
+    if options.collection is not None and len(found.files) != 1:
+        raise ConfigError(
+            f"--collection names one collection, but {len(found.files)} files were found",
+            code="usage",
+            hint="name one file",
+        )
+    plan = Plan(found)
+    taken: dict[str, Path] = {}
+    for path in found.files:
+        try:
+            source = read_source(path, options)
+            _require_free(source, taken)
+        except StandfastError as error:
+            plan.problems.append(Problem(path, error))
+            continue
+        taken[source.collection.lower()] = path
+        plan.sources.append(source)
+    failpoint("scanned")
+    return plan
+
+
+def read_source(path: Path, options: Options) -> Source:
+    """One file, read once: the bytes that are parsed are the bytes that are backed up."""
+    collection = _collection_of(path, options)
+    try:
+        data, state = read_regular(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}",
+            code="unreadable",
+            hint="correct its mode or owner, or leave it out",
+        ) from None
+    try:
+        contents = read_contents(data, str(path), options.read)
+    except DataError as error:
+        if error.code in _LOOKS_LOST:
+            error.hint = _sibling_hint(path) or error.hint
+        raise
+    return Source(
+        path=path,
+        data=data,
+        sha256=sha256(data),
+        mode=stat.S_IMODE(state.st_mode),
+        mtime_ns=state.st_mtime_ns,
+        collection=collection,
+        contents=contents,
+    )
+
+
+def _collection_of(path: Path, options: Options) -> str:
+    """The collection that a file becomes; the error says how to give it another name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path.parent}: the name of the file {path.name!a} is not UTF-8",
+            code="bad_name",
+            hint="rename the file",
+        ) from None
+    if options.collection is not None:
+        return collection_name(options.collection)
+    try:
+        return collection_name(path.stem)
+    except ConfigError as error:
+        proper = re.sub(r"\W+", "_", path.stem, flags=re.ASCII).strip("_")[:MAX_COLLECTION_CHARS]
+        name = proper if proper[:1].isalpha() and proper[:1].isascii() else f"c_{proper}"
+        raise ConfigError(
+            f"{path}: {error.message}",
+            code=error.code,
+            hint=f"migrate it alone, and name its collection: --collection {name}",
+        ) from None
+
+
+def _sibling_hint(path: Path) -> str:
+    """A file beside a damaged one that may be its last good copy."""
+    stems = [path.name, path.stem]
+    for candidate in (path.with_name(s + suffix) for s in stems for suffix in _SIBLINGS):
+        if candidate.is_file() and candidate.stat().st_size:
+            return f"{candidate.name} beside it may be its last good copy: look there first"
+    return ""
+
+
+def _require_free(source: Source, taken: Mapping[str, Path]) -> None:
+    other = taken.get(source.collection.lower())
+    if other is not None:
+        raise ConfigError(
+            f"{source.path}: its collection `{source.collection}` is that of {other} already",
+            code="same_collection",
+            hint="migrate one of them alone, with --collection",
+        )
+
+
+def compare_with_database(
+    plan: Plan, backend: Backend, options: Options, *, data_dir: Path
+) -> None:
+    """Fill in what every document of the plan meets in the database."""
+    for source in plan.sources:
+        collection_plan = CollectionPlan(
+            source.collection,
+            str(source.path),
+            source.contents.form,
+            notes=list(source.contents.notes),
+        )
+        obstacle = backend.adoptable(source.collection)
+        if obstacle:
+            raise ConfigError(
+                obstacle,
+                code="not_adoptable",
+                hint="correct the table, or give the file another collection with --collection",
+            )
+        policy = Policy(
+            on_conflict=options.on_conflict,
+            file_time_us=source.mtime_ns // 1000,
+            split_default=options.read.split_default,
+        )
+        base = _LazyBase(data_dir, source, backend)
+        compare(
+            collection_plan,
+            source.contents.documents,
+            backend.dump(source.collection),
+            base,
+            policy,
+        )
+        plan.collections.append(collection_plan)
+    failpoint("planned")
+
+
+class _LazyBase(Mapping[str, str]):
+    """What the last finished run brought to a collection; read only when somebody looks."""
+
+    def __init__(self, data_dir: Path, source: Source, backend: Backend) -> None:
+        self._where = (data_dir, source, backend)
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return _last_brought(*self._where)
+
+    def __getitem__(self, key: str) -> str:
+        return self._texts[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+def _last_brought(data_dir: Path, source: Source, backend: Backend) -> dict[str, str]:
+    identity = backend.identity()
+    for run_dir in reversed(list(all_runs(data_dir))):
+        try:
+            state = run_dir.load_state()
+        except CorruptData:
+            continue  # another run's damaged state is no reason to stop this plan
+        if state.state != "done" or identity is None or state.identity != identity:
+            continue
+        for record in state.sources:
+            if record.collection == source.collection:
+                return dict(documents_of(run_dir, record))
+    return {}
+
+
+def documents_of(run_dir: RunDir, record: SourceRecord) -> list[tuple[str, str]]:
+    """The documents of a file that a run kept, read as they were read then."""
+    options = ReadOptions(record.whole, record.key_field, record.split_default)
+    name = Path(record.path).name
+    return read_contents(run_dir.original(record), name, options).documents

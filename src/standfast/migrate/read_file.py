@@ -1,0 +1,200 @@
+"""From the bytes of a file to documents: encoding, shape, members, and the place of every error."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from standfast.backends.base import Form
+from standfast.document.codec import accept
+from standfast.document.names import key_problem
+from standfast.document.values import json_path
+from standfast.errors import DataError
+from standfast.limits import MAX_DEPTH
+from standfast.migrate.records import read_array, read_lines
+from standfast.migrate.splitting import (
+    WHOLE_KEY,
+    accept_part,
+    error_at,
+    require_json,
+    split_members,
+    split_object,
+    texts_of,
+)
+
+_LINES = (".jsonl", ".ndjson")
+# How Python's decoders say that the last character is incomplete.
+_CUT_OFF = ("unexpected end of data", "truncated data")
+_OBJECT_FOLLOWS = re.compile(rb"[ \t\n\r]*\{[ \t\n\r]*\"")
+_members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How files are taken apart: see `standfast migrate --help`."""
+
+    whole: bool = False
+    key_field: str | None = None
+    split_default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A file as documents: `(key, text)` in the file's order, its form, and what to tell people."""
+
+    documents: list[tuple[str, str]]
+    form: Form
+    encoding: str
+    notes: tuple[str, ...] = ()
+
+
+def read_contents(data: bytes, name: str, options: ReadOptions) -> Contents:
+    """Take a file's bytes apart.
+
+    An object gives one document per member; an array of records one per record; JSON Lines one
+    per line; anything else, or `whole`, one document under the key `default`.  The text of each
+    keeps its tokens as they were written.  DataError with `file:line:column` and `$.path` for the
+    first thing that is not JSON within the limits.
+    """
+    splits = not options.whole and not name.lower().endswith(_LINES)
+    if splits and _OBJECT_FOLLOWS.match(data):
+        # The quick way reads UTF-8 only, and finds out by itself when the bytes are not.
+        quick = _quick_object(data)
+        if quick is not None:
+            documents, more = _unwrap(quick, options, name)
+            return Contents(documents, Form("object"), "utf-8", more)
+    text, encoding = decode_text(data, name)
+    notes = () if encoding == "utf-8" else (f"decoded as {encoding}",)
+    if name.lower().endswith(_LINES):
+        documents, field = read_lines(text, name, options.key_field, whole=options.whole)
+        return Contents(documents, Form("lines", field), encoding, notes)
+    first = text.lstrip(" \t\n\r")[:1]
+    raw = data if encoding == "utf-8" else text.encode("utf-8", "surrogatepass")
+    if options.whole or first not in ("{", "["):
+        return Contents(_as_whole(text, name), Form("document"), encoding, notes)
+    if first == "{":
+        documents, more = _unwrap(_read_object(raw, text, name), options, name)
+        return Contents(documents, Form("object"), encoding, notes + more)
+    documents, field = read_array(raw, text, name, options.key_field)
+    if field is not None:
+        notes += (f"records are keyed by `{field}`",)
+        return Contents(documents, Form("array", field), encoding, notes)
+    whole = _as_whole(text, name)
+    if whole[0][1] != "[]":
+        notes += ("kept as one document: give --key FIELD to make one of each record",)
+    return Contents(whole, Form("document"), encoding, notes)
+
+
+def decode_text(data: bytes, name: str) -> tuple[str, str]:
+    """The text and its encoding: by byte order mark or the pattern of NULs, else strict UTF-8.
+
+    Source: RFC 8259 section 8.1; the pattern is that of RFC 4627 section 3.
+    """
+    # Four NULs begin no text in any encoding, nor do they end one: they are no sign of UTF-32.
+    written = data.rstrip(b"\x00") if data.endswith(bytes(4)) else data
+    lost = written[:4] == bytes(4) or (written is not data and len(written) < 4)
+    encoding = "utf-8" if lost else json.detect_encoding(data)
+    try:
+        return data.decode(encoding, "strict"), encoding
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(encoding, "replace")
+        place = (before, len(before))
+        if error.reason in _CUT_OFF:
+            what, code, hint = "ends inside a character", "truncated", "restore it from a copy"
+        else:
+            what = f"byte 0x{data[error.start]:02X} is not {encoding.upper()}"
+            code, hint = "bad_encoding", "save the file as UTF-8"
+        raise error_at(*place, name, code, what, "$", hint=hint) from None
+
+
+def _as_whole(text: str, name: str) -> list[tuple[str, str]]:
+    try:
+        return [(WHOLE_KEY, accept(text, source=name))]
+    except DataError as error:
+        if error.where:
+            raise
+        raise error_at(text, 0, name, error.code, error.message, "$", hint=error.hint) from None
+
+
+# ---- objects
+
+
+def _read_object(raw: bytes, text: str, name: str) -> list[tuple[str, str]]:
+    """One document per member, at the speed of C while nothing is unusual."""
+    documents = _quick_object(raw)
+    return _careful_object(text, name) if documents is None else documents
+
+
+def _quick_object(raw: bytes) -> list[tuple[str, str]] | None:
+    """The members of an object; None when anything in it needs the careful way.
+
+    The members are put together again and compared with the whole: a name that stands twice would
+    be missing, since a dict keeps only one.
+    """
+    try:
+        plain = msgspec.json.format(raw, indent=-1)
+        members = _members_of(plain)
+        if _encode(members) != plain and _has_duplicates(plain):
+            return None
+        if any(map(key_problem, members)):
+            return None
+        return list(zip(members, texts_of(list(members.values())), strict=True))
+    except (ValueError, RecursionError, DataError, msgspec.MsgspecError):
+        return None
+
+
+class _Duplicate(ValueError):
+    """A member name stands twice in one object."""
+
+
+def _has_duplicates(plain: bytes) -> bool:
+    """Whether any object has a member name twice; for files that write names with escapes."""
+
+    def members(pairs: list[tuple[str, Any]]) -> None:
+        if len(dict.fromkeys(name for name, _ in pairs)) != len(pairs):
+            raise _Duplicate
+
+    try:
+        json.loads(plain, object_pairs_hook=members, parse_int=str, parse_float=str)
+    except _Duplicate:
+        return True
+    return False
+
+
+def _careful_object(text: str, name: str) -> list[tuple[str, str]]:
+    """One document per member, with the place of whatever is wrong."""
+    require_json(text, name, max_depth=MAX_DEPTH + 1)
+    documents: list[tuple[str, str]] = []
+    for key, start, part in split_object(text):
+        problem = key_problem(key)
+        if problem:
+            raise error_at(text, start, name, "bad_key", problem, json_path([key]))
+        documents.append((key, accept_part(part, text, start, name, json_path([key]))))
+    return documents
+
+
+def _unwrap(
+    documents: list[tuple[str, str]], options: ReadOptions, name: str
+) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Recognise the older layout, one member `default` that holds everything; split it if asked."""
+    if len(documents) != 1 or documents[0][0] != WHOLE_KEY:
+        return documents, ()
+    inner = split_members(documents[0][1])
+    if inner is None:
+        return documents, ()
+    if options.split_default:
+        for key, _ in inner:
+            if key_problem(key):
+                raise error_at(
+                    "", 0, name, "bad_key", key_problem(key), json_path([WHOLE_KEY, key])
+                )
+        return inner, (f"the one member `{WHOLE_KEY}` was split into {len(inner)} documents",)
+    return documents, (
+        f"looks like the older layout with everything under `{WHOLE_KEY}`:"
+        f" --split-default makes {len(inner)} documents of it",
+    )

@@ -1,0 +1,1 @@
+"""What a write means: ops, outcomes, batches, reconciliation on replay; pure."""

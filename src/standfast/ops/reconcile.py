@@ -1,0 +1,175 @@
+"""What becomes of a journaled op on replay: applied, merged, or parked in the ledger.
+
+The op was acknowledged while the primary was away, and its document may have moved meanwhile.
+Nobody's data is lost (I5): whatever is not simply applied leaves an entry with base, mine and
+theirs.  Pure; the rules are those of design section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Literal, NamedTuple, TypeAlias
+
+from standfast.document.codec import decode, encode
+from standfast.document.merge import Side, same_value, three_way
+from standfast.document.values import JSON, MISSING, Missing
+from standfast.errors import CorruptData, DataError
+from standfast.ops.apply import Current, Refusal, apply_op, deleted, holds, new_text, replaced
+from standfast.ops.types import Entry, Identity, Op
+
+Resolver: TypeAlias = Callable[[JSON | Missing, JSON | Missing, JSON | Missing], JSON]
+"""Makes one value of base, mine and theirs (`MISSING`: no document, or not known)."""
+
+OnConflict: TypeAlias = Literal["mine", "theirs", "newest"] | Resolver
+"""Who wins where both sides changed one field differently.
+
+`mine`: the replayed op, as any later write would; `theirs`: what is on the primary; `newest`: the
+later by the clocks of the two machines; or a function that decides.
+"""
+
+
+#: Reasons of ledger lines whose op did take effect, or gave way by a documented rule.
+SETTLED_REASONS = ("conflict", "merged", "update_beats_delete")
+
+
+def is_parked(entry: Entry) -> bool:
+    """Whether a line of the ledger tells of an op that was not applied."""
+    return entry.lane != "" and entry.reason not in SETTLED_REASONS
+
+
+class Settled(NamedTuple):
+    """What a replayed op makes of its place, and its line of the ledger, if it needs one."""
+
+    current: Current
+    entry: Entry | None
+
+
+def settle(
+    current: Current, op: Op, *, on_conflict: OnConflict, entered: Container[Identity] = ()
+) -> Settled:
+    """Apply a journaled op to what the primary holds now.
+
+    Raises Refusal when it must be parked: its condition no longer holds, its document was deleted
+    meanwhile, its data do not fit, or it was marked so.
+    """
+    if op.park:
+        raise Refusal(op.park, "the op was set aside", current.live_version)
+    if current.unfit:
+        raise Refusal("bad_key", current.unfit)
+    if op.if_version is not None:
+        if not holds(current, op, entered):
+            raise Refusal("condition", "its condition no longer holds", current.live_version)
+        return Settled(apply_op(current, op, entered), None)
+    try:
+        if op.kind == "put":
+            return _settle_put(current, op, on_conflict)
+        if op.kind == "delete":
+            return _settle_delete(current, op, on_conflict)
+        return _settle_change(current, op)
+    except (DataError, CorruptData) as error:
+        raise Refusal(error.code, error.message, current.live_version) from error
+
+
+def entry_of(
+    op: Op, reason: str, *, theirs: str | None, state: str, resolution: str | None
+) -> Entry:
+    """The ledger's line of an op."""
+    lane, seq = op.name
+    return Entry(
+        lane=lane,
+        seq=seq,
+        collection=op.collection,
+        key=op.key,
+        kind=op.kind,
+        pointer=encode(op.pointer) if op.pointer else "",
+        reason=reason,
+        base=op.base,
+        mine=op.body,
+        theirs=theirs,
+        state=state,
+        resolution=resolution,
+    )
+
+
+def _settle_put(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
+    assert op.body is not None, "a put has a body"
+    theirs = current.text
+    known = theirs is None if op.seen == "unknown" else _same(theirs, op.base)
+    if known or _same(theirs, op.body):
+        return Settled(replaced(current, op, op.body), None)
+    side = _side(on_conflict, current, op)
+    mine, found = decode(op.body), MISSING if theirs is None else decode(theirs)
+    if op.seen == "unknown":
+        # Nothing is known that both could have started from: one of the two is taken whole.
+        base, value, is_open = MISSING, (mine if side == "mine" else found), True
+        reason = "conflict"
+    else:
+        base = MISSING if op.base is None else decode(op.base)
+        merge = three_way(base, mine, found, prefer=side)
+        value, is_open = merge.value, bool(merge.true_conflicts)
+        kinds = {conflict.kind for conflict in merge.conflicts}
+        reason = "conflict" if is_open else (kinds.pop() if kinds else "merged")
+    if is_open and callable(on_conflict):
+        is_open = False  # somebody has looked at it
+        try:
+            value = decode(encode(on_conflict(base, mine, found)))
+        except Exception as error:
+            # The application's function: whatever it raises, its op must not hold the others.
+            what = f"the on_conflict function raised {type(error).__name__}"
+            raise Refusal("resolver_failed", what, current.live_version) from error
+    resolution = "mine" if value is mine else "theirs" if value is found else "merged"
+    entry = entry_of(
+        op, reason, theirs=theirs, state="open" if is_open else "merged", resolution=resolution
+    )
+    if value is found or value is MISSING:
+        return Settled(current, entry)
+    return Settled(replaced(current, op, op.body if value is mine else encode(value)), entry)
+
+
+def _settle_delete(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
+    theirs = current.text
+    if theirs is None:
+        return Settled(current, None)
+    if op.seen == "present" and _same(theirs, op.base):
+        return Settled(deleted(current), None)
+    if op.seen == "unknown":
+        side = _side(on_conflict, current, op)
+        entry = entry_of(op, "conflict", theirs=theirs, state="open", resolution=side)
+        return Settled(deleted(current) if side == "mine" else current, entry)
+    entry = entry_of(op, "update_beats_delete", theirs=theirs, state="merged", resolution="theirs")
+    return Settled(current, entry)
+
+
+def _settle_change(current: Current, op: Op) -> Settled:
+    """A patch, append or increment is applied again, as the operation that it is."""
+    theirs = current.text
+    if theirs is None and op.seen == "present":
+        raise Refusal("deleted_meanwhile", "its document was deleted meanwhile", 0)
+    changed = replaced(current, op, new_text(theirs, op))
+    if op.kind != "patch" or op.seen == "unknown" or _same(theirs, op.base):
+        return Settled(changed, None)
+    # What the patch overwrites of another's change is a conflict that the patch wins.
+    base = MISSING if op.base is None else decode(op.base)
+    found = MISSING if theirs is None else decode(theirs)
+    is_open = bool(three_way(base, decode(new_text(op.base, op)), found).true_conflicts)
+    entry = entry_of(
+        op,
+        "conflict" if is_open else "merged",
+        theirs=theirs,
+        state="open" if is_open else "merged",
+        resolution="mine" if is_open else "merged",
+    )
+    return Settled(changed, entry)
+
+
+def _side(on_conflict: OnConflict, current: Current, op: Op) -> Side:
+    if on_conflict == "newest":
+        return "mine" if op.at_us >= current.updated_us else "theirs"
+    return "theirs" if on_conflict == "theirs" else "mine"
+
+
+def _same(a: str | None, b: str | None) -> bool:
+    """Whether two texts (None: no document) are the same JSON value."""
+    if a == b:
+        return True
+    return a is not None and b is not None and same_value(decode(a), decode(b))

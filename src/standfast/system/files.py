@@ -1,0 +1,156 @@
+"""Files that survive a crash: atomic replacement, fsync of file and directory, mode 0600.
+
+Source: the rules of crash consistency that most programs break (a rename is durable only after
+the fsync of its directory): Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+
+from standfast.system.failpoints import failpoint
+
+_MODE = 0o600
+#: The longest file name that common file systems take, in bytes.
+_MAX_NAME_BYTES = 255
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+
+
+def sha256(data: bytes) -> str:
+    """The checksum of a file's content, as `sha256sum` prints it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """The checksum of a regular file, read piece by piece; OSError for anything else."""
+    with _opened_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_directory(path: Path) -> None:
+    """Create a private directory (0700) and its parents, durably; fine when it is there."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames, creations and removals in a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with _named(path):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = _MODE,
+    mtime_ns: int | None = None,
+    draft: Path | None = None,
+) -> None:
+    """Put `data` in the place of `path`: afterwards there is the old content or the new, durably.
+
+    The new file has `mode`, and `mtime_ns` as its time of modification when that is given.  A kill
+    leaves at most a draft beside it: one that `is_draft` tells, or `draft` itself, which replaces
+    what an earlier kill left of it.
+    """
+    if draft is None:
+        draft = beside(path, f".{secrets.token_hex(4)}.tmp")
+    else:
+        draft.unlink(missing_ok=True)
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with _named(path):
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                if mtime_ns is not None:
+                    os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
+                os.fsync(file.fileno())
+            failpoint("draft-written")
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    failpoint("draft-renamed")
+    fsync_directory(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Generator[None]:
+    """An error of a handle tells no file: tell it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file is named like a draft that a killed `write_atomic` leaves."""
+    return _DRAFT.fullmatch(path.name) is not None
+
+
+def beside(path: Path, ending: str) -> Path:
+    """A hidden name beside a file, `.NAME` and the ending; a long name is cut and told by a hash.
+
+    The same for the same arguments, so that a later process finds what a killed one left.
+    """
+    name = os.fsencode(path.name)
+    room = _MAX_NAME_BYTES - len(os.fsencode(ending)) - 1
+    if len(name) > room:
+        cut = name[: room - 13].decode("utf-8", "ignore")
+        return path.with_name(f".{cut}.{sha256(name)[:12]}{ending}")
+    return path.with_name(f".{path.name}{ending}")
+
+
+def move_back(source: Path, target: Path) -> bool:
+    """Rename a file unless there is one at the target already; False when there is."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links has no rename that leaves a target alone either.
+        if os.path.lexists(target):
+            return False
+        os.rename(source, target)
+    else:
+        source.unlink()
+    fsync_directory(target.parent)
+    return True
+
+
+def read_regular(path: Path) -> tuple[bytes, os.stat_result]:
+    """A regular file's content and state; OSError for anything else (a pipe would hang)."""
+    with _opened_regular(path) as file:
+        return file.read(), os.fstat(file.fileno())
+
+
+@contextmanager
+def _opened_regular(path: Path) -> Generator[BufferedReader]:
+    # O_NONBLOCK: opening a pipe without a writer must not wait.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(None, "not a regular file", str(path))
+        yield file
