@@ -24,7 +24,7 @@ from helpers.reporting import report
 from panel import Panel, panel_embed
 
 from standfast import StandfastError, Unavailable
-from standfast.bot import AsyncBotStore, Entry
+from standfast.bot import AsyncBotStore, WaitlistEntry
 from standfast.bot.discordpy import StorageMixin
 from standfast.bot.schedules import DueClaim
 
@@ -105,12 +105,12 @@ class TournamentBot(StorageMixin, commands.Bot):
         await self.tell(guild_id, await self.registrations.promote(guild_id))
         await self.refresh_panel(guild_id)
 
-    async def tell(self, guild_id: int | str, entries: Iterable[Entry]) -> None:
+    async def tell(self, guild_id: int | str, entries: Iterable[WaitlistEntry]) -> None:
         """Tell those who were promoted, each by a message and in the panel's channel."""
         for entry in entries:
             await self._tell(guild_id, entry)
 
-    async def _tell(self, guild_id: int | str, entry: Entry) -> None:
+    async def _tell(self, guild_id: int | str, entry: WaitlistEntry) -> None:
         guild = self.get_guild(int(guild_id))
         if guild is None:
             return

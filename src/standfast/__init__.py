@@ -69,9 +69,9 @@ def open(
     its journal and its mirror.  Raises ConfigError for a wrong URL or directory, and Unavailable
     when the database answers with a refusal.
     """
-    from standfast.api.opening import hold_options, open_store
+    from standfast.api.opening import open_store, outage_options
 
-    options = hold_options(
+    options = outage_options(
         fallback=fallback,
         sole_writer=sole_writer,
         max_stale_s=max_stale_s,
@@ -100,9 +100,9 @@ def open_async(
 
     The arguments, errors and guarantees are those of `open`.
     """
-    from standfast.api.opening import hold_options, open_async_store
+    from standfast.api.opening import open_async_store, outage_options
 
-    options = hold_options(
+    options = outage_options(
         fallback=fallback,
         sole_writer=sole_writer,
         max_stale_s=max_stale_s,

@@ -27,7 +27,7 @@ from standfast.document.codec import encode
 from standfast.document.diff import Basis, Difference, Known, difference
 from standfast.document.names import collection_name
 from standfast.document.values import MISSING
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.engine.write_queue import Result
 from standfast.errors import ConfigError, DataError, DeadlineExceeded, StandfastError
 from standfast.limits import MAX_BATCH_OPS
@@ -74,7 +74,7 @@ class JsonFileCalls:
         self._looked = False
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._store.engine
 

@@ -110,14 +110,14 @@ def test_what_others_did_meanwhile_is_kept(home: Home, outage: Outage) -> None:
         "open_schedule": NOON.isoformat(),
         "close_schedule": NOON.isoformat(),
     }
-    assert parked(home) == 0
+    assert rejected(home) == 0
 
 
-def parked(home: Home) -> int:
+def rejected(home: Home) -> int:
     """How many writes could not be applied when they arrived."""
-    ledger = home.store("look").health().ledger
-    assert ledger is not None
-    return ledger.get("open", 0)
+    conflicts = home.store("look").health().conflicts
+    assert conflicts is not None
+    return conflicts.get("open", 0)
 
 
 def test_a_server_that_is_killed_and_a_bot_that_starts_without_it(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_sole_writer_claims_in_an_outage(home: Home, outage: Outage) -> None:
     assert views.get("3") == views.get("4") == {}
     assert views.get("2") == {"open_schedule": (NOON - 2 * MINUTE).isoformat()}
     assert views.get("1").keys() == {"close_schedule", "claims"}
-    assert parked(home) == 0
+    assert rejected(home) == 0
     assert bot.schedules.done(claims[3]) is True
     assert views.get("1") == {}
 

@@ -18,8 +18,8 @@ from standfast.bot.entries import (
     MEMBER,
     REMOVED,
     UPDATED,
-    Entry,
     Mark,
+    WaitlistEntry,
     change_of,
     checked_details,
     read_entries,
@@ -39,7 +39,7 @@ unknown = st.dictionaries(
     st.sampled_from(["rank", "note", "change"]), st.none() | st.integers() | texts, max_size=3
 )
 made = st.builds(
-    Entry,
+    WaitlistEntry,
     discord_tag=texts,
     member_id=members,
     ign=texts,
@@ -57,15 +57,15 @@ def in_store(value: Any) -> Any:
     return decode(encode(value))
 
 
-def entry(member_id: int, **details: Any) -> Entry:
-    return Entry(**{"discord_tag": "", "ign": "", "member_id": member_id} | details)
+def entry(member_id: int, **details: Any) -> WaitlistEntry:
+    return WaitlistEntry(**{"discord_tag": "", "ign": "", "member_id": member_id} | details)
 
 
 # ---- forms
 
 
 @given(made)
-def test_an_entry_comes_back(one: Entry) -> None:
+def test_an_entry_comes_back(one: WaitlistEntry) -> None:
     """What is written is read again as the same entry, unknown members included."""
     assert read_entry(in_store(one.to_json())) == one
 
@@ -106,7 +106,7 @@ def test_the_forms_of_older_bots() -> None:
         "added_at": "2030-05-01T12:00:00",
         "rank": 3,
     }
-    assert read_entry(old) == Entry(
+    assert read_entry(old) == WaitlistEntry(
         discord_tag="kelp#1",
         member_id=81,
         ign="Kelp",
@@ -150,7 +150,7 @@ def test_a_repr_shows_nobody() -> None:
 
 
 @given(st.lists(made, max_size=6, unique_by=lambda one: one.member_id), unknown)
-def test_a_list_comes_back(listed: list[Entry], others: dict[str, Any]) -> None:
+def test_a_list_comes_back(listed: list[WaitlistEntry], others: dict[str, Any]) -> None:
     """The list is read as it was written, in order, and the document's other members stay."""
     document = in_store(with_entries(others, listed))
     assert read_entries(document) == listed

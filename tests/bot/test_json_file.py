@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import standfast
 from standfast import AsyncJsonFile, ConfigError, DataError, JsonFile, Store, Unavailable
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from support.cli import run_cli
 from support.faulty import eventually
 from support.outage import Outage
@@ -120,7 +120,7 @@ def test_a_true_conflict_is_in_the_ledger(open_store: Callable[..., Store]) -> N
     theirs.save(two)
     assert mine.save(one).merged == 1
     assert mine.load() == {"1": {"a": "mine"}}
-    assert stores[0].health().ledger == {"open": 1}
+    assert stores[0].health().conflicts == {"open": 1}
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -129,7 +129,7 @@ def test_random_writers_lose_no_update(seed: int) -> None:
     """Whatever two do in turn, with dicts of any age: each one's last change of its own members
     is there, and the members that nobody deleted are all there."""
     rng = random.Random(seed)
-    store = Store(InlineEngine(MemoryBackend()))
+    store = Store(EmbeddedEngine(MemoryBackend()))
     files = [JsonFile("g.json", store=store) for _ in range(2)]
     dicts: list[dict[str, Any]] = [file.load() for file in files]
     model: dict[str, dict[str, Any]] = {}
@@ -150,7 +150,7 @@ def test_random_writers_lose_no_update(seed: int) -> None:
                 dicts[who] = files[who].load()
                 unsaved[who].clear()
     assert JsonFile("g.json", store=store).load() == model
-    assert store.health().ledger.get("open", 0) == 0
+    assert store.health().conflicts.get("open", 0) == 0
     store.close()
 
 

@@ -18,7 +18,7 @@ from standfast import (
     Store,
     Unavailable,
 )
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from support.bots import Awaited
 from support.faulty import LOST, Link, Open, Server, after, before, wait_direct
 
@@ -42,12 +42,12 @@ def make_file(request: pytest.FixtureRequest) -> Iterator[MakeFile]:
 
 def others(server: Server) -> Store:
     """Another program that writes to the same database."""
-    return Store(InlineEngine(server.database))
+    return Store(EmbeddedEngine(server.database))
 
 
 def reasons(server: Server) -> list[tuple[str, str, str]]:
     """The ledger: keys, reasons and states."""
-    return [(one.key, one.reason, one.state) for one in server.database.entries()]
+    return [(one.key, one.reason, one.state) for one in server.database.conflicts()]
 
 
 def test_saves_go_on_and_are_merged_when_it_is_back(

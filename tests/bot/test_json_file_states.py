@@ -21,8 +21,8 @@ from standfast.backends.memory import MemoryBackend
 from standfast.document.codec import decode
 from standfast.document.merge import same_value
 from standfast.document.values import MISSING
-from standfast.engine.embedded import InlineEngine
-from standfast.ops.types import Entry
+from standfast.engine.embedded import EmbeddedEngine
+from standfast.ops.types import ConflictRecord
 from support.bots import Awaited
 
 Fields = dict[tuple[str, ...], Any]
@@ -62,7 +62,7 @@ class TwoWriters(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.backend = MemoryBackend()
-        self.store = Store(InlineEngine(self.backend))
+        self.store = Store(EmbeddedEngine(self.backend))
         self.runner = asyncio.Runner()
         self.fresh = 0
         self.writers = [
@@ -144,9 +144,9 @@ class TwoWriters(RuleBasedStateMachine):
     @rule(who=writers)
     def save(self, who: int) -> None:
         writer = self.writers[who]
-        before, ledger = self.stored(), len(self.backend.entries(limit=10**6))
+        before, conflicts = self.stored(), len(self.backend.conflicts(limit=10**6))
         saved: Saved = writer.file.save(writer.data)
-        entries = self.backend.entries(limit=10**6)[ledger:]
+        entries = self.backend.conflicts(limit=10**6)[conflicts:]
         judge(writer, before, self.stored(), {one.key: one for one in entries})
         assert saved.merged == len(entries)
         writer.settled = copy.deepcopy(writer.data)
@@ -154,7 +154,10 @@ class TwoWriters(RuleBasedStateMachine):
 
 
 def judge(
-    writer: Writer, before: dict[str, Any], after: dict[str, Any], entries: dict[str, Entry]
+    writer: Writer,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    entries: dict[str, ConflictRecord],
 ) -> None:
     for guild in {*before, *after, *writer.data, *writer.settled}:
         base, mine, theirs, now = (
@@ -175,7 +178,7 @@ def judge_field(
     mine: Fields,
     theirs: Fields,
     now: Fields,
-    entry: Entry | None,
+    entry: ConflictRecord | None,
 ) -> None:
     values = [one.get(path, MISSING) for one in (base, mine, theirs, now)]
     mine_changed = not same_value(values[0], values[1])

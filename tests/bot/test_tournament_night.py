@@ -144,7 +144,7 @@ def test_a_night_with_a_kill_and_an_outage(night: Night) -> None:
     fake.wait_until(lambda: night.told(people[4]), what="promoted on PostgreSQL again")
     assert night.registered() == {people[3].id, people[4].id}
     with psycopg.connect(night.cluster.url()) as conn:
-        assert conn.execute("SELECT count(*) FROM standfast.ledger").fetchone() == (0,)
+        assert conn.execute("SELECT count(*) FROM standfast.conflicts").fetchone() == (0,)
     assert fake.unknown_requests == []
 
 

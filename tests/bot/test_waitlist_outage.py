@@ -163,7 +163,7 @@ def test_a_sole_writer_decides_itself(home: Home, outage: Outage) -> None:
     other = home.bot("other")
     assert waits(other) == waits(bot) == [3, 5]
     assert other.store["regs"].get(GUILD) == {"1": "x", "2": "x"}
-    assert bot.store.health().ledger == {}
+    assert bot.store.health().conflicts == {}
 
 
 def test_a_sole_writer_that_is_busy(home: Home, outage: Outage) -> None:
@@ -221,7 +221,7 @@ def test_two_directories_in_one_outage(home: Home, outage: Outage) -> None:
     assert sorted(found) == [2, 4, 7, 10, 20]
     assert near.waitlist.entry(GUILD, 4).ign == "near"
     assert near.waitlist.entry(GUILD, 2).ign in ("near", "far")
-    assert far.store.health().ledger == {}
+    assert far.store.health().conflicts == {}
 
 
 def test_an_outage_beside_a_bot_that_promotes(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_an_outage_beside_a_bot_that_promotes(tmp_path: Path) -> None:
         near.waitlist.confirm(two)
         assert waits(near) == waits(far) == [4, 5, 6]
         assert far.waitlist.entry(GUILD, 4).ign == "near"
-        assert store.health().ledger == {}
+        assert store.health().conflicts == {}
     finally:
         for one_link, one_store in ((link, store), (None, near_store)):
             if one_link is not None:

@@ -22,8 +22,8 @@ from standfast import ConflictError
 from standfast.api.sync import Store
 from standfast.backends.memory import MemoryBackend
 from standfast.bot import BotStore, EntryClaim, Environment
-from standfast.bot.entries import Entry
-from standfast.engine.embedded import InlineEngine
+from standfast.bot.entries import WaitlistEntry
+from standfast.engine.embedded import EmbeddedEngine
 from support.bots import Clock
 
 GUILD = 8138
@@ -44,7 +44,7 @@ class Waitlists(RuleBasedStateMachine):
         super().__init__()
         backend = MemoryBackend()
         self.clock = Clock()
-        self.stores = [Store(InlineEngine(backend)) for _ in range(2)]
+        self.stores = [Store(EmbeddedEngine(backend)) for _ in range(2)]
         self.bots = [
             BotStore(store, environment=Environment(), clock=self.clock) for store in self.stores
         ]
@@ -82,7 +82,7 @@ class Waitlists(RuleBasedStateMachine):
     @rule(member=members, team=teams)
     def added_elsewhere(self, member: int, team: str | None) -> None:
         """What another directory did in an outage arrives: an append."""
-        entry = Entry(
+        entry = WaitlistEntry(
             member_id=member, discord_tag="t", ign="i", team_name=team, added_at=self.clock.now
         )
         self.stores[1]["waitlist_data"].append(GUILD, "/waitlist", entry.to_json())

@@ -34,7 +34,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """A row of `standfast.ledger`, `mine` decoded."""
+    """A row of `standfast.conflicts`, `mine` decoded."""
 
     collection: str
     key: str
@@ -43,7 +43,7 @@ class LedgerLine:
     mine: Any = None
 
     @property
-    def parked(self) -> bool:
+    def rejected(self) -> bool:
         return self.reason not in SETTLED
 
 
@@ -52,7 +52,7 @@ class Final:
     """What the primary holds in the end: every document, and the ledger."""
 
     documents: dict[Place, Any] = field(default_factory=dict[Place, Any])
-    ledger: list[LedgerLine] = field(default_factory=list[LedgerLine])
+    conflicts: list[LedgerLine] = field(default_factory=list[LedgerLine])
 
 
 def check(run: Run, final: Final) -> list[Violation]:
@@ -76,21 +76,25 @@ def check(run: Run, final: Final) -> list[Violation]:
 
 def lost(run: Run, final: Final) -> Iterator[Violation]:
     """I2: an acknowledged write is on the primary or stands in the ledger."""
-    ledger = _Ledger(final)
+    conflicts = _Ledger(final)
     for place, ops in _by_place(run, "append", "cas").items():
         there = set(map(str, final.documents.get(place) or []))
         for op in ops:
-            if op.type == "ok" and str(op.value) not in there and not ledger.has(op, parked=True):
+            if (
+                op.type == "ok"
+                and str(op.value) not in there
+                and not conflicts.has(op, rejected=True)
+            ):
                 yield Violation("lost", "I2", f"acknowledged, but nowhere: {op}")
     for place, ops in _by_place(run, "increment").items():
-        least = _total(ops, "ok") - ledger.parked_sum(place)
+        least = _total(ops, "ok") - conflicts.parked_sum(place)
         found = final.documents.get(place, 0)
         if found < least:
             text = f"{_name(place)} is {found}, but at least {least} was acknowledged"
             yield Violation("lost", "I2", text)
     for place, ops in _by_place(run, "put").items():
         oks = [op for op in ops if op.type == "ok"]
-        if oks and place not in final.documents and not any(map(ledger.has, oks)):
+        if oks and place not in final.documents and not any(map(conflicts.has, oks)):
             text = f"{_name(place)} is not there, although it was put: {oks[-1]}"
             yield Violation("lost", "I2", text)
 
@@ -149,7 +153,7 @@ def stale_overwrites(run: Run, final: Final) -> Iterator[Violation]:
 
     Where several processes of one directory write one document, a replay may, if the ledger tells.
     """
-    ledger = _Ledger(final)
+    conflicts = _Ledger(final)
     for place, ops in _by_place(run, "put").items():
         if place not in final.documents:
             continue
@@ -159,7 +163,7 @@ def stale_overwrites(run: Run, final: Final) -> Iterator[Violation]:
         newer = _newest(ops, winner)
         if newer is None:
             continue
-        if len({op.worker for op in ops}) > 1 and (ledger.has(winner) or ledger.has(newer)):
+        if len({op.worker for op in ops}) > 1 and (conflicts.has(winner) or conflicts.has(newer)):
             continue
         text = f"{_name(place)} holds {winner}, although later there was {newer}"
         yield Violation("stale overwrite", "I3", text)
@@ -182,10 +186,10 @@ def versions_go_back(run: Run, final: Final) -> Iterator[Violation]:
 def parked_without_cause(run: Run, final: Final) -> Iterator[Violation]:
     """I5: only what truly conflicts is set aside: here, compare-and-sets and nothing else."""
     conditional = set(_by_place(run, "cas"))
-    for line in final.ledger:
-        if line.parked and (line.collection, line.key) not in conditional:
+    for line in final.conflicts:
+        if line.rejected and (line.collection, line.key) not in conditional:
             what = f"{line.kind} of {line.mine!r} in {line.collection}/{line.key}"
-            yield Violation("parked", "I5", f"{what} was set aside: {line.reason}")
+            yield Violation("rejected", "I5", f"{what} was set aside: {line.reason}")
 
 
 def foreign_errors(run: Run, final: Final) -> Iterator[Violation]:
@@ -200,7 +204,7 @@ def foreign_errors(run: Run, final: Final) -> Iterator[Violation]:
 
 def read_your_writes(run: Run, final: Final) -> Iterator[Violation]:
     """I12: a process sees what it was told is written, and what dead ones of its directory were."""
-    ledger = _Ledger(final)
+    conflicts = _Ledger(final)
     writes = _by_place(run, "append", "cas", "increment", "put")
     for read in run.operations:
         if read.f != "read" or read.type != "ok":
@@ -208,15 +212,15 @@ def read_your_writes(run: Run, final: Final) -> Iterator[Violation]:
         ops = writes.get((read.collection, read.key), [])
         owed = [op for op in ops if op.type == "ok" and _must_see(read, op, run.lives)]
         if owed:
-            yield from _read_violations(read, ops, owed, ledger)
+            yield from _read_violations(read, ops, owed, conflicts)
 
 
 def _read_violations(
-    read: Operation, ops: list[Operation], owed: list[Operation], ledger: _Ledger
+    read: Operation, ops: list[Operation], owed: list[Operation], conflicts: _Ledger
 ) -> Iterator[Violation]:
     found = read.result
     if owed[0].f == "increment":
-        least = _total(owed, "ok") - ledger.parked_sum((read.collection, read.key))
+        least = _total(owed, "ok") - conflicts.parked_sum((read.collection, read.key))
         if not isinstance(found, int) or found < least:
             text = f"{read} saw {found!r}; its own acknowledged additions are {least}"
             yield Violation("read your writes", "I12", text)
@@ -228,7 +232,7 @@ def _read_violations(
     else:
         seen = set(map(str, found)) if isinstance(found, list) else set[str]()
         for op in owed:
-            if str(op.value) not in seen and not ledger.has(op, parked=True):
+            if str(op.value) not in seen and not conflicts.has(op, rejected=True):
                 yield Violation("read your writes", "I12", f"{read} did not see {op}")
 
 
@@ -250,17 +254,17 @@ class _Ledger:
     def __init__(self, final: Final) -> None:
         self._lines: dict[tuple[str, str, str], list[LedgerLine]] = {}
         self._sums: Counter[Place] = Counter()
-        for line in final.ledger:
+        for line in final.conflicts:
             name = (line.collection, line.key, str(line.mine))
             self._lines.setdefault(name, []).append(line)
-            if line.kind == "increment" and line.parked:
+            if line.kind == "increment" and line.rejected:
                 self._sums[line.collection, line.key] += line.mine
 
-    def has(self, op: Operation, *, parked: bool = False) -> bool:
-        """A line for the op; with `parked`, one that says it was not applied."""
+    def has(self, op: Operation, *, rejected: bool = False) -> bool:
+        """A line for the op; with `rejected`, one that says it was not applied."""
         value = op.result if op.f == "cas" and op.result is not None else op.value
         lines = self._lines.get((op.collection, op.key, str(value)), [])
-        return any(line.parked or not parked for line in lines)
+        return any(line.rejected or not rejected for line in lines)
 
     def parked_sum(self, place: Place) -> int:
         return self._sums[place]

@@ -186,7 +186,7 @@ def killed_before_commit(stage: Memory) -> set[str]:
         promises.append(engine.submit([build_op("put", "c", "k", body=1)]))
         sent.set()
         promises[0].wait(20)
-        eventually(lambda: engine.hold.journal.totals().ops)
+        eventually(lambda: engine.local_state.journal.totals().ops)
     return found
 
 
@@ -212,7 +212,7 @@ def seen_while_replayed(stage: Memory, step: str) -> list[Any]:
     for _ in range(3):
         store["c"].increment("n", "")
     seen: list[Any] = []
-    with at_step(journal_module, step, lambda: seen.append(engine.hold.view("c", "n").text)):
+    with at_step(journal_module, step, lambda: seen.append(engine.local_state.view("c", "n").text)):
         link.down = False
         wait_direct(engine)
         eventually(lambda: seen)
@@ -338,7 +338,7 @@ def refusal_in_doubt(stage: Memory) -> set[str]:
     return set() if stage.has_line("k") else {"lost"}
 
 
-@shows("parked-without-a-line", "condition-not-judged-again")
+@shows("rejected-without-a-line", "condition-not-judged-again")
 def condition_that_no_longer_holds(stage: Memory) -> set[str]:
     link = stage.link()
     store, engine = stage.open(link)

@@ -130,7 +130,7 @@ def restored(real: Real) -> set[str]:
 
 SCENARIOS: dict[str, Scenario] = {
     "put-on-a-closed-lane": zombie_of_a_closed_lane,
-    "put-below-the-believed": restored,
+    "put-below-the-watermark": restored,
     "no-expiry": zombie_after_its_deadline,
 }
 

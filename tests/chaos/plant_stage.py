@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from standfast import StandfastError
 from standfast.api.sync import Collection, Store
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.ops.types import Applied, Op
 from support.faulty import LOST, Link, Opened, Server, fresh, open_link, wait_direct
 
@@ -66,7 +66,7 @@ class Memory:
     @property
     def others(self) -> Collection:
         """The collection as another program sees it."""
-        return Store(InlineEngine(self.server.database))["c"]
+        return Store(EmbeddedEngine(self.server.database))["c"]
 
     def counted(self, expected: int) -> set[str]:
         """What is wrong with the counter `n`."""
@@ -75,7 +75,7 @@ class Memory:
 
     def has_line(self, key: str) -> bool:
         """Whether the ledger tells of an op on this key."""
-        return any(entry.key == key for entry in self.server.database.entries())
+        return any(entry.key == key for entry in self.server.database.conflicts())
 
     def close(self) -> None:
         for link, store in self._opened:

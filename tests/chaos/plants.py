@@ -23,15 +23,15 @@ from standfast.engine import lanes
 from standfast.engine import local_state as hold
 from standfast.engine import outage_writes as journaling
 from standfast.engine.journal import History, Journal
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.engine.outage_writes import Journaling
-from standfast.engine.promise import Promise, Settling
+from standfast.engine.promise import CompletionBatch, Promise
 from standfast.engine.reader import Question
 from standfast.engine.replayer import Replayer
-from standfast.engine.replicated import Engine
+from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.state_machine import Mode
 from standfast.engine.writer import Writer
-from standfast.ops import batch as fold
+from standfast.ops import batch as batch
 from standfast.ops.types import Op
 
 Patch = AbstractContextManager[Any]
@@ -81,13 +81,13 @@ def lane_continued() -> Patch:
     original = Writer._open_lane
 
     def continued(self: Writer) -> lanes.Lane:
-        known = self._hold.journal.lanes()
+        known = self._local_state.journal.lanes()
         if not known:
             return original(self)
-        lane = lanes.Lane(self._hold.data_dir)
+        lane = lanes.Lane(self._local_state.data_dir)
         lane.end()
         lane.id = known[0]
-        lane.lock = lanes.FileLock(self._hold.data_dir / lanes.FOLDER / f"{lane.id}.lock")
+        lane.lock = lanes.FileLock(self._local_state.data_dir / lanes.FOLDER / f"{lane.id}.lock")
         lane.lock.acquire()
         return lane
 
@@ -118,7 +118,7 @@ def final_watermark_not_read() -> Patch:
 @plant("R1", finds="doubled")
 def moved_twice() -> Patch:
     """What moved from a closed lane is applied again although another lane has moved it, too."""
-    return patch.object(memory, "unmoved", lambda ops, moved: (list(ops), []))
+    return patch.object(memory, "skip_reissued", lambda ops, moved: (list(ops), []))
 
 
 @plant("R1", finds="lost")
@@ -145,41 +145,47 @@ def put_on_a_closed_lane() -> Patch:
 @plant("R2", finds="went back unnoticed")
 def lower_watermark_accepted() -> Patch:
     """The gate does not compare the watermark with the one that the lane believes in."""
-    return patch.object(memory, "gate", lambda ops, believed, *row: base.gate(ops, 0, *row))
+    return patch.object(
+        memory,
+        "skip_applied",
+        lambda ops, expected_watermark, *row: base.skip_applied(ops, 0, *row),
+    )
 
 
 @plant("R2", finds="went back unnoticed")
-def put_below_the_believed() -> Patch:
+def put_below_the_watermark() -> Patch:
     """The statement for plain puts does not compare the watermark either."""
-    return _without(pgputs, "AND watermark >= %(believed)b")
+    return _without(pgputs, "AND watermark >= %(expected_watermark)b")
 
 
 @plant("R2", finds="written elsewhere")
 def any_history() -> Patch:
     """Whoever answers under the address is taken for the database of the journal."""
-    return patch.object(History, "is_of", lambda self, hello: True)
+    return patch.object(History, "is_of", lambda self, server_identity: True)
 
 
 @plant("R2", finds="lost")
 def batch_skipped_as_a_whole() -> Patch:
     """A batch that begins at or below the watermark is skipped as a whole."""
 
-    def gate(ops: Sequence[Op], believed: int, watermark: int, *row: Any) -> Any:
+    def skip_applied(ops: Sequence[Op], expected_watermark: int, watermark: int, *row: Any) -> Any:
         is_known = ops[0].seq <= watermark
-        return base.gate(ops, believed, ops[-1].seq if is_known else watermark, *row)
+        return base.skip_applied(
+            ops, expected_watermark, ops[-1].seq if is_known else watermark, *row
+        )
 
-    return patch.object(memory, "gate", gate)
+    return patch.object(memory, "skip_applied", skip_applied)
 
 
 @plant("R2", finds="doubled")
 def batch_applied_as_a_whole() -> Patch:
     """A batch that ends above the watermark is applied as a whole."""
 
-    def gate(ops: Sequence[Op], believed: int, watermark: int, *row: Any) -> Any:
+    def skip_applied(ops: Sequence[Op], expected_watermark: int, watermark: int, *row: Any) -> Any:
         is_new = ops[-1].seq > watermark
-        return base.gate(ops, 0, ops[0].seq - 1 if is_new else watermark, *row)
+        return base.skip_applied(ops, 0, ops[0].seq - 1 if is_new else watermark, *row)
 
-    return patch.object(memory, "gate", gate)
+    return patch.object(memory, "skip_applied", skip_applied)
 
 
 @plant("I2", finds="doubled")
@@ -200,14 +206,14 @@ def acknowledged_before_commit() -> Patch:
     """Callers are answered before the journal's transaction is committed."""
 
     def write(self: Journaling, submissions: Sequence[Any], lane: lanes.Lane) -> list[Any]:
-        with self._hold.journal.writing() as transaction:
-            known = journaling._Known(self._hold, transaction)
+        with self._local_state.journal.writing() as transaction:
+            known = journaling._Known(self._local_state, transaction)
             answers = [self._judge(submission, lane, known) for submission in submissions]
             ops = [result.op for answer in answers for result in answer.results]
             transaction.add(ops, max_ops=1000, max_bytes=10**9)
-            with Settling() as settling:
+            with CompletionBatch() as completions:
                 for answer in answers:
-                    settling.value(answer.submission.promise, answer.results)
+                    completions.value(answer.submission.promise, answer.results)
         return answers
 
     return patch.object(Journaling, "write", write)
@@ -216,7 +222,7 @@ def acknowledged_before_commit() -> Patch:
 @plant("R6", finds="read your writes")
 def receipt_without_mirror() -> Patch:
     """A receipt of the primary is given without the mirror having the row."""
-    return patch.object(Hold, "confirm", lambda self, applied, **_: None)
+    return patch.object(LocalState, "confirm", lambda self, applied, **_: None)
 
 
 @plant("R6", finds="read your writes")
@@ -265,10 +271,10 @@ def direct_on_a_pending_lane() -> Patch:
 def half_passes_what_stays() -> Patch:
     """When a batch is halved, the second half goes although something of the first stays behind."""
 
-    def halve(self: Replayer, batch: list[Any], *, patience_s: float | None) -> bool:
+    def halve(self: Replayer, batch: list[Any], *, lock_timeout_s: float | None) -> bool:
         middle = len(batch) // 2
-        first = self._settle(batch[:middle], patience_s=patience_s)
-        return self._settle(batch[middle:], patience_s=patience_s) and first
+        first = self._apply_units(batch[:middle], lock_timeout_s=lock_timeout_s)
+        return self._apply_units(batch[middle:], lock_timeout_s=lock_timeout_s) and first
 
     return patch.object(Replayer, "_halve", halve)
 
@@ -276,16 +282,16 @@ def half_passes_what_stays() -> Patch:
 @plant("R4", finds="read your writes")
 def reads_past_the_journal() -> Patch:
     """A read goes to the primary although a write on its key waits in the journal."""
-    original = Engine.see
+    original = ReplicatedEngine.read_one
 
-    def see(self: Engine, collection: str, key: str, **options: Any) -> Any:
+    def see(self: ReplicatedEngine, collection: str, key: str, **options: Any) -> Any:
         if self.mode is not Mode.DIRECT:
             return original(self, collection, key, **options)
         promise: Promise[Any] = Promise(options.get("loop"))
         self._reader.ask(Question(promise, collection, key, float("inf")))
         return promise
 
-    return patch.object(Engine, "see", see)
+    return patch.object(ReplicatedEngine, "read_one", see)
 
 
 # ---- the mirror
@@ -294,7 +300,7 @@ def reads_past_the_journal() -> Patch:
 @plant("R5", finds="went back")
 def read_not_kept() -> Patch:
     """What a read from the primary showed is not written through to the mirror."""
-    return patch.object(Hold, "take", lambda self, observed, **_: None)
+    return patch.object(LocalState, "take", lambda self, observed, **_: None)
 
 
 @plant("R7, R8", finds="seen twice")
@@ -315,19 +321,19 @@ def tags_ignored() -> Patch:
 @plant("R12", finds="lost")
 def parked_without_a_line() -> Patch:
     """The watermark passes an op that cannot be applied, and the ledger does not tell of it."""
-    original = fold._refuse_group
+    original = batch._refuse_group
 
     def refuse(rows: Any, ops: Any, culprit: Any, refusal: Any, entered: Any, folded: Any) -> None:
         silent = folded._replace(entries=[])
         original(rows, ops, culprit, refusal, entered, silent)
 
-    return patch.object(fold, "_refuse_group", refuse)
+    return patch.object(batch, "_refuse_group", refuse)
 
 
 @plant("R12", finds="lost")
 def outcomes_not_kept() -> Patch:
     """A lane's last outcomes are not stored with its watermark."""
-    return patch.object(memory, "brief", lambda outcomes: "[]")
+    return patch.object(memory, "encode_outcomes", lambda outcomes: "[]")
 
 
 @plant("conflicts", finds="lost update")
@@ -345,13 +351,13 @@ def base_not_kept() -> Patch:
 @plant("conflicts", finds="stale overwrite")
 def condition_not_judged_again() -> Patch:
     """A condition that held in the outage is not judged again on replay."""
-    original = fold.settle
+    original = batch.reconcile
 
     def settle(current: Any, op: Op, **options: Any) -> Any:
         blind = msgspec.structs.replace(op, if_version=None, pending=())
         return original(current, blind, **options)
 
-    return patch.object(fold, "settle", settle)
+    return patch.object(batch, "reconcile", settle)
 
 
 @plant("R17", finds="version went down")

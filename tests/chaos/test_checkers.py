@@ -47,8 +47,8 @@ class Story:
     def run(self) -> Run:
         return Run(sorted(self.operations, key=lambda op: op.invoked), self.lives)
 
-    def caught(self, checker: Checker, ledger: list[LedgerLine] | None = None, **documents: Any):
-        final = Final({("c", key): value for key, value in documents.items()}, ledger or [])
+    def caught(self, checker: Checker, conflicts: list[LedgerLine] | None = None, **documents: Any):
+        final = Final({("c", key): value for key, value in documents.items()}, conflicts or [])
         return list(checker(self.run(), final))
 
 
@@ -88,7 +88,7 @@ def test_a_clean_run_with_unknown_outcomes_is_accepted(story: Story) -> None:
 
 
 def test_lost_writes_are_found(story: Story) -> None:
-    """I2: an acknowledged append, addition or put that is nowhere is reported; a parked one not."""
+    """I2: an acknowledged append, addition or put found nowhere is reported; a rejected one not."""
     story("w0.0", "append", "l", "w0.0:1")
     story("w0.0", "append", "l", "w0.0:2", "info")
     (found,) = story.caught(checkers.lost, l=[])
@@ -101,7 +101,7 @@ def test_lost_writes_are_found(story: Story) -> None:
 
 
 def test_lost_additions_are_found(story: Story) -> None:
-    """I2: a counter below what was acknowledged is reported, unless the rest was parked."""
+    """I2: a counter below what was acknowledged is reported, unless the rest was rejected."""
     story("w0.0", "increment", "n", 2)
     story("w0.0", "increment", "n", 3)
     assert story.caught(checkers.lost, n=4) != []
@@ -180,8 +180,8 @@ def test_a_stale_overwrite_is_found(story: Story) -> None:
     zombie = story.caught(checkers.stale_overwrites, r="a")
     assert "although later there was" in zombie[0].text
     # The ledger is no excuse where nobody else writes.
-    ledger = [line("put", "r", "a", "conflict")]
-    assert story.caught(checkers.stale_overwrites, ledger, r="a") != []
+    conflicts = [line("put", "r", "a", "conflict")]
+    assert story.caught(checkers.stale_overwrites, conflicts, r="a") != []
 
 
 def test_a_dead_process_does_not_overwrite_its_successor(story: Story) -> None:
@@ -201,8 +201,8 @@ def test_two_writers_of_a_document_may_overlap(story: Story) -> None:
     story("w1.0", "put", "r", "c", invoked=11.0, ended=12.0)
     assert story.caught(checkers.stale_overwrites, r="c") == []
     assert story.caught(checkers.stale_overwrites, r="a") != []
-    ledger = [line("put", "r", "a", "conflict")]
-    assert story.caught(checkers.stale_overwrites, ledger, r="a") == []
+    conflicts = [line("put", "r", "a", "conflict")]
+    assert story.caught(checkers.stale_overwrites, conflicts, r="a") == []
 
 
 def test_versions_that_go_back_are_found(story: Story) -> None:

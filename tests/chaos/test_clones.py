@@ -94,7 +94,7 @@ class Machines:
         assert sorted(documents["lists", "l"]) == sorted(self.tokens)
         assert sorted(documents["lists", "b"]) == sorted(self.tokens)
         assert documents["counters", "n"] == documents["counters", "b"] == self.total
-        assert final_state(self.url, []).ledger == []
+        assert final_state(self.url, []).conflicts == []
 
     def end(self) -> None:
         for box in self._boxes:

@@ -15,9 +15,9 @@ import pytest
 
 from chaos.nemesis import chosen_seeds
 from support.cluster import Cluster
-from support.hold_points import FRESH, HOLD, LEFT_BEHIND, in_engine
-from support.hold_stage import Apps, Scene, Server
 from support.leash import Leash
+from support.outage_points import FRESH, HOLD, LEFT_BEHIND, in_engine
+from support.outage_stage import Apps, Scene, Server
 
 #: Points that are tried at the same time: most of the time they wait.
 _AT_ONCE = 3
@@ -62,7 +62,7 @@ class Trials:
         self._left = Scene.fresh(server, self._apps[0], folder / "left-behind")
         for role in ("doubter", "outsider"):
             assert self._left.play(role) == -signal.SIGKILL, self._left.log()
-        server.quiet(self._left.name)
+        server.journal_empty(self._left.name)
         self._results: dict[Case, Future[list[str]]] = {}
 
     def begin(self, case: Case) -> None:

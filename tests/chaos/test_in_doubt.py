@@ -80,7 +80,7 @@ def run_in_doubt(cluster: Cluster, url: str, folder: Path, *, losses: int) -> li
     history.close()
     run, final = run_of(read_lines([path])), final_state(url, ("lists", "counters", "registers"))
     assert list(map(str, check(run, final))) == []
-    assert final.ledger == []
+    assert final.conflicts == []
     return run.operations
 
 

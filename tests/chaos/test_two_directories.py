@@ -29,7 +29,7 @@ def longest(base: Any, mine: Any, theirs: Any) -> Any:
 
 
 @dataclass
-class Line:
+class DeadlineConnection:
     """A line of the ledger, as JSON."""
 
     kind: str
@@ -107,14 +107,14 @@ class Meeting:
 
         return asyncio.run(meet())
 
-    def ledger(self) -> list[Line]:
+    def conflicts(self) -> list[DeadlineConnection]:
         """Every line, oldest first."""
         with Sql(self.url) as sql:
             found = sql(
                 "SELECT kind, reason, state, base::json, mine::json, theirs::json"
-                " FROM standfast.ledger ORDER BY id"
+                " FROM standfast.conflicts ORDER BY id"
             )
-        return [Line(*record) for record in found]
+        return [DeadlineConnection(*record) for record in found]
 
 
 async def drive(write: Write, store: Any) -> None:
@@ -142,7 +142,7 @@ def test_different_members(meeting: Meeting) -> None:
         near=lambda s: s["c"].put(KEY, {"a": 1, "b": 2, "c": {"d": 1, "e": 2}}),
     )
     assert found == {"a": 2, "b": 2, "c": {"d": 2, "e": 2}, "new": 1}
-    (line,) = meeting.ledger()
+    (line,) = meeting.conflicts()
     assert (line.kind, line.reason, line.state) == ("put", "merged", "merged")
     assert line.theirs == {"a": 1, "b": 2, "c": {"d": 1, "e": 2}}
 
@@ -163,7 +163,7 @@ def test_the_same_member(meeting: Meeting, on_conflict: Any, winner: str) -> Non
         near=lambda s: s["c"].put(KEY, near),
     )
     assert found == {"a": winner, "b": 1}
-    (line,) = meeting.ledger()
+    (line,) = meeting.conflicts()
     # Whoever gave a function has looked at the conflict already.
     assert (line.reason, line.state) == ("conflict", "merged" if callable(on_conflict) else "open")
     assert (line.base, line.mine, line.theirs) == (base, far, near)
@@ -178,7 +178,7 @@ def test_a_patch_and_a_put_of_the_same_member(meeting: Meeting) -> None:
         near=lambda s: s["c"].put(KEY, {"a": 3, "b": 3}),
     )
     assert found == {"a": 2, "b": 3}
-    (line,) = meeting.ledger()
+    (line,) = meeting.conflicts()
     assert (line.kind, line.state, line.theirs) == ("patch", "open", {"a": 3, "b": 3})
 
 
@@ -188,7 +188,7 @@ def test_a_delete_meets_an_update(meeting: Meeting) -> None:
         {"a": 1}, far=lambda s: s["c"].delete(KEY), near=lambda s: s["c"].put(KEY, {"a": 2})
     )
     assert found == {"a": 2}
-    (line,) = meeting.ledger()
+    (line,) = meeting.conflicts()
     assert (line.kind, line.reason, line.base) == ("delete", "update_beats_delete", {"a": 1})
 
 
@@ -207,7 +207,7 @@ def test_an_update_meets_a_delete(meeting: Meeting, kind: str) -> None:
         {"a": 1, "l": [], "n": 0}, far=writes[kind], near=lambda s: s["c"].delete(KEY)
     )
     assert found == (carried["put"] if kind == "put" else None)
-    (line,) = meeting.ledger()
+    (line,) = meeting.conflicts()
     assert (line.kind, line.mine, line.theirs) == (kind, carried[kind], None)
     assert line.reason == ("update_beats_delete" if kind == "put" else "deleted_meanwhile")
     assert line.state == ("merged" if kind == "put" else "open")
@@ -221,7 +221,7 @@ def test_counters(meeting: Meeting) -> None:
         near=lambda s: s["c"].increment(KEY, "/n", 100),
     )
     assert found == {"n": 131}
-    assert meeting.ledger() == []
+    assert meeting.conflicts() == []
 
 
 def test_lists(meeting: Meeting) -> None:
@@ -232,7 +232,7 @@ def test_lists(meeting: Meeting) -> None:
         near=lambda s: (s["c"].append(KEY, "", 8), s["c"].append(KEY, "", 9)),
     )
     assert found == [0, 8, 9, 1, 2]
-    assert meeting.ledger() == []
+    assert meeting.conflicts() == []
 
 
 def test_both_make_the_document(meeting: Meeting) -> None:
@@ -243,7 +243,7 @@ def test_both_make_the_document(meeting: Meeting) -> None:
         near=lambda s: s["c"].put(KEY, {"b": 1, "same": 1}),
     )
     assert found == {"a": 1, "b": 1, "same": 1}
-    (line,) = meeting.ledger()
+    (line,) = meeting.conflicts()
     assert (line.base, line.theirs) == (None, {"b": 1, "same": 1})
 
 
@@ -279,10 +279,10 @@ def test_batches(meeting: Meeting, fits: bool) -> None:
         rest = store["c"].get_many(["log", "n"])
     if fits:
         assert rest == {"log": ["near", "far"], "n": 11}
-        assert [line.reason for line in meeting.ledger()] == ["merged"]
+        assert [line.reason for line in meeting.conflicts()] == ["merged"]
     else:
         assert rest == {"log": ["near"], "n": "no number"}
-        assert {(line.kind, line.state) for line in meeting.ledger()} == {
+        assert {(line.kind, line.state) for line in meeting.conflicts()} == {
             ("patch", "open"),
             ("append", "open"),
             ("increment", "open"),

@@ -216,13 +216,13 @@ def final_state(url: str, collections: Iterable[str], *, without: Iterable[str] 
                 if key not in skipped:
                     documents[name, str(key)] = json.loads(str(text))
         found = connection.execute(
-            "SELECT collection, key, kind, reason, mine FROM standfast.ledger ORDER BY id"
+            "SELECT collection, key, kind, reason, mine FROM standfast.conflicts ORDER BY id"
         ).fetchall()
-    ledger = [
+    conflicts = [
         LedgerLine(str(name), str(key), str(kind), str(reason), _decoded(mine))
         for name, key, kind, reason, mine in found
     ]
-    return Final(documents, ledger)
+    return Final(documents, conflicts)
 
 
 def _decoded(text: Any) -> Any:

@@ -13,7 +13,7 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.config.settings import parse_url
 from standfast.document.codec import decode, encode
 from standfast.errors import Unavailable
-from standfast.ops.types import Entry, Op
+from standfast.ops.types import ConflictRecord, Op
 from support.cli import Ran
 from support.commands import run
 from support.moving import Place
@@ -264,10 +264,10 @@ def test_two_people_at_once(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> 
     """The second one, who saw the line open, is told, and does not append once more."""
     conflict(outage, "append")
     outage.run("put", "views", "a", '{"list": []}')
-    found = PostgresBackend.entries
+    found = PostgresBackend.conflicts
     first: list[Ran] = []
 
-    def meanwhile(self: PostgresBackend, **options: Any) -> list[Entry]:
+    def meanwhile(self: PostgresBackend, **options: Any) -> list[ConflictRecord]:
         entries = found(self, **options)
         if not first:
             first.append(Ran(-1, "", ""))
@@ -317,7 +317,7 @@ def test_an_embedded_store_has_a_ledger_too(embedded: Place) -> None:
 
 
 def test_a_pointer_of_all_of_unicode_is_kept(place: Place) -> None:
-    """An append whose member name no text column could hold is parked, and applied again."""
+    """An append whose member name no text column could hold is rejected, and applied again."""
     pointer = "/a\u0000\ud800~1é"
     name = decode('"a\\u0000\\ud800/é"')
     op = Op(
@@ -332,7 +332,7 @@ def test_a_pointer_of_all_of_unicode_is_kept(place: Place) -> None:
         seen="present",
     )
     (outcome,) = place.backend.apply([op]).outcomes
-    assert outcome.status == "parked"
+    assert outcome.status == "rejected"
     run(place, "put", "views", "a", encode({name: [0]}))
     ran = run(place, "conflicts", "show", "1", "--json")
     assert ran.document["pointer"] == pointer

@@ -263,7 +263,7 @@ def test_conditions_do_not_move_to_another_history(kept: Outage, pg_database: st
         store["settings"].put("third", "new", if_absent=True)
     assert kept.run("put", "settings", "first", '"theirs"', "--to", pg_database).code == 0
     ran = kept.run("doctor", "--adopt", "--yes", "--json", "--to", pg_database)
-    assert ran.document["adopted"]["parked"] == 1
+    assert ran.document["adopted"]["rejected"] == 1
     assert kept.run("journal", "drain", "--to", pg_database).code == 0
     assert kept.run("get", "settings", "first", "--to", pg_database).out == '"theirs"\n'
     assert kept.run("get", "settings", "second", "--to", pg_database).out == '"plain"\n'

@@ -11,7 +11,7 @@ from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 
 pytest.register_assert_rewrite("contract.suite")
 
@@ -44,5 +44,5 @@ def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
 
 @pytest.fixture
 def store(make_backend: Callable[[], Backend]) -> Iterator[Store]:
-    with Store(InlineEngine(make_backend())) as store:
+    with Store(EmbeddedEngine(make_backend())) as store:
         yield store

@@ -16,9 +16,9 @@ import pytest
 import standfast
 from standfast import AsyncStore, DataError, Document, Receipt, StandfastError, Store
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.embedded import InlineEngine
-from standfast.engine.local_state import Hold, HoldOptions
-from standfast.engine.replicated import Engine
+from standfast.engine.embedded import EmbeddedEngine
+from standfast.engine.local_state import LocalState, OutageOptions
+from standfast.engine.replicated import ReplicatedEngine
 from support.faulty import Link, Server, wait_direct
 
 OpenAsync = Callable[[], AbstractAsyncContextManager[AsyncStore]]
@@ -34,10 +34,10 @@ def opening(
 
         @asynccontextmanager
         async def open_async() -> AsyncIterator[AsyncStore]:
-            async with AsyncStore(InlineEngine(backend)) as store:
+            async with AsyncStore(EmbeddedEngine(backend)) as store:
                 yield store
 
-        yield lambda: Store(InlineEngine(backend)), open_async
+        yield lambda: Store(EmbeddedEngine(backend)), open_async
         return
     url = f"sqlite:///{tmp_path}/x.db"
     if request.param == "postgresql":
@@ -234,10 +234,10 @@ def test_a_cancelled_task_leaves_all_or_nothing(
 
 
 @pytest.fixture
-def scripted(tmp_path: Path) -> Iterator[tuple[Link, Engine]]:
+def scripted(tmp_path: Path) -> Iterator[tuple[Link, ReplicatedEngine]]:
     link = Link(Server())
-    hold = Hold(tmp_path / "data", HoldOptions(), display=link.display)
-    engine = Engine(link, hold, deadline_s=5.0)  # type: ignore[arg-type]
+    hold = LocalState(tmp_path / "data", OutageOptions(), display=link.display)
+    engine = ReplicatedEngine(link, hold, deadline_s=5.0)  # type: ignore[arg-type]
     engine.start()
     wait_direct(engine)
     yield link, engine
@@ -245,7 +245,7 @@ def scripted(tmp_path: Path) -> Iterator[tuple[Link, Engine]]:
     engine.close(0.0)
 
 
-def test_the_outage_is_the_same_awaited(scripted: tuple[Link, Engine]) -> None:
+def test_the_outage_is_the_same_awaited(scripted: tuple[Link, ReplicatedEngine]) -> None:
     """I12: writes go on in the journal and are read back, and the rest is told as it is."""
     link, engine = scripted
 
@@ -267,7 +267,7 @@ def test_the_outage_is_the_same_awaited(scripted: tuple[Link, Engine]) -> None:
     asyncio.run(main())
 
 
-def test_a_loop_that_ends_early_hurts_nobody(scripted: tuple[Link, Engine]) -> None:
+def test_a_loop_that_ends_early_hurts_nobody(scripted: tuple[Link, ReplicatedEngine]) -> None:
     """An answer for a loop that is closed is dropped; the write stands, the engine goes on."""
     link, engine = scripted
     store = AsyncStore(engine)
@@ -294,7 +294,7 @@ def test_a_loop_that_ends_early_hurts_nobody(scripted: tuple[Link, Engine]) -> N
 
 
 def test_an_error_that_nobody_waits_for_is_no_news(
-    scripted: tuple[Link, Engine], caplog: pytest.LogCaptureFixture
+    scripted: tuple[Link, ReplicatedEngine], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of several reads that fail, one is raised; the others do not end up in asyncio's log."""
     link, engine = scripted

@@ -65,7 +65,7 @@ class _Writer:
 
     def __init__(self, pool: PostgresBackend) -> None:
         self._pool = pool
-        self._line = pool.sibling()
+        self._line = pool.new_handle()
         self._line.connect(time.monotonic() + 60)
         self._directories: dict[str, str] = {}
 

@@ -67,7 +67,7 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
         "replay": draw(st.sampled_from([True, True, True, False])),
         "seen": "present" if base else draw(st.sampled_from(["unknown", "absent"])),
         "base": base,
-        "park": draw(st.sampled_from(["", "", "", "", "held"])),
+        "reject": draw(st.sampled_from(["", "", "", "", "held"])),
         "at_us": draw(st.sampled_from([1, 10**17])),
         "pending": draw(st.lists(st.integers(1, 6), max_size=2, unique=True)),
     }
@@ -76,7 +76,7 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def plain_puts(draw: st.DrawFn) -> list[dict[str, Any]]:
     """What goes the short way where there is one."""
-    plain = {"replay": False, "seen": "unknown", "base": None, "park": "", "at_us": 0}
+    plain = {"replay": False, "seen": "unknown", "base": None, "reject": "", "at_us": 0}
     collection = draw(st.sampled_from(COLLECTIONS))
     return [
         {"kind": "put", "collection": collection, "key": key, "body": encode(draw(bodies)), **plain}
@@ -100,7 +100,7 @@ plans = st.lists(
 
 
 def op_of(lane: str, seq: int, prefix: str, draft: dict[str, Any]) -> Op:
-    marks = {n: draft[n] for n in ("replay", "seen", "base", "park", "at_us")}
+    marks = {n: draft[n] for n in ("replay", "seen", "base", "reject", "at_us")}
     if draft["if_version"] is not None:
         marks["pending"] = tuple((lane, number) for number in draft["pending"] if number < seq)
     plain = {n: value for n, value in draft.items() if n not in marks and n != "pending"}
@@ -144,7 +144,7 @@ def play(backend: Backend, steps: Sequence[list[Op] | str], policies: Sequence[A
             assert watermarks == observed[1], f"{backend.kind}: the watermarks after a batch"
             seen |= states
         assert seen == observed[0], f"{backend.kind}: what is observed after a batch"
-    entries = [e for e in backend.entries(limit=100_000) if e.lane in lanes]
+    entries = [e for e in backend.conflicts(limit=100_000) if e.lane in lanes]
     told.append([msgspec.structs.replace(entry, id=0, at_us=0) for entry in entries])
     return told
 
@@ -152,7 +152,7 @@ def play(backend: Backend, steps: Sequence[list[Op] | str], policies: Sequence[A
 def test_the_backends_agree_on_every_replay(pg_database: str, tmp_path: Path) -> None:
     """I2, I5, R12: the same replays, cut and repeated in the same way: the same outcomes, states,
     watermarks and lines of the ledger."""
-    line = PostgresBackend(parse_url(pg_database)).sibling()
+    line = PostgresBackend(parse_url(pg_database)).new_handle()
     line.connect(time.monotonic() + 60)
     backends = [MemoryBackend(), SqliteBackend(tmp_path / "fallback.db"), line]
 

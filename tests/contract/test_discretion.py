@@ -22,7 +22,7 @@ from standfast.backends.base import Backend, Change, Load, LoadReport, RunRecord
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.ops.apply import Current
 from standfast.ops.types import Outcome
 
@@ -137,7 +137,7 @@ def test_reprs_of_what_travels_to_a_backend(make_backend: Callable[[], Backend])
             RunRecord("run", "loaded", {"things": LoadReport(1)}),
             Outcome(1, "refused", 1, text, "conflict"),
             Current(text, 1),
-            InlineEngine(backend),
+            EmbeddedEngine(backend),
             backend,
         ]
     )
@@ -160,7 +160,7 @@ def test_errors_of_a_load(make_backend: Callable[[], Backend]) -> None:
 def test_errors_about_damaged_text_in_sqlite(tmp_path: Path) -> None:
     """A stored text that is not JSON is CorruptData that names the document, for reads and ops."""
     path = tmp_path / "fallback.db"
-    with Store(InlineEngine(SqliteBackend(path))) as store:
+    with Store(EmbeddedEngine(SqliteBackend(path))) as store:
         views = store["views"]
         views.put("1", VALUE)
         views.put("2", "fine")
@@ -217,7 +217,7 @@ def test_errors_of_a_tables_own_rules(pg_database: str, rule: str) -> None:
     """A constraint of an adopted table refuses without its message, which repeats the row."""
     with psycopg.connect(pg_database) as conn:
         conn.execute(f"CREATE TABLE views (key text PRIMARY KEY, data jsonb NOT NULL, {rule})")
-    with Store(InlineEngine(PostgresBackend(parse_url(pg_database)))) as store:
+    with Store(EmbeddedEngine(PostgresBackend(parse_url(pg_database)))) as store:
         with pytest.raises(StandfastError) as caught:
             store["views"].put_many({"1": VALUE, "2": VALUE})
         assert_discreet(caught.value)
@@ -235,7 +235,7 @@ def test_errors_of_a_tables_own_trigger(pg_database: str) -> None:
         conn.execute(
             "CREATE TRIGGER r BEFORE INSERT ON views FOR EACH ROW EXECUTE FUNCTION refuse()"
         )
-    with Store(InlineEngine(PostgresBackend(parse_url(pg_database)))) as store:
+    with Store(EmbeddedEngine(PostgresBackend(parse_url(pg_database)))) as store:
         with pytest.raises(StandfastError) as caught:
             store["views"].put("1", VALUE)
         assert_discreet(caught.value)
@@ -247,7 +247,7 @@ def test_no_password_is_shown(pg_database: str) -> None:
     password = target.params["password"]
     backend = PostgresBackend(target)
     wrong = PostgresBackend(parse_url(pg_database.rsplit("/", 1)[0] + "/no_such_database"))
-    with Store(InlineEngine(backend)) as store, Store(InlineEngine(wrong)) as other:
+    with Store(EmbeddedEngine(backend)) as store, Store(EmbeddedEngine(wrong)) as other:
         with pytest.raises(StandfastError) as caught:
             other["views"].get("1")
         for text in (

@@ -18,7 +18,7 @@ from standfast import (
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.ops.types import Applied, Op
 
 LOST = Unavailable("the reply was lost", code="connection")
@@ -33,12 +33,12 @@ class Flaky:
         self.error: Exception = LOST
         self.calls = 0
 
-    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+    def apply(self, ops: Sequence[Op], *, expected_watermark: int = 0) -> Applied:
         self.calls += 1
         step = self.script.pop(0) if self.script else "fine"
         if step == "before":
             raise self.error
-        applied = self._backend.apply(ops, believed=believed)
+        applied = self._backend.apply(ops, expected_watermark=expected_watermark)
         if step == "after":
             raise self.error
         if callable(step):
@@ -57,7 +57,7 @@ def flaky(make_backend: Callable[[], Backend]) -> Flaky:
 
 @pytest.fixture
 def flaky_store(flaky: Flaky) -> Iterator[Store]:
-    with Store(InlineEngine(flaky)) as store:  # type: ignore[arg-type]
+    with Store(EmbeddedEngine(flaky)) as store:  # type: ignore[arg-type]
         yield store
 
 
@@ -142,7 +142,7 @@ def test_a_value_that_nobody_can_tell_is_not_made_up(
 ) -> None:
     """No two callers get one number: after a lost reply, a document that moved is "moved"."""
     views = flaky_store["views"]
-    others = Store(InlineEngine(make_backend()))["views"]
+    others = Store(EmbeddedEngine(make_backend()))["views"]
     for call, value in (
         (lambda: views.increment("n", ""), 7),
         (lambda: views.append("l", "", 1), [7]),
@@ -197,7 +197,7 @@ def test_closing_never_raises_because_of_the_database(error: Exception) -> None:
         def close(self) -> None:
             closed.append(True)
 
-    store = Store(InlineEngine(Failing()))
+    store = Store(EmbeddedEngine(Failing()))
     store["views"].put("1", 1)
     store.close()
     store.close()
@@ -207,7 +207,7 @@ def test_closing_never_raises_because_of_the_database(error: Exception) -> None:
 def test_closing_forgets_the_lane(make_backend: Callable[[], Backend]) -> None:
     """A closed store leaves no row of its lane behind."""
     backend = make_backend()
-    engine = InlineEngine(backend)
+    engine = EmbeddedEngine(backend)
     store = Store(engine)
     receipt = store["views"].put("1", 1)
     store.close()
@@ -219,7 +219,7 @@ def test_closing_forgets_the_lane(make_backend: Callable[[], Backend]) -> None:
 def test_a_fenced_store_says_so() -> None:
     """R1: a store whose lane another process closed is Unavailable("fenced") from then on."""
     backend = MemoryBackend()
-    with Store(InlineEngine(backend)) as store:
+    with Store(EmbeddedEngine(backend)) as store:
         receipt = store["views"].put("1", 1)
         backend.fence([receipt.lane])
         for _ in range(2):

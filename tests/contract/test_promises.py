@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from standfast import DataError, DeadlineExceeded, Unavailable
-from standfast.engine.promise import Promise, Settling
+from standfast.engine.promise import CompletionBatch, Promise
 
 
 def settle(*answers: tuple[Promise[Any], Any]) -> None:
-    with Settling() as settling:
+    with CompletionBatch() as completions:
         for promise, answer in answers:
             if isinstance(answer, Exception):
-                settling.error(promise, answer)
+                completions.error(promise, answer)
             else:
-                settling.value(promise, answer)
+                completions.value(promise, answer)
 
 
 def test_a_thread_waits_for_its_answer() -> None:

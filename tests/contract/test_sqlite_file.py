@@ -21,7 +21,7 @@ from standfast.api.sync import Store
 from standfast.backends.base import Form, Load
 from standfast.backends.sqlite import write as sqlite_write
 from standfast.backends.sqlite.backend import APPLICATION_ID, SqliteBackend
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 
 
 @pytest.fixture
@@ -120,8 +120,9 @@ def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
     """I1, I2: after kill -9 every acknowledged write is there, and at most one more."""
     code = (
         "import sys; from standfast.backends.sqlite.backend import SqliteBackend;"
-        "from standfast.engine.embedded import InlineEngine; from standfast.api.sync import Store\n"
-        "store = Store(InlineEngine(SqliteBackend(sys.argv[1])))\n"
+        "from standfast.engine.embedded import EmbeddedEngine;"
+        "from standfast.api.sync import Store\n"
+        "store = Store(EmbeddedEngine(SqliteBackend(sys.argv[1])))\n"
         "while True: print(store['c'].increment('1', ''), flush=True)"
     )
     worker = subprocess.Popen(
@@ -136,7 +137,7 @@ def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
     worker.send_signal(signal.SIGKILL)
     rest = worker.communicate()[0].splitlines()
     told = 20 + len([line for line in rest if line.isdigit()])
-    with Store(InlineEngine(SqliteBackend(path))) as store:
+    with Store(EmbeddedEngine(SqliteBackend(path))) as store:
         assert told <= store["c"].get("1") <= told + 1
 
 
@@ -328,7 +329,7 @@ def test_a_full_disk_changes_nothing(backend: SqliteBackend) -> None:
     query(backend, f"PRAGMA max_page_count = {pages}")
     big = '"' + "x" * 100_000 + '"'
     ops = [make_op(lane, 2, "put", "1", '"new"'), make_op(lane, 3, "put", "2", big)]
-    error = refusal(lambda: backend.apply(ops, believed=1), Unavailable, "disk_full")
+    error = refusal(lambda: backend.apply(ops, expected_watermark=1), Unavailable, "disk_full")
     assert error.retryable
     load = Load("others", Form("array", "id"), [("1", big)])
     refusal(lambda: backend.load("run", "loaded", [load]), Unavailable, "disk_full")
@@ -336,7 +337,7 @@ def test_a_full_disk_changes_nothing(backend: SqliteBackend) -> None:
     assert backend.collections() == ["things"]
     assert backend.run_record("run") is None
     query(backend, "PRAGMA max_page_count = 1000000")
-    assert [o.status for o in backend.apply(ops, believed=1).outcomes] == ["applied"] * 2
+    assert [o.status for o in backend.apply(ops, expected_watermark=1).outcomes] == ["applied"] * 2
     assert versions(backend) == {"1": 2, "2": 1}
 
 
@@ -411,13 +412,13 @@ def test_a_write_into_a_removed_file_is_not_acknowledged(
 
 def test_a_store_whose_file_went_away_can_be_closed(path: Path) -> None:
     """`close` does not fail because of the file; a new store begins a new history."""
-    store = Store(InlineEngine(SqliteBackend(path)))
+    store = Store(EmbeddedEngine(SqliteBackend(path)))
     store["views"].put("1", 1)
     path.unlink()
     with pytest.raises(CorruptData):
         store["views"].get("1")
     store.close()
-    with Store(InlineEngine(SqliteBackend(path))) as fresh:
+    with Store(EmbeddedEngine(SqliteBackend(path))) as fresh:
         assert fresh["views"].count() == 0
         assert fresh["views"].put("1", 1).version == 1
 
@@ -429,12 +430,12 @@ def test_a_restored_older_file_is_noticed(backend: SqliteBackend, path: Path) ->
     backend.close()
     backup = path.read_bytes()
     second = SqliteBackend(path)
-    second.apply([make_op(lane, 2, "put", "1", "2")], believed=1)
+    second.apply([make_op(lane, 2, "put", "1", "2")], expected_watermark=1)
     second.close()
     path.write_bytes(backup)
     third = SqliteBackend(path)
     refusal(
-        lambda: third.apply([make_op(lane, 3, "put", "1", "3")], believed=2),
+        lambda: third.apply([make_op(lane, 3, "put", "1", "3")], expected_watermark=2),
         CorruptData,
         "went_back",
     )
@@ -515,7 +516,7 @@ def test_i3_a_foreign_replacement_raises_the_version(
     row = backend.read("things", ["a"])["a"]
     assert row.text == '"f"'
     assert row.version > 3
-    store = Store(InlineEngine(backend))
+    store = Store(EmbeddedEngine(backend))
     with pytest.raises(ConflictError):
         store["things"].put("a", 1, if_version=3)
     assert store["things"].put("a", 1, if_version=row.version).version == row.version + 1
@@ -530,7 +531,7 @@ def test_a_foreign_insert_that_does_nothing_changes_nothing(
     foreign(path, "INSERT OR IGNORE INTO things (key, data) VALUES ('a', '2')")
     assert versions(backend) == {"a": 1}
     assert put(backend, "a", "3") == 2
-    store = Store(InlineEngine(backend))
+    store = Store(EmbeddedEngine(backend))
     assert store["things"].delete("a").version == 3
     assert put(backend, "a", "3") == 4
 
@@ -541,7 +542,7 @@ def test_i3_a_foreign_change_of_a_key_moves_the_document(
     """I3: a key that another program changes leaves a grave, and goes on above the new one's."""
     for _ in range(5):
         put(backend, "new", "0")
-    Store(InlineEngine(backend))["things"].delete("new")
+    Store(EmbeddedEngine(backend))["things"].delete("new")
     for _ in range(3):
         put(backend, "old", "1")
     foreign(path, "UPDATE things SET key = 'new' WHERE key = 'old'")
@@ -554,7 +555,7 @@ def test_a_foreign_row_that_is_not_json_is_named(backend: SqliteBackend, path: P
     """What another program wrote and is not JSON is CorruptData with its key."""
     put(backend, "a", "1")
     foreign(path, "INSERT INTO things (key, data) VALUES ('b', 'no json')")
-    store = Store(InlineEngine(backend))
+    store = Store(EmbeddedEngine(backend))
     assert "'b'" in refusal(lambda: store["things"].get("b"), CorruptData, "corrupt").message
     assert store["things"].get("a") == 1
 

@@ -13,7 +13,7 @@ import pytest
 from standfast import ConfigError, ConflictError, DataError, Unavailable
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.limits import MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PAGE
 
 
@@ -614,9 +614,9 @@ def _one_put(batch: Any) -> None:
 
 def test_what_was_written_is_there_after_closing(make_backend: Callable[[], Backend]) -> None:
     """I1: a write that returned is found by the next store, whose lane is another."""
-    with Store(InlineEngine(make_backend())) as store:
+    with Store(EmbeddedEngine(make_backend())) as store:
         first = store["views"].put("1", {"b": 1, "a": 2})
-    with Store(InlineEngine(make_backend())) as store:
+    with Store(EmbeddedEngine(make_backend())) as store:
         assert list(store["views"].get("1")) == ["b", "a"]
         second = store["views"].put("1", 0)
         assert (first.version, second.version) == (1, 2)

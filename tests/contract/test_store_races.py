@@ -18,7 +18,7 @@ from standfast.api.sync import Collection, Store
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
 from standfast.backends.sqlite.backend import SqliteBackend
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.limits import MAX_UPDATE_ATTEMPTS
 from standfast.ops.types import Applied, Op, Row
 
@@ -73,7 +73,7 @@ def test_threads_of_one_store_lose_nothing(store: Store) -> None:
 
 def test_stores_of_one_database_lose_nothing(make_backend: Callable[[], Backend]) -> None:
     """Stores that share a file or a database see each other's writes; all writes are counted."""
-    stores = [Store(InlineEngine(make_backend())) for _ in range(4)]
+    stores = [Store(EmbeddedEngine(make_backend())) for _ in range(4)]
 
     def job(store: Store) -> None:
         for number in range(15):
@@ -94,7 +94,7 @@ def test_stores_of_one_database_lose_nothing(make_backend: Callable[[], Backend]
 
 def test_only_one_of_many_wins(make_backend: Callable[[], Backend]) -> None:
     """Of callers at once, one creates (`if_absent`) and one takes (`pop`) each document."""
-    stores = [Store(InlineEngine(make_backend())) for _ in range(4)]
+    stores = [Store(EmbeddedEngine(make_backend())) for _ in range(4)]
     created: list[int] = []
     popped: list[Any] = []
 
@@ -122,11 +122,11 @@ def test_only_one_of_many_wins(make_backend: Callable[[], Backend]) -> None:
 _PROCESS = """
 import sys
 from standfast.backends.sqlite.backend import SqliteBackend
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.api.sync import Store
 
 sys.stdout.write("ready\\n"), sys.stdout.flush(), sys.stdin.readline()
-with Store(InlineEngine(SqliteBackend(sys.argv[1]))) as store:
+with Store(EmbeddedEngine(SqliteBackend(sys.argv[1]))) as store:
     for number in range(40):
         store["counters"].increment("1", "")
         store["counters"].update("2", lambda value: value + 1, default=0)
@@ -157,7 +157,7 @@ def test_processes_share_a_sqlite_file(tmp_path: Path) -> None:
     for worker in workers:
         worker.communicate()
     assert [worker.returncode for worker in workers] == [0, 0]
-    with Store(InlineEngine(SqliteBackend(path))) as store:
+    with Store(EmbeddedEngine(SqliteBackend(path))) as store:
         assert store["counters"].get_many(["1", "2"]) == {"1": 80, "2": 80}
         assert store["own"].count() == 80
 
@@ -174,9 +174,9 @@ class Interposed(MemoryBackend):
         self.before_read: Iterator[Meddle] = iter(())
         self._meddling = False
 
-    def apply(self, ops: Sequence[Op], *, believed: int = 0) -> Applied:
+    def apply(self, ops: Sequence[Op], *, expected_watermark: int = 0) -> Applied:
         self._meddle(self.before_write)
-        return super().apply(ops, believed=believed)
+        return super().apply(ops, expected_watermark=expected_watermark)
 
     def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
         self._meddle(self.before_read)
@@ -187,7 +187,7 @@ class Interposed(MemoryBackend):
             return
         self._meddling = True
         try:
-            next(meddlers, lambda _: None)(Store(InlineEngine(self))["c"])
+            next(meddlers, lambda _: None)(Store(EmbeddedEngine(self))["c"])
         finally:
             self._meddling = False
 
@@ -200,7 +200,7 @@ def interposed(monkeypatch: pytest.MonkeyPatch) -> Interposed:
 
 @pytest.fixture
 def mine(interposed: Interposed) -> Collection:
-    return Store(InlineEngine(interposed))["c"]
+    return Store(EmbeddedEngine(interposed))["c"]
 
 
 def test_get_or_create_takes_what_came_first(interposed: Interposed, mine: Collection) -> None:

@@ -86,7 +86,7 @@ def test_no_flipped_bit_is_believed(sqlite_stage: Stage, name: str, tmp_path: Pa
     path = run_dir.path / name
     data = path.read_bytes()
     wanted = run_dir.load_state(), run_dir.load_changes()
-    believed = 0
+    expected_watermark = 0
     for place in range(0, len(data), 2):
         flipped = bytearray(data)
         flipped[place] ^= 1 << place // 2 % 8
@@ -95,7 +95,7 @@ def test_no_flipped_bit_is_believed(sqlite_stage: Stage, name: str, tmp_path: Pa
             found = run_dir.load_state(), run_dir.load_changes()
         except CorruptData:
             continue
-        believed += 1
+        expected_watermark += 1
         assert found == wanted
     # Names and values of fields that hold their default anyway.
-    assert believed < len(data) / 10
+    assert expected_watermark < len(data) / 10

@@ -7,7 +7,7 @@ import sys
 
 from support.crash_points import DISCARD, MIGRATE, ROLLBACK, VERIFY_FAILS, in_source
 from support.crash_stage import Stage
-from support.hold_points import in_engine
+from support.outage_points import in_engine
 
 
 def test_every_failpoint_of_the_source_has_a_crash_test() -> None:

@@ -15,7 +15,7 @@ import pytest
 from standfast import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.engine import journal as journal_module
 from standfast.engine.journal import History, Journal, Totals
-from standfast.ops.types import Hello, Op
+from standfast.ops.types import Op, ServerIdentity
 
 LANE = "00000000-0000-4000-8000-000000000001"
 BIG = {"max_ops": 10**6, "max_bytes": 10**9}
@@ -50,7 +50,7 @@ def test_what_was_written_is_there_again(journal: Journal, tmp_path: Path) -> No
     ops = [
         make(2, body='{"a":"\\ud800","b":1.0e2}', seen="present", base="[]", replay=True),
         make(1, key="x\u00e9", if_version=3, pending=((LANE, 9),), ttl_us=5, group=1),
-        make(7, body=None, park="check", origin=(LANE, 4), pointer="/a~1b"),
+        make(7, body=None, reject="check", origin=(LANE, 4), pointer="/a~1b"),
     ]
     add(journal, *ops)
     journal.close()
@@ -66,7 +66,7 @@ def test_totals_are_exact(journal: Journal, tmp_path: Path) -> None:
     add(journal, *ops)
     assert journal.totals() == Totals(5, size(*ops))
     pending = list(journal.everything())
-    journal.replace(pending[:2], lambda op: msgspec.structs.replace(op, park="check"))
+    journal.replace(pending[:2], lambda op: msgspec.structs.replace(op, reject="check"))
     assert journal.totals() == Totals(5, size(*ops))
     journal.remove(pending[1:3])
     journal.remove(pending[1:3])
@@ -201,11 +201,11 @@ def test_the_history_that_it_belongs_to(journal: Journal, tmp_path: Path) -> Non
     again = Journal(tmp_path)
     assert again.history() == history
     again.close()
-    assert history.is_of(Hello("id", "system"))
-    assert history.is_of(Hello("id", ""))
-    assert not history.is_of(Hello("id", "copy"))
-    assert not history.is_of(Hello("other", "system"))
-    assert not history.is_of(Hello(None, "system"))
+    assert history.is_of(ServerIdentity("id", "system"))
+    assert history.is_of(ServerIdentity("id", ""))
+    assert not history.is_of(ServerIdentity("id", "copy"))
+    assert not history.is_of(ServerIdentity("other", "system"))
+    assert not history.is_of(ServerIdentity(None, "system"))
 
 
 _PROCESS = """

@@ -85,15 +85,15 @@ def test_absence_is_knowledge(mirror: Mirror) -> None:
 
 def test_the_believed_watermark_never_goes_down(mirror: Mirror, tmp_path: Path) -> None:
     """R2, R6: what the primary told of a lane is remembered across processes."""
-    assert mirror.believed(LANE) == 0
+    assert mirror.expected_watermark(LANE) == 0
     for watermark in (3, 7, 5):
         mirror.confirm(Observed([]), lane=LANE, watermark=watermark, retained=[])
-    assert mirror.believed(LANE) == 7
+    assert mirror.expected_watermark(LANE) == 7
     again = Mirror(tmp_path / "fallback.db")
-    assert again.believed(LANE) == 7
+    assert again.expected_watermark(LANE) == 7
     again.close()
     mirror.forget_lane(LANE)
-    assert mirror.believed(LANE) == 0
+    assert mirror.expected_watermark(LANE) == 0
 
 
 def test_retained_ops_are_kept_for_a_while(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_another_history_empties_it(mirror: Mirror) -> None:
     mirror.belongs_to("one")
     assert mirror.count() == 1
     mirror.belongs_to("two")
-    assert mirror.count() == mirror.believed(LANE) == 0
+    assert mirror.count() == mirror.expected_watermark(LANE) == 0
     assert retained(mirror) == []
 
 
@@ -139,7 +139,7 @@ def test_rows_and_watermark_are_one_transaction(mirror: Mirror) -> None:
             Observed([state(1), broken], {LANE: 1}), lane=LANE, watermark=1, retained=[(op(1), 1)]
         )
     assert mirror.get("c", "k") is None
-    assert mirror.believed(LANE) == 0
+    assert mirror.expected_watermark(LANE) == 0
     assert retained(mirror) == []
 
 

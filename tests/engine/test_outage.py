@@ -17,14 +17,14 @@ from standfast import (
 )
 from standfast.api.sync import Store
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.state_machine import Mode
 from support.faulty import LOST, Fault, Link, Open, Server, eventually, wait_direct, wait_mode
 
 
 def others(server: Server) -> Store:
     """Another program that writes to the same database."""
-    return Store(InlineEngine(server.database))
+    return Store(EmbeddedEngine(server.database))
 
 
 def test_every_acknowledged_write_arrives_once(server: Server, open_it: Open) -> None:
@@ -214,7 +214,7 @@ def test_a_store_that_only_reads_in_an_outage(memory: Server, open_it: Open) -> 
     assert caught.value.code == "unavailable"
     assert "read-only" in caught.value.hint
     assert store["c"].get("k") == 1
-    assert engine.hold.journal.totals().ops == 0
+    assert engine.local_state.journal.totals().ops == 0
     link.down = False
     wait_direct(engine)
     assert store["c"].get("k") == 1
@@ -232,7 +232,7 @@ def test_a_store_that_fails_closed(memory: Server, open_it: Open) -> None:
     for call in (lambda: store["c"].put("k", 2), lambda: store["c"].get("k")):
         with pytest.raises(Unavailable):
             call()
-    assert engine.hold.journal.totals().ops == 0
+    assert engine.local_state.journal.totals().ops == 0
     with pytest.raises(Unavailable):
         open_it(Link(memory, down=True), fallback="off")
 
@@ -325,7 +325,7 @@ def test_health_tells_state_and_lag(memory: Server, open_it: Open) -> None:
     store, engine = open_it(link)
     before = store.health()
     assert (before.state, before.cause, before.lag_ops) == ("journaling", "connection", 0)
-    assert (before.history, before.oldest_pending, before.ledger) == (None, None, None)
+    assert (before.history, before.oldest_pending, before.conflicts) == (None, None, None)
     receipt = store["c"].put("k", "x" * 50)
     waiting = store.health()
     assert not waiting.healthy
@@ -341,7 +341,7 @@ def test_health_tells_state_and_lag(memory: Server, open_it: Open) -> None:
     assert (after.lag_bytes, after.lag_s, after.attempts) == (0, 0.0, 0)
     assert after.history == memory.database.identity()
     assert after.mirrored == 1
-    assert after.ledger == {}
+    assert after.conflicts == {}
     assert "x" * 10 not in repr(after)
 
 
@@ -380,7 +380,7 @@ def test_what_waits_at_the_end_is_replayed_by_the_next(server: Server, open_it: 
     again, engine = open_it(Link(server))
     wait_direct(engine)
     assert again["c"].get("k") == 3
-    assert engine.hold.journal.lanes() == [engine._writer.lane.id]
+    assert engine.local_state.journal.lanes() == [engine._writer.lane.id]
     assert again.close() == 0
 
 
@@ -390,7 +390,7 @@ def test_a_closed_store_leaves_no_lane_behind(memory: Server, open_it: Open) -> 
     wait_direct(engine)
     receipt = store["c"].put("k", 1)
     assert store.close() == 0
-    assert list((engine.hold.data_dir / "lanes").iterdir()) == []
+    assert list((engine.local_state.data_dir / "lanes").iterdir()) == []
     assert memory.database.fence([receipt.lane]) == {receipt.lane: 1}
     assert isinstance(memory.database, MemoryBackend)
     assert memory.database._lanes[receipt.lane][1] == "fenced"

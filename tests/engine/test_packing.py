@@ -27,7 +27,7 @@ from standfast.ops.types import Op
             replay=True,
             seen="present",
             base='{"a":1}',
-            park="reason",
+            reject="reason",
             at_us=1,
             origin=("x", 7),
         ),

@@ -16,8 +16,8 @@ from standfast import (
 )
 from standfast.api.sync import Collection, Store
 from standfast.engine import writer as writer_module
-from standfast.engine.embedded import InlineEngine
-from standfast.engine.replicated import Engine
+from standfast.engine.embedded import EmbeddedEngine
+from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.state_machine import Mode
 from support.faulty import (
     GONE,
@@ -45,21 +45,21 @@ def link(server: Server) -> Link:
 
 
 @pytest.fixture
-def opened(link: Link, open_it: Open) -> tuple[Store, Engine]:
+def opened(link: Link, open_it: Open) -> tuple[Store, ReplicatedEngine]:
     store, engine = open_it(link)
     wait_direct(engine)
     return store, engine
 
 
 @pytest.fixture
-def c(opened: tuple[Store, Engine]) -> Collection:
+def c(opened: tuple[Store, ReplicatedEngine]) -> Collection:
     return opened[0]["c"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("code", IN_DOUBT)
 def test_a_batch_in_doubt_takes_effect_exactly_once(
-    link: Link, opened: tuple[Store, Engine], c: Collection, when: str, code: str
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection, when: str, code: str
 ) -> None:
     """I2, R2: the same ops go into the journal under the same names, whether applied or not."""
     c.put("n", 0)
@@ -69,12 +69,12 @@ def test_a_batch_in_doubt_takes_effect_exactly_once(
     assert c.get("n") == 1
     sent = link.server.sent("c", "n")
     assert len({(op.lane, op.seq) for op in sent}) == 2
-    assert opened[0].health().ledger == {}
+    assert opened[0].health().conflicts == {}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_many_in_doubt_keep_their_order(
-    link: Link, opened: tuple[Store, Engine], c: Collection, when: str
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection, when: str
 ) -> None:
     """I2, I3: all ops of a batch in doubt arrive once each, in the order of the calls."""
     c.put("l", [])
@@ -88,7 +88,7 @@ def test_many_in_doubt_keep_their_order(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_condition_in_doubt_is_an_unknown_outcome(
-    link: Link, opened: tuple[Store, Engine], c: Collection, when: str
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection, when: str
 ) -> None:
     """I2: a conditional write whose reply is lost is not acknowledged; its neighbours are."""
     c.put("k", 1)
@@ -106,7 +106,7 @@ def test_a_condition_in_doubt_is_an_unknown_outcome(
 
 @pytest.mark.parametrize("code", AWAY)
 def test_what_was_surely_not_applied_is_journaled_anew(
-    link: Link, opened: tuple[Store, Engine], c: Collection, code: str
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection, code: str
 ) -> None:
     """I4: a primary that takes no writes is an outage: they go on, and arrive once."""
     link.script = [before(Unavailable("not now", code=code))]
@@ -117,7 +117,7 @@ def test_what_was_surely_not_applied_is_journaled_anew(
 
 
 def test_a_refusal_is_its_callers_alone(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """I6, R2: of a batch, the poisoned write fails; its neighbours are resent in order, once."""
     link.server.poison[("c", "3")] = POISON
@@ -127,7 +127,7 @@ def test_a_refusal_is_its_callers_alone(
     assert [type(results[3]), results[6].code] == [DataError, "check"]
     assert [one for n, one in enumerate(results) if n not in (3, 6)] == [1, 1, 1, 1, 2, 1]
     assert opened[1].mode is Mode.DIRECT
-    assert opened[1].hold.journal.totals().ops == 0
+    assert opened[1].local_state.journal.totals().ops == 0
     assert dict(c.items()) == {"0": 2, "1": 1, "2": 1, "4": 1, "5": 1}
     del link.server.poison[("c", "3")]
     assert c.increment("3", "") == 1
@@ -143,7 +143,7 @@ def test_a_refusal_is_its_callers_alone(
     ids=lambda error: error.code,
 )
 def test_an_answer_goes_to_the_caller(
-    link: Link, opened: tuple[Store, Engine], c: Collection, error: StandfastError
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection, error: StandfastError
 ) -> None:
     """I4: whatever else the primary answers is the caller's error, and no outage."""
     link.script = [before(error)]
@@ -155,7 +155,7 @@ def test_an_answer_goes_to_the_caller(
 
 
 def test_a_group_is_refused_as_a_whole(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """All or nothing: a batch with one poisoned write leaves nothing, and its neighbours go on."""
     link.server.poison[("c", "2")] = POISON
@@ -173,7 +173,7 @@ def test_a_group_is_refused_as_a_whole(
 
 
 def test_a_locked_row_holds_up_only_its_own(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """A write to a locked row waits on a side lane, with what comes after it on its key; the others
     go straight to the primary, the mode does not change, and the order of the key is kept (I3)."""
@@ -202,7 +202,7 @@ def test_a_locked_row_holds_up_only_its_own(
 
 
 def test_what_comes_behind_a_group_that_waits_keeps_its_order(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """I3: a write behind a batch that has to wait does not overtake it on any of its keys."""
     store, engine = opened
@@ -221,7 +221,7 @@ def test_what_comes_behind_a_group_that_waits_keeps_its_order(
 
 
 def test_what_comes_behind_a_locked_row_keeps_its_order(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """I3: a lock that is let go while its culprit is looked for makes nobody overtake."""
     server, original = link.server, link.server.refuse
@@ -242,7 +242,7 @@ def test_what_comes_behind_a_locked_row_keeps_its_order(
 
 
 def test_a_fenced_lane_is_left_for_a_fresh_one(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """R1: a store whose lane somebody closed goes on under a new one; nothing lost or doubled."""
     receipt = c.put("n", 0)
@@ -257,7 +257,7 @@ def test_a_fenced_lane_is_left_for_a_fresh_one(
 
 
 def test_a_primary_that_went_back_is_written_to_no_more(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """I10: a database that has forgotten what it confirmed is held off; writes are journaled."""
     c.put("k", 1)
@@ -272,10 +272,10 @@ def test_a_primary_that_went_back_is_written_to_no_more(
 
 
 def test_an_update_in_doubt_is_merged(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """I2: an acknowledged `update` arrives although its condition was refused in a lost reply."""
-    others = Store(InlineEngine(link.server.database))["c"]
+    others = Store(EmbeddedEngine(link.server.database))["c"]
     c.put("k", {"n": 1})
     link.script = [Fault("after", LOST)]
     original = link.server.refuse
@@ -291,7 +291,7 @@ def test_an_update_in_doubt_is_merged(
 
 
 def test_an_op_that_does_not_fit_is_not_acknowledged_in_doubt(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """I2: what the primary would refuse is not acknowledged because the refusal was lost."""
     c.put("k", "text")
@@ -304,26 +304,29 @@ def test_an_op_that_does_not_fit_is_not_acknowledged_in_doubt(
 
 
 def test_a_refusal_that_was_lost_is_ledgered(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """I2, R12: an op that was acknowledged in doubt, and had been refused, is in the ledger."""
-    Store(InlineEngine(link.server.database))["c"].put("k", "text")  # not known here
+    Store(EmbeddedEngine(link.server.database))["c"].put("k", "text")  # not known here
     link.script = [after(LOST)]
     assert c.increment("k", "") is None
     wait_direct(opened[1])
     assert c.get("k") == "text"
-    assert opened[0].health().ledger == {"open": 1}
+    assert opened[0].health().conflicts == {"open": 1}
 
 
 def test_a_lane_does_not_live_for_ever(
-    link: Link, opened: tuple[Store, Engine], c: Collection, monkeypatch: pytest.MonkeyPatch
+    link: Link,
+    opened: tuple[Store, ReplicatedEngine],
+    c: Collection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """I7: after a number of batches a new lane begins, and the old one is fenced."""
     monkeypatch.setattr(writer_module, "MAX_LANE_BATCHES", 3)
     receipts = [c.put("k", number) for number in range(8)]
     assert len({receipt.lane for receipt in receipts}) == 3
     assert [receipt.version for receipt in receipts] == list(range(1, 9))
-    assert len(list((opened[1].hold.data_dir / "lanes").iterdir())) == 1
+    assert len(list((opened[1].local_state.data_dir / "lanes").iterdir())) == 1
 
 
 def test_the_first_write_of_all_may_lose_its_connection(open_it: Open) -> None:
@@ -336,11 +339,11 @@ def test_the_first_write_of_all_may_lose_its_connection(open_it: Open) -> None:
     store["c"].increment("n", "")
     wait_direct(engine)
     assert store["c"].get("n") == 1
-    assert engine.hold.history is not None
+    assert engine.local_state.history is not None
 
 
 def test_a_primary_that_is_gone_before_and_behind(
-    link: Link, opened: tuple[Store, Engine], c: Collection
+    link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
     """I2: lost again and again, during the replay too, each write arrives exactly once."""
     c.put("n", 0)

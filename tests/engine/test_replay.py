@@ -12,17 +12,17 @@ from standfast import ConflictError, CorruptData, DataError, Unavailable
 from standfast.api.sync import Store
 from standfast.backends.memory import MemoryBackend
 from standfast.engine import replayer as replayer_module
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.state_machine import Mode
 from standfast.errors import ConfigError
-from standfast.ops.types import Hello
+from standfast.ops.types import ServerIdentity
 from support.faulty import LOST, Link, Open, Server, after, before, eventually, wait_direct
 
 POISON = DataError("a CHECK refuses it", code="check")
 
 
 def others(server: Server) -> Store:
-    return Store(InlineEngine(server.database))
+    return Store(EmbeddedEngine(server.database))
 
 
 def test_poison_is_parked_and_the_rest_goes_on(server: Server, open_it: Open) -> None:
@@ -37,7 +37,7 @@ def test_poison_is_parked_and_the_rest_goes_on(server: Server, open_it: Open) ->
     wait_direct(engine)
     assert again == 14
     assert sorted(server.database.read("c", [str(n) for n in range(9)])) == list("123567")
-    entries = server.database.entries()
+    entries = server.database.conflicts()
     assert [(entry.key, entry.reason, entry.state) for entry in entries] == [
         ("0", "check", "open"),
         ("4", "check", "open"),
@@ -47,15 +47,15 @@ def test_poison_is_parked_and_the_rest_goes_on(server: Server, open_it: Open) ->
     assert [entry.mine for entry in entries] == ["0", "4", "8", "10"]
     for number, receipt in enumerate(receipts):
         outcome = store.outcome(receipt)
-        assert outcome.state == ("parked" if number in (0, 4, 8) else "applied")
+        assert outcome.state == ("rejected" if number in (0, 4, 8) else "applied")
         assert outcome.reason == ("check" if number in (0, 4, 8) else "")
-    assert store.health().ledger == {"open": 4}
+    assert store.health().conflicts == {"open": 4}
 
 
 def test_a_missing_table_is_tried_a_few_times(
     server: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """I6, I7: what somebody may mend is tried again, and parked after a bounded number of times."""
+    """I6, I7: what can be repaired is tried again, and rejected after a bounded number of times."""
     monkeypatch.setattr(replayer_module, "MAX_CONFIG_ATTEMPTS", 3)
     link = Link(server, down=True)
     store, engine = open_it(link)
@@ -68,7 +68,7 @@ def test_a_missing_table_is_tried_a_few_times(
     link.down = False
     wait_direct(engine)
     assert tries.count(1) >= 3
-    assert server.database.entries()[0].reason == "no_rights"
+    assert server.database.conflicts()[0].reason == "no_rights"
     assert others(server)["c"].get("2") == 2
 
 
@@ -89,7 +89,7 @@ def test_a_locked_row_waits_and_loses_nothing(server: Server, open_it: Open) -> 
     wait_direct(engine)
     assert others(server)["c"].get("k") == [1, 2]
     assert store.outcome(first).state == "applied"
-    assert engine.hold.journal.lanes()
+    assert engine.local_state.journal.lanes()
 
 
 def test_a_locked_row_among_others_holds_up_only_its_own(server: Server, open_it: Open) -> None:
@@ -116,7 +116,7 @@ def test_a_locked_row_among_others_holds_up_only_its_own(server: Server, open_it
 
 
 def test_groups_are_whole_in_an_outage_and_on_replay(server: Server, open_it: Open) -> None:
-    """All or nothing: a batch is journaled whole, replayed in one transaction, parked whole."""
+    """All or nothing: a batch is journaled whole, replayed in one transaction, rejected whole."""
     link = Link(server, down=True)
     store, engine = open_it(link)
     with store.batch() as kept:
@@ -130,9 +130,9 @@ def test_groups_are_whole_in_an_outage_and_on_replay(server: Server, open_it: Op
 
     with pytest.raises(Unavailable):
         refused()
-    with store.batch() as parked:
-        parked.put("c", "p", 1)
-        parked.put("c", "poison", 1)
+    with store.batch() as rejected:
+        rejected.put("c", "p", 1)
+        rejected.put("c", "poison", 1)
     server.poison[("c", "poison")] = POISON
     assert store.health().lag_ops == 1202
     link.down = False
@@ -141,13 +141,13 @@ def test_groups_are_whole_in_an_outage_and_on_replay(server: Server, open_it: Op
     assert len(sizes) == 1
     assert sizes[0] >= 1200
     assert others(server)["c"].count() == 1200
-    assert {entry.key for entry in server.database.entries()} == {"p", "poison"}
+    assert {entry.key for entry in server.database.conflicts()} == {"p", "poison"}
     assert store.outcome(kept.receipts[0]).state == "applied"
-    assert store.outcome(parked.receipts[0]).state == "parked"
+    assert store.outcome(rejected.receipts[0]).state == "rejected"
 
 
 def test_groups_stay_whole_on_a_fresh_lane(server: Server, open_it: Open) -> None:
-    """R1: a batch whose lane was fenced is one batch still, applied or parked as a whole."""
+    """R1: a batch whose lane was fenced is one batch still, applied or rejected as a whole."""
     link = Link(server, down=True)
     store, engine = open_it(link)
     for keys in ("ab", "cd", "ef"):
@@ -159,7 +159,7 @@ def test_groups_stay_whole_on_a_fresh_lane(server: Server, open_it: Open) -> Non
     link.down = False
     wait_direct(engine)
     assert store["c"].keys() == ["a", "b", "e", "f"]
-    assert [entry.key for entry in server.database.entries()] == ["c", "d"]
+    assert [entry.key for entry in server.database.conflicts()] == ["c", "d"]
     assert store.outcome(batch.receipts[0]).state == "applied"
 
 
@@ -167,7 +167,7 @@ def test_groups_stay_whole_on_a_fresh_lane(server: Server, open_it: Open) -> Non
 def test_provisional_holds_only_for_exactly_that_document(
     server: Server, open_it: Open, alone: bool
 ) -> None:
-    """A condition judged here is applied if nobody came between, and else parked, not forced."""
+    """A condition judged here is applied if nobody came between, and else rejected, not forced."""
     link = Link(server)
     store, engine = open_it(link)
     wait_direct(engine)
@@ -193,7 +193,7 @@ def test_provisional_holds_only_for_exactly_that_document(
     link.down = False
     wait_direct(engine)
     states = {store.outcome(receipt).state, store.outcome(created).state}
-    assert states == ({"applied"} if alone else {"parked"})
+    assert states == ({"applied"} if alone else {"rejected"})
     assert store["c"].get("k") == ({"n": 2} if alone else {"n": 1, "m": 1, "x": 1})
     assert store["c"].get("new") == (1 if alone else "theirs")
     if not alone:
@@ -216,7 +216,7 @@ def test_a_sole_writer_judges_conditions_itself(memory: Server, open_it: Open) -
     link.down = False
     wait_direct(engine)
     assert dict(store["c"].items()) == {"k": 2}
-    assert memory.database.entries() == []
+    assert memory.database.conflicts() == []
 
 
 def test_time_to_live_goes_on_in_the_journal(open_it: Open) -> None:
@@ -246,7 +246,7 @@ def test_time_to_live_goes_on_in_the_journal(open_it: Open) -> None:
 def test_another_database_gets_nothing(memory: Server, open_it: Open, kind: str) -> None:
     """I9: pending ops are held when another database, or a copy, answers under the same address."""
     identity = memory.database.identity()
-    memory.hello = Hello(identity, "system")
+    memory.server_identity = ServerIdentity(identity, "system")
     store, engine = open_it(Link(memory))
     wait_direct(engine)
     store["c"].put("k", 1)
@@ -255,7 +255,9 @@ def test_another_database_gets_nothing(memory: Server, open_it: Open, kind: str)
     store["c"].put("k", 2)
     store.close(timeout_s=0)
     wrong = Server(
-        hello=Hello("other", "system") if kind == "identity" else Hello(identity, "copy")
+        server_identity=ServerIdentity("other", "system")
+        if kind == "identity"
+        else ServerIdentity(identity, "copy")
     )
     link = Link(wrong)
     store, engine = open_it(link)
@@ -301,7 +303,7 @@ def test_two_engines_of_one_directory_share_its_journal(server: Server, open_it:
     wait_direct(one)
     assert first["c"].get("k") == [1, 2, 3]
     assert second["c"].get("only") == 1
-    assert {one._writer.lane.id, two._writer.lane.id} <= set(one.hold.journal.lanes())
+    assert {one._writer.lane.id, two._writer.lane.id} <= set(one.local_state.journal.lanes())
     assert second["c"].append("k", "", 4) == first["c"].get("k") == [1, 2, 3, 4]
 
 
@@ -340,7 +342,7 @@ def test_a_replay_that_is_lost_again_goes_on(server: Server, open_it: Open) -> N
     link.down = False
     wait_direct(engine)
     assert others(server)["c"].get_many(["l", "n"]) == {"l": list(range(10)), "n": 10}
-    assert server.database.entries() == []
+    assert server.database.conflicts() == []
 
 
 def test_a_new_database_is_known_after_the_first_replay(open_it: Open) -> None:
@@ -351,7 +353,7 @@ def test_a_new_database_is_known_after_the_first_replay(open_it: Open) -> None:
     store["c"].put("k", 1)
     link.down = False
     wait_direct(engine)
-    assert engine.hold.history is not None
+    assert engine.local_state.history is not None
     store["c"].put("k2", 2)
     link.down = True
     store["c"].put("notice", 1)
@@ -364,7 +366,7 @@ def test_a_mirror_that_is_gone_holds_up_nothing(memory: Server, open_it: Open) -
     store, engine = open_it(link)
     wait_direct(engine)
     store["c"].put("k", 1)
-    (engine.hold.data_dir / "fallback.db").unlink()
+    (engine.local_state.data_dir / "fallback.db").unlink()
     assert store["c"].put("k", 2).durable_on == "primary"
     assert store["c"].get("k") == 2
     link.down = True
@@ -381,7 +383,7 @@ def test_a_journal_that_is_gone_acknowledges_nothing(memory: Server, open_it: Op
     """I1: an unlinked journal is noticed before a write is acknowledged."""
     link = Link(memory, down=True)
     store, engine = open_it(link)
-    (engine.hold.data_dir / "journal.db").unlink()
+    (engine.local_state.data_dir / "journal.db").unlink()
     for _ in range(2):
         with pytest.raises(CorruptData) as caught:
             store["c"].put("k", 1)
@@ -420,6 +422,6 @@ def test_a_true_conflict_goes_by_the_policy(open_it: Open, side: Any, left: int)
     link.down = False
     wait_direct(engine)
     assert store["c"].get("k") == {"n": left}
-    (entry,) = server.database.entries()
+    (entry,) = server.database.conflicts()
     assert (entry.base, entry.mine, entry.theirs) == ('{"n":1}', '{"n":2}', '{"n":3}')
-    assert store.outcome(receipt).entry == entry.id
+    assert store.outcome(receipt).conflict == entry.id

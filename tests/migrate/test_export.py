@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from standfast.api.sync import Collection, Store
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from support.moving import Place
 
 
 def collection(place: Place, name: str) -> Collection:
-    return Store(InlineEngine(place.backend))[name]
+    return Store(EmbeddedEngine(place.backend))[name]
 
 
 def test_a_collection_that_was_never_a_file_is_an_object(place: Place) -> None:

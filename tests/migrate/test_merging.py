@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from standfast.api.sync import Collection, Store
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from standfast.migrate.runner import Result
 from support.moving import Place
 
@@ -17,7 +17,7 @@ BASE = {"k": {"mode": "normal", "seats": 8, "deep": {"a": 1, "b": 1}}}
 
 def views(place: Place) -> Collection:
     """The application, writing to the database."""
-    return Store(InlineEngine(place.backend))["views"]
+    return Store(EmbeddedEngine(place.backend))["views"]
 
 
 def again(place: Place, content: Any, **options: Any) -> Result:
@@ -256,7 +256,7 @@ def test_an_equal_file_that_comes_again_is_cleaned_up(place: Place) -> None:
 
 def test_other_collections_are_left_alone(place: Place) -> None:
     """A run touches the collections of its files, and nothing else of the database."""
-    store = Store(InlineEngine(place.backend))
+    store = Store(EmbeddedEngine(place.backend))
     store["other"].put("k", 1)
     assert again(place, {"k": 2}, on_conflict="file").green
     assert place.documents("other") == {"k": 1}

@@ -24,9 +24,9 @@ def plan_of(place: Place, name: str, content: Any, **options: Any) -> Collection
 def put(place: Place, documents: dict[str, Any]) -> None:
     """Rows that the application wrote: no earlier run knows them."""
     from standfast.api.sync import Store
-    from standfast.engine.embedded import InlineEngine
+    from standfast.engine.embedded import EmbeddedEngine
 
-    Store(InlineEngine(place.backend))["views"].put_many(documents)
+    Store(EmbeddedEngine(place.backend))["views"].put_many(documents)
 
 
 def test_a_plan_counts_every_document_once(place: Place) -> None:
@@ -119,9 +119,9 @@ def test_a_plan_over_existing_rows_writes_nothing(place: Place) -> None:
 def test_an_expired_row_is_no_document(place: Place) -> None:
     """A row whose time has passed does not stand in the way of the file's document."""
     from standfast.api.sync import Store
-    from standfast.engine.embedded import InlineEngine
+    from standfast.engine.embedded import EmbeddedEngine
 
-    views = Store(InlineEngine(place.backend))["views"]
+    views = Store(EmbeddedEngine(place.backend))["views"]
     views.put("a", {"old": True}, ttl_s=0.000001)
     assert views.get("a") is None
     found = plan_of(place, "views.json", {"a": {"x": 1}})

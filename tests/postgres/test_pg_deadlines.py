@@ -90,9 +90,9 @@ def test_a_deadline_that_has_passed_writes_nothing(pg_database: str) -> None:
         backend.close()
 
 
-@pytest.mark.parametrize("patience_s", [None, 0.05])
+@pytest.mark.parametrize("lock_timeout_s", [None, 0.05])
 def test_a_foreign_lock_is_told_before_the_deadline(
-    pg_database: str, db: Sql, patience_s: float | None
+    pg_database: str, db: Sql, lock_timeout_s: float | None
 ) -> None:
     """I4: a row that somebody else has locked is `locked`, not a deadline: the connection stays,
     and so do all others of the batch's rows as they were."""
@@ -102,9 +102,10 @@ def test_a_foreign_lock_is_told_before_the_deadline(
         with db.connection.transaction():
             db("SELECT FROM things WHERE key = '1' FOR UPDATE")
             batch = [add(lane, 3), add(lane, 4, "2"), add(lane, 5, "3")]
-            deadline = soon(2 if patience_s is None else PATIENCE_S)
+            deadline = soon(2 if lock_timeout_s is None else PATIENCE_S)
             failure(
-                lambda: backend.apply(batch, deadline=deadline, patience_s=patience_s), "locked"
+                lambda: backend.apply(batch, deadline=deadline, lock_timeout_s=lock_timeout_s),
+                "locked",
             )
             assert backend.connected
             (two,) = backend.observe("things", ["2"]).states
@@ -233,12 +234,12 @@ def test_r12_ledger_and_watermark_are_one_transaction(
         batch = [held, make_op(lane, 3, "put", "2", "2")]
         with pytest.raises(Exception, match="P0001"):
             backend.apply(batch)
-        assert backend.entries() == []
+        assert backend.conflicts() == []
         assert backend.read("things", ["1", "2"]).keys() == {"1"}
         assert db.one("SELECT watermark FROM standfast.lanes") == 1
         db(f"DROP TRIGGER fail ON standfast.{table}")
-        assert [o.status for o in backend.apply(batch).outcomes] == ["parked", "applied"]
-        assert [(e.seq, e.reason) for e in backend.entries()] == [(2, "wrong_type")]
+        assert [o.status for o in backend.apply(batch).outcomes] == ["rejected", "applied"]
+        assert [(e.seq, e.reason) for e in backend.conflicts()] == [(2, "wrong_type")]
 
 
 def test_fences_are_forgotten_at_last(pg_database: str, db: Sql) -> None:

@@ -81,9 +81,11 @@ def test_update_of_data(store: Store, db: Sql, value: Any) -> None:
     assert db.changes() == [("things", ["1"])]
     assert db("SELECT raw FROM things WHERE key = '1'") == [(None,)]
     assert store["things"].get("2") == value
-    ledger = db("SELECT collection, key, kind, reason, mine, theirs, state FROM standfast.ledger")
+    conflicts = db(
+        "SELECT collection, key, kind, reason, mine, theirs, state FROM standfast.conflicts"
+    )
     kept = ("things", "1", "put", "raw_discarded", '{"a":"\\u0000"}', '{"sql": true}', "open")
-    assert ledger == ([kept] if value is LOSSY else [])
+    assert conflicts == ([kept] if value is LOSSY else [])
 
 
 @pytest.mark.parametrize("text", ["0.1000000000000000055511151231257827", "1e-20000", "[1e-400]"])
@@ -92,7 +94,7 @@ def test_digits_that_a_float_does_not_have_are_lossy(store: Store, db: Sql, text
     store.calls.engine.primary.load("run", "done", [Load("things", None, [("1", text)])])
     assert list(store.calls.engine.primary.inconsistent("things")) == []
     db("UPDATE things SET data = '7'")
-    assert db("SELECT mine FROM standfast.ledger") == [(text,)]
+    assert db("SELECT mine FROM standfast.conflicts") == [(text,)]
     assert store["things"].get("1") == 7
 
 
@@ -266,7 +268,7 @@ def test_our_writes_are_logged_once(store: Store, db: Sql) -> None:
     assert db.changes() == [("things", ["a", "b"]), ("others", ["x"]), ("things", ["a", "b"])]
     things.delete("nothing")
     assert db.changes() == []
-    assert db.one("SELECT count(*) FROM standfast.ledger") == 0
+    assert db.one("SELECT count(*) FROM standfast.conflicts") == 0
 
 
 def test_a_foreign_write_beside_a_transaction_of_ours(store: Store, db: Sql) -> None:
@@ -318,7 +320,7 @@ def test_a_role_that_may_only_use_the_table(role: str, pg_database: str, db: Sql
         db(f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON things TO {role}")
         with Sql(url_as(pg_database, role)) as plain:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                plain("SELECT * FROM standfast.ledger")
+                plain("SELECT * FROM standfast.conflicts")
             plain("UPDATE things SET data = '1' WHERE key = '1'")
             plain("INSERT INTO things (key, data) VALUES ('3', '3')")
             plain("UPDATE things SET key = '4' WHERE key = '3'")
@@ -326,7 +328,7 @@ def test_a_role_that_may_only_use_the_table(role: str, pg_database: str, db: Sql
             assert db.changes() == [
                 *[("things", keys) for keys in (["1"], ["3"], ["3", "4"], ["2"])]
             ]
-            assert db.one("SELECT count(*) FROM standfast.ledger") == 1
+            assert db.one("SELECT count(*) FROM standfast.conflicts") == 1
             plain("TRUNCATE things")
             assert db.changes() == [("things", None)]
         assert store["things"].put("9", 9).version == 4
@@ -344,7 +346,7 @@ def test_tables_of_several_owners(role: str, pg_database: str, db: Sql) -> None:
         db("UPDATE things SET data = '2'")
         db("INSERT INTO things (key, data) VALUES ('2', '2')")
         db("DELETE FROM things WHERE key = '2'")
-        assert db.one("SELECT count(*) FROM standfast.ledger") == 1
+        assert db.one("SELECT count(*) FROM standfast.conflicts") == 1
         assert db.changes() == [("things", ["1"]), ("things", ["2"]), ("things", ["2"])]
         db("TRUNCATE things")
         assert db.changes() == [("things", None)]

@@ -20,12 +20,12 @@ from typing import Any, Literal
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
-from standfast.engine.local_state import Hold, HoldOptions
-from standfast.engine.replicated import Engine
+from standfast.engine.local_state import LocalState, OutageOptions
+from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.state_machine import Mode
 from standfast.errors import StandfastError, Unavailable
 from standfast.ops.batch import Place
-from standfast.ops.types import Applied, Hello, Observed, Op
+from standfast.ops.types import Applied, Observed, Op, ServerIdentity
 
 LOST, GONE, LOCKED = "connection_lost", "connection", "locked"
 """Codes of `Unavailable`: a reply is lost, nobody is there, somebody holds the lock of a row."""
@@ -73,7 +73,7 @@ class Server:
     locked: set[Place] = field(default_factory=set[Place])
     poison: dict[Place, StandfastError] = field(default_factory=dict[Place, StandfastError])
     has_schema: bool = True
-    hello: Hello | None = None
+    server_identity: ServerIdentity | None = None
     applied: list[list[Op]] = field(default_factory=list[list[Op]])
 
     def refuse(self, ops: Sequence[Op]) -> None:
@@ -81,7 +81,7 @@ class Server:
             place = (op.collection, op.key)
             if place in self.locked:
                 raise fresh(LOCKED)
-            if place in self.poison and not op.park:
+            if place in self.poison and not op.reject:
                 raise fresh(self.poison[place])
 
     def sent(self, collection: str, key: str) -> list[Op]:
@@ -137,26 +137,30 @@ class Link:
         if value:
             self.connected = False
 
-    def sibling(self) -> Link:
+    def new_handle(self) -> Link:
         return self
 
-    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+    def connect(
+        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+    ) -> ServerIdentity:
         self.connects += 1
         if self._down:
             raise fresh(GONE)
-        hello = self._hello()
+        server_identity = self._hello()
         if accept is not None:
-            accept(hello)
+            accept(server_identity)
         self.connected = True
-        return hello
+        return server_identity
 
-    def hello(self, deadline: float) -> Hello:
+    def server_identity(self, deadline: float) -> ServerIdentity:
         self._reach()
         return self._hello()
 
-    def _hello(self) -> Hello:
-        hello = self.server.hello or self.server.database.hello(time.monotonic() + 5)
-        return hello if self.server.has_schema else Hello(None)
+    def _hello(self) -> ServerIdentity:
+        server_identity = self.server.server_identity or self.server.database.server_identity(
+            time.monotonic() + 5
+        )
+        return server_identity if self.server.has_schema else ServerIdentity(None)
 
     def _reach(self) -> None:
         if self._down or not self.connected:
@@ -205,15 +209,15 @@ class Link:
         """The connection of one thread; the others of the engine close theirs, too."""
 
 
-Opened = tuple[Store, Engine]
+Opened = tuple[Store, ReplicatedEngine]
 Open = Callable[..., Opened]
 """What the fixture `open_it` gives: `open_link` in the test's directory, closed afterwards."""
 
 
 def open_link(link: Link, data_dir: Path, *, deadline_s: float = 5.0, **options: Any) -> Opened:
     """A store over a link, with threads and local files as `standfast.open` would give it."""
-    hold = Hold(data_dir, HoldOptions(**options), display=link.display)
-    engine = Engine(link, hold, deadline_s=deadline_s)  # type: ignore[arg-type]
+    hold = LocalState(data_dir, OutageOptions(**options), display=link.display)
+    engine = ReplicatedEngine(link, hold, deadline_s=deadline_s)  # type: ignore[arg-type]
     engine.start()
     return Store(engine), engine
 
@@ -239,10 +243,10 @@ def at_once(opened: Opened, link: Link, calls: Sequence[Callable[[], Any]]) -> l
     threads[0].start()
     assert held.wait(20)
     for index in range(len(calls)):
-        waiting = engine.inbox._ops
+        waiting = engine.write_queue._ops
         threads.append(threading.Thread(target=work, args=(index,)))
         threads[-1].start()
-        eventually(lambda n=waiting: engine.inbox._ops > n)
+        eventually(lambda n=waiting: engine.write_queue._ops > n)
     go.set()
     for thread in threads:
         thread.join()
@@ -258,10 +262,10 @@ def eventually(condition: Callable[[], Any], *, timeout_s: float = 20.0) -> Any:
     return found
 
 
-def wait_mode(engine: Engine, mode: Mode) -> None:
+def wait_mode(engine: ReplicatedEngine, mode: Mode) -> None:
     eventually(lambda: engine.mode is mode)
 
 
-def wait_direct(engine: Engine) -> None:
+def wait_direct(engine: ReplicatedEngine) -> None:
     """DIRECT, and nothing pending."""
-    eventually(lambda: engine.mode is Mode.DIRECT and not engine.hold.journal.totals().ops)
+    eventually(lambda: engine.mode is Mode.DIRECT and not engine.local_state.journal.totals().ops)

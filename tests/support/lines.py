@@ -39,7 +39,7 @@ def soon(seconds: float) -> float:
 def line(url: str, **options: Any) -> Iterator[PostgresBackend]:
     """One connection that is not made yet; what it was made from is closed."""
     parent = PostgresBackend(parse_url(url), **options)
-    backend = parent.sibling()
+    backend = parent.new_handle()
     parent.close()
     try:
         yield backend

@@ -16,7 +16,7 @@ from standfast import ConfigError
 from standfast.api.sync import Store
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.config.settings import parse_url
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def opened(url: str, *, check: bool = True, **options: float) -> Generator[Store
     `options` are those of `PostgresBackend`; `check` looks at the database first, as opening does.
     """
     backend = PostgresBackend(parse_url(url), **options)
-    with Store(InlineEngine(backend)) as store:
+    with Store(EmbeddedEngine(backend)) as store:
         if check:
             backend.check()
         yield store

@@ -165,7 +165,7 @@ class Loud(str):
         return self.upper()
 
 
-class Whole(int):
+class CompleteMark(int):
     def __int__(self) -> int:
         return 0
 
@@ -199,7 +199,7 @@ def moved() -> OrderedDict[str, int]:
         ({Word.HELLO: Word.HELLO}, {"hello": "hello"}),
         ([Flags.A | Flags.B], [3]),
         ([Loud("x"), {Loud("y"): 1}], ["x", {"y": 1}]),
-        ([Whole(5)], [5]),
+        ([CompleteMark(5)], [5]),
         ([Real(1.5), Real(-0.0)], [1.5, -0.0]),
         (Items([1, Items([])]), [1, []]),
         ({"e": 1e16, "o": OrderedDict(e=1e16)}, {"e": 1e16, "o": {"e": 1e16}}),

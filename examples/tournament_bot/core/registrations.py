@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from standfast import StandfastError
-from standfast.bot import AsyncBotStore, Entry
+from standfast.bot import AsyncBotStore, WaitlistEntry
 
 logger = logging.getLogger("tournament_bot")
 
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
     registered: bool
     position: int | None = None
-    promoted: tuple[Entry, ...] = ()
+    promoted: tuple[WaitlistEntry, ...] = ()
 
 
 class Registrations:
@@ -102,7 +102,7 @@ class Registrations:
             )
             return True
 
-    async def promote(self, guild_id: int | str) -> list[Entry]:
+    async def promote(self, guild_id: int | str) -> list[WaitlistEntry]:
         """Give the places that are free to those who wait; returns who got one.
 
         Each one is registered and leaves the waitlist in one transaction.  When that fails in the
@@ -121,7 +121,7 @@ class Registrations:
                 registered=registered,
                 team_size=settings["team_size"],
             )
-            promoted: list[Entry] = []
+            promoted: list[WaitlistEntry] = []
             for claim in claims:
                 patch = {"members": {str(claim.entry.member_id): details_of(claim.entry)}}
 
@@ -140,7 +140,7 @@ class Registrations:
             return promoted
 
 
-def details_of(entry: Entry) -> dict[str, Any]:
+def details_of(entry: WaitlistEntry) -> dict[str, Any]:
     """What somebody on the waitlist said of themselves."""
     return {
         "discord_tag": entry.discord_tag,

@@ -10,7 +10,7 @@ from core.registrations import Registrations, details_of
 from core.storage_service import get_storage_service
 
 from standfast import StandfastError
-from standfast.bot import Entry
+from standfast.bot import WaitlistEntry
 
 
 class WaitlistError(Exception):
@@ -118,7 +118,7 @@ class WaitlistManager:
         return [_as_dict(entry) for entry in promoted]
 
     @staticmethod
-    async def _find(guild_id: str | int, discord_tag: str) -> Entry | None:
+    async def _find(guild_id: str | int, discord_tag: str) -> WaitlistEntry | None:
         with _told():
             return await get_storage_service().async_bot.waitlist.find(guild_id, discord_tag)
 
@@ -136,7 +136,7 @@ def _details(
     }
 
 
-def _as_dict(entry: Entry) -> dict[str, Any]:
+def _as_dict(entry: WaitlistEntry) -> dict[str, Any]:
     return {
         "member_id": entry.member_id,
         "added_at": None if entry.added_at is None else entry.added_at.isoformat(),

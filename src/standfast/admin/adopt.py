@@ -12,9 +12,9 @@ from standfast.admin.journal import drain_lock, held
 from standfast.backends.base import Backend
 from standfast.config.settings import Settings
 from standfast.engine.journal import History
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.errors import Unavailable
-from standfast.ops.types import Hello, Op
+from standfast.ops.types import Op, ServerIdentity
 
 #: The ledger's reason for conditions on versions of a database that was left behind.
 OTHER_HISTORY = "other_history"
@@ -29,7 +29,7 @@ class Adoption(msgspec.Struct, frozen=True):
     identity: str | None
     display: str
     ops: int
-    parked: int = 0
+    rejected: int = 0
     """Conditional writes that go into the ledger: their versions mean nothing in the new one."""
 
 
@@ -44,33 +44,35 @@ def adopt(
     """
     local = look(settings.data_dir)
     deadline_s = settings.deadline_s
-    hello = backend.hello(time.monotonic() + deadline_s)
-    if not local.journal or (local.history is not None and local.history.is_of(hello)):
+    server_identity = backend.server_identity(time.monotonic() + deadline_s)
+    if not local.journal or (local.history is not None and local.history.is_of(server_identity)):
         return None
     _refuse_alive(settings)
-    agree(Adoption(local.history, hello.identity, settings.target.display, local.ops))
-    with held(settings) as hold, drain_lock(settings.data_dir, timeout_s=LOCK_WAIT_S):
+    agree(Adoption(local.history, server_identity.identity, settings.target.display, local.ops))
+    with held(settings) as local_state, drain_lock(settings.data_dir, timeout_s=LOCK_WAIT_S):
         _refuse_alive(settings)
-        if hello.identity is None:
+        if server_identity.identity is None:
             backend.install([])
-            hello = backend.hello(time.monotonic() + deadline_s)
-        return _hand_over(hold, hello, settings.target.display)
+            server_identity = backend.server_identity(time.monotonic() + deadline_s)
+        return _hand_over(local_state, server_identity, settings.target.display)
 
 
-def _hand_over(hold: Hold, hello: Hello, display: str) -> Adoption:
-    before = hold.history
+def _hand_over(local_state: LocalState, server_identity: ServerIdentity, display: str) -> Adoption:
+    before = local_state.history
     # First these: a condition on a version of the old database could hold in the new one by
     # accident.  Killed in between, they are in the ledger of whichever database comes next.
-    conditional = [one for one in hold.journal.everything() if _is_bound(one.op)]
-    hold.journal.replace(conditional, lambda op: msgspec.structs.replace(op, park=OTHER_HISTORY))
-    hold.adopt(hello)
-    ops = hold.journal.totals().ops
-    return Adoption(before, hello.identity, display, ops, len(conditional))
+    conditional = [one for one in local_state.journal.everything() if _is_bound(one.op)]
+    local_state.journal.replace(
+        conditional, lambda op: msgspec.structs.replace(op, reject=OTHER_HISTORY)
+    )
+    local_state.adopt(server_identity)
+    ops = local_state.journal.totals().ops
+    return Adoption(before, server_identity.identity, display, ops, len(conditional))
 
 
 def _is_bound(op: Op) -> bool:
     """Whether an op's condition names a version, which means something in one history only."""
-    return bool(op.if_version) and not op.park
+    return bool(op.if_version) and not op.reject
 
 
 def _refuse_alive(settings: Settings) -> None:

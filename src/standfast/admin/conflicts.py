@@ -19,7 +19,7 @@ from standfast.errors import (
     Unavailable,
 )
 from standfast.ops.build import raise_refusal
-from standfast.ops.types import Entry, Kind, Op
+from standfast.ops.types import ConflictRecord, Kind, Op
 
 Side = Literal["mine", "theirs", "base"]
 
@@ -44,20 +44,20 @@ class Decision(NamedTuple):
 class Resolved(NamedTuple):
     """A line that was resolved, how, and the version that its document got (None: no write)."""
 
-    entry: Entry
+    entry: ConflictRecord
     resolution: str
     version: int | None
 
 
-def open_entries(counts: Mapping[str, int]) -> int:
+def open_conflicts(counts: Mapping[str, int]) -> int:
     """The number of lines that somebody should look at."""
     return counts.get("open", 0)
 
 
-def find(backend: Backend, number: int, *, deadline_s: float) -> Entry:
+def find(backend: Backend, number: int, *, deadline_s: float) -> ConflictRecord:
     """One line; StandfastError("no_entry") when there is none of this id."""
     deadline = time.monotonic() + deadline_s
-    found = backend.entries(after=number - 1, limit=1, deadline=deadline)
+    found = backend.conflicts(after=number - 1, limit=1, deadline=deadline)
     if not found or found[0].id != number:
         raise StandfastError(
             f"the ledger has no line {number}",
@@ -67,7 +67,7 @@ def find(backend: Backend, number: int, *, deadline_s: float) -> Entry:
     return found[0]
 
 
-def version_now(backend: Backend, entry: Entry, *, deadline_s: float) -> int:
+def version_now(backend: Backend, entry: ConflictRecord, *, deadline_s: float) -> int:
     """The version of the line's document at this moment; 0 when there is none."""
     deadline = time.monotonic() + deadline_s
     (state,) = backend.observe(entry.collection, [entry.key], deadline=deadline).states
@@ -94,7 +94,7 @@ def resolve(
         raise _not_open(entry)
     op = _op(entry, decision, if_version, backend)
     version = None if op is None else _apply(backend, op, entry, deadline_s)
-    if not backend.resolve_entry(number, decision.name):
+    if not backend.resolve_conflict(number, decision.name):
         raise _not_open(find(backend, number, deadline_s=deadline_s))
     if op is not None:
         # Whoever decides the same at the same time must not apply it once more.
@@ -103,7 +103,7 @@ def resolve(
     return Resolved(entry, decision.name, version)
 
 
-def _not_open(entry: Entry) -> ConflictError:
+def _not_open(entry: ConflictRecord) -> ConflictError:
     how = f" ({entry.resolution})" if entry.resolution else ""
     return ConflictError(
         f"line {entry.id} is not open, it is {entry.state}{how}",
@@ -112,7 +112,9 @@ def _not_open(entry: Entry) -> ConflictError:
     )
 
 
-def _op(entry: Entry, decision: Decision, if_version: int | None, backend: Backend) -> Op | None:
+def _op(
+    entry: ConflictRecord, decision: Decision, if_version: int | None, backend: Backend
+) -> Op | None:
     """The write that the decision means; None for none."""
     if decision.value is not None:
         return _document(entry, decision.value, if_version)
@@ -143,7 +145,7 @@ def _op(entry: Entry, decision: Decision, if_version: int | None, backend: Backe
     )
 
 
-def _document(entry: Entry, text: str | None, if_version: int | None) -> Op:
+def _document(entry: ConflictRecord, text: str | None, if_version: int | None) -> Op:
     return Op(
         lane=str(uuid.uuid4()),
         seq=1,
@@ -155,7 +157,7 @@ def _document(entry: Entry, text: str | None, if_version: int | None) -> Op:
     )
 
 
-def _apply(backend: Backend, op: Op, entry: Entry, deadline_s: float) -> int | None:
+def _apply(backend: Backend, op: Op, entry: ConflictRecord, deadline_s: float) -> int | None:
     try:
         (outcome,) = backend.apply([op], deadline=time.monotonic() + deadline_s).outcomes
     except Unavailable as error:

@@ -19,7 +19,7 @@ from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
 from standfast.errors import ConfigError, StandfastError
 from standfast.limits import MAX_JOURNAL_AGE_S
-from standfast.ops.types import Hello
+from standfast.ops.types import ServerIdentity
 
 
 class LaneSeen(msgspec.Struct, frozen=True):
@@ -66,14 +66,14 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a replay waits for a confirmation, since its oldest write is over the limit."""
         return self.lag_s >= MAX_JOURNAL_AGE_S
 
-    def is_held_from(self, hello: Hello, *, display: str) -> bool:
+    def is_held_from(self, server_identity: ServerIdentity, *, display: str) -> bool:
         """Whether a store that meets this database would hold its journal back (I9).
 
-        The same rule as `Hold.recognise`: another database under a new address is taken over
+        The same rule as `LocalState.recognise`: another database under a new address is taken over
         while nothing is pending.
         """
         known = self.history
-        if known is None or known.is_of(hello):
+        if known is None or known.is_of(server_identity):
             return False
         return self.ops > 0 or known.display == display
 

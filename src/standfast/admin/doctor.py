@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from standfast.admin.conflicts import open_entries
+from standfast.admin.conflicts import open_conflicts
 from standfast.admin.data_dir import Local, look
 from standfast.admin.primary import Primary, reach
 from standfast.backends.migrations import SCHEMA_VERSION
@@ -120,9 +120,9 @@ def _history(settings: Settings, local: Local, primary: Primary) -> Check:
     known = local.history
     if not local.journal or known is None:
         return Check("history", "ok", "the data directory belongs to no database yet")
-    if known.is_of(primary.hello):
+    if known.is_of(primary.server_identity):
         return Check("history", "ok", f"the journal belongs to this database ({known.identity})")
-    if not local.is_held_from(primary.hello, display=settings.target.display):
+    if not local.is_held_from(primary.server_identity, display=settings.target.display):
         found = "another database than before, and nothing is pending: it is taken over at open"
         return Check("history", "ok", found)
     return Check(
@@ -135,7 +135,7 @@ def _history(settings: Settings, local: Local, primary: Primary) -> Check:
 
 
 def _conflicts(primary: Primary) -> Check:
-    count = open_entries(primary.ledger)
+    count = open_conflicts(primary.conflicts)
     if not count:
         return Check("conflicts", "ok", "none is open")
     return Check("conflicts", "warn", f"{count} open", "standfast conflicts list")

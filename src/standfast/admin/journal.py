@@ -17,7 +17,7 @@ from standfast.document.codec import encode
 from standfast.engine.failures import means_away
 from standfast.engine.journal import Journal, Pending
 from standfast.engine.lanes import FileLock
-from standfast.engine.local_state import Hold, HoldOptions
+from standfast.engine.local_state import LocalState, OutageOptions
 from standfast.engine.replay_batches import units
 from standfast.engine.replayer import Replayer
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
@@ -47,15 +47,15 @@ class Drained(NamedTuple):
 
 
 @contextmanager
-def held(settings: Settings, *, prefer: Prefer = "mine") -> Generator[Hold]:
+def held(settings: Settings, *, prefer: Prefer = "mine") -> Generator[LocalState]:
     """The local files of these settings, opened as a store opens them."""
     refuse_to_hide(settings)
-    options = HoldOptions(on_conflict=prefer)
-    hold = Hold(settings.data_dir, options, display=settings.target.display)
+    options = OutageOptions(on_conflict=prefer)
+    local_state = LocalState(settings.data_dir, options, display=settings.target.display)
     try:
-        yield hold
+        yield local_state
     finally:
-        hold.close()
+        local_state.close()
 
 
 def drain(
@@ -66,35 +66,39 @@ def drain(
     Raises `CorruptData("other_database")` before anything is written, when the journal belongs to
     another database, and `Unavailable` when this one is lost on the way.
     """
-    with held(settings, prefer=prefer) as hold:
-        before = hold.journal.totals().ops
+    with held(settings, prefer=prefer) as local_state:
+        before = local_state.journal.totals().ops
         if not before:
             return Drained(0, 0)
-        _belong(hold, backend, settings.deadline_s)
-        replayer = Replayer(backend, hold, deadline_s=settings.deadline_s)
+        _belong(local_state, backend, settings.deadline_s)
+        replayer = Replayer(backend, local_state, deadline_s=settings.deadline_s)
         replayer.confirmed = confirmed
         try:
-            return _replay(replayer, hold, before, time.monotonic() + timeout_s)
+            return _replay(replayer, local_state, before, time.monotonic() + timeout_s)
         finally:
             replayer.close()
 
 
-def _belong(hold: Hold, backend: Backend, deadline_s: float) -> None:
+def _belong(local_state: LocalState, backend: Backend, deadline_s: float) -> None:
     """Make sure that the journal belongs to the database that answers."""
-    hold.recognise(backend.hello(time.monotonic() + deadline_s), reached_before=False)
-    if hold.history is None:
+    local_state.recognise(
+        backend.server_identity(time.monotonic() + deadline_s), reached_before=False
+    )
+    if local_state.history is None:
         backend.install([])
-        hold.recognise(backend.hello(time.monotonic() + deadline_s), reached_before=False)
+        local_state.recognise(
+            backend.server_identity(time.monotonic() + deadline_s), reached_before=False
+        )
 
 
-def _replay(replayer: Replayer, hold: Hold, before: int, until: float) -> Drained:
-    backend, journal = replayer.backend, hold.journal
+def _replay(replayer: Replayer, local_state: LocalState, before: int, until: float) -> Drained:
+    backend, journal = replayer.backend, local_state.journal
     busy, reason = True, "another process replays"
     while True:
         try:
             if not backend.connected:
-                hello = backend.connect(time.monotonic() + CONNECT_DEADLINE_S)
-                hold.recognise(hello, reached_before=True)
+                server_identity = backend.connect(time.monotonic() + CONNECT_DEADLINE_S)
+                local_state.recognise(server_identity, reached_before=True)
             waits = replayer.drain(until="empty", deadline=until) == "waiting"
             reason = "another process replays" if waits else "somebody has locked its rows"
         except StandfastError as error:

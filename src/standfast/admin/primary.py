@@ -14,15 +14,15 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.facts import ServerFacts, server_facts
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
-from standfast.ops.types import Hello
+from standfast.ops.types import ServerIdentity
 
 
 class Primary(msgspec.Struct, frozen=True):
     """What the database said of itself: who it is, its schema, its ledger, and its server."""
 
-    hello: Hello
+    server_identity: ServerIdentity
     schema: int
-    ledger: dict[str, int]
+    conflicts: dict[str, int]
     server: ServerFacts | None = None
 
 
@@ -35,7 +35,7 @@ def connected(settings: Settings) -> Generator[Backend]:
     if settings.target.kind == "sqlite":
         refuse_mirror(settings)
     made = backend_for(settings.target)
-    backend = made.sibling()
+    backend = made.new_handle()
     try:
         if isinstance(backend, PostgresBackend):
             backend.connect(time.monotonic() + settings.deadline_s)
@@ -53,13 +53,13 @@ def ask(backend: Backend, settings: Settings) -> Primary:
     def deadline() -> float:
         return time.monotonic() + settings.deadline_s
 
-    hello = backend.hello(deadline())
+    server_identity = backend.server_identity(deadline())
     server = None
     if isinstance(backend, PostgresBackend):
         with backend.connection("looking at the server", deadline()) as conn:
             server = server_facts(conn)
     schema = backend.schema_version() if server is None else server.schema
-    return Primary(hello, schema, backend.count_entries(deadline=deadline()), server)
+    return Primary(server_identity, schema, backend.count_conflicts(deadline=deadline()), server)
 
 
 def reach(settings: Settings) -> Primary | StandfastError:

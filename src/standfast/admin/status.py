@@ -47,7 +47,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lag_bytes: int
     lag_s: float
     oldest_pending: str | None
-    ledger: dict[str, int] | None
+    conflicts: dict[str, int] | None
     lanes: tuple[LaneSeen, ...]
     history: Identity | None
     database: Identity | None
@@ -58,7 +58,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def open_conflicts(self) -> int:
         """Lines of the ledger that somebody should look at."""
-        return (self.ledger or {}).get("open", 0)
+        return (self.conflicts or {}).get("open", 0)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -92,10 +92,12 @@ def status_of(settings: Settings, *, library: str) -> Seen:
         lag_bytes=local.bytes,
         lag_s=round(local.lag_s, 3),
         oldest_pending=from_microseconds(local.oldest_us).isoformat() if local.oldest_us else None,
-        ledger=primary.ledger if primary else None,
+        conflicts=primary.conflicts if primary else None,
         lanes=local.lanes,
         history=Identity(history.identity, history.system) if history else None,
-        database=Identity(primary.hello.identity, primary.hello.system) if primary else None,
+        database=Identity(primary.server_identity.identity, primary.server_identity.system)
+        if primary
+        else None,
         versions=Versions(
             library,
             SCHEMA_VERSION,
@@ -113,7 +115,7 @@ def _state(settings: Settings, local: Local, found: Primary | StandfastError) ->
         return "journaling", found.message
     if settings.target.kind == "sqlite":
         return "direct", "an embedded SQLite database: there is no primary that could be away"
-    if local.is_held_from(found.hello, display=settings.target.display):
+    if local.is_held_from(found.server_identity, display=settings.target.display):
         return "other_database", "the journal belongs to another database than the one that answers"
     if not local.ops:
         return "direct", "everything is on the primary"

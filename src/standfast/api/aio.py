@@ -12,7 +12,7 @@ from standfast.api.drive import awaited, plain
 from standfast.api.store import CLOSE_TIMEOUT_S, BatchCalls, StoreCalls
 from standfast.document.names import collection_name, key_text
 from standfast.document.typed import Typed
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.ops.types import Document, Receipt, Row
 
 
@@ -104,9 +104,7 @@ class AsyncBatch:
 class AsyncStore:
     """An open store for tasks of an event loop.  Made by `standfast.open_async`."""
 
-    def __init__(
-        self, engine: StoreEngine, reopen: Callable[[], StoreEngine] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, reopen: Callable[[], Engine] | None = None) -> None:
         self._collections: dict[str, AsyncCollection] = {}
         self.calls = StoreCalls(engine, reopen, asyncio.get_running_loop)
 

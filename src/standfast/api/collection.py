@@ -13,8 +13,8 @@ from standfast.document.names import key_text
 from standfast.document.patch import parse_pointer, resolve
 from standfast.document.typed import Typed
 from standfast.document.values import MISSING, Missing
-from standfast.engine.full_scan import Pages, Sweep
-from standfast.engine.interfaces import Sight, StoreEngine
+from standfast.engine.full_scan import FullScan, Pages
+from standfast.engine.interfaces import Engine, ReadResult
 from standfast.engine.overlay import View, lay_over
 from standfast.engine.promise import Promise
 from standfast.engine.write_queue import Result
@@ -41,7 +41,7 @@ class CollectionCalls(Documents):
         self._caller = caller
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._caller.engine
 
@@ -53,12 +53,15 @@ class CollectionCalls(Documents):
         key: object,
         *,
         provisional: bool = False,
-        soft: bool = False,
+        read_modify_write: bool = False,
         **options: Any,
     ) -> Steps[Result]:
         op = build_op(kind, self.name, key, **options)
         (result,) = yield self.engine.submit(
-            [op], loop=self._caller.loop(), provisional=provisional, soft=soft
+            [op],
+            loop=self._caller.loop(),
+            provisional=provisional,
+            read_modify_write=read_modify_write,
         )
         if result.outcome.status == "refused":
             raise_refusal(op, result.outcome)
@@ -140,17 +143,17 @@ class CollectionCalls(Documents):
         if text is None and receipt.durable_on != "primary":
             return None
         if text is None:  # the reply was lost, and told again without the document
-            sight = yield from self._see(op.key)
-            if sight.view.text is None or sight.view.version != outcome.version:
+            found = yield from self._read_one(op.key)
+            if found.view.text is None or found.view.version != outcome.version:
                 raise ConflictError(
                     f"{op.kind} of key {op.key!r} in `{self.name}` took effect, but others changed"
                     " the document before its new value could be read",
                     code="moved",
                     hint="do not repeat it: read the document",
                     expected=outcome.version,
-                    actual=sight.view.version if sight.view.text is not None else 0,
+                    actual=found.view.version if found.view.text is not None else 0,
                 )
-            text = sight.view.text
+            text = found.view.text
         return resolve(decode(text), parse_pointer(op.pointer))
 
     def update(
@@ -182,7 +185,7 @@ class CollectionCalls(Documents):
                     body=self.dump(value),
                     if_version=found.version if found else ABSENT,
                     base=base,
-                    soft=True,
+                    read_modify_write=True,
                 )
             except ConflictError:
                 continue
@@ -260,12 +263,12 @@ class CollectionCalls(Documents):
 
     # ---- reading
 
-    def _see(self, key: str, consistency: Consistency = "primary") -> Steps[Sight]:
+    def _read_one(self, key: str, consistency: Consistency = "primary") -> Steps[ReadResult]:
         local = _is_local(consistency)
-        sight = self.engine.see(self.name, key, local=local, loop=self._caller.loop())
-        if isinstance(sight, Promise):
-            sight = yield sight
-        return sight
+        result = self.engine.read_one(self.name, key, local=local, loop=self._caller.loop())
+        if isinstance(result, Promise):
+            result = yield result
+        return result
 
     def read(
         self, key: str | int, *, consistency: Consistency = "primary"
@@ -277,16 +280,16 @@ class CollectionCalls(Documents):
         known here while the primary is away is `Unavailable`, never None.
         """
         text = key_text(key)
-        sight = yield from self._see(text, consistency)
-        return self.document_of(sight, text)
+        result = yield from self._read_one(text, consistency)
+        return self.document_of(result, text)
 
     def get(
         self, key: str | int, default: Any = None, *, consistency: Consistency = "primary"
     ) -> Steps[Any]:
         """The document's value, or `default` when there is none; `consistency` as for `read`."""
         text = key_text(key)
-        sight = yield from self._see(text, consistency)
-        return default if sight.view.text is None else self.load(sight.view.text, text)
+        result = yield from self._read_one(text, consistency)
+        return default if result.view.text is None else self.load(result.view.text, text)
 
     def get_many(
         self, keys: Iterable[str | int], *, consistency: Consistency = "primary"
@@ -298,12 +301,12 @@ class CollectionCalls(Documents):
         values: dict[str, Any] = {}
         for start in range(0, len(wanted), PAGE):
             page = wanted[start : start + PAGE]
-            sights = [self.engine.see(self.name, key, local=local, loop=loop) for key in page]
-            for key, sight in zip(page, sights, strict=True):
-                if isinstance(sight, Promise):
-                    sight = yield sight
-                if sight.view.text is not None:
-                    values[key] = self.load(sight.view.text, key)
+            results = [self.engine.read_one(self.name, key, local=local, loop=loop) for key in page]
+            for key, result in zip(page, results, strict=True):
+                if isinstance(result, Promise):
+                    result = yield result
+                if result.view.text is not None:
+                    values[key] = self.load(result.view.text, key)
         return values
 
     def keys(
@@ -335,7 +338,7 @@ class CollectionCalls(Documents):
         *,
         limit: int,
         query: Any = None,
-        sweep: Sweep | None = None,
+        full_scan: FullScan | None = None,
     ) -> Steps[list[Row]]:
         """One page of rows in bytewise key order; with `query` those that contain it.
 
@@ -371,17 +374,19 @@ class CollectionCalls(Documents):
             return page[:limit]
 
         what, loop = f"scan of `{self.name}`", self._caller.loop()
-        return (yield self.engine.pages(self.name, work, what=what, sweep=sweep, loop=loop))
+        return (yield self.engine.pages(self.name, work, what=what, full_scan=full_scan, loop=loop))
 
     def pages(self, prefix: str, query: Any = None) -> Iterator[Steps[list[Row]]]:
         """The pages of a whole scan, each as a call; it ends when one was not full."""
         after: str | None = None
-        sweep = self.engine.sweep(self.name) if not prefix and query is None else None
+        full_scan = self.engine.full_scan(self.name) if not prefix and query is None else None
         while True:
             page: list[Row] = []
 
             def call(page: list[Row] = page, after: str | None = after) -> Steps[list[Row]]:
-                page += yield from self.page(prefix, after, limit=PAGE, query=query, sweep=sweep)
+                page += yield from self.page(
+                    prefix, after, limit=PAGE, query=query, full_scan=full_scan
+                )
                 return page
 
             yield call()

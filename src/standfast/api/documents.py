@@ -8,7 +8,7 @@ import msgspec
 
 from standfast.document.codec import decode, encode
 from standfast.document.typed import Typed
-from standfast.engine.interfaces import Sight
+from standfast.engine.interfaces import ReadResult
 from standfast.engine.local_state import age_s
 from standfast.errors import CorruptData
 from standfast.ops.types import Document, Row, from_microseconds
@@ -46,17 +46,17 @@ class Documents:
         """The document as JSON, which what is done to its value does not reach."""
         return msgspec.structs.replace(document, value=decode(encode(self.dump(document.value))))
 
-    def document_of(self, sight: Sight, key: str) -> Document | None:
+    def document_of(self, result: ReadResult, key: str) -> Document | None:
         """The document that a read found; None when there is none."""
-        view = sight.view
+        view = result.view
         if view.text is None:
             return None
         return Document(
             key=key,
             value=self.load(view.text, key),
             version=view.version,
-            source="primary" if sight.from_primary else "mirror",
-            age_s=0.0 if sight.from_primary else age_s(view.seen_us),
+            source="primary" if result.from_primary else "mirror",
+            age_s=0.0 if result.from_primary else age_s(view.seen_us),
             created_at=from_microseconds(view.created_us),
             updated_at=from_microseconds(view.updated_us),
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +51,7 @@ class Caller(Protocol):
     """Whoever makes calls: an engine, and the event loop that answers go to (None: a thread)."""
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine, a fresh one in a forked child."""
         ...
 

@@ -15,9 +15,9 @@ from standfast.api.aio import AsyncStore, Opening
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_settings
-from standfast.engine.embedded import InlineEngine
-from standfast.engine.interfaces import StoreEngine
-from standfast.engine.local_state import Fallback, HoldOptions
+from standfast.engine.embedded import EmbeddedEngine
+from standfast.engine.interfaces import Engine
+from standfast.engine.local_state import Fallback, OutageOptions
 from standfast.errors import ConfigError
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.reconcile import OnConflict
@@ -28,12 +28,12 @@ logger = logging.getLogger("standfast")
 MIRROR_MARK = 0x73746E6D
 
 #: The engines of this process; one that was closed does nothing when it is closed again.
-_open: weakref.WeakSet[StoreEngine] = weakref.WeakSet()
+_open: weakref.WeakSet[Engine] = weakref.WeakSet()
 #: How long the end of the program waits for what is still on its way.
 EXIT_TIMEOUT_S = 0.5
 
 
-def hold_options(
+def outage_options(
     *,
     fallback: Fallback = "read-write",
     sole_writer: bool = False,
@@ -42,7 +42,7 @@ def hold_options(
     local_durability: Literal["normal", "full"] = "normal",
     max_journal_ops: int | None = None,
     max_journal_bytes: int | None = None,
-) -> HoldOptions:
+) -> OutageOptions:
     """The options of a store, judged; ConfigError names the one that is wrong."""
     _choose("fallback", fallback, ("read-write", "read-only", "off"))
     _choose("local_durability", local_durability, ("normal", "full"))
@@ -58,7 +58,7 @@ def hold_options(
             raise ConfigError(
                 f"{name}={value!r} is no limit", code="usage", hint="give more than 0"
             )
-    return HoldOptions(
+    return OutageOptions(
         fallback=fallback,
         sole_writer=sole_writer,
         max_stale_s=max_stale_s,
@@ -81,11 +81,11 @@ def open_store(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     deadline_s: float | None = None,
-    options: HoldOptions | None = None,
+    options: OutageOptions | None = None,
 ) -> Store:
     """Open a store: the one that `standfast.open` describes."""
     settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
-    options = options or HoldOptions()
+    options = options or OutageOptions()
     return Store(open_engine(settings, options), lambda: open_engine(settings, options))
 
 
@@ -94,20 +94,20 @@ def open_async_store(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     deadline_s: float | None = None,
-    options: HoldOptions | None = None,
+    options: OutageOptions | None = None,
 ) -> Opening:
     """Open an asynchronous store: the one that `standfast.open_async` describes."""
 
     async def opened() -> AsyncStore:
         settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
-        chosen = options or HoldOptions()
+        chosen = options or OutageOptions()
         engine = await asyncio.to_thread(open_engine, settings, chosen)
         return AsyncStore(engine, lambda: open_engine(settings, chosen))
 
     return Opening(opened)
 
 
-def open_engine(settings: Settings, options: HoldOptions) -> StoreEngine:
+def open_engine(settings: Settings, options: OutageOptions) -> Engine:
     """The engine of these settings, with its threads running."""
     for warning in settings.target.warnings:
         logger.warning("%s: %s", settings.source, warning)
@@ -122,20 +122,20 @@ def open_engine(settings: Settings, options: HoldOptions) -> StoreEngine:
     return engine
 
 
-def _engine_for(settings: Settings, options: HoldOptions, backend: Backend) -> StoreEngine:
+def _engine_for(settings: Settings, options: OutageOptions, backend: Backend) -> Engine:
     if settings.target.kind == "sqlite":
         refuse_mirror(settings)
         backend.check()
-        return InlineEngine(backend)
-    from standfast.engine.local_state import Hold
-    from standfast.engine.replicated import Engine
+        return EmbeddedEngine(backend)
+    from standfast.engine.local_state import LocalState
+    from standfast.engine.replicated import ReplicatedEngine
 
     refuse_to_hide(settings)
-    hold = Hold(settings.data_dir, options, display=backend.display)
+    local_state = LocalState(settings.data_dir, options, display=backend.display)
     try:
-        engine = Engine(backend, hold, deadline_s=settings.deadline_s)
+        engine = ReplicatedEngine(backend, local_state, deadline_s=settings.deadline_s)
     except BaseException:
-        hold.close()
+        local_state.close()
         raise
     engine.start()
     return engine

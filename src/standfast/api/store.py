@@ -14,13 +14,13 @@ from standfast.backends.base import Backend
 from standfast.document.names import collection_name
 from standfast.engine.announce import StateChange
 from standfast.engine.health import Health
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.engine.write_queue import Result
 from standfast.errors import ConfigError, DataError, DeadlineExceeded, StandfastError, Unavailable
 from standfast.limits import MAX_BATCH_OPS
 from standfast.ops.build import build_op, raise_refusal
-from standfast.ops.reconcile import is_parked
-from standfast.ops.types import Entry, Kind, Op, Receipt
+from standfast.ops.reconcile import is_rejected
+from standfast.ops.types import ConflictRecord, Kind, Op, Receipt
 
 #: How long `close` goes on draining the journal, by default.
 CLOSE_TIMEOUT_S = 2.0
@@ -36,22 +36,22 @@ def _count_fork() -> None:
 os.register_at_fork(after_in_child=_count_fork)
 #: Engines of a parent process, in its forked children.  They are kept, and never touched again:
 #: closing them here would close the parent's connections and drop its locks.
-_abandoned: list[StoreEngine] = []
+_abandoned: list[Engine] = []
 
 
 class WriteOutcome(msgspec.Struct, frozen=True):
     """What became of an acknowledged write.
 
     `state`: `pending` (in the journal), `applied`, `merged` (applied, together with what others
-    changed meanwhile) or `parked` (not applied: `reason` says why).  `entry` is its line of the
-    ledger, for `standfast conflicts show`.  `version` is known for what went straight to the
-    primary.
+    changed meanwhile) or `rejected` (not applied: `reason` says why).  `conflict` is its id in the
+    list of conflicts, for `standfast conflicts show`.  `version` is known for what went straight to
+    the primary.
     """
 
-    state: Literal["pending", "applied", "merged", "parked"]
+    state: Literal["pending", "applied", "merged", "rejected"]
     version: int | None = None
     reason: str = ""
-    entry: int | None = None
+    conflict: int | None = None
 
 
 Loop = Callable[[], asyncio.AbstractEventLoop | None]
@@ -65,8 +65,8 @@ class StoreCalls:
 
     def __init__(
         self,
-        engine: StoreEngine,
-        reopen: Callable[[], StoreEngine] | None,
+        engine: Engine,
+        reopen: Callable[[], Engine] | None,
         loop: Loop,
         *,
         parent: StoreCalls | None = None,
@@ -82,7 +82,7 @@ class StoreCalls:
         return StoreCalls(self._engine, None, loop, parent=self)
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine of this process."""
         if self._parent is not None:
             return self._parent.engine  # which opens only one in a forked child
@@ -130,14 +130,14 @@ class StoreCalls:
         if engine.is_pending(*name):
             return WriteOutcome("pending")
 
-        def work(backend: Backend, deadline: float) -> list[Entry]:
-            return backend.entries(name=name, deadline=deadline)
+        def work(backend: Backend, deadline: float) -> list[ConflictRecord]:
+            return backend.conflicts(name=name, deadline=deadline)
 
-        entries: list[Entry] = yield engine.scan(work, what="outcome", loop=self.loop())
+        entries: list[ConflictRecord] = yield engine.scan(work, what="outcome", loop=self.loop())
         if not entries:
             return WriteOutcome("applied", receipt.version)
         last = entries[-1]
-        state = "parked" if is_parked(last) else "merged"
+        state = "rejected" if is_rejected(last) else "merged"
         return WriteOutcome(state, None, last.reason, last.id)
 
     def health(self) -> Steps[Health]:
@@ -146,7 +146,7 @@ class StoreCalls:
         health = engine.health()
 
         def work(backend: Backend, deadline: float) -> dict[str, int]:
-            return backend.count_entries(deadline=deadline)
+            return backend.count_conflicts(deadline=deadline)
 
         if health.state != "direct" or health.lag_ops:
             return health
@@ -154,11 +154,11 @@ class StoreCalls:
             counts = yield engine.scan(work, what="count of the ledger", loop=self.loop())
         except StandfastError:
             return health
-        return msgspec.structs.replace(health, ledger=counts)
+        return msgspec.structs.replace(health, conflicts=counts)
 
     def on_state_change(self, listener: Callable[[StateChange], object]) -> None:
         """Call `listener(change)` at every change of state, in a thread of its own, in order."""
-        self.engine.announcer.listen(listener)
+        self.engine.notifier.listen(listener)
 
     def flush(self, timeout_s: float) -> None:
         """Wait until every acknowledged write is on the primary; DeadlineExceeded otherwise."""
@@ -187,7 +187,7 @@ class BatchCalls:
         self.receipts: list[Receipt] = []
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the batch."""
         return self._store.engine
 

@@ -11,7 +11,7 @@ from standfast.api.drive import blocking, plain
 from standfast.api.store import CLOSE_TIMEOUT_S, BatchCalls, StoreCalls
 from standfast.document.names import collection_name, key_text
 from standfast.document.typed import Typed
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.errors import Unavailable
 from standfast.ops.types import Document, Receipt, Row
 
@@ -117,9 +117,7 @@ class Store:
     It goes on in a forked child, with an engine of the child's own.
     """
 
-    def __init__(
-        self, engine: StoreEngine, reopen: Callable[[], StoreEngine] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, reopen: Callable[[], Engine] | None = None) -> None:
         self._collections: dict[str, Collection] = {}
         self.calls = StoreCalls(engine, reopen, _no_loop)
 

@@ -18,14 +18,14 @@ from standfast.errors import CorruptData, MigrationError, Unavailable
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
     Applied,
-    Discreet,
-    Entry,
-    Hello,
+    ConflictRecord,
     Identity,
     Observed,
     Op,
     Outcome,
+    Redacted,
     Row,
+    ServerIdentity,
 )
 
 Shape = Literal["object", "array", "lines", "document"]
@@ -51,7 +51,7 @@ class StoredText(NamedTuple):
         return f"StoredText(key={self.key!r}, version={self.version})"
 
 
-class Image(Discreet, frozen=True):
+class Image(Redacted, frozen=True):
     """All that is stored of one row, to put it back later exactly as it was.
 
     `others` are the columns of an adopted table that are not ours, as one JSON object.
@@ -69,7 +69,7 @@ class Image(Discreet, frozen=True):
     others: str | None = None
 
 
-class Change(Discreet, frozen=True):
+class Change(Redacted, frozen=True):
     """One row of a bulk load.
 
     `expected_version` is what the plan saw there (0: no row); the load stops when it has moved.
@@ -84,7 +84,7 @@ class Change(Discreet, frozen=True):
     image: Image | None = None
 
 
-class Load(Discreet, frozen=True):
+class Load(Redacted, frozen=True):
     """What one run does to one collection.
 
     `inserts` are `(key, text)` of documents that the plan found in no row, in the order of the
@@ -155,11 +155,13 @@ class Backend(Protocol):
         """The UUID of this database's history; None before the first write."""
         ...
 
-    def sibling(self) -> Backend:
+    def new_handle(self) -> Backend:
         """Another handle to the same database, for another thread; this one where it can serve."""
         ...
 
-    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+    def connect(
+        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+    ) -> ServerIdentity:
         """Make the connection that later calls use, if they need one, and say who answers.
 
         `accept` is shown the answer before anybody can use the connection; what it raises is
@@ -167,7 +169,7 @@ class Backend(Protocol):
         """
         ...
 
-    def hello(self, deadline: float) -> Hello:
+    def server_identity(self, deadline: float) -> ServerIdentity:
         """Who this database is, asked on the connection that is there."""
         ...
 
@@ -180,23 +182,23 @@ class Backend(Protocol):
         self,
         ops: Sequence[Op],
         *,
-        believed: int = 0,
+        expected_watermark: int = 0,
         deadline: float | None = None,
         directory: str | None = None,
         on_conflict: OnConflict = "mine",
-        patience_s: float | None = None,
+        lock_timeout_s: float | None = None,
     ) -> Applied:
         """Apply a batch of ops of one lane in one transaction and tell the outcome of each.
 
         Ops at or below the lane's watermark are skipped one by one (R2), with the outcome they
         had while the lane's last outcomes still tell; so are ops whose `origin` another lane has
-        applied.  `believed` is the watermark that the
+        applied.  `expected_watermark` is the watermark that the
         caller was last told; a lower one in the database raises `CorruptData("went_back")`.
         Idempotent: the same ops again change nothing.  Replayed ops are decided by `on_conflict`;
         what they leave for the ledger is written in the same transaction (R12).  `directory` is
         the data directory that the lane belongs to: with it the answer holds what the places
-        contain now, and the watermarks of all lanes of that directory.  `patience_s` is how long
-        the database may wait for somebody's lock before `Unavailable("locked")`.
+        contain now, and the watermarks of all lanes of that directory.  `lock_timeout_s` is how
+        long the database may wait for somebody's lock before `Unavailable("locked")`.
         """
         ...
 
@@ -228,7 +230,7 @@ class Backend(Protocol):
         """What these places hold, absence included, in one snapshot with the lanes' watermarks."""
         ...
 
-    def entries(
+    def conflicts(
         self,
         *,
         state: str | None = None,
@@ -236,19 +238,19 @@ class Backend(Protocol):
         limit: int = 100,
         name: Identity | None = None,
         deadline: float | None = None,
-    ) -> list[Entry]:
+    ) -> list[ConflictRecord]:
         """Lines of the ledger in the order of their ids, above `after`; of one op with `name`."""
         ...
 
-    def entry(self, number: int) -> Entry | None:
+    def conflict(self, number: int) -> ConflictRecord | None:
         """One line of the ledger."""
         ...
 
-    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+    def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         """The number of lines of the ledger by their state."""
         ...
 
-    def resolve_entry(self, number: int, resolution: str) -> bool:
+    def resolve_conflict(self, number: int, resolution: str) -> bool:
         """Mark an open line as resolved; False when it is not open."""
         ...
 
@@ -324,8 +326,8 @@ class Backend(Protocol):
         ...
 
 
-def gate(
-    ops: Sequence[Op], believed: int, watermark: int, state: str, outcomes: str
+def skip_applied(
+    ops: Sequence[Op], expected_watermark: int, watermark: int, state: str, outcomes: str
 ) -> tuple[list[Op], list[Outcome]]:
     """The ops of a batch that are still to be applied, and the outcomes of the others (R2).
 
@@ -337,7 +339,7 @@ def gate(
             code="fenced",
             hint="open the store again",
         )
-    if watermark < believed:
+    if watermark < expected_watermark:
         raise CorruptData(
             "the database went back in time: it has forgotten writes that it confirmed",
             code="went_back",
@@ -354,7 +356,7 @@ def gate(
     return [op for op in ops if op.seq > watermark], skipped
 
 
-def unmoved(ops: Sequence[Op], moved: Container[Identity]) -> tuple[list[Op], list[Outcome]]:
+def skip_reissued(ops: Sequence[Op], moved: Container[Identity]) -> tuple[list[Op], list[Outcome]]:
     """The ops that are still to be applied, and the outcomes of those that others have applied.
 
     An op that moved here from a closed lane carries its first name.  Where a data directory exists
@@ -370,7 +372,7 @@ def unmoved(ops: Sequence[Op], moved: Container[Identity]) -> tuple[list[Op], li
     return left, done
 
 
-def brief(outcomes: Sequence[Outcome]) -> str:
+def encode_outcomes(outcomes: Sequence[Outcome]) -> str:
     """The outcomes as they are kept with the lane: without the documents' content."""
     return msgspec.json.encode(
         [msgspec.structs.replace(outcome, text=None) for outcome in outcomes]

@@ -18,18 +18,27 @@ from standfast.backends.base import (
     LoadReport,
     RunRecord,
     StoredText,
-    brief,
-    gate,
+    encode_outcomes,
     readable,
+    skip_applied,
+    skip_reissued,
     stale,
-    unmoved,
 )
 from standfast.backends.migrations import SCHEMA_VERSION
 from standfast.document.containment import contains
 from standfast.ops.apply import Current
-from standfast.ops.batch import Place, fold, places
+from standfast.ops.batch import Place, apply_ops, places
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
+from standfast.ops.types import (
+    Applied,
+    ConflictRecord,
+    Identity,
+    Observed,
+    Op,
+    Row,
+    ServerIdentity,
+    State,
+)
 
 
 @dataclass
@@ -54,7 +63,7 @@ class MemoryBackend:
         self._lanes: dict[str, tuple[int, str, str]] = {}
         self._directories: dict[str, str] = {}
         self._moved: set[Identity] = set()
-        self._ledger: list[Entry] = []
+        self._ledger: list[ConflictRecord] = []
         self._runs: dict[str, RunRecord] = {}
         self._lock = threading.RLock()
 
@@ -71,37 +80,39 @@ class MemoryBackend:
     def identity(self) -> str | None:
         return self._identity
 
-    def sibling(self) -> MemoryBackend:
+    def new_handle(self) -> MemoryBackend:
         return self
 
     @property
     def connected(self) -> bool:
         return True
 
-    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
-        hello = self.hello(deadline)
+    def connect(
+        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+    ) -> ServerIdentity:
+        server_identity = self.server_identity(deadline)
         if accept is not None:
-            accept(hello)
-        return hello
+            accept(server_identity)
+        return server_identity
 
-    def hello(self, deadline: float) -> Hello:
-        return Hello(self._identity)
+    def server_identity(self, deadline: float) -> ServerIdentity:
+        return ServerIdentity(self._identity)
 
     def apply(
         self,
         ops: Sequence[Op],
         *,
-        believed: int = 0,
+        expected_watermark: int = 0,
         deadline: float | None = None,
         directory: str | None = None,
         on_conflict: OnConflict = "mine",
-        patience_s: float | None = None,
+        lock_timeout_s: float | None = None,
     ) -> Applied:
         with self._lock:
             lane, now = ops[0].lane, self._now_us()
             watermark, state, outcomes = self._lanes.get(lane, (0, "open", "[]"))
-            fresh, skipped = gate(ops, believed, watermark, state, outcomes)
-            wanted, moved = unmoved(fresh, self._moved)
+            fresh, skipped = skip_applied(ops, expected_watermark, watermark, state, outcomes)
+            wanted, moved = skip_reissued(fresh, self._moved)
             skipped += moved
             touched = places(ops)
             if fresh:
@@ -109,7 +120,7 @@ class MemoryBackend:
                 for collection, keys in touched.items():
                     rows.update({(collection, key): self._current(collection, key) for key in keys})
                 entered = {(e.lane, e.seq) for e in self._ledger}
-                done, entries = fold(rows, wanted, on_conflict=on_conflict, entered=entered)
+                done, entries = apply_ops(rows, wanted, on_conflict=on_conflict, entered=entered)
                 self._moved.update(op.origin for op in wanted if op.origin)
                 for (collection, key), row in rows.items():
                     if row.changed:
@@ -119,7 +130,7 @@ class MemoryBackend:
                     self._ledger.append(msgspec.structs.replace(entry, id=number, at_us=now))
                 watermark = fresh[-1].seq
                 skipped = sorted(skipped + done, key=lambda outcome: outcome.seq)
-                self._lanes[lane] = (watermark, state, brief(skipped))
+                self._lanes[lane] = (watermark, state, encode_outcomes(skipped))
             if directory is None:
                 return Applied(skipped, watermark)
             self._directories[lane] = directory
@@ -199,7 +210,7 @@ class MemoryBackend:
                 self._lanes[lane] = (watermark, "fenced", outcomes)
             return {lane: self._lanes[lane][0] for lane in lanes}
 
-    def entries(
+    def conflicts(
         self,
         *,
         state: str | None = None,
@@ -207,7 +218,7 @@ class MemoryBackend:
         limit: int = 100,
         name: Identity | None = None,
         deadline: float | None = None,
-    ) -> list[Entry]:
+    ) -> list[ConflictRecord]:
         with self._lock:
             return [
                 entry
@@ -215,17 +226,17 @@ class MemoryBackend:
                 if state in (None, entry.state) and name in (None, (entry.lane, entry.seq))
             ][:limit]
 
-    def entry(self, number: int) -> Entry | None:
+    def conflict(self, number: int) -> ConflictRecord | None:
         with self._lock:
             return self._ledger[number - 1] if 0 < number <= len(self._ledger) else None
 
-    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+    def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         with self._lock:
             return dict(Counter(entry.state for entry in self._ledger))
 
-    def resolve_entry(self, number: int, resolution: str) -> bool:
+    def resolve_conflict(self, number: int, resolution: str) -> bool:
         with self._lock:
-            found = self.entry(number)
+            found = self.conflict(number)
             if found is None or found.state != "open":
                 return False
             self._ledger[number - 1] = msgspec.structs.replace(

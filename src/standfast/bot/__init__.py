@@ -8,25 +8,25 @@ with standfast.open() as store:
 from __future__ import annotations
 
 from standfast.bot.claims import Claim
-from standfast.bot.entries import Entry
+from standfast.bot.entries import WaitlistEntry
 from standfast.bot.environment import Environment
 from standfast.bot.messages import Message
 from standfast.bot.records import Statistics
 from standfast.bot.schedules import Due, DueClaim
 from standfast.bot.store import AsyncBotStore, BotStore
 from standfast.bot.waitlist import EntryClaim
-from standfast.bot.waitlist_calls import Placed
+from standfast.bot.waitlist_calls import Added
 
 __all__ = [
+    "Added",
     "AsyncBotStore",
     "BotStore",
     "Claim",
     "Due",
     "DueClaim",
-    "Entry",
     "EntryClaim",
     "Environment",
     "Message",
-    "Placed",
     "Statistics",
+    "WaitlistEntry",
 ]

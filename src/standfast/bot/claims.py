@@ -14,14 +14,14 @@ from typing import Any, cast
 
 from standfast.bot.times import iso, stored_time
 from standfast.errors import DataError
-from standfast.ops.types import Discreet
+from standfast.ops.types import Redacted
 
 #: Long enough for any answer of Discord; what a dead process had claimed is late by so much.
 LEASE_S = 60.0
 _LONGEST_LEASE_S = 24 * 3600.0
 
 
-class Claim(Discreet, frozen=True, kw_only=True):
+class Claim(Redacted, frozen=True, kw_only=True):
     """Something that this process has taken, and nobody else gets before `until`.
 
     What it is, is told by its kinds: `DueClaim.due` is a schedule, `EntryClaim.entry` somebody on

@@ -26,7 +26,7 @@ import discord
 import msgspec
 
 from standfast.api.aio import AsyncStore
-from standfast.api.opening import hold_options, open_async_store
+from standfast.api.opening import open_async_store, outage_options
 from standfast.bot.messages import Message
 from standfast.bot.schedules import DueClaim
 from standfast.bot.store import AsyncBotStore
@@ -110,7 +110,7 @@ class StorageMixin(discord.Client):
         """Open the storage; by default `standfast.open_async(**storage_options)`."""
         options = dict(self.storage_options)
         places = {name: options.pop(name, None) for name in ("url", "data_dir", "deadline_s")}
-        return AsyncBotStore(await open_async_store(**places, options=hold_options(**options)))
+        return AsyncBotStore(await open_async_store(**places, options=outage_options(**options)))
 
     async def close_storage(self) -> None:
         """Close the storage; what could not reach PostgreSQL is safe in the journal."""

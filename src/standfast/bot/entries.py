@@ -22,7 +22,7 @@ from standfast.bot.times import iso, stored_time
 from standfast.document.values import json_path, type_name
 from standfast.errors import CorruptData, DataError
 from standfast.limits import MAX_ALT_IGNS, MAX_ENTRY_TEXT_CHARS
-from standfast.ops.types import Discreet
+from standfast.ops.types import Redacted
 
 MEMBER = "waitlist"
 #: What an element of the list may be besides an entry.
@@ -44,7 +44,7 @@ class Mark(msgspec.Struct, frozen=True):
     until: datetime
 
 
-class Entry(Discreet, frozen=True, kw_only=True):
+class WaitlistEntry(Redacted, frozen=True, kw_only=True):
     """Somebody on the waitlist.
 
     `added_at` is when the place in the list was taken (None: an older entry does not say).
@@ -101,13 +101,13 @@ def stored_list(members: Mapping[str, Any]) -> list[Any]:
     return cast("list[Any]", stored)
 
 
-def read_entries(members: Mapping[str, Any]) -> list[Entry]:
+def read_entries(members: Mapping[str, Any]) -> list[WaitlistEntry]:
     """The entries of a guild's document, in order, each member of the guild once.
 
     Somebody who stands there twice, because two processes added them, has the first place and the
     latest details.  CorruptData("bad_entry"), which names the place, for what is no entry.
     """
-    found: dict[int, Entry] = {}
+    found: dict[int, WaitlistEntry] = {}
     for index, one in enumerate(stored_list(members)):
         entry = read_entry(one, (MEMBER, index))
         first = found.get(entry.member_id)
@@ -119,18 +119,18 @@ def read_entries(members: Mapping[str, Any]) -> list[Entry]:
     return list(found.values())
 
 
-def change_of(entry: Entry, change: str) -> dict[str, Any]:
+def change_of(entry: WaitlistEntry, change: str) -> dict[str, Any]:
     """The element of the list that says of an entry that it was changed, or is gone."""
     stored = msgspec.structs.replace(entry, claim=None).to_json()
     return {**stored, _CHANGE: change}
 
 
-def with_entries(members: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, Any]:
+def with_entries(members: Mapping[str, Any], entries: Iterable[WaitlistEntry]) -> dict[str, Any]:
     """The document with these entries in their normal form; its other members stay."""
     return {**members, MEMBER: [entry.to_json() for entry in entries]}
 
 
-def read_entry(stored: Any, place: tuple[str | int, ...] = ()) -> Entry:
+def read_entry(stored: Any, place: tuple[str | int, ...] = ()) -> WaitlistEntry:
     """An entry as it was stored, in the normal form or an older one.
 
     Older forms: `alt_igns` as one string with commas, or null; `added_at` without a timezone, which
@@ -146,7 +146,7 @@ def read_entry(stored: Any, place: tuple[str | int, ...] = ()) -> Entry:
             raise _bad(value, "a string", (*place, name))
         return value
 
-    return Entry(
+    return WaitlistEntry(
         discord_tag=text("discord_tag") or "",
         member_id=_member_id(members.get("member_id"), (*place, "member_id")),
         ign=text("ign") or "",
@@ -187,7 +187,7 @@ def checked_details(**details: Any) -> dict[str, Any]:
     return checked
 
 
-def _merged(first: Entry, latest: Entry) -> Entry:
+def _merged(first: WaitlistEntry, latest: WaitlistEntry) -> WaitlistEntry:
     return msgspec.structs.replace(
         latest,
         added_at=first.added_at,

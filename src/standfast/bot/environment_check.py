@@ -94,10 +94,10 @@ class Guard:
 
     def _read(self) -> Steps[tuple[Document | None, bool]]:
         """The stamp, and whether the primary itself told it."""
-        sight = self._store.engine.see(COLLECTION, KEY, loop=self._store.loop())
-        if isinstance(sight, Promise):
-            sight = yield sight
-        return self._stamps.document_of(sight, KEY), sight.from_primary
+        result = self._store.engine.read_one(COLLECTION, KEY, loop=self._store.loop())
+        if isinstance(result, Promise):
+            result = yield result
+        return self._stamps.document_of(result, KEY), result.from_primary
 
     def _refusal(self, theirs: str) -> ConfigError:
         mine = self.environment.name

@@ -9,7 +9,7 @@ from standfast.api.drive import Steps
 from standfast.bot.guilds import SETTINGS, Guilds, Members
 from standfast.bot.ids import GuildId
 from standfast.document.codec import decode, encode
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.errors import DataError
 from standfast.ops.types import Receipt
 
@@ -27,7 +27,7 @@ class SettingsCalls:
         self._names = frozenset(defaults)
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._guilds.engine
 

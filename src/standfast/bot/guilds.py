@@ -11,7 +11,7 @@ from standfast.api.drive import Steps, pause_before
 from standfast.api.store import BatchCalls, StoreCalls
 from standfast.bot.environment_check import Guard
 from standfast.bot.ids import GuildId, guild_key, is_guild_key
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.errors import ConfigError, ConflictError, CorruptData, Unavailable
 from standfast.limits import MAX_UPDATE_ATTEMPTS
 from standfast.ops.types import ABSENT, Document, Receipt
@@ -36,7 +36,7 @@ class Guilds:
         self._collections = {name: CollectionCalls(store, name) for name in COLLECTIONS}
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._store.engine
 

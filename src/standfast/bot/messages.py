@@ -9,15 +9,15 @@ from standfast.api.drive import Steps
 from standfast.bot.guilds import VIEWS, Guilds, Members
 from standfast.bot.ids import GuildId, number_id
 from standfast.bot.names import is_message_name, message_name
-from standfast.engine.interfaces import StoreEngine
-from standfast.ops.types import Discreet, Receipt
+from standfast.engine.interfaces import Engine
+from standfast.ops.types import Receipt, Redacted
 
 #: A bare number in a listing is taken for a message from here on: Discord's ids are that large
 #: since its first days, counts and colours are not.
 _SMALLEST_BARE_ID = 10**15
 
 
-class Message(Discreet, frozen=True):
+class Message(Redacted, frozen=True):
     """Where a persisted message is.  `channel_id` is None where only the message was stored."""
 
     content = frozenset({"channel_id", "message_id"})
@@ -35,7 +35,7 @@ class MessagesCalls:
         self._guilds = guilds
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._guilds.engine
 

@@ -9,7 +9,7 @@ from standfast.api.drive import Steps
 from standfast.bot.guilds import VIEWS, Guilds
 from standfast.bot.ids import GuildId
 from standfast.bot.names import MODE, is_name
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.errors import ConfigError, CorruptData, DataError
 from standfast.ops.types import Receipt
 
@@ -39,7 +39,7 @@ class ModesCalls:
             )
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._guilds.engine
 

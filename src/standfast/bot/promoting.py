@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
-from standfast.bot.entries import Entry
+from standfast.bot.entries import WaitlistEntry
 from standfast.bot.ids import number_id
 from standfast.bot.promotion import select
 from standfast.bot.teams import team_key
@@ -24,7 +24,7 @@ Asking = Registered | Callable[[], Registered] | Callable[[], Awaitable[Register
 """What `promote` is told of them: a mapping, or a function that is asked for one."""
 
 
-class Terms(NamedTuple):
+class PromotionRules(NamedTuple):
     """How many places there are, and for whom."""
 
     capacity: int
@@ -35,7 +35,7 @@ class Terms(NamedTuple):
 
 def checked_terms(
     capacity: object, *, by_team: bool, team_size: object, max_teams: object
-) -> Terms:
+) -> PromotionRules:
     """The terms of a promotion; DataError("bad_number") when a number cannot be what it is for.
 
     Without `max_teams`, as many teams as have room.
@@ -43,11 +43,15 @@ def checked_terms(
     places = _number("capacity", capacity, least=0)
     size = _number("team_size", team_size, least=1)
     most = places // size if max_teams is None else _number("max_teams", max_teams, least=0)
-    return Terms(places, by_team, size, most)
+    return PromotionRules(places, by_team, size, most)
 
 
 def choose(
-    entries: Sequence[Entry], registered: Registered, *, terms: Terms, now: datetime
+    entries: Sequence[WaitlistEntry],
+    registered: Registered,
+    *,
+    terms: PromotionRules,
+    now: datetime,
 ) -> list[int]:
     """The positions in `entries` of those who get a free place, in the order of choice.
 

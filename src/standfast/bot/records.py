@@ -12,7 +12,7 @@ from standfast.api.drive import Steps, pause_before
 from standfast.bot.guilds import COLLECTIONS, VIEWS, Guilds, Members
 from standfast.bot.ids import GuildId
 from standfast.bot.names import schedule_name
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.errors import ConflictError, DataError
 from standfast.limits import MAX_UPDATE_ATTEMPTS
 from standfast.ops.types import ABSENT, Document, Receipt
@@ -37,7 +37,7 @@ class RecordsCalls:
         self._guilds = guilds
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._guilds.engine
 

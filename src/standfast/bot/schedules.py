@@ -14,14 +14,14 @@ from standfast.bot.guilds import VIEWS, Guilds, Members
 from standfast.bot.ids import GuildId
 from standfast.bot.names import CLAIMS, schedule_member, schedule_name
 from standfast.bot.times import aware, iso, stored_time
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.errors import ConflictError, CorruptData, Unavailable
-from standfast.ops.types import Discreet, Receipt
+from standfast.ops.types import Receipt, Redacted
 
 logger = logging.getLogger("standfast")
 
 
-class Due(Discreet, frozen=True):
+class Due(Redacted, frozen=True):
     """A schedule that is due: something was to be done in this guild at `when`."""
 
     content = frozenset({"when"})
@@ -47,7 +47,7 @@ class SchedulesCalls:
         self._guilds = guilds
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._guilds.engine
 

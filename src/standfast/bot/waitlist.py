@@ -13,7 +13,7 @@ import msgspec
 from standfast.api.drive import Steps, awaited, blocking
 from standfast.api.store import BatchCalls
 from standfast.bot.claims import LEASE_S, Claim, lease_end, new_id
-from standfast.bot.entries import Entry, Mark, read_entries, with_entries
+from standfast.bot.entries import Mark, WaitlistEntry, read_entries, with_entries
 from standfast.bot.guilds import WAITLISTS, Guilds, Members
 from standfast.bot.ids import GuildId
 from standfast.bot.modes import ModesCalls
@@ -25,7 +25,7 @@ from standfast.errors import ConflictError
 class EntryClaim(Claim, frozen=True, kw_only=True):
     """A place that is offered to somebody on the waitlist, and reserved until then."""
 
-    entry: Entry
+    entry: WaitlistEntry
 
 
 Claims = list[EntryClaim]
@@ -164,11 +164,11 @@ class WaitlistCalls(WaitingCalls):
         return is_ours
 
 
-def _unmarked(entry: Entry) -> Entry:
+def _unmarked(entry: WaitlistEntry) -> WaitlistEntry:
     return entry if entry.claim is None else msgspec.structs.replace(entry, claim=None)
 
 
-def _claim(key: str, entry: Entry, mark: Mark) -> EntryClaim:
+def _claim(key: str, entry: WaitlistEntry, mark: Mark) -> EntryClaim:
     return EntryClaim(id=mark.id, guild_id=key, until=mark.until, entry=entry)
 
 

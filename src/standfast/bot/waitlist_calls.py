@@ -17,7 +17,7 @@ from standfast.bot.entries import (
     MEMBER,
     REMOVED,
     UPDATED,
-    Entry,
+    WaitlistEntry,
     change_of,
     checked_details,
     read_entries,
@@ -27,20 +27,20 @@ from standfast.bot.entries import (
 from standfast.bot.guilds import WAITLISTS, Guilds, Members
 from standfast.bot.ids import GuildId, number_id
 from standfast.bot.teams import suggest
-from standfast.engine.interfaces import StoreEngine
+from standfast.engine.interfaces import Engine
 from standfast.engine.state_machine import Mode
 from standfast.errors import ConflictError, DataError, Unavailable
 from standfast.limits import MAX_WAITLIST_ENTRIES
-from standfast.ops.types import Discreet
+from standfast.ops.types import Redacted
 
 MemberId = int | str
 """A member of a guild: a non-negative int, or its decimal string."""
 
-Listed = list[Entry]
+Listed = list[WaitlistEntry]
 """Entries in order."""
 
 
-class Placed(Discreet, frozen=True):
+class Added(Redacted, frozen=True):
     """Where somebody stands who was added.
 
     `position` counts from 1, among those to whom no place is offered; None for somebody to whom one
@@ -49,7 +49,7 @@ class Placed(Discreet, frozen=True):
     """
 
     position: int | None
-    entry: Entry
+    entry: WaitlistEntry
     is_new: bool
 
 
@@ -60,7 +60,7 @@ class WaitingCalls:
         self._guilds = guilds
 
     @property
-    def engine(self) -> StoreEngine:
+    def engine(self) -> Engine:
         """The engine that serves the calls."""
         return self._guilds.engine
 
@@ -74,7 +74,7 @@ class WaitingCalls:
         alt_igns: Iterable[str] = (),
         pronouns: str | None = None,
         team_name: str | None = None,
-    ) -> Steps[Placed]:
+    ) -> Steps[Added]:
         """Put somebody at the end of the list, or give them new details where they stand.
 
         Place and `added_at` are kept then, and a claim too.  It goes on while the primary is away,
@@ -89,7 +89,7 @@ class WaitingCalls:
             team_name=team_name,
         )
         now = self._guilds.clock()
-        entry = Entry(member_id=number_id(member_id, "member"), added_at=now, **details)
+        entry = WaitlistEntry(member_id=number_id(member_id, "member"), added_at=now, **details)
         key = yield from self._guilds.writable(guild_id)
         members = yield from self._known(guild_id)
         before = None if members is None else _of(read_entries(members), entry.member_id)
@@ -108,7 +108,7 @@ class WaitingCalls:
         members = yield from self._append(key, guild_id, entry.to_json())
         return _placed(members, entry, before, now)
 
-    def remove(self, guild_id: GuildId, member_id: MemberId) -> Steps[Entry | None]:
+    def remove(self, guild_id: GuildId, member_id: MemberId) -> Steps[WaitlistEntry | None]:
         """Take somebody off the list; returns their entry, None when they were not there.
 
         A place that was offered to them is free again.  It goes on while the primary is away.
@@ -116,7 +116,9 @@ class WaitingCalls:
         before, _ = yield from self._edit(guild_id, member_id, lambda entry: None)
         return before
 
-    def update(self, guild_id: GuildId, member_id: MemberId, **changes: Any) -> Steps[Entry | None]:
+    def update(
+        self, guild_id: GuildId, member_id: MemberId, **changes: Any
+    ) -> Steps[WaitlistEntry | None]:
         """Change details of somebody where they stand; returns the entry, None without one.
 
         `changes`: discord_tag, ign, alt_igns, pronouns, team_name; DataError("unknown_field") for
@@ -144,11 +146,11 @@ class WaitingCalls:
         yield from self._guilds.change(WAITLISTS, guild_id, change)
         return count
 
-    def entry(self, guild_id: GuildId, member_id: MemberId) -> Steps[Entry | None]:
+    def entry(self, guild_id: GuildId, member_id: MemberId) -> Steps[WaitlistEntry | None]:
         """The entry of a member, claimed or not; None without one."""
         return _of((yield from self.entries(guild_id)), number_id(member_id, "member"))
 
-    def find(self, guild_id: GuildId, discord_tag: str) -> Steps[Entry | None]:
+    def find(self, guild_id: GuildId, discord_tag: str) -> Steps[WaitlistEntry | None]:
         """The first entry with this tag, claimed or not; None without one.
 
         Tags can change hands, so two may have the same: the first in the list is meant.  Where
@@ -209,11 +211,14 @@ class WaitingCalls:
         return self.engine.mode is Mode.DIRECT
 
     def _edit(
-        self, guild_id: GuildId, member_id: MemberId, edit: Callable[[Entry], Entry | None]
-    ) -> Steps[tuple[Entry | None, Entry | None]]:
+        self,
+        guild_id: GuildId,
+        member_id: MemberId,
+        edit: Callable[[WaitlistEntry], WaitlistEntry | None],
+    ) -> Steps[tuple[WaitlistEntry | None, WaitlistEntry | None]]:
         """Make another entry of somebody's, or none: what it was before, and what it is then."""
         member = number_id(member_id, "member")
-        before: Entry | None = None
+        before: WaitlistEntry | None = None
 
         def change(members: Members) -> Members | None:
             nonlocal before
@@ -253,11 +258,11 @@ class WaitingCalls:
         return None if found is None else {MEMBER: found}
 
 
-def _of(entries: Iterable[Entry], member_id: int) -> Entry | None:
+def _of(entries: Iterable[WaitlistEntry], member_id: int) -> WaitlistEntry | None:
     return next((entry for entry in entries if entry.member_id == member_id), None)
 
 
-def _position(entries: Iterable[Entry], member_id: int, now: datetime) -> int | None:
+def _position(entries: Iterable[WaitlistEntry], member_id: int, now: datetime) -> int | None:
     waiting = (entry for entry in entries if not entry.is_claimed(now))
     places = enumerate(waiting, start=1)
     return next((place for place, entry in places if entry.member_id == member_id), None)
@@ -269,19 +274,21 @@ def _is_folded(members: Members) -> bool:
     return has_list and len(stored_list(members)) == len(read_entries(members))
 
 
-def _with_added(members: Members, entry: Entry) -> Members:
+def _with_added(members: Members, entry: WaitlistEntry) -> Members:
     entries = read_entries(members)
     if _of(entries, entry.member_id) is None:
         _require_room(entries)
     return with_entries(members, read_entries({MEMBER: [*stored_list(members), entry.to_json()]}))
 
 
-def _placed(members: Members | None, entry: Entry, before: Entry | None, now: datetime) -> Placed:
+def _placed(
+    members: Members | None, entry: WaitlistEntry, before: WaitlistEntry | None, now: datetime
+) -> Added:
     """Where somebody stands after they were added; `before`: where they stood already."""
     entries = [entry] if members is None else read_entries(members)
     found = _of(entries, entry.member_id) or entry
     position = None if members is None else _position(entries, entry.member_id, now)
-    return Placed(position, found, before is None and found.added_at == entry.added_at)
+    return Added(position, found, before is None and found.added_at == entry.added_at)
 
 
 def _require_room(entries: list[Any]) -> None:

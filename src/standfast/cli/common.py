@@ -95,7 +95,7 @@ def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
     """
     from standfast.api.opening import refuse_mirror, refuse_to_hide
     from standfast.api.sync import Store
-    from standfast.engine.embedded import InlineEngine
+    from standfast.engine.embedded import EmbeddedEngine
 
     settings = read_settings(url, data_dir)
     with told():
@@ -103,7 +103,7 @@ def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
             refuse_mirror(settings)
         else:
             refuse_to_hide(settings)
-    with open_backend(settings) as backend, Store(InlineEngine(backend)) as store:
+    with open_backend(settings) as backend, Store(EmbeddedEngine(backend)) as store:
         yield store
 
 

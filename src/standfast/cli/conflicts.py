@@ -12,7 +12,7 @@ from standfast.cli.exits import Exit
 from standfast.cli.output import note, print_json, print_line, shown
 from standfast.document.codec import accept, decode, encode
 from standfast.errors import ConfigError
-from standfast.ops.types import Entry, from_microseconds
+from standfast.ops.types import ConflictRecord, from_microseconds
 
 if TYPE_CHECKING:
     from standfast.admin.conflicts import Decision, Side
@@ -39,16 +39,16 @@ def list_command(
     as_json: bool,
 ) -> int:
     """List the conflicts that are open, oldest first, without contents; exit code 1 if any is."""
-    from standfast.admin.conflicts import open_entries
+    from standfast.admin.conflicts import open_conflicts
 
     settings = read_settings(url, data_dir)
     state = None if everything else "open"
     with open_line(settings) as backend:
-        found = backend.entries(
+        found = backend.conflicts(
             state=state, after=after, limit=limit, deadline=time.monotonic() + settings.deadline_s
         )
-        counts = backend.count_entries(deadline=time.monotonic() + settings.deadline_s)
-    count = open_entries(counts)
+        counts = backend.count_conflicts(deadline=time.monotonic() + settings.deadline_s)
+    count = open_conflicts(counts)
     if as_json:
         print_json({"open": count, "conflicts": [_about(entry) for entry in found]})
     else:
@@ -60,7 +60,7 @@ def list_command(
     return Exit.NO if count else Exit.DONE
 
 
-def _about(entry: Entry) -> dict[str, Any]:
+def _about(entry: ConflictRecord) -> dict[str, Any]:
     """All of a line but contents."""
     return {
         "id": entry.id,
@@ -74,7 +74,7 @@ def _about(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: ConflictRecord) -> str:
     about = _about(entry)
     about["key"] = shown(entry.key)
     about["resolution"] = entry.resolution or "-"

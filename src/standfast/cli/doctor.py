@@ -81,6 +81,6 @@ def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | 
         f"adopted {done.identity}; {done.ops} write(s) are replayed when the store is opened, or"
         " by: standfast journal drain"
     )
-    if done.parked:
-        note(f"{done.parked} conditional write(s) go into the ledger: standfast conflicts list")
-    return {"identity": done.identity, "pending": done.ops, "parked": done.parked}
+    if done.rejected:
+        note(f"{done.rejected} conditional write(s) go into the ledger: standfast conflicts list")
+    return {"identity": done.identity, "pending": done.ops, "rejected": done.rejected}

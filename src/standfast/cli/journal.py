@@ -60,13 +60,13 @@ def _about(pending: Pending) -> dict[str, Any]:
         "bytes": len((op.body or "").encode()),
         "batch": op.group or None,
         "conditional": op.if_version is not None,
-        "parked": op.park or None,
+        "rejected": op.reject or None,
     }
 
 
 def _line(write: dict[str, Any]) -> str:
     marks = ["conditional"] if write["conditional"] else []
-    marks += [f"parked: {write['parked']}"] if write["parked"] else []
+    marks += [f"rejected: {write['rejected']}"] if write["rejected"] else []
     marks += [f"batch {write['batch']}"] if write["batch"] else []
     text = (
         f"{write['id']}  {write['acknowledged_at']}  {write['age_s']:.0f} s"
@@ -108,7 +108,7 @@ def drain_command(
     Exit code 0 when nothing is left, 1 when something is, 3 when the database does not answer, 4
     when it is another one than the journal belongs to, 5 when another process sends all the time.
     """
-    from standfast.admin.conflicts import open_entries
+    from standfast.admin.conflicts import open_conflicts
     from standfast.admin.data_dir import look
     from standfast.admin.journal import drain
 
@@ -119,9 +119,9 @@ def drain_command(
     _require_postgresql(settings)
     with open_line(settings) as backend:
         drained = drain(settings, backend, timeout_s=timeout_s, confirmed=confirm, prefer=prefer)
-        counts = backend.count_entries(deadline=time.monotonic() + settings.deadline_s)
+        counts = backend.count_conflicts(deadline=time.monotonic() + settings.deadline_s)
     result = {"before": drained.before, "left": drained.left, "reason": drained.reason or None}
-    _tell_drained({**result, "open_conflicts": open_entries(counts)}, as_json)
+    _tell_drained({**result, "open_conflicts": open_conflicts(counts)}, as_json)
     if not drained.left:
         return Exit.DONE
     return Exit.LOCKED if drained.busy else Exit.NO

@@ -50,13 +50,13 @@ def _lines(status: Status) -> list[tuple[str, str]]:
             f"{status.lag_ops} write(s), {status.lag_bytes} bytes, the oldest of"
             f" {status.oldest_pending} ({status.lag_s:.0f} s ago)"
         )
-    ledger = "not known" if status.ledger is None else _counts(status.ledger) or "empty"
+    conflicts = "not known" if status.conflicts is None else _counts(status.conflicts) or "empty"
     alive = sum(lane.state == "alive" for lane in status.lanes)
     lines = [
         ("state", f"{status.state}: {status.cause}"),
         ("primary", status.primary),
         ("pending", pending),
-        ("ledger", ledger),
+        ("ledger", conflicts),
         ("lanes", f"{alive} alive, {len(status.lanes) - alive} dead"),
         ("journal", _identity(status.history) or "belongs to no database yet"),
         ("database", _identity(status.database) or "has no schema yet"),
@@ -70,8 +70,8 @@ def _lines(status: Status) -> list[tuple[str, str]]:
     return lines
 
 
-def _counts(ledger: dict[str, int]) -> str:
-    return ", ".join(f"{ledger[state]} {state}" for state in sorted(ledger))
+def _counts(conflicts: dict[str, int]) -> str:
+    return ", ".join(f"{conflicts[state]} {state}" for state in sorted(conflicts))
 
 
 def _identity(who: object) -> str:

@@ -25,7 +25,7 @@ class StateChange(NamedTuple):
     lag_ops: int
 
 
-class Announcer:
+class StateNotifier:
     """Logs each change, and calls the listeners in a thread of their own, in order.
 
     A listener that fails is logged and called again at the next change; one that blocks holds up
@@ -42,7 +42,7 @@ class Announcer:
         self._listeners.append(listener)
         if self._thread is None:
             self._thread = threading.Thread(
-                target=self._run, name="standfast-announcer", daemon=True
+                target=self._run, name="standfast-notifier", daemon=True
             )
             self._thread.start()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 logger = logging.getLogger("standfast")
 
 
-class Alarm:
+class Timer:
     """One such thread.  `act` may want the next time itself.
 
     An error that `act` lets through is a bug: it is logged, `failed` gets it, and the thread ends.
@@ -26,7 +26,7 @@ class Alarm:
         self._closing = False
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def want(self, at: float) -> None:
+    def schedule(self, at: float) -> None:
         """Act at this instant of `time.monotonic()` or earlier."""
         with self._changed:
             if self._due is None or at < self._due:

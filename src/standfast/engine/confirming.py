@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from standfast.engine.local_state import Hold
-from standfast.engine.promise import Settling
+from standfast.engine.local_state import LocalState
+from standfast.engine.promise import CompletionBatch
 from standfast.engine.write_queue import Result, Submission
 from standfast.ops.types import Applied, Op, Receipt
 from standfast.system.failpoints import failpoint
@@ -14,17 +14,17 @@ Sent = tuple[Submission, list[Op]]
 """A submission, and its ops with the names under which they were sent."""
 
 
-def confirm(hold: Hold, sent: Sequence[Sent], applied: Applied, *, lane: str) -> None:
+def confirm(local_state: LocalState, sent: Sequence[Sent], applied: Applied, *, lane: str) -> None:
     """Confirm a batch: a caller that has its receipt reads its write here too."""
     versions = [outcome.version for outcome in applied.outcomes]
     ops = [op for _, own in sent for op in own]
-    hold.confirm(applied, lane=lane, retained=list(zip(ops, versions, strict=True)))
-    with Settling() as settling:
+    local_state.confirm(applied, lane=lane, retained=list(zip(ops, versions, strict=True)))
+    with CompletionBatch() as completions:
         outcomes = iter(applied.outcomes)
         for submission, own in sent:
             results = [
                 Result(op, told, Receipt(told.version, "primary", op.lane, op.seq))
                 for op, told in zip(own, outcomes, strict=False)
             ]
-            settling.value(submission.promise, results)
+            completions.value(submission.promise, results)
     failpoint("confirm-answered")

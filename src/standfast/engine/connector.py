@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 
 from standfast.backends.base import Backend
-from standfast.engine.background import Alarm
-from standfast.engine.interfaces import Hub
+from standfast.engine.background import Timer
+from standfast.engine.interfaces import EngineContext
 from standfast.engine.state_machine import Connected, Mode, NotConnected
 from standfast.errors import ConfigError, CorruptData, StandfastError
 from standfast.limits import CONNECT_DEADLINE_S
-from standfast.ops.types import Hello
+from standfast.ops.types import ServerIdentity
 from standfast.system.failpoints import failpoint
 
 #: Codes of answers that waiting rarely changes: asked again more slowly.
@@ -24,34 +24,34 @@ _REFUSALS = frozenset({"auth", "tls", "not_postgresql", "other_database", "went_
 class Connector:
     """Keeps the backends of an engine connected while somebody wants them to be."""
 
-    def __init__(self, hub: Hub, backends: Sequence[Backend]) -> None:
-        self._hub = hub
+    def __init__(self, context: EngineContext, backends: Sequence[Backend]) -> None:
+        self._context = context
         self._backends = backends
         self._reached = False
-        self.alarm = Alarm("standfast-connector", self.attempt, failed=hub.fail)
+        self.timer = Timer("standfast-connector", self.attempt, failed=context.fail)
 
     def attempt(self) -> StandfastError | None:
         """Make the connections that are missing; tells the writer how it went."""
         try:
             for backend in self._backends:
-                if self._hub.mode is Mode.JOURNALING or not backend.connected:
+                if self._context.mode is Mode.JOURNALING or not backend.connected:
                     self._connect(backend)
         except StandfastError as error:
             refused = error.code in _REFUSALS or isinstance(error, ConfigError | CorruptData)
-            self._hub.post(NotConnected(error.code, refused))
-            if self._hub.mode is not Mode.JOURNALING:
-                self.alarm.want(time.monotonic() + CONNECT_DEADLINE_S / 2)
+            self._context.post(NotConnected(error.code, refused))
+            if self._context.mode is not Mode.JOURNALING:
+                self.timer.schedule(time.monotonic() + CONNECT_DEADLINE_S / 2)
             return error
-        self._hub.post(Connected())
+        self._context.post(Connected())
         return None
 
     def _connect(self, backend: Backend) -> None:
         """In JOURNALING every connection is made anew: the old ones are what failed."""
-        self._hub.refuse_held()
+        self._context.refuse_held()
         backend.connect(time.monotonic() + CONNECT_DEADLINE_S, accept=self._recognise)
         failpoint("connected")
         self._reached = True
 
-    def _recognise(self, hello: Hello) -> None:
+    def _recognise(self, server_identity: ServerIdentity) -> None:
         """Refuse a database that is not the journal's before any thread can write to it (I9)."""
-        self._hub.hold.recognise(hello, reached_before=self._reached)
+        self._context.local_state.recognise(server_identity, reached_before=self._reached)

@@ -17,13 +17,13 @@ from typing import TypeVar
 import msgspec
 
 from standfast.backends.base import Backend
-from standfast.engine.announce import Announcer
-from standfast.engine.full_scan import Pages, Sweep
+from standfast.engine.announce import StateNotifier
+from standfast.engine.full_scan import FullScan, Pages
 from standfast.engine.health import Health
-from standfast.engine.interfaces import Sight
+from standfast.engine.interfaces import ReadResult
 from standfast.engine.overlay import View
-from standfast.engine.promise import Promise, Settling
-from standfast.engine.scanning import settled
+from standfast.engine.promise import CompletionBatch, Promise
+from standfast.engine.scanning import completed
 from standfast.engine.state_machine import Mode, Situation
 from standfast.engine.write_queue import Result, closed
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
@@ -38,7 +38,7 @@ _TRIED_AGAIN = ("connection", "connection_lost", "shutdown")
 _Waiting = tuple[Promise[list[Result]], Sequence[Op]]
 
 
-class InlineEngine:
+class EmbeddedEngine:
     """One lane of ops to one backend.  Thread-safe: one transaction at a time, in order."""
 
     call_timeout_s = 60.0 + LOCAL_GRACE_S
@@ -46,7 +46,7 @@ class InlineEngine:
     def __init__(self, backend: Backend) -> None:
         self.primary = backend
         self.situation = Situation(Mode.DIRECT, "the primary is local")
-        self.announcer = Announcer()
+        self.notifier = StateNotifier()
         self.lane = str(uuid.uuid4())
         self._seq = 0
         self._watermark = 0
@@ -68,7 +68,7 @@ class InlineEngine:
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         provisional: bool = False,
-        soft: bool = False,
+        read_modify_write: bool = False,
     ) -> Promise[list[Result]]:
         """Write the ops of one call, which are acknowledged together."""
         self.require_open()
@@ -89,10 +89,10 @@ class InlineEngine:
 
     def _combine(self, promise: Promise[list[Result]]) -> None:
         """Commit what waits, unless somebody else has done so for us meanwhile."""
-        if promise.settled:
+        if promise.done:
             return
         with self._lock:
-            while self._waiting and not promise.settled:
+            while self._waiting and not promise.done:
                 batch: list[_Waiting] = []
                 count = 0
                 while self._waiting and count < MAX_TRANSACTION_OPS:
@@ -110,19 +110,19 @@ class InlineEngine:
                 ops.append(
                     msgspec.structs.replace(draft, lane=self.lane, seq=self._seq, group=group)
                 )
-        with Settling() as settling:
+        with CompletionBatch() as completions:
             try:
                 self._require_open()
                 applied = self._apply(ops)
             except BaseException as error:
-                self._fail(batch, error, settling)
+                self._fail(batch, error, completions)
                 return
             self._watermark = applied.watermark
             start = 0
             for promise, drafts in batch:
                 end = start + len(drafts)
                 pairs = zip(ops[start:end], applied.outcomes[start:end], strict=True)
-                settling.value(
+                completions.value(
                     promise,
                     [
                         Result(op, told, Receipt(told.version, "primary", self.lane, told.seq))
@@ -131,11 +131,13 @@ class InlineEngine:
                 )
                 start = end
 
-    def _fail(self, batch: list[_Waiting], error: BaseException, settling: Settling) -> None:
+    def _fail(
+        self, batch: list[_Waiting], error: BaseException, completions: CompletionBatch
+    ) -> None:
         """The error of one caller is not that of the others: they are tried one by one."""
         if len(batch) == 1 or not isinstance(error, StandfastError) or error.retryable:
             for promise, _ in batch:
-                settling.error(promise, error)
+                completions.error(promise, error)
             return
         for one in batch:
             self._commit([one])
@@ -144,12 +146,12 @@ class InlineEngine:
         """A reply that is lost with the connection is asked for again: the same lane and sequences
         take effect at most once, and the lane remembers their outcomes."""
         try:
-            return self.primary.apply(ops, believed=self._watermark)
+            return self.primary.apply(ops, expected_watermark=self._watermark)
         except Unavailable as first:
             if first.code not in _TRIED_AGAIN:
                 raise
             try:
-                return self.primary.apply(ops, believed=self._watermark)
+                return self.primary.apply(ops, expected_watermark=self._watermark)
             except Unavailable as second:
                 if "connection_lost" not in (first.code, second.code):
                     raise
@@ -161,17 +163,17 @@ class InlineEngine:
 
     # ---- reading
 
-    def see(
+    def read_one(
         self,
         collection: str,
         key: str,
         *,
         local: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Sight | Promise[Sight]:
+    ) -> ReadResult | Promise[ReadResult]:
         """Read one place, at once."""
         self.require_open()
-        return Sight(_view(self.primary.read(collection, [key]).get(key)), True)
+        return ReadResult(_view(self.primary.read(collection, [key]).get(key)), True)
 
     def scan(
         self,
@@ -182,9 +184,9 @@ class InlineEngine:
     ) -> Promise[T]:
         """Run a piece of reading, at once."""
         self.require_open()
-        return settled(lambda: work(self.primary, float("inf")), loop=loop)
+        return completed(lambda: work(self.primary, float("inf")), loop=loop)
 
-    def sweep(self, collection: str) -> Sweep | None:
+    def full_scan(self, collection: str) -> FullScan | None:
         """There is no mirror."""
         return None
 
@@ -194,12 +196,12 @@ class InlineEngine:
         work: Callable[[Pages, float], T],
         *,
         what: str,
-        sweep: Sweep | None = None,
+        full_scan: FullScan | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
         """Read a collection, at once."""
         self.require_open()
-        return settled(lambda: work(self.primary, float("inf")), loop=loop)
+        return completed(lambda: work(self.primary, float("inf")), loop=loop)
 
     def pending_views(self, collection: str) -> dict[str, View]:
         """Nothing ever is pending."""
@@ -247,7 +249,7 @@ class InlineEngine:
                 self.primary.close()
         if pool is not None:
             pool.shutdown(wait=False)
-        self.announcer.close()
+        self.notifier.close()
         return 0
 
 

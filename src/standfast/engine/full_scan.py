@@ -16,7 +16,7 @@ import msgspec
 from standfast.backends.base import Backend
 from standfast.document.codec import decode
 from standfast.document.containment import contains
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.errors import Unavailable
 from standfast.limits import MAX_READ_KEYS
 from standfast.ops.types import Observed, Row, State
@@ -54,15 +54,15 @@ class Pages(Protocol):
         ...
 
 
-class Sweep:
+class FullScan:
     """A scan of one collection from its first key to its last, which the mirror follows.
 
     `over(primary)` is the primary as the pages of the scan see it.  A sweep that is not ended, or
     whose pages do not follow each other, leaves no mark.
     """
 
-    def __init__(self, hold: Hold, collection: str) -> None:
-        self._hold = hold
+    def __init__(self, local_state: LocalState, collection: str) -> None:
+        self._local_state = local_state
         self._collection = collection
         self._since_us = 0
         self._reached: str | None = None
@@ -92,29 +92,29 @@ class Sweep:
 
     def _end(self, primary: Backend, deadline: float | None) -> None:
         """What the mirror knows and the scan has not seen is gone, or was made since."""
-        unseen = self._hold.unseen(self._collection, before_us=self._since_us)
+        unseen = self._local_state.unseen(self._collection, before_us=self._since_us)
         try:
             for start in range(0, len(unseen), MAX_READ_KEYS):
                 self._observe(primary, unseen[start : start + MAX_READ_KEYS], deadline)
         except Unavailable:
             return  # the pages are there; that they are all is not proved
-        self._hold.take_whole(
+        self._local_state.take_complete(
             self._collection, since_us=self._since_us, watermarks=self._watermarks
         )
 
     def _observe(self, primary: Backend, keys: Sequence[str], deadline: float | None) -> Observed:
-        seen_us, directory = time.time_ns() // 1000, self._hold.journal.directory
+        seen_us, directory = time.time_ns() // 1000, self._local_state.journal.directory
         observed = primary.observe(self._collection, keys, directory=directory, deadline=deadline)
-        self._hold.take(observed, seen_us=seen_us)
+        self._local_state.take(observed, seen_us=seen_us)
         return observed
 
 
 class _Swept:
     """The primary, with what it tells written through to the mirror."""
 
-    def __init__(self, primary: Backend, sweep: Sweep) -> None:
+    def __init__(self, primary: Backend, full_scan: FullScan) -> None:
         self._primary = primary
-        self._sweep = sweep
+        self._sweep = full_scan
         self.observe = primary.observe
         self.count = primary.count
 
@@ -134,8 +134,8 @@ class _Swept:
 class MirrorPages:
     """The mirror in the place of the primary: pages of a collection that it holds whole."""
 
-    def __init__(self, hold: Hold) -> None:
-        self._hold = hold
+    def __init__(self, local_state: LocalState) -> None:
+        self._local_state = local_state
 
     def scan(
         self,
@@ -150,7 +150,7 @@ class MirrorPages:
         found: list[Row] = []
         while len(found) < limit:
             wanted = limit - len(found)
-            rows = self._hold.mirror.page(
+            rows = self._local_state.mirror.page(
                 collection, prefix=prefix, after=after, limit=wanted, now_us=time.time_ns() // 1000
             )
             found += [row for row in rows if query is None or contains(decode(row.text), query)]
@@ -168,19 +168,19 @@ class MirrorPages:
         deadline: float | None = None,
     ) -> Observed:
         now_us = time.time_ns() // 1000
-        rows = (self._hold.mirror.get(collection, key) for key in keys)
+        rows = (self._local_state.mirror.get(collection, key) for key in keys)
         return Observed([_live(row.state, now_us) for row in rows if row is not None])
 
     def count(self, collection: str, *, deadline: float | None = None) -> int:
-        return self._hold.mirror.count_live(collection, now_us=time.time_ns() // 1000)
+        return self._local_state.mirror.count_live(collection, now_us=time.time_ns() // 1000)
 
 
-def require_whole(hold: Hold, collection: str, *, what: str, cause: str) -> None:
+def require_complete(local_state: LocalState, collection: str, *, what: str, cause: str) -> None:
     """Raise when the mirror does not hold the collection whole, or has it from too long ago."""
-    whole = hold.whole(collection)
+    whole = local_state.complete_mark(collection)
     if whole is None:
-        raise not_whole(what, cause)
-    age_s, limit = time.time() - whole.since_us / 1e6, hold.options.max_stale_s
+        raise not_complete(what, cause)
+    age_s, limit = time.time() - whole.since_us / 1e6, local_state.options.max_stale_s
     if limit is not None and age_s > limit:
         raise Unavailable(
             f"{what}: what is known is {age_s:.0f} s old",
@@ -189,7 +189,7 @@ def require_whole(hold: Hold, collection: str, *, what: str, cause: str) -> None
         )
 
 
-def not_whole(what: str, cause: str) -> Unavailable:
+def not_complete(what: str, cause: str) -> Unavailable:
     """The error of a scan that only the primary can serve."""
     return Unavailable(
         f"{what}: the primary does not answer ({cause}), and the mirror does not hold the whole"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.engine.state_machine import Situation
 
 
@@ -35,7 +35,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: str | None = None
     fallback: str | None = None
     attempts: int = 0
-    ledger: dict[str, int] | None = None
+    conflicts: dict[str, int] | None = None
 
     @property
     def healthy(self) -> bool:
@@ -44,13 +44,18 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def health_of(
-    hold: Hold, situation: Situation, *, primary: str, lane: str, broken: BaseException | None
+    local_state: LocalState,
+    situation: Situation,
+    *,
+    primary: str,
+    lane: str,
+    broken: BaseException | None,
 ) -> Health:
     """The health of a store with local files."""
-    totals = hold.journal.totals()
-    oldest_us = hold.journal.oldest_us()
+    totals = local_state.journal.totals()
+    oldest_us = local_state.journal.oldest_us()
     oldest = datetime.fromtimestamp(oldest_us / 1e6, UTC).isoformat() if oldest_us else None
-    history = hold.history
+    history = local_state.history
     return Health(
         state=str(situation.mode),
         cause=f"a bug: {type(broken).__name__}" if broken else situation.cause,
@@ -59,12 +64,12 @@ def health_of(
         lag_bytes=totals.bytes,
         lag_s=max(0.0, time.time() - oldest_us / 1e6) if oldest_us else 0.0,
         oldest_pending=oldest,
-        journal_max_ops=hold.options.max_journal_ops,
-        mirrored=hold.mirror.count(),
+        journal_max_ops=local_state.options.max_journal_ops,
+        mirrored=local_state.mirror.count(),
         lane=lane,
         history=history.identity if history else None,
         system=history.system if history else None,
-        data_dir=str(hold.data_dir.absolute()),
-        fallback=hold.options.fallback,
+        data_dir=str(local_state.data_dir.absolute()),
+        fallback=local_state.options.fallback,
         attempts=situation.attempts,
     )

@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from standfast.backends.base import Backend
-from standfast.engine.announce import Announcer
-from standfast.engine.full_scan import Pages, Sweep
+from standfast.engine.announce import StateNotifier
+from standfast.engine.full_scan import FullScan, Pages
 from standfast.engine.health import Health
 from standfast.engine.lanes import Lane
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
 from standfast.engine.promise import Promise
 from standfast.engine.replayer import Replayer
 from standfast.engine.state_machine import Action, Event, Mode, Situation
-from standfast.engine.write_queue import Inbox, Result
+from standfast.engine.write_queue import Result, WriteQueue
 from standfast.errors import StandfastError, Unavailable
-from standfast.ops.types import Discreet, Op
+from standfast.ops.types import Op, Redacted
 
 T = TypeVar("T")
 
 
-class Sight(Discreet, frozen=True):
+class ReadResult(Redacted, frozen=True):
     """What a read found: a view of the place, and whether the primary itself told it."""
 
     content = frozenset()
@@ -32,12 +32,12 @@ class Sight(Discreet, frozen=True):
     from_primary: bool
 
 
-class StoreEngine(Protocol):
+class Engine(Protocol):
     """An engine as the faces know it, whether its primary is local or elsewhere."""
 
     primary: Backend
     situation: Situation
-    announcer: Announcer
+    notifier: StateNotifier
 
     @property
     def mode(self) -> Mode:
@@ -55,19 +55,19 @@ class StoreEngine(Protocol):
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         provisional: bool = False,
-        soft: bool = False,
+        read_modify_write: bool = False,
     ) -> Promise[list[Result]]:
         """Write the ops of one call, which are acknowledged together."""
         ...
 
-    def see(
+    def read_one(
         self,
         collection: str,
         key: str,
         *,
         local: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Sight | Promise[Sight]:
+    ) -> ReadResult | Promise[ReadResult]:
         """Read one place: at once, or as a promise."""
         ...
 
@@ -81,7 +81,7 @@ class StoreEngine(Protocol):
         """Run a piece of reading on the primary, with a deadline of its own."""
         ...
 
-    def sweep(self, collection: str) -> Sweep | None:
+    def full_scan(self, collection: str) -> FullScan | None:
         """A scan of all of a collection that the mirror follows; None where there is none."""
         ...
 
@@ -91,7 +91,7 @@ class StoreEngine(Protocol):
         work: Callable[[Pages, float], T],
         *,
         what: str,
-        sweep: Sweep | None = None,
+        full_scan: FullScan | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
         """Read a whole collection on the primary, or in the mirror while it is away."""
@@ -122,7 +122,7 @@ class StoreEngine(Protocol):
         ...
 
 
-class Hub(Protocol):
+class EngineContext(Protocol):
     """The engine as its threads know it.  Only the writer sets the situation."""
 
     situation: Situation
@@ -134,12 +134,12 @@ class Hub(Protocol):
         ...
 
     @property
-    def inbox(self) -> Inbox:
+    def write_queue(self) -> WriteQueue:
         """What waits for the writer."""
         ...
 
     @property
-    def hold(self) -> Hold:
+    def local_state(self) -> LocalState:
         """The local files."""
         ...
 
@@ -188,6 +188,6 @@ class Hub(Protocol):
         """A read found the primary away."""
         ...
 
-    def see_locally(self, collection: str, key: str) -> Sight:
+    def read_locally(self, collection: str, key: str) -> ReadResult:
         """What this directory knows of a place; raises where that is nothing."""
         ...

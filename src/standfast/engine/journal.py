@@ -21,7 +21,7 @@ from standfast.engine.sqlite_file import LocalFile
 from standfast.errors import Unavailable
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.packing import pack, unpack
-from standfast.ops.types import Hello, Op
+from standfast.ops.types import Op, ServerIdentity
 from standfast.system.failpoints import failpoint
 
 FILE = "journal.db"
@@ -72,10 +72,12 @@ class History(msgspec.Struct, frozen=True):
     system: str
     display: str
 
-    def is_of(self, hello: Hello) -> bool:
+    def is_of(self, server_identity: ServerIdentity) -> bool:
         """Whether this is the database that says hello."""
-        same = self.identity == hello.identity
-        return same and (not self.system or not hello.system or self.system == hello.system)
+        same = self.identity == server_identity.identity
+        return same and (
+            not self.system or not server_identity.system or self.system == server_identity.system
+        )
 
 
 class Transaction:
@@ -254,7 +256,7 @@ class Journal:
         failpoint("journal-removed")
 
     def replace(self, pending: Sequence[Pending], change: Callable[[Op], Op]) -> None:
-        """Write ops anew in their place of the order: parked, or moved to another lane (R1)."""
+        """Write ops anew in their place of the order: rejected, or moved to another lane (R1)."""
         failpoint("journal-before-replace")
         with self._file.writing("changing the journal", durable=True) as conn:
             for one in pending:

@@ -82,7 +82,7 @@ class Lane:
     def __init__(self, data_dir: Path) -> None:
         self.id = str(uuid.uuid4())
         self.seq = 0
-        self.believed = 0
+        self.expected_watermark = 0
         self.batches = 0
         make_directory(data_dir / FOLDER)
         self.lock = FileLock(data_dir / FOLDER / f"{self.id}.lock")

@@ -14,18 +14,18 @@ import msgspec
 from standfast.config.settings import EMBEDDED_FILE
 from standfast.engine.journal import History, Journal
 from standfast.engine.mirror import Mirror
-from standfast.engine.overlay import View, Whole, view_of
+from standfast.engine.overlay import CompleteMark, View, view_of
 from standfast.errors import CorruptData, StandfastError, Unavailable
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, Hello, Observed, Op
+from standfast.ops.types import Applied, Observed, Op, ServerIdentity
 
 logger = logging.getLogger("standfast")
 
 Fallback = Literal["read-write", "read-only", "off"]
 
 
-class HoldOptions(msgspec.Struct, frozen=True, kw_only=True):
+class OutageOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a store behaves while the primary is away.
 
     `fallback`: what still works then.  `sole_writer`: this data directory alone writes these
@@ -42,10 +42,10 @@ class HoldOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_journal_bytes: int = MAX_JOURNAL_BYTES
 
 
-class Hold:
+class LocalState:
     """The local files of one data directory, and the database that they belong to.  Thread-safe."""
 
-    def __init__(self, data_dir: Path, options: HoldOptions, *, display: str) -> None:
+    def __init__(self, data_dir: Path, options: OutageOptions, *, display: str) -> None:
         self.data_dir = data_dir
         self.options = options
         self.display = display
@@ -64,7 +64,7 @@ class Hold:
         """The database that the local files belong to."""
         return self._history
 
-    def recognise(self, hello: Hello, *, reached_before: bool) -> None:
+    def recognise(self, server_identity: ServerIdentity, *, reached_before: bool) -> None:
         """Check who answered before anything is written there (I9); CorruptData when it is held.
 
         Another database under another address is taken over when nothing is pending for the old
@@ -73,16 +73,16 @@ class Hold:
         with self._lock:
             known = self._history
             if known is None:
-                if hello.identity is not None:
-                    self._become(hello)
+                if server_identity.identity is not None:
+                    self._become(server_identity)
                 return
-            if known.is_of(hello):
+            if known.is_of(server_identity):
                 return
             moved = known.display != self.display and not reached_before
             if moved and not self.journal.totals().ops:
-                if hello.identity is not None:
+                if server_identity.identity is not None:
                     logger.warning("%s is another database than before", self.display)
-                    self._become(hello)
+                    self._become(server_identity)
                 return
             raise CorruptData(
                 f"{self.display} is not the database that the journal in {self.data_dir} belongs"
@@ -91,15 +91,15 @@ class Hold:
                 hint="correct the URL; or, if it is to be the new home: standfast doctor --adopt",
             )
 
-    def adopt(self, hello: Hello) -> None:
+    def adopt(self, server_identity: ServerIdentity) -> None:
         """Let the local files belong to this database from now on, pending ops included."""
         with self._lock:
-            self._become(hello)
+            self._become(server_identity)
 
-    def _become(self, hello: Hello) -> None:
-        assert hello.identity is not None, "a database without a schema has no history"
-        history = History(hello.identity, hello.system, self.display)
-        self.mirror.belongs_to(f"{hello.identity}/{hello.system}")
+    def _become(self, server_identity: ServerIdentity) -> None:
+        assert server_identity.identity is not None, "a database without a schema has no history"
+        history = History(server_identity.identity, server_identity.system, self.display)
+        self.mirror.belongs_to(f"{server_identity.identity}/{server_identity.system}")
         self.journal.set_history(history)
         self._history = history
 
@@ -145,11 +145,13 @@ class Hold:
             logger.error("the mirror cannot be written, and is not read: %s", error)
         self._mirror_failed = True
 
-    def take_whole(self, collection: str, *, since_us: int, watermarks: Mapping[str, int]) -> None:
+    def take_complete(
+        self, collection: str, *, since_us: int, watermarks: Mapping[str, int]
+    ) -> None:
         """Note that the mirror holds a collection whole, unless it missed something meanwhile."""
         try:
             if not self._mirror_failed:
-                self.mirror.take_whole(collection, since_us=since_us, watermarks=watermarks)
+                self.mirror.take_complete(collection, since_us=since_us, watermarks=watermarks)
         except StandfastError as error:
             self._mirror_fails(error)
 
@@ -157,9 +159,9 @@ class Hold:
         """The keys of documents in the mirror that nobody has seen since."""
         return [] if self._mirror_failed else self.mirror.unseen(collection, before_us=before_us)
 
-    def whole(self, collection: str) -> Whole | None:
+    def complete_mark(self, collection: str) -> CompleteMark | None:
         """The mark of a collection that the mirror holds whole."""
-        return None if self._mirror_failed else self.mirror.whole(collection)
+        return None if self._mirror_failed else self.mirror.complete_mark(collection)
 
     def view(self, collection: str, key: str, pending: Iterable[Op] | None = None) -> View:
         """What this directory knows of a place.
@@ -169,19 +171,19 @@ class Hold:
         """
         ops = self.journal.at(collection, key) if pending is None else list(pending)
         row = None if self._mirror_failed else self.mirror.get(collection, key)
-        if row is None and (whole := self.whole(collection)) is not None:
+        if row is None and (whole := self.complete_mark(collection)) is not None:
             row = whole.absence(collection, key)
         return view_of(row, ops, now_us=time.time_ns() // 1000)
 
-    def told(self, collection: str, key: str) -> View:
-        """What the primary said of a place on which nothing is pending; raises as `known` does.
+    def read_mirror(self, collection: str, key: str) -> View:
+        """What the primary said of a place on which nothing is pending; raises as `read_local`.
 
         A key that the mirror does not know is not taken for missing: others may have made it since.
         """
         row = None if self._mirror_failed else self.mirror.get(collection, key)
         return self._readable(collection, key, view_of(row, (), now_us=time.time_ns() // 1000))
 
-    def known(self, collection: str, key: str) -> View:
+    def read_local(self, collection: str, key: str) -> View:
         """The view for a reader: raises where nothing is known, or what is known is too old."""
         return self._readable(collection, key, self.view(collection, key))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from standfast.engine.overlay import MirrorRow, Whole
+from standfast.engine.overlay import CompleteMark, MirrorRow
 from standfast.engine.sqlite_file import LocalFile
 from standfast.limits import MAX_MIRROR_ROWS, MAX_RETAINED_BYTES, RETENTION_S
 from standfast.ops.packing import pack_batch
@@ -38,7 +38,7 @@ CREATE TABLE rows (
     seen_us    INTEGER NOT NULL,
     PRIMARY KEY (collection, key)
 ) STRICT;
-CREATE TABLE lanes (lane TEXT PRIMARY KEY, believed INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE lanes (lane TEXT PRIMARY KEY, watermark INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE retained (
     id    INTEGER PRIMARY KEY,
     at_us INTEGER NOT NULL,
@@ -145,7 +145,7 @@ class Mirror:
             _put(conn, observed, now_us)
             conn.execute(
                 "INSERT INTO lanes VALUES (?, ?) ON CONFLICT (lane)"
-                " DO UPDATE SET believed = max(believed, excluded.believed)",
+                " DO UPDATE SET watermark = max(watermark, excluded.watermark)",
                 (lane, watermark),
             )
             if retained:
@@ -173,7 +173,9 @@ class Mirror:
 
     # ---- whole collections
 
-    def take_whole(self, collection: str, *, since_us: int, watermarks: Mapping[str, int]) -> None:
+    def take_complete(
+        self, collection: str, *, since_us: int, watermarks: Mapping[str, int]
+    ) -> None:
         """Note that it holds all documents that the collection had then."""
         with self._file.writing("writing the mirror", durable=False) as conn:
             conn.execute(
@@ -181,13 +183,13 @@ class Mirror:
                 (collection, since_us, _tags(watermarks)),
             )
 
-    def whole(self, collection: str) -> Whole | None:
+    def complete_mark(self, collection: str) -> CompleteMark | None:
         """Since when it holds the collection whole; None when it does not."""
         with self._file.reading("reading the mirror") as conn:
             found = conn.execute(
                 "SELECT since_us, watermarks FROM whole WHERE collection = ?", (collection,)
             ).fetchone()
-        return None if found is None else Whole(found[0], _decode_tags(found[1]))
+        return None if found is None else CompleteMark(found[0], _decode_tags(found[1]))
 
     def unseen(self, collection: str, *, before_us: int) -> list[str]:
         """The keys of documents that nobody has seen since."""
@@ -224,10 +226,10 @@ class Mirror:
                 f"SELECT count(*) FROM rows WHERE {_LIVE}", (collection, now_us)
             ).get
 
-    def believed(self, lane: str) -> int:
+    def expected_watermark(self, lane: str) -> int:
         """The watermark that a lane was last told."""
         with self._file.reading("reading the mirror") as conn:
-            return conn.execute("SELECT believed FROM lanes WHERE lane = ?", (lane,)).get or 0
+            return conn.execute("SELECT watermark FROM lanes WHERE lane = ?", (lane,)).get or 0
 
     def forget_lane(self, lane: str) -> None:
         """A lane was fenced, and nothing of it is pending."""

@@ -10,7 +10,7 @@ import msgspec
 
 from standfast.engine.journal import Transaction
 from standfast.engine.lanes import Lane
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View, after
 from standfast.engine.write_queue import Result, Submission
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
@@ -31,8 +31,8 @@ class Answer(NamedTuple):
 class Journaling:
     """Writes batches of submissions into the journal, each in one durable transaction."""
 
-    def __init__(self, hold: Hold) -> None:
-        self._hold = hold
+    def __init__(self, local_state: LocalState) -> None:
+        self._local_state = local_state
 
     def write(self, submissions: Sequence[Submission], lane: Lane) -> list[Answer]:
         """Judge new submissions by what is known here, and journal those that hold.
@@ -41,8 +41,8 @@ class Journaling:
         is raised, and no submission has taken effect.
         """
         answers: list[Answer] = []
-        with self._hold.journal.writing() as transaction:
-            known = _Known(self._hold, transaction)
+        with self._local_state.journal.writing() as transaction:
+            known = _Known(self._local_state, transaction)
             for submission in submissions:
                 answers.append(self._judge(submission, lane, known))
             self._add(answers, transaction)
@@ -54,15 +54,18 @@ class Journaling:
         What the primary alone can decide is not acknowledged: its caller learns that nobody knows.
         """
         answers: list[Answer] = []
-        with self._hold.journal.writing() as transaction:
-            known = _Known(self._hold, transaction)
+        with self._local_state.journal.writing() as transaction:
+            known = _Known(self._local_state, transaction)
             for submission, ops in sent:
                 if submission.conditional:
                     answers.append(Answer(submission, [], unknown_outcome(ops[0])))
                     continue
                 mark = known.mark()
                 try:
-                    results = [_sent(op, known, soft=submission.soft) for op in ops]
+                    results = [
+                        _sent(op, known, read_modify_write=submission.read_modify_write)
+                        for op in ops
+                    ]
                 except StandfastError:
                     known.back_to(mark)
                     answers.append(Answer(submission, [], unknown_outcome(ops[0])))
@@ -72,7 +75,7 @@ class Journaling:
         return answers
 
     def _add(self, answers: Sequence[Answer], transaction: Transaction) -> None:
-        options = self._hold.options
+        options = self._local_state.options
         ops = [result.op for answer in answers for result in answer.results]
         if ops:
             transaction.add(
@@ -80,7 +83,7 @@ class Journaling:
             )
 
     def _judge(self, submission: Submission, lane: Lane, known: _Known) -> Answer:
-        may_judge = self._hold.options.sole_writer or submission.provisional
+        may_judge = self._local_state.options.sole_writer or submission.provisional
         if submission.conditional and not may_judge:
             return Answer(submission, [], needs_primary(submission.ops))
         mark = known.mark()
@@ -93,7 +96,7 @@ class Journaling:
                 draft, lane=lane.id, seq=seq, group=group if draft.group else 0
             )
             try:
-                if submission.soft:
+                if submission.read_modify_write:
                     op = _difference(op, known.at(op))
                 elif op.if_version is not None:
                     op = _provisional(op, known.at(op))
@@ -108,8 +111,8 @@ class Journaling:
 class _Known:
     """What is known of each place within one transaction of the journal, its own ops included."""
 
-    def __init__(self, hold: Hold, transaction: Transaction) -> None:
-        self._hold = hold
+    def __init__(self, local_state: LocalState, transaction: Transaction) -> None:
+        self._local_state = local_state
         self._transaction = transaction
         self._views: dict[Place, View] = {}
 
@@ -117,7 +120,7 @@ class _Known:
         place = (op.collection, op.key)
         view = self._views.get(place)
         if view is None:
-            view = self._views[place] = self._hold.view(*place, self._transaction.at(*place))
+            view = self._views[place] = self._local_state.view(*place, self._transaction.at(*place))
         return view
 
     def note(self, op: Op) -> View:
@@ -144,9 +147,9 @@ def _journaled(op: Op, known: _Known) -> Result:
     return Result(kept, outcome, Receipt(None, "journal", op.lane, op.seq))
 
 
-def _sent(op: Op, known: _Known, *, soft: bool) -> Result:
+def _sent(op: Op, known: _Known, *, read_modify_write: bool) -> Result:
     """An op that was sent already, as it is kept; raises where it does not fit what is known."""
-    if soft:
+    if read_modify_write:
         op = msgspec.structs.replace(op, if_version=None, pending=())
     _refuse_misfit(op, known.at(op))
     return _journaled(op, known)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from standfast.ops.apply import Current, Refusal, apply_op
-from standfast.ops.types import Discreet, Identity, Knowledge, Op, ProvisionalVersion, Row, State
+from standfast.ops.types import Identity, Knowledge, Op, ProvisionalVersion, Redacted, Row, State
 
 #: The confirmed version of a document about which nothing is known: no condition on it can hold.
 UNCONFIRMED = -1
 
 
-class View(Discreet, frozen=True):
+class View(Redacted, frozen=True):
     """What is known of one place: its document, if there is one, and how it came about.
 
     `knowledge` "unknown": nothing can be said, not even that there is no document.  `confirmed` is
@@ -41,7 +41,7 @@ class View(Discreet, frozen=True):
         return ProvisionalVersion(self.confirmed, self.pending) if self.pending else self.confirmed
 
 
-class MirrorRow(Discreet, frozen=True):
+class MirrorRow(Redacted, frozen=True):
     """A row of the mirror: a state, the watermarks of its snapshot, and when it was taken."""
 
     content = frozenset()
@@ -51,7 +51,7 @@ class MirrorRow(Discreet, frozen=True):
     seen_us: int
 
 
-class Whole(msgspec.Struct, frozen=True):
+class CompleteMark(msgspec.Struct, frozen=True):
     """The mark of a collection that the mirror holds whole: as of when, and of which watermarks.
 
     The watermarks are those at the sweep's beginning: what is pending above them is not in it.

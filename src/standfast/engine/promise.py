@@ -22,13 +22,13 @@ class Promise(Generic[T]):
     cancelled gives up the answer only: the op goes on, and is applied or journaled as a whole.
     """
 
-    __slots__ = ("_error", "_future", "_gate", "_loop", "_value", "settled")
+    __slots__ = ("_error", "_future", "_gate", "_loop", "_value", "done")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._value: T | None = None
         self._error: BaseException | None = None
         self._loop = loop
-        self.settled = False
+        self.done = False
         self._future: asyncio.Future[T] | None = None
         self._gate = threading.Lock()
         if loop is None:
@@ -70,32 +70,32 @@ def stuck(timeout_s: float) -> DeadlineExceeded:
     )
 
 
-class Settling:
-    """Collects answers and hands them out together: `with Settling() as settling:`."""
+class CompletionBatch:
+    """Collects answers and hands them out together: `with CompletionBatch() as settling:`."""
 
     def __init__(self) -> None:
         self._loops: dict[asyncio.AbstractEventLoop, list[Promise[Any]]] = {}
 
     def value(self, promise: Promise[T], value: T) -> None:
         """The answer is this value, unless there was one before."""
-        if not promise.settled:
+        if not promise.done:
             promise._value = value  # pyright: ignore[reportPrivateUsage]
-            self._settle(promise)
+            self._complete(promise)
 
     def error(self, promise: Promise[Any], error: BaseException) -> None:
         """The answer is this error, unless there was an answer before."""
-        if not promise.settled:
+        if not promise.done:
             promise._error = error  # pyright: ignore[reportPrivateUsage]
-            self._settle(promise)
+            self._complete(promise)
 
-    def _settle(self, promise: Promise[Any]) -> None:
-        promise.settled = True
+    def _complete(self, promise: Promise[Any]) -> None:
+        promise.done = True
         if promise._loop is None:  # pyright: ignore[reportPrivateUsage]
             promise._gate.release()  # pyright: ignore[reportPrivateUsage]
         else:
             self._loops.setdefault(promise._loop, []).append(promise)  # pyright: ignore[reportPrivateUsage]
 
-    def __enter__(self) -> Settling:
+    def __enter__(self) -> CompletionBatch:
         return self
 
     def __exit__(self, *_: object) -> None:

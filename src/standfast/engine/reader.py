@@ -15,10 +15,10 @@ import msgspec
 
 from standfast.backends.base import Backend
 from standfast.engine.failures import means_away
-from standfast.engine.interfaces import Hub, Sight
-from standfast.engine.local_state import Hold
+from standfast.engine.interfaces import EngineContext, ReadResult
+from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
-from standfast.engine.promise import Promise, Settling
+from standfast.engine.promise import CompletionBatch, Promise
 from standfast.engine.state_machine import Mode
 from standfast.errors import StandfastError
 from standfast.limits import MAX_READ_KEYS
@@ -30,7 +30,7 @@ logger = logging.getLogger("standfast")
 class Question(msgspec.Struct, frozen=True):
     """One read that waits."""
 
-    promise: Promise[Sight]
+    promise: Promise[ReadResult]
     collection: str
     key: str
     deadline: float
@@ -39,10 +39,10 @@ class Question(msgspec.Struct, frozen=True):
 class Reader:
     """The reader thread of one engine."""
 
-    def __init__(self, hub: Hub, primary: Backend, hold: Hold) -> None:
-        self._hub = hub
+    def __init__(self, context: EngineContext, primary: Backend, local_state: LocalState) -> None:
+        self._context = context
         self.primary = primary
-        self._hold = hold
+        self._local_state = local_state
         self._queue: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
         self.suspect = False
         """Whether a read has missed its deadline since the store was last DIRECT."""
@@ -62,7 +62,7 @@ class Reader:
         except BaseException as error:
             # A bug: from here on reads are answered from what is known here.
             logger.exception("the reader thread ended")
-            self._hub.fail(error)
+            self._context.fail(error)
 
     def _serve(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -86,43 +86,43 @@ class Reader:
                 return
 
     def _answer(self, collection: str, questions: list[Question]) -> None:
-        if self.suspect or self._hub.mode is not Mode.DIRECT:
+        if self.suspect or self._context.mode is not Mode.DIRECT:
             self._answer_locally(questions)
             return
         keys = list(dict.fromkeys(question.key for question in questions))
         deadline = min(question.deadline for question in questions)
         try:
             observed = self.primary.observe(
-                collection, keys, directory=self._hold.journal.directory, deadline=deadline
+                collection, keys, directory=self._local_state.journal.directory, deadline=deadline
             )
             now_us = time.time_ns() // 1000
-            self._hold.take(observed, seen_us=now_us)
+            self._local_state.take(observed, seen_us=now_us)
         except StandfastError as error:
             away = means_away(error)
             if away:
                 self.suspect = True
-                self._hub.primary_missed(error.code)
+                self._context.primary_missed(error.code)
             if away or error.code == "locked":
                 self._answer_locally(questions)
             else:
-                with Settling() as settling:
+                with CompletionBatch() as completions:
                     for question in questions:
-                        settling.error(question.promise, error)
+                        completions.error(question.promise, error)
             return
         views = {state.key: _view(state, now_us) for state in observed.states}
-        with Settling() as settling:
+        with CompletionBatch() as completions:
             for question in questions:
-                settling.value(question.promise, Sight(views[question.key], True))
+                completions.value(question.promise, ReadResult(views[question.key], True))
 
     def _answer_locally(self, questions: list[Question]) -> None:
-        with Settling() as settling:
+        with CompletionBatch() as completions:
             for question in questions:
                 try:
-                    sight = self._hub.see_locally(question.collection, question.key)
+                    result = self._context.read_locally(question.collection, question.key)
                 except StandfastError as error:
-                    settling.error(question.promise, error)
+                    completions.error(question.promise, error)
                 else:
-                    settling.value(question.promise, sight)
+                    completions.value(question.promise, result)
 
 
 def _view(state: State, now_us: int) -> View:

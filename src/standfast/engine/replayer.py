@@ -1,4 +1,4 @@
-"""Replays the journal: fences lanes of earlier processes, drains batch by batch, parks poison.
+"""Replays the journal: fences lanes of earlier processes, drains batch by batch, rejects poison.
 
 One process of a data directory replays at a time, for all of its lanes: the holder of the drain
 lock.  Nothing here decides about modes; a round ends well, or with the error that ended it.
@@ -18,7 +18,7 @@ from standfast.backends.base import Backend
 from standfast.engine import lanes
 from standfast.engine.journal import Pending
 from standfast.engine.lanes import FileLock, Lane
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.engine.replay_batches import along_with, next_batch, place_of
 from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
 from standfast.limits import (
@@ -36,28 +36,28 @@ logger = logging.getLogger("standfast")
 Progress = Literal["empty", "nearly", "waiting"]
 """Nothing is pending but what waits for a lock; less than one batch is; another process replays."""
 
-#: Attempts after which an op is parked whose table or right is missing: it is not retried for ever.
+#: Attempts after which an op whose table or right is missing is rejected.
 MAX_CONFIG_ATTEMPTS = 5
 #: What a transaction gets at the least, however little of the slice is left.
 _SHORTEST_S = 0.2
 #: How long a place whose row is locked by somebody is left alone.
 LOCK_PAUSE_S = 0.5
 #: How long the server waits for a lock while the culprit of a batch is looked for.
-PROBE_PATIENCE_S = 0.02
+PROBE_LOCK_TIMEOUT_S = 0.02
 
 
 class Replayer:
     """The replay of one data directory into one primary.  Thread-safe: one round at a time."""
 
-    def __init__(self, backend: Backend, hold: Hold, *, deadline_s: float) -> None:
+    def __init__(self, backend: Backend, local_state: LocalState, *, deadline_s: float) -> None:
         self.backend = backend
-        self._hold = hold
-        self._journal = hold.journal
-        self._data_dir = hold.data_dir
+        self._local_state = local_state
+        self._journal = local_state.journal
+        self._data_dir = local_state.data_dir
         self._deadline_s = deadline_s
-        self._on_conflict: OnConflict = hold.options.on_conflict
+        self._on_conflict: OnConflict = local_state.options.on_conflict
         self._turn = threading.Lock()
-        self._drain_lock = FileLock(hold.data_dir / "drain.lock")
+        self._drain_lock = FileLock(local_state.data_dir / "drain.lock")
         self._blocked: dict[Place, float] = {}
         self._attempts: dict[int, int] = {}
         self._adopted: list[Lane] = []
@@ -111,7 +111,7 @@ class Replayer:
         batch = self._select(window, blocked)
         if not batch:
             return None
-        self._settle(batch, patience_s=None)
+        self._apply_units(batch, lock_timeout_s=None)
         return self._journal.totals().ops
 
     def _select(self, window: list[Pending], blocked: set[Place]) -> list[list[Pending]]:
@@ -139,7 +139,7 @@ class Replayer:
             return True
         return time.time() - oldest.at_us / 1e6 < MAX_JOURNAL_AGE_S
 
-    def _settle(self, batch: list[list[Pending]], *, patience_s: float | None) -> bool:
+    def _apply_units(self, batch: list[list[Pending]], *, lock_timeout_s: float | None) -> bool:
         """Send units of one lane; where the primary refuses, find out which unit it means.
 
         False: one of them stays behind.  What comes after it on its lane must wait for the next
@@ -147,41 +147,41 @@ class Replayer:
         """
         pending = [one for unit in batch for one in unit]
         try:
-            applied = self._send(pending, patience_s)
+            applied = self._send(pending, lock_timeout_s)
         except Unavailable as error:
             if error.code == "fenced":
                 self._adopt(pending[0].op.lane)
             elif error.code != "locked":
                 raise
             elif len(batch) > 1:
-                return self._halve(batch, patience_s=PROBE_PATIENCE_S)
+                return self._halve(batch, lock_timeout_s=PROBE_LOCK_TIMEOUT_S)
             else:
                 self._set_aside(batch[0])
             return False
         except (DataError, ConfigError) as error:
             if len(batch) > 1:
-                return self._halve(batch, patience_s=patience_s)
-            self._park(batch[0], error)
+                return self._halve(batch, lock_timeout_s=lock_timeout_s)
+            self._reject(batch[0], error)
             return False
         self._confirm(pending, applied)
         return True
 
-    def _halve(self, batch: list[list[Pending]], *, patience_s: float | None) -> bool:
+    def _halve(self, batch: list[list[Pending]], *, lock_timeout_s: float | None) -> bool:
         middle = len(batch) // 2
         halves = (batch[:middle], batch[middle:])
-        return all(self._settle(half, patience_s=patience_s) for half in halves)
+        return all(self._apply_units(half, lock_timeout_s=lock_timeout_s) for half in halves)
 
-    def _send(self, pending: Sequence[Pending], patience_s: float | None) -> Applied:
+    def _send(self, pending: Sequence[Pending], lock_timeout_s: float | None) -> Applied:
         now_us = time.time_ns() // 1000
         ops = [_aged(one.op, now_us) for one in pending]
         failpoint("replay-before-apply")
         applied = self.backend.apply(
             ops,
-            believed=self._hold.mirror.believed(ops[0].lane),
+            expected_watermark=self._local_state.mirror.expected_watermark(ops[0].lane),
             deadline=min(time.monotonic() + self._deadline_s, self._limit),
             directory=self._journal.directory,
             on_conflict=self._on_conflict,
-            patience_s=patience_s,
+            lock_timeout_s=lock_timeout_s,
         )
         failpoint("replay-applied")
         return applied
@@ -191,10 +191,10 @@ class Replayer:
         versions = {outcome.seq: outcome.version for outcome in applied.outcomes}
         refused = {outcome.seq for outcome in applied.outcomes if outcome.status == "refused"}
         done = [one for one in pending if one.op.seq not in refused]
-        if self._hold.history is None:  # this batch has made the schema
-            hello = self.backend.hello(time.monotonic() + self._deadline_s)
-            self._hold.recognise(hello, reached_before=True)
-        self._hold.confirm(
+        if self._local_state.history is None:  # this batch has made the schema
+            server_identity = self.backend.server_identity(time.monotonic() + self._deadline_s)
+            self._local_state.recognise(server_identity, reached_before=True)
+        self._local_state.confirm(
             applied,
             lane=pending[0].op.lane,
             retained=[(one.op, versions.get(one.op.seq)) for one in done],
@@ -202,21 +202,21 @@ class Replayer:
         # Refused before it was acknowledged, by a reply that was lost: now it counts as any other.
         self._reissue([one for one in pending if one.op.seq in refused])
         self._journal.remove(done)
-        parked = [outcome for outcome in applied.outcomes if outcome.status == "parked"]
-        if parked:
-            logger.warning("%d replayed writes were parked in the ledger", len(parked))
+        rejected = [outcome for outcome in applied.outcomes if outcome.status == "rejected"]
+        if rejected:
+            logger.warning("%d replayed writes were rejected in the ledger", len(rejected))
 
     # ---- what cannot be applied
 
-    def _park(self, unit: list[Pending], error: StandfastError) -> None:
+    def _reject(self, unit: list[Pending], error: StandfastError) -> None:
         """Mark ops that the primary refuses, so that the next round puts them into the ledger."""
-        if unit[0].op.park:
+        if unit[0].op.reject:
             raise error  # not even the ledger takes them: they stay, and the round is tried again
         if isinstance(error, ConfigError):
             tries = self._attempts[unit[0].id] = self._attempts.get(unit[0].id, 0) + 1
             if tries < MAX_CONFIG_ATTEMPTS:
                 raise error
-        self._journal.replace(unit, lambda op: msgspec.structs.replace(op, park=error.code))
+        self._journal.replace(unit, lambda op: msgspec.structs.replace(op, reject=error.code))
 
     def _set_aside(self, unit: list[Pending]) -> None:
         """Its row is locked by somebody: let the other ops of its lane go on without it."""
@@ -255,11 +255,11 @@ class Replayer:
         failpoint("fence-done")
         mine = [one for one in self._journal.everything() if one.op.lane == lane]
         aside = along_with(mine, aside)
-        self._settle_applied([one for one in mine if one.op.seq <= final[lane]], final[lane])
+        self._confirm_applied([one for one in mine if one.op.seq <= final[lane]], final[lane])
         self._reissue([one for one in mine if one.op.seq > final[lane]], aside=aside)
         failpoint("fence-reissued")
         if self._journal.close_lane(lane):
-            self._hold.forget_lane(lane)
+            self._local_state.forget_lane(lane)
             lanes.forget(self._data_dir, lane)
 
     def _reissue(self, rest: Sequence[Pending], *, aside: Set[Place] = frozenset()) -> None:
@@ -290,7 +290,7 @@ class Replayer:
             self.backend.fence([lane.id], directory=self._journal.directory, deadline=deadline)
             failpoint("adopted-fenced")
             self._journal.close_lane(lane.id)
-            self._hold.forget_lane(lane.id)
+            self._local_state.forget_lane(lane.id)
             lane.end()
         self._adopted.clear()
         lanes.sweep(self._data_dir, self._journal.lanes())
@@ -300,7 +300,7 @@ class Replayer:
         for lane in self._adopted:
             lane.lock.release()
 
-    def _settle_applied(self, applied: list[Pending], final: int) -> None:
+    def _confirm_applied(self, applied: list[Pending], final: int) -> None:
         """Ops that took effect before their lane was closed: the mirror must have them first."""
         for collection in sorted({one.op.collection for one in applied}):
             mine = [one for one in applied if one.op.collection == collection]
@@ -314,7 +314,7 @@ class Replayer:
                 )
                 watermarks = {**observed.watermarks, page[0].op.lane: final}
                 taken = msgspec.structs.replace(observed, watermarks=watermarks)
-                self._hold.take(taken, seen_us=time.time_ns() // 1000)
+                self._local_state.take(taken, seen_us=time.time_ns() // 1000)
         if applied:
             self._journal.remove(applied)
 

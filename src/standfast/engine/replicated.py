@@ -14,22 +14,22 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from standfast.backends.base import Backend
-from standfast.engine.announce import Announcer
+from standfast.engine.announce import StateNotifier
 from standfast.engine.connector import Connector
 from standfast.engine.failures import means_away
-from standfast.engine.full_scan import MirrorPages, Pages, Sweep, not_whole, require_whole
+from standfast.engine.full_scan import FullScan, MirrorPages, Pages, not_complete, require_complete
 from standfast.engine.health import Health, health_of
-from standfast.engine.interfaces import Sight
+from standfast.engine.interfaces import ReadResult
 from standfast.engine.lanes import Lane
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
 from standfast.engine.promise import Promise
 from standfast.engine.reader import Question, Reader
 from standfast.engine.replayer import Replayer
 from standfast.engine.replaying import Replaying
-from standfast.engine.scanning import Scanning, settled
+from standfast.engine.scanning import Scanning, completed
 from standfast.engine.state_machine import Action, Event, Lost, Mode, Situation, begin
-from standfast.engine.write_queue import Inbox, Result, Submission, closed
+from standfast.engine.write_queue import Result, Submission, WriteQueue, closed
 from standfast.engine.writer import Writer
 from standfast.errors import StandfastError, Unavailable
 from standfast.limits import LOCAL_GRACE_S
@@ -43,28 +43,28 @@ T = TypeVar("T")
 OPEN_GRACE_S = 0.5
 
 
-class Engine:
+class ReplicatedEngine:
     """One open store.  Thread-safe.
 
     `start` tries to reach the primary once, within the deadline, and goes on without it unless
     `fallback` is `off`.
     """
 
-    def __init__(self, primary: Backend, hold: Hold, *, deadline_s: float) -> None:
+    def __init__(self, primary: Backend, local_state: LocalState, *, deadline_s: float) -> None:
         self.primary = primary
-        self.hold = hold
+        self.local_state = local_state
         self.deadline_s = deadline_s
-        self.inbox = Inbox()
+        self.write_queue = WriteQueue()
         self.situation: Situation = begin("not connected yet")
         self.broken: BaseException | None = None
-        self.announcer = Announcer()
+        self.notifier = StateNotifier()
         self._held: StandfastError | None = None
         self._closed = False
         self._changed = threading.Condition()
-        self.replayer = Replayer(primary.sibling(), hold, deadline_s=deadline_s)
-        self._writing_backend = primary.sibling()
-        self._writer = Writer(self, self._writing_backend, hold)
-        self._reader = Reader(self, primary.sibling(), hold)
+        self.replayer = Replayer(primary.new_handle(), local_state, deadline_s=deadline_s)
+        self._writing_backend = primary.new_handle()
+        self._writer = Writer(self, self._writing_backend, local_state)
+        self._reader = Reader(self, primary.new_handle(), local_state)
         self._replaying = Replaying(self)
         self._connector = Connector(
             self, [self.replayer.backend, self._writing_backend, self._reader.primary]
@@ -88,7 +88,7 @@ class Engine:
                 self._changed.wait(until - time.monotonic())
 
     def _give_up_or_go_on(self, failure: StandfastError) -> None:
-        options = self.hold.options
+        options = self.local_state.options
         if isinstance(failure, Unavailable) and failure.code not in ("auth", "not_postgresql"):
             if options.fallback != "off":
                 return
@@ -98,7 +98,7 @@ class Engine:
         raise failure
 
     def _threads(self) -> list[threading.Thread]:
-        parts = (self._writer, self._replaying.alarm, self._reader, self._connector.alarm)
+        parts = (self._writer, self._replaying.timer, self._reader, self._connector.timer)
         return [part.thread for part in parts]
 
     # ---- the hub
@@ -111,25 +111,25 @@ class Engine:
         return self.situation.mode
 
     def post(self, event: Event) -> None:
-        self.inbox.post(event)
+        self.write_queue.post(event)
 
     def situation_changed(self, before: Situation, actions: tuple[Action, ...]) -> None:
         now = self.situation
         if now.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
             self._reader.suspect = False
         if now.mode is Mode.JOURNALING:
-            self._connector.alarm.want(now.connect_at or time.monotonic())
+            self._connector.timer.schedule(now.connect_at or time.monotonic())
         if "drain" in actions or (now.drain_at and now.drain_at != before.drain_at):
-            self._replaying.alarm.want(now.drain_at or time.monotonic())
+            self._replaying.timer.schedule(now.drain_at or time.monotonic())
         if "announce" in actions:
-            totals = self.hold.journal.totals()
-            self.announcer.announce(before.mode, now.mode, now.cause, totals.ops)
+            totals = self.local_state.journal.totals()
+            self.notifier.announce(before.mode, now.mode, now.cause, totals.ops)
         with self._changed:
             self._changed.notify_all()
 
     def recognise(self, backend: Backend) -> None:
-        hello = backend.hello(time.monotonic() + self.deadline_s)
-        self.hold.recognise(hello, reached_before=True)
+        server_identity = backend.server_identity(time.monotonic() + self.deadline_s)
+        self.local_state.recognise(server_identity, reached_before=True)
 
     def hold_off(self, error: StandfastError) -> None:
         self._held = error
@@ -143,25 +143,26 @@ class Engine:
             f"{op.kind} of key {op.key!r} in `{op.collection}`: the primary does not answer"
             f" ({self.situation.cause}); nothing was written",
             code="unavailable",
-            hint=f"try again later; it was opened with fallback={self.hold.options.fallback!r}",
+            hint="try again later; it was opened with"
+            f" fallback={self.local_state.options.fallback!r}",
         )
 
     def replay_soon(self) -> None:
-        self._replaying.alarm.want(time.monotonic())
+        self._replaying.timer.schedule(time.monotonic())
 
     def end_lane(self, backend: Backend, lane: Lane) -> None:
         try:
-            if self.hold.journal.holds(lane.id):
+            if self.local_state.journal.holds(lane.id):
                 lane.lock.release()  # something of it is pending: whoever replays adopts it
                 return
-            if lane.believed or lane.seq:
+            if lane.expected_watermark or lane.seq:
                 deadline = time.monotonic() + self.deadline_s
-                directory = self.hold.journal.directory
+                directory = self.local_state.journal.directory
                 backend.fence([lane.id], directory=directory, deadline=deadline)
                 failpoint("lane-end-fenced")
             # Not before: a lane that the journal does not know is fenced by nobody.
-            self.hold.journal.close_lane(lane.id)
-            self.hold.forget_lane(lane.id)
+            self.local_state.journal.close_lane(lane.id)
+            self.local_state.forget_lane(lane.id)
         except StandfastError:
             lane.lock.release()  # the next one to open the directory fences it
             return
@@ -170,14 +171,14 @@ class Engine:
     def primary_missed(self, cause: str) -> None:
         self.post(Lost(cause))
 
-    def see_locally(self, collection: str, key: str) -> Sight:
-        if self.hold.options.fallback == "off":
+    def read_locally(self, collection: str, key: str) -> ReadResult:
+        if self.local_state.options.fallback == "off":
             raise Unavailable(
                 f"key {key!r} in `{collection}`: the primary does not answer"
                 f" ({self.situation.cause})",
                 hint="try again later; the store was opened with fallback='off'",
             )
-        return Sight(self.hold.known(collection, key), False)
+        return ReadResult(self.local_state.read_local(collection, key), False)
 
     # ---- calls
 
@@ -187,37 +188,39 @@ class Engine:
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         provisional: bool = False,
-        soft: bool = False,
+        read_modify_write: bool = False,
     ) -> Promise[list[Result]]:
         """Queue the ops of one call, which are acknowledged together."""
         promise: Promise[list[Result]] = Promise(loop)
         size = sum(len(op.body or "") for op in ops)
         deadline = time.monotonic() + self.deadline_s
-        self.inbox.submit(Submission(promise, ops, deadline, size, provisional, soft))
+        self.write_queue.submit(
+            Submission(promise, ops, deadline, size, provisional, read_modify_write)
+        )
         return promise
 
-    def see(
+    def read_one(
         self,
         collection: str,
         key: str,
         *,
         local: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Sight | Promise[Sight]:
+    ) -> ReadResult | Promise[ReadResult]:
         """Read one place: at once from the local files, or from the primary as a promise."""
         self.require_open()
         if self.mode is not Mode.DIRECT or self._reader.suspect or self.broken:
-            return self.see_locally(collection, key)
-        if not self._writer.quiet and self.hold.journal.at(collection, key):
-            return self.see_locally(collection, key)
+            return self.read_locally(collection, key)
+        if not self._writer.journal_empty and self.local_state.journal.at(collection, key):
+            return self.read_locally(collection, key)
         if local:
             try:
                 # Nothing is pending on it: that was just seen, without looking into the journal.
-                return Sight(self.hold.told(collection, key), False)
+                return ReadResult(self.local_state.read_mirror(collection, key), False)
             except StandfastError as error:
                 if error.code not in ("not_mirrored", "too_stale"):
                     raise
-        promise: Promise[Sight] = Promise(loop)
+        promise: Promise[ReadResult] = Promise(loop)
         deadline = time.monotonic() + self.deadline_s
         self._reader.ask(Question(promise, collection, key, deadline))
         return promise
@@ -232,7 +235,7 @@ class Engine:
         """Run a piece of reading on the primary, with a deadline of its own."""
         self.require_open()
         if self._is_away():
-            raise not_whole(what, self.situation.cause)
+            raise not_complete(what, self.situation.cause)
 
         def checked(backend: Backend, deadline: float) -> T:
             self._wait_direct(deadline, what)
@@ -240,9 +243,9 @@ class Engine:
 
         return self._scanning.run(checked, loop=loop)
 
-    def sweep(self, collection: str) -> Sweep | None:
+    def full_scan(self, collection: str) -> FullScan | None:
         """A scan of all of it that leaves the mirror with the whole collection."""
-        return Sweep(self.hold, collection)
+        return FullScan(self.local_state, collection)
 
     def pages(
         self,
@@ -250,7 +253,7 @@ class Engine:
         work: Callable[[Pages, float], T],
         *,
         what: str,
-        sweep: Sweep | None = None,
+        full_scan: FullScan | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
         """Read a collection on the primary, or in the mirror while it is away."""
@@ -258,14 +261,14 @@ class Engine:
 
         def mirrored() -> T:
             cause = self.situation.cause
-            if self.hold.options.fallback == "off":
-                raise not_whole(what, cause)
-            require_whole(self.hold, collection, what=what, cause=cause)
-            return work(MirrorPages(self.hold), float("inf"))
+            if self.local_state.options.fallback == "off":
+                raise not_complete(what, cause)
+            require_complete(self.local_state, collection, what=what, cause=cause)
+            return work(MirrorPages(self.local_state), float("inf"))
 
         def checked(backend: Backend, deadline: float) -> T:
             self._wait_direct(deadline, what)
-            return work(backend if sweep is None else sweep.over(backend), deadline)
+            return work(backend if full_scan is None else full_scan.over(backend), deadline)
 
         def missed(error: Unavailable) -> T:
             if means_away(error):
@@ -275,7 +278,7 @@ class Engine:
             return mirrored()
 
         if self._is_away():
-            return settled(mirrored, loop=loop)
+            return completed(mirrored, loop=loop)
         return self._scanning.run(checked, loop=loop, missed=missed)
 
     def _is_away(self) -> bool:
@@ -286,17 +289,17 @@ class Engine:
             while self.mode is not Mode.DIRECT and time.monotonic() < deadline:
                 self._changed.wait(deadline - time.monotonic())
         if self.mode is not Mode.DIRECT:
-            raise not_whole(what, self.situation.cause)
+            raise not_complete(what, self.situation.cause)
 
     def pending_views(self, collection: str) -> dict[str, View]:
         """The documents of a collection on which something is pending, as this directory sees them.
 
         Empty while everything is on the primary.
         """
-        if self._writer.quiet:
+        if self._writer.journal_empty:
             return {}
-        keys = self.hold.journal.keys(collection)
-        return {key: self.hold.view(collection, key) for key in keys}
+        keys = self.local_state.journal.keys(collection)
+        return {key: self.local_state.view(collection, key) for key in keys}
 
     @property
     def call_timeout_s(self) -> float:
@@ -306,7 +309,7 @@ class Engine:
     def flush(self, timeout_s: float) -> int:
         """Wait until everything is on the primary; returns how many writes still are not."""
         until = time.monotonic() + timeout_s
-        while (left := self.hold.journal.totals().ops) and time.monotonic() < until:
+        while (left := self.local_state.journal.totals().ops) and time.monotonic() < until:
             self.replay_soon()
             with self._changed:
                 self._changed.wait(min(0.05, max(0.0, until - time.monotonic())))
@@ -331,42 +334,42 @@ class Engine:
         if self.mode is not Mode.JOURNALING:
             self.flush(timeout_s)
         failpoint("close-flushed")
-        self.inbox.close()
-        for part in (self._replaying.alarm, self._connector.alarm, self._reader):
+        self.write_queue.close()
+        for part in (self._replaying.timer, self._connector.timer, self._reader):
             part.close()
         for thread in self._threads():
             thread.join(max(0.0, until - time.monotonic()))
         failpoint("close-stopped")
         if self.mode is Mode.DIRECT and self._writer.stopped:
             self._writer.close_lanes()
-        left = self.hold.journal.totals().ops
+        left = self.local_state.journal.totals().ops
         self._close_files()
         failpoint("close-done")
-        self.announcer.close()
+        self.notifier.close()
         if left:
             logger.warning(
                 "%d acknowledged writes are still in the journal in %s; they are replayed when"
                 " the store is opened again",
                 left,
-                self.hold.data_dir.resolve(),
+                self.local_state.data_dir.resolve(),
             )
         return left
 
     def _close_files(self) -> None:
         if self._writer.stopped:
-            self._writer.let_go()
+            self._writer.release_locks()
         self.replayer.close()
         self._scanning.close()
         for backend in (self.primary, self._writing_backend, self._reader.primary):
             backend.close()
         self.replayer.backend.close()
-        self.hold.close()
+        self.local_state.close()
 
     def health(self) -> Health:
         """How the store is doing, from local knowledge."""
         self.require_open()
         return health_of(
-            self.hold,
+            self.local_state,
             self.situation,
             primary=self.primary.display,
             lane=self._writer.lane.id,
@@ -375,4 +378,4 @@ class Engine:
 
     def is_pending(self, lane: str, seq: int) -> bool:
         """Whether the op that a receipt names still waits in the journal."""
-        return self.hold.journal.has(lane, seq)
+        return self.local_state.journal.has(lane, seq)

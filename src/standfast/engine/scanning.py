@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from standfast.backends.base import Backend
-from standfast.engine.promise import Promise, Settling
+from standfast.engine.promise import CompletionBatch, Promise
 from standfast.errors import StandfastError, Unavailable
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Scanning:
         missed: Callable[[Unavailable], T] | None,
         promise: Promise[T],
     ) -> None:
-        with Settling() as settling:
+        with CompletionBatch() as completions:
             try:
                 try:
                     value = self._work(work)
@@ -61,9 +61,9 @@ class Scanning:
                         raise
                     value = missed(error)
             except BaseException as error:
-                settling.error(promise, error)
+                completions.error(promise, error)
             else:
-                settling.value(promise, value)
+                completions.value(promise, value)
 
     def _work(self, work: Callable[[Backend, float], T]) -> T:
         backend = self._take()
@@ -76,7 +76,7 @@ class Scanning:
         try:
             backend = self._idle.get_nowait()
         except queue.Empty:
-            backend = self._primary.sibling()
+            backend = self._primary.new_handle()
             self._made.append(backend)
         if not backend.connected:
             try:
@@ -94,12 +94,12 @@ class Scanning:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def settled(work: Callable[[], T], *, loop: asyncio.AbstractEventLoop | None) -> Promise[T]:
+def completed(work: Callable[[], T], *, loop: asyncio.AbstractEventLoop | None) -> Promise[T]:
     """The promise of what is read at once, in the caller's own thread."""
     promise: Promise[T] = Promise(loop)
-    with Settling() as settling:
+    with CompletionBatch() as completions:
         try:
-            settling.value(promise, work())
+            completions.value(promise, work())
         except StandfastError as error:
-            settling.error(promise, error)
+            completions.error(promise, error)
     return promise

@@ -19,7 +19,7 @@ from standfast.limits import (
     MAX_TRANSACTION_BYTES,
     MAX_TRANSACTION_OPS,
 )
-from standfast.ops.types import Discreet, Op, Outcome, Receipt
+from standfast.ops.types import Op, Outcome, Receipt, Redacted
 
 
 class Result(NamedTuple):
@@ -43,15 +43,15 @@ class Submission(msgspec.Struct, frozen=True):
     deadline: float
     size: int = 0
     provisional: bool = False
-    soft: bool = False
+    read_modify_write: bool = False
 
     @property
     def conditional(self) -> bool:
         """Whether only the primary can judge it."""
-        return not self.soft and any(op.if_version is not None for op in self.ops)
+        return not self.read_modify_write and any(op.if_version is not None for op in self.ops)
 
 
-class Nudge(Discreet, frozen=True):
+class Wakeup(Redacted, frozen=True):
     """Something for the writer to look at: `nearly` nothing is pending, or a `close`."""
 
     what: str
@@ -64,7 +64,7 @@ class Collected(NamedTuple):
     notes: list[Any]
 
 
-class Inbox:
+class WriteQueue:
     """A bounded queue with one reader.  Thread-safe."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Inbox:
             self._size += submission.size
             self._queue.put(submission)
 
-    def post(self, note: Nudge | Event) -> None:
+    def post(self, note: Wakeup | Event) -> None:
         """Tell the writer something."""
         self._queue.put(note)
 
@@ -97,7 +97,7 @@ class Inbox:
         """Accept no more calls; those that wait are still served."""
         with self._lock:
             self._closed = True
-            self._queue.put(Nudge("close"))
+            self._queue.put(Wakeup("close"))
 
     def collect(self, until: float | None) -> Collected:
         """Everything that waits now, up to a full batch; blocks until there is something."""

@@ -18,14 +18,14 @@ import msgspec
 from standfast.backends.base import Backend
 from standfast.engine.confirming import Sent, confirm
 from standfast.engine.failures import AWAY, IN_DOUBT, failure_of
-from standfast.engine.interfaces import Hub
+from standfast.engine.interfaces import EngineContext
 from standfast.engine.lanes import Lane
-from standfast.engine.local_state import Hold
+from standfast.engine.local_state import LocalState
 from standfast.engine.outage_writes import Answer, Journaling, unknown_outcome
-from standfast.engine.promise import Settling
-from standfast.engine.replayer import PROBE_PATIENCE_S
+from standfast.engine.promise import CompletionBatch
+from standfast.engine.replayer import PROBE_LOCK_TIMEOUT_S
 from standfast.engine.state_machine import Drained, Event, Lost, Mode, RoundFailed, step
-from standfast.engine.write_queue import Nudge, Submission
+from standfast.engine.write_queue import Submission, Wakeup
 from standfast.errors import StandfastError, Unavailable
 from standfast.limits import MAX_LANE_BATCHES
 from standfast.ops.batch import Place
@@ -43,24 +43,24 @@ HANDOVER_S = 0.25
 class Writer:
     """The writer thread of one engine."""
 
-    def __init__(self, hub: Hub, primary: Backend, hold: Hold) -> None:
-        self._hub = hub
+    def __init__(self, context: EngineContext, primary: Backend, local_state: LocalState) -> None:
+        self._context = context
         self._primary = primary
-        self._hold = hold
-        self._journaling = Journaling(hold)
-        self._inbox = hub.inbox
+        self._local_state = local_state
+        self._journaling = Journaling(local_state)
+        self._inbox = context.write_queue
         self.lane = self._open_lane()
         self._side: Lane | None = None
         self._journal_version = -1
-        self.quiet = False
+        self.journal_empty = False
         """Whether nothing at all was pending in the directory when it was last looked at."""
         self._random = random.Random()
         self._closing = False
         self.thread = threading.Thread(target=self._run, name="standfast-writer", daemon=True)
 
     def _open_lane(self) -> Lane:
-        lane = Lane(self._hold.data_dir)
-        self._hold.journal.open_lane(lane.id)
+        lane = Lane(self._local_state.data_dir)
+        self._local_state.journal.open_lane(lane.id)
         return lane
 
     # ---- the loop
@@ -72,16 +72,16 @@ class Writer:
         except BaseException as error:
             # A bug: nobody may wait for an answer that will not come.
             logger.exception("the writer thread ended")
-            self._hub.fail(error)
+            self._context.fail(error)
             self._fail_waiting(error)
 
     def _fail_waiting(self, error: BaseException) -> None:
         self._inbox.close()
         failed = self._ended(error)
-        with Settling() as settling:
+        with CompletionBatch() as completions:
             while (collected := self._inbox.collect(0.0)).submissions or collected.notes:
                 for submission in collected.submissions:
-                    settling.error(submission.promise, failed)
+                    completions.error(submission.promise, failed)
 
     def _ended(self, error: BaseException) -> Unavailable:
         return Unavailable(
@@ -93,66 +93,69 @@ class Writer:
     def _turn(self) -> None:
         collected = self._inbox.collect(None)
         for note in collected.notes:
-            self._heed(note)
+            self._handle(note)
         if not collected.submissions:
             return
         try:
-            if self._hub.mode is Mode.DIRECT:
+            if self._context.mode is Mode.DIRECT:
                 self._direct(collected.submissions)
             else:
                 self._journal(collected.submissions, self.lane)
         except BaseException as error:
             # Of the local files, mostly: the calls of this batch fail, the next may not.
             failed = error if isinstance(error, StandfastError) else self._ended(error)
-            with Settling() as settling:
+            with CompletionBatch() as completions:
                 for submission in collected.submissions:
-                    settling.error(submission.promise, failed)
+                    completions.error(submission.promise, failed)
             if failed is not error:
                 raise
 
-    def _heed(self, note: Any) -> None:
-        if not isinstance(note, Nudge):
-            self.happen(note)
+    def _handle(self, note: Any) -> None:
+        if not isinstance(note, Wakeup):
+            self.transition(note)
         elif note.what == "nearly":
             self._hand_over()
         elif note.what == "close":
             self._closing = True
 
-    def happen(self, event: Event) -> None:
+    def transition(self, event: Event) -> None:
         """Let an event change the situation, and do what follows from it."""
-        hub = self._hub
+        context = self._context
         jitter = 0.5 + self._random.random() / 2
-        before = hub.situation
-        hub.situation, actions = step(before, event, time.monotonic(), jitter=jitter)
-        if hub.situation.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
-            self.lane.believed = max(self.lane.believed, self._hold.mirror.believed(self.lane.id))
+        before = context.situation
+        context.situation, actions = step(before, event, time.monotonic(), jitter=jitter)
+        if context.situation.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
+            self.lane.expected_watermark = max(
+                self.lane.expected_watermark,
+                self._local_state.mirror.expected_watermark(self.lane.id),
+            )
             self._look_at_journal()
-        hub.situation_changed(before, actions)
+        context.situation_changed(before, actions)
 
     # ---- DIRECT
 
     def _direct(self, submissions: list[Submission]) -> None:
         """Send to the primary what may go there; what touches a pending place joins the journal."""
         self._look_at_journal()
-        if not self.quiet:
+        if not self.journal_empty:
             aside = self._behind_pending(submissions)
             if aside:
                 submissions = [one for one in submissions if one not in aside]
                 self._journal(aside, self.side_lane())
-                self._hub.replay_soon()
+                self._context.replay_soon()
         if submissions:
-            self._send(submissions, patience_s=None)
+            self._send(submissions, lock_timeout_s=None)
             self._rotate()
 
     def _look_at_journal(self) -> None:
         """See whether anything is pending, by whichever process of the directory (R3)."""
-        journal = self._hold.journal
+        journal = self._local_state.journal
         version = journal.version()
         if version != self._journal_version:
             self._journal_version = version
-            self.quiet = journal.totals().ops == 0
-            if not self.quiet:
-                self._hub.replay_soon()
+            self.journal_empty = journal.totals().ops == 0
+            if not self.journal_empty:
+                self._context.replay_soon()
 
     def _behind_pending(self, submissions: Sequence[Submission]) -> list[Submission]:
         """Those that touch a place on which something is pending, or touch one of their places."""
@@ -160,7 +163,7 @@ class Writer:
         behind: list[Submission] = []
         for submission in submissions:
             places = {(op.collection, op.key) for op in submission.ops}
-            at = self._hold.journal.at
+            at = self._local_state.journal.at
             if not waiting.isdisjoint(places) or any(at(*place) for place in places):
                 waiting |= places
                 behind.append(submission)
@@ -170,13 +173,13 @@ class Writer:
         """The lane of ops that cannot go direct, while the others do."""
         if self._side is None:
             self._side = self._open_lane()
-            self._hub.replayer.indirect.add(self._side.id)
+            self._context.replayer.indirect.add(self._side.id)
         return self._side
 
-    def _send(self, submissions: list[Submission], *, patience_s: float | None) -> None:
+    def _send(self, submissions: list[Submission], *, lock_timeout_s: float | None) -> None:
         """One transaction; the sure refusal of one is its caller's alone (I6)."""
         sent = [(one, self._numbered(one)) for one in submissions]
-        self._resend(sent, patience_s=patience_s)
+        self._resend(sent, lock_timeout_s=lock_timeout_s)
 
     def _numbered(self, submission: Submission) -> list[Op]:
         lane = self.lane
@@ -188,33 +191,33 @@ class Writer:
             for op in submission.ops
         ]
 
-    def _resend(self, sent: Sequence[Sent], *, patience_s: float | None) -> None:
+    def _resend(self, sent: Sequence[Sent], *, lock_timeout_s: float | None) -> None:
         ops = [op for _, ops in sent for op in ops]
         try:
             deadline = max(min(one.deadline for one, _ in sent), time.monotonic() + SHORTEST_S)
-            applied = self._apply(ops, deadline, patience_s)
+            applied = self._apply(ops, deadline, lock_timeout_s)
         except StandfastError as error:
-            self._refused(sent, error, patience_s)
+            self._refused(sent, error, lock_timeout_s)
             return
-        if self._hold.history is None:  # this batch has made the schema
+        if self._local_state.history is None:  # this batch has made the schema
             try:
-                self._hub.recognise(self._primary)
+                self._context.recognise(self._primary)
             except StandfastError as error:
-                self.happen(Lost(error.code))
+                self.transition(Lost(error.code))
                 self._keep_sent(sent)
                 return
-        self.lane.believed = applied.watermark
+        self.lane.expected_watermark = applied.watermark
         self.lane.batches += 1
-        confirm(self._hold, sent, applied, lane=self.lane.id)
+        confirm(self._local_state, sent, applied, lane=self.lane.id)
 
-    def _apply(self, ops: list[Op], deadline: float, patience_s: float | None) -> Applied:
+    def _apply(self, ops: list[Op], deadline: float, lock_timeout_s: float | None) -> Applied:
         failpoint("direct-before-apply")
         applied = self._primary.apply(
             ops,
-            believed=self.lane.believed,
+            expected_watermark=self.lane.expected_watermark,
             deadline=deadline,
-            directory=self._hold.journal.directory,
-            patience_s=patience_s,
+            directory=self._local_state.journal.directory,
+            lock_timeout_s=lock_timeout_s,
         )
         failpoint("direct-applied")
         return applied
@@ -223,30 +226,30 @@ class Writer:
         self,
         sent: Sequence[Sent],
         error: StandfastError,
-        patience_s: float | None,
+        lock_timeout_s: float | None,
     ) -> None:
         if error.code in IN_DOUBT:
-            self.happen(Lost(error.code))
+            self.transition(Lost(error.code))
             self._keep_sent(sent)
         elif error.code in AWAY or error.code == "went_back":
             if error.code == "went_back":
-                self._hub.hold_off(error)
-            self.happen(Lost(error.code))
+                self._context.hold_off(error)
+            self.transition(Lost(error.code))
             self._journal_sent_nowhere(sent)
         elif error.code == "fenced":
             # Somebody took this lane for dead, and closed it: nothing of the batch took effect.
             self.lane.end()
             self.lane = self._open_lane()
-            self._send([submission for submission, _ in sent], patience_s=patience_s)
+            self._send([submission for submission, _ in sent], lock_timeout_s=lock_timeout_s)
         elif error.code == "locked" and self._is_late(sent):
             self._put_aside(sent, error)
         elif len(sent) > 1:
-            self._halve(sent, PROBE_PATIENCE_S if error.code == "locked" else patience_s)
+            self._halve(sent, PROBE_LOCK_TIMEOUT_S if error.code == "locked" else lock_timeout_s)
         elif error.code == "locked":
             self._put_aside(sent, error)
         else:
-            with Settling() as settling:
-                settling.error(sent[0][0].promise, error)
+            with CompletionBatch() as completions:
+                completions.error(sent[0][0].promise, error)
 
     def _is_late(self, sent: Sequence[Sent]) -> bool:
         """Whether there is no time left to find out whose row is locked."""
@@ -257,16 +260,16 @@ class Writer:
         aside = [submission for submission, _ in sent if not submission.conditional]
         if aside:
             self._journal(aside, self.side_lane())
-            self._hub.replay_soon()
-        with Settling() as settling:
+            self._context.replay_soon()
+        with CompletionBatch() as completions:
             for submission, _ in sent:
-                settling.error(submission.promise, error)
+                completions.error(submission.promise, error)
 
-    def _halve(self, sent: Sequence[Sent], patience_s: float | None) -> None:
+    def _halve(self, sent: Sequence[Sent], lock_timeout_s: float | None) -> None:
         """Send both halves, in order, with the sequences that they have."""
         middle = len(sent) // 2
         for half in (sent[:middle], sent[middle:]):
-            if self._hub.mode is Mode.DIRECT and not self.quiet:
+            if self._context.mode is Mode.DIRECT and not self.journal_empty:
                 # What came before may have been put aside: its place keeps its order.
                 behind = self._behind_pending([submission for submission, _ in half])
                 if behind:
@@ -274,63 +277,63 @@ class Writer:
                     half = [one for one in half if one[0] not in behind]
             if not half:
                 continue
-            if self._hub.mode is Mode.DIRECT and half[0][1][0].lane == self.lane.id:
-                self._resend(half, patience_s=patience_s)
-            elif self._hub.mode is Mode.DIRECT:
-                self._send([submission for submission, _ in half], patience_s=patience_s)
+            if self._context.mode is Mode.DIRECT and half[0][1][0].lane == self.lane.id:
+                self._resend(half, lock_timeout_s=lock_timeout_s)
+            elif self._context.mode is Mode.DIRECT:
+                self._send([submission for submission, _ in half], lock_timeout_s=lock_timeout_s)
             else:
                 self._journal_sent_nowhere(half)
 
     def _keep_sent(self, sent: Sequence[Sent]) -> None:
         """The outcome is unknown: the same ops go into the journal, under the same names (I2)."""
-        self.quiet = False
-        if self._hold.options.fallback != "read-write":
-            with Settling() as settling:
+        self.journal_empty = False
+        if self._local_state.options.fallback != "read-write":
+            with CompletionBatch() as completions:
                 for submission, ops in sent:
-                    settling.error(submission.promise, unknown_outcome(ops[0]))
+                    completions.error(submission.promise, unknown_outcome(ops[0]))
             return
         failpoint("doubt-before-journal")
         try:
             self._answer(self._journaling.write_sent(sent))
         except StandfastError:
             logger.exception("writes with an unknown outcome could not be journaled")
-            with Settling() as settling:
+            with CompletionBatch() as completions:
                 for submission, ops in sent:
-                    settling.error(submission.promise, unknown_outcome(ops[0]))
+                    completions.error(submission.promise, unknown_outcome(ops[0]))
 
     def _journal_sent_nowhere(self, sent: Sequence[Sent]) -> None:
         self._journal([submission for submission, _ in sent], self.lane)
 
     def _rotate(self) -> None:
         """Begin a new lane now and then; the old one has nothing in flight and nothing pending."""
-        if self.lane.batches < MAX_LANE_BATCHES or self._hub.mode is not Mode.DIRECT:
+        if self.lane.batches < MAX_LANE_BATCHES or self._context.mode is not Mode.DIRECT:
             return
         old, self.lane = self.lane, self._open_lane()
-        self._hub.end_lane(self._primary, old)
+        self._context.end_lane(self._primary, old)
 
     # ---- JOURNALING
 
     def _journal(self, submissions: list[Submission], lane: Lane) -> None:
-        self.quiet = False  # before anybody is answered: readers must look into the journal
-        fallback = self._hold.options.fallback
+        self.journal_empty = False  # before anybody is answered: readers must look into the journal
+        fallback = self._local_state.options.fallback
         if fallback == "read-write":
             try:
                 self._answer(self._journaling.write(submissions, lane))
             except StandfastError as error:
                 self._not_journaled(submissions, lane, error)
             return
-        with Settling() as settling:
+        with CompletionBatch() as completions:
             for submission in submissions:
-                settling.error(submission.promise, self._hub.away(submission.ops[0]))
+                completions.error(submission.promise, self._context.away(submission.ops[0]))
 
     def _answer(self, answers: list[Answer]) -> None:
         self._journal_version = -1
-        with Settling() as settling:
+        with CompletionBatch() as completions:
             for submission, results, error in answers:
                 if error is not None:
-                    settling.error(submission.promise, error)
+                    completions.error(submission.promise, error)
                 else:
-                    settling.value(submission.promise, results)
+                    completions.value(submission.promise, results)
         failpoint("journal-answered")
 
     def _not_journaled(
@@ -341,41 +344,41 @@ class Writer:
             for submission in submissions:
                 self._journal([submission], lane)
             return
-        with Settling() as settling:
+        with CompletionBatch() as completions:
             for submission in submissions:
-                settling.error(submission.promise, error)
+                completions.error(submission.promise, error)
 
     # ---- DRAINING -> DIRECT
 
     def _hand_over(self) -> None:
         """Less than a batch is pending: hold the queue, replay the rest, and go DIRECT."""
-        if self._hub.mode is not Mode.DRAINING:
+        if self._context.mode is not Mode.DRAINING:
             return
         failpoint("handover-begun")
         try:
-            progress = self._hub.replayer.drain(
+            progress = self._context.replayer.drain(
                 until="empty", deadline=time.monotonic() + HANDOVER_S
             )
         except StandfastError as error:
-            self.happen(failure_of(error))
+            self.transition(failure_of(error))
             return
         if progress == "empty":
             failpoint("handover-drained")
-            if self._hold.journal.holds(self.lane.id):
+            if self._local_state.journal.holds(self.lane.id):
                 # It waits for a lock: what goes direct on its lane would pass it for ever (R3).
                 self.lane.lock.release()
                 self.lane = self._open_lane()
-            self.happen(Drained())
+            self.transition(Drained())
             failpoint("handover-done")
         else:
-            self.happen(RoundFailed("more writes came meanwhile"))
+            self.transition(RoundFailed("more writes came meanwhile"))
 
     def close_lanes(self) -> None:
         """At the end: close what the primary can be told to close; the rest is fenced later."""
         for lane in [self.lane, *([self._side] if self._side else [])]:
-            self._hub.end_lane(self._primary, lane)
+            self._context.end_lane(self._primary, lane)
 
-    def let_go(self) -> None:
+    def release_locks(self) -> None:
         """At the end: nothing is in flight, so whoever opens the directory next may fence these."""
         for lane in [self.lane, *([self._side] if self._side else [])]:
             lane.lock.release()

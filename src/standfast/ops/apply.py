@@ -12,10 +12,10 @@ from standfast.document.codec import decode, encode
 from standfast.document.patch import append_at, increment_at, merge_patch
 from standfast.document.values import MISSING
 from standfast.errors import CorruptData, DataError
-from standfast.ops.types import Discreet, Identity, Op
+from standfast.ops.types import Identity, Op, Redacted
 
 
-class Current(Discreet, frozen=True):
+class Current(Redacted, frozen=True):
     """What is stored at one place before a batch, or after some of its ops.
 
     `text` is None when there is no live document (never was, deleted or expired).  `version` is

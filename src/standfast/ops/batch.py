@@ -10,39 +10,39 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from standfast.ops.apply import Current, Refusal, apply_op
-from standfast.ops.reconcile import OnConflict, entry_of, settle
-from standfast.ops.types import Entry, Identity, Op, Outcome
+from standfast.ops.reconcile import OnConflict, entry_of, reconcile
+from standfast.ops.types import ConflictRecord, Identity, Op, Outcome
 
 Place = tuple[str, str]
 """Collection and key: what an op touches."""
 
 
-class Folded(NamedTuple):
+class BatchResult(NamedTuple):
     """The outcome of each op, in order, and the lines for the ledger."""
 
     outcomes: list[Outcome]
-    entries: list[Entry]
+    entries: list[ConflictRecord]
 
 
-def fold(
+def apply_ops(
     rows: dict[Place, Current],
     ops: Sequence[Op],
     *,
     on_conflict: OnConflict = "mine",
     entered: Iterable[Identity] = (),
-) -> Folded:
+) -> BatchResult:
     """Apply `ops` in order to `rows` (changed in place) and tell the outcome of each.
 
     A refused op changes nothing and the ones behind it go on; in a group, one refusal refuses all.
-    A replayed op is parked instead of refused, and decided by `standfast.ops.reconcile`.  `entered`
-    names the ops of earlier batches that stand in the ledger.  A delete that finds no document
-    is applied with version 0: there was nothing to do.
+    A replayed op is rejected instead of refused, and decided by `standfast.ops.reconcile`.
+    `entered` names the ops of earlier batches that are among the conflicts.  A delete that finds no
+    document is applied with version 0: there was nothing to do.
     """
-    folded = Folded([], [])
+    result = BatchResult([], [])
     known = set(entered)
     for group in _groups(ops):
-        _fold_group(rows, group, on_conflict, known, folded)
-    return folded
+        _apply_group(rows, group, on_conflict, known, result)
+    return result
 
 
 def places(ops: Sequence[Op]) -> dict[str, list[str]]:
@@ -76,27 +76,27 @@ def _groups(ops: Sequence[Op]) -> Iterator[Sequence[Op]]:
             start = index
 
 
-def _fold_group(
+def _apply_group(
     rows: dict[Place, Current],
     ops: Sequence[Op],
     on_conflict: OnConflict,
     entered: set[Identity],
-    folded: Folded,
+    result: BatchResult,
 ) -> None:
     drafts: dict[Place, Current] = {}
     outcomes: list[Outcome] = []
-    entries: list[Entry] = []
+    entries: list[ConflictRecord] = []
     for op in ops:
         place = (op.collection, op.key)
         current = drafts.get(place) or rows.get(place) or Current()
         try:
             # A caller that says what its put is based on has it merged, healthy or not.
             if op.replay or (op.seen != "unknown" and op.if_version is None):
-                changed, entry = settle(current, op, on_conflict=on_conflict, entered=entered)
+                changed, entry = reconcile(current, op, on_conflict=on_conflict, entered=entered)
             else:
                 changed, entry = apply_op(current, op, entered), None
         except Refusal as refusal:
-            _refuse_group(rows, ops, op, refusal, entered, folded)
+            _refuse_group(rows, ops, op, refusal, entered, result)
             return
         drafts[place] = changed
         if entry is not None:
@@ -106,8 +106,8 @@ def _fold_group(
         outcomes.append(Outcome(op.seq, status, version, changed.text))
     rows.update(drafts)
     entered.update((entry.lane, entry.seq) for entry in entries)
-    folded.outcomes.extend(outcomes)
-    folded.entries.extend(entries)
+    result.outcomes.extend(outcomes)
+    result.entries.extend(entries)
 
 
 def _refuse_group(
@@ -116,7 +116,7 @@ def _refuse_group(
     culprit: Op,
     refusal: Refusal,
     entered: set[Identity],
-    folded: Folded,
+    result: BatchResult,
 ) -> None:
     """Refuse all ops of a group for the sake of one; replayed ones go into the ledger."""
     for op in ops:
@@ -128,6 +128,6 @@ def _refuse_group(
             entered.add(op.name)
             found = rows.get((op.collection, op.key)) or Current()
             entry = entry_of(op, code, theirs=found.text, state="open", resolution=None)
-            folded.entries.append(entry)
-        status = "parked" if op.replay else "refused"
-        folded.outcomes.append(Outcome(op.seq, status, version, None, code, message))
+            result.entries.append(entry)
+        status = "rejected" if op.replay else "refused"
+        result.outcomes.append(Outcome(op.seq, status, version, None, code, message))

@@ -1,4 +1,4 @@
-"""What becomes of a journaled op on replay: applied, merged, or parked in the ledger.
+"""What becomes of a journaled op on replay: applied, merged, or rejected in the ledger.
 
 The op was acknowledged while the primary was away, and its document may have moved meanwhile.
 Nobody's data is lost (I5): whatever is not simply applied leaves an entry with base, mine and
@@ -15,7 +15,7 @@ from standfast.document.merge import Side, same_value, three_way
 from standfast.document.values import JSON, MISSING, Missing
 from standfast.errors import CorruptData, DataError
 from standfast.ops.apply import Current, Refusal, apply_op, deleted, holds, new_text, replaced
-from standfast.ops.types import Entry, Identity, Op
+from standfast.ops.types import ConflictRecord, Identity, Op
 
 Resolver: TypeAlias = Callable[[JSON | Missing, JSON | Missing, JSON | Missing], JSON]
 """Makes one value of base, mine and theirs (`MISSING`: no document, or not known)."""
@@ -32,7 +32,7 @@ later by the clocks of the two machines; or a function that decides.
 SETTLED_REASONS = ("conflict", "merged", "update_beats_delete")
 
 
-def is_parked(entry: Entry) -> bool:
+def is_rejected(entry: ConflictRecord) -> bool:
     """Whether a line of the ledger tells of an op that was not applied."""
     return entry.lane != "" and entry.reason not in SETTLED_REASONS
 
@@ -41,19 +41,19 @@ class Settled(NamedTuple):
     """What a replayed op makes of its place, and its line of the ledger, if it needs one."""
 
     current: Current
-    entry: Entry | None
+    entry: ConflictRecord | None
 
 
-def settle(
+def reconcile(
     current: Current, op: Op, *, on_conflict: OnConflict, entered: Container[Identity] = ()
 ) -> Settled:
     """Apply a journaled op to what the primary holds now.
 
-    Raises Refusal when it must be parked: its condition no longer holds, its document was deleted
+    Raises Refusal when it must be rejected: its condition no longer holds, its document was deleted
     meanwhile, its data do not fit, or it was marked so.
     """
-    if op.park:
-        raise Refusal(op.park, "the op was set aside", current.live_version)
+    if op.reject:
+        raise Refusal(op.reject, "the op was set aside", current.live_version)
     if current.unfit:
         raise Refusal("bad_key", current.unfit)
     if op.if_version is not None:
@@ -72,10 +72,10 @@ def settle(
 
 def entry_of(
     op: Op, reason: str, *, theirs: str | None, state: str, resolution: str | None
-) -> Entry:
+) -> ConflictRecord:
     """The ledger's line of an op."""
     lane, seq = op.name
-    return Entry(
+    return ConflictRecord(
         lane=lane,
         seq=seq,
         collection=op.collection,

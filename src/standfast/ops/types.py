@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 Kind = Literal["put", "patch", "append", "increment", "delete"]
-Status = Literal["applied", "skipped", "refused", "merged", "parked"]
+Status = Literal["applied", "skipped", "refused", "merged", "rejected"]
 Durability = Literal["primary", "journal", "spool"]
 Source = Literal["primary", "mirror", "snapshot"]
 Knowledge = Literal["unknown", "absent", "present"]
@@ -19,7 +19,7 @@ Identity = tuple[str, int]
 ABSENT = 0
 
 
-class Discreet(msgspec.Struct, frozen=True):
+class Redacted(msgspec.Struct, frozen=True):
     """A struct whose repr, which ends up in logs and tracebacks, never shows a document's content.
 
     `content` names the fields that hold some; they are left out.
@@ -36,7 +36,7 @@ class Discreet(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}({shown})"
 
 
-class Op(Discreet, frozen=True, kw_only=True):
+class Op(Redacted, frozen=True, kw_only=True):
     """One write, identified for ever by its lane and sequence.
 
     `body` is exact JSON text: the document of a put, the patch (RFC 7396), the appended element or
@@ -44,12 +44,12 @@ class Op(Discreet, frozen=True, kw_only=True):
     `if_version` makes the op conditional: it is refused unless the document has that version
     (`ABSENT`: unless there is no document).  Where the caller saw own pending ops on top of that
     version, `pending` names those that change the document: the condition holds only if the row is
-    exactly that version with exactly these ops applied, none of them parked.
+    exactly that version with exactly these ops applied, none of them rejected.
     Ops of one non-zero `group` stand or fall together.
 
     The rest is set when the op goes through the journal.  `replay`: it was acknowledged, so what
     cannot be applied goes into the ledger instead of back to a caller.  `seen` and `base` say what
-    its writer knew of the document, own pending ops included.  `park`: the reason for which it
+    its writer knew of the document, own pending ops included.  `reject`: the reason for which it
     goes into the ledger unapplied.  `at_us` is when it was acknowledged, by this machine's clock.
     `origin` is the name that its receipt carries, when a fence made it move to another lane.
     `exact` says of a put whether jsonb gives its body back exactly (None: nobody has looked).
@@ -71,7 +71,7 @@ class Op(Discreet, frozen=True, kw_only=True):
     replay: bool = False
     seen: Knowledge = "unknown"
     base: str | None = None
-    park: str = ""
+    reject: str = ""
     at_us: int = 0
     origin: Identity | None = None
     exact: bool | None = None
@@ -82,14 +82,14 @@ class Op(Discreet, frozen=True, kw_only=True):
         return self.origin or (self.lane, self.seq)
 
 
-class Outcome(Discreet, frozen=True, array_like=True):
+class Outcome(Redacted, frozen=True, array_like=True):
     """What became of one op.
 
     `applied`: `version` is the document's new version and `text` its new JSON text (None after a
     delete).  `skipped`: the lane's watermark had already passed the op; `version` is the one it got
     then when the lane's last outcomes still tell, else None.  `refused`: nothing was changed;
     `code` and `message` say why, and `version` is the one that was found.  On replay only:
-    `merged`: as `applied`, but the document had moved, which the ledger tells; `parked`: nothing
+    `merged`: as `applied`, but the document had moved, which the ledger tells; `rejected`: nothing
     was changed, and the op stands in the ledger with `code` as its reason.
     """
 
@@ -103,7 +103,7 @@ class Outcome(Discreet, frozen=True, array_like=True):
     message: str = ""
 
 
-class State(Discreet, frozen=True):
+class State(Redacted, frozen=True):
     """What the primary holds at one place: a document (`text`), or its absence (None).
 
     `version` is the document's, or the one that a new document there would exceed.
@@ -141,8 +141,8 @@ class Applied(msgspec.Struct, frozen=True):
     observed: Observed = Observed([])
 
 
-class Entry(Discreet, frozen=True, kw_only=True):
-    """One line of the ledger: an op that was merged, parked or overwrote something, and why.
+class ConflictRecord(Redacted, frozen=True, kw_only=True):
+    """One line of the ledger: an op that was merged, rejected or overwrote something, and why.
 
     `base`, `mine` and `theirs` are JSON texts: what the writer knew, what the op carries, what was
     found.  `pointer` is that of an append or increment, as JSON text too.  `state` is `open` while
@@ -167,7 +167,7 @@ class Entry(Discreet, frozen=True, kw_only=True):
     resolution: str | None = None
 
 
-class Hello(msgspec.Struct, frozen=True):
+class ServerIdentity(msgspec.Struct, frozen=True):
     """What a database says of itself on a new connection.
 
     `identity` is the UUID of its history (None: no schema yet), `system` PostgreSQL's system
@@ -179,7 +179,7 @@ class Hello(msgspec.Struct, frozen=True):
     epoch: int = 1
 
 
-class Row(Discreet, frozen=True):
+class Row(Redacted, frozen=True):
     """One stored document: exact JSON text, version and times in microseconds since 1970 UTC.
 
     `seen_us`: for a row of the mirror, when the primary told it (None: it is the primary's own).
@@ -228,7 +228,7 @@ class Receipt(msgspec.Struct, frozen=True):
     seq: int = 0
 
 
-class Document(Discreet, frozen=True):
+class Document(Redacted, frozen=True):
     """One document as it was read: value, version, where it came from and how old that is.
 
     `age_s` is how long ago the primary said so (0.0 for `source="primary"`).  `version` is a

@@ -26,8 +26,8 @@ from contract.suite.lanes import LanesContract
 from contract.suite.loads import LoadsContract
 from contract.suite.merging import MergingContract
 from contract.suite.observe import ObserveContract
-from contract.suite.parking import ParkingContract
 from contract.suite.reads import ReadsContract
+from contract.suite.rejecting import RejectingContract
 from contract.suite.texts import TextsContract
 
 
@@ -40,7 +40,7 @@ class BackendContract(
     FencesContract,
     ObserveContract,
     MergingContract,
-    ParkingContract,
+    RejectingContract,
     ContractBase,
 ):
     """Every guarantee that a backend gives; inherit it and provide the fixture `backend`.

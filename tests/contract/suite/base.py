@@ -11,7 +11,7 @@ import pytest
 
 from standfast.backends.base import Backend
 from standfast.ops.batch import Place, places
-from standfast.ops.types import Applied, Entry, Kind, Op, Outcome, Row, State
+from standfast.ops.types import Applied, ConflictRecord, Kind, Op, Outcome, Row, State
 
 #: Keys that something on the way to a database might take for something else.
 ODD_KEYS = (
@@ -214,12 +214,12 @@ class ContractBase:
         """The ledger as (seq, kind, reason, base, mine, theirs, state, resolution)."""
         return [
             (e.seq, e.kind, e.reason, e.base, e.mine, e.theirs, e.state, e.resolution)
-            for e in self.ledger(backend)
+            for e in self.conflicts(backend)
         ]
 
-    def ledger(self, backend: Backend) -> list[Entry]:
+    def conflicts(self, backend: Backend) -> list[ConflictRecord]:
         """Every line of the ledger."""
-        return backend.entries(limit=10_000)
+        return backend.conflicts(limit=10_000)
 
     def contents(self, backend: Backend, *, collection: str | None = None) -> dict[str, str]:
         """Every document's text by key."""

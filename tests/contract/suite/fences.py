@@ -60,9 +60,9 @@ class FencesContract(ContractBase):
         for seqs in ((1,), (1, 2), (2, 3), (3,), (3, 4)):
             self.refused(backend, lane, *seqs)
         with pytest.raises(Unavailable):
-            backend.apply([self.replay(lane, 3, "put", "1", "9", park="held")])
+            backend.apply([self.replay(lane, 3, "put", "1", "9", reject="held")])
         assert self.contents(backend) == {"1": "2"}
-        assert backend.entries() == []
+        assert backend.conflicts() == []
         assert backend.fence([lane]) == {lane: 2}
 
     def test_r1_a_fence_in_the_midst_of_writes(self, backend: Backend) -> None:
@@ -89,24 +89,24 @@ class FencesContract(ContractBase):
 
     def test_r1_what_two_lanes_have_moved_takes_effect_once(self, backend: Backend) -> None:
         """I2, R1: ops of a closed lane that go on under two others, as where a data directory was
-        copied, are applied by the one that comes first, one by one; parked ones stand in the ledger
-        once; and the closed lane's watermark stays what it was."""
+        copied, are applied by the one that comes first, one by one; rejected ones stand in the
+        ledger once; and the closed lane's watermark stays what it was."""
         closed, one, two = make_lane(), make_lane(), make_lane()
         backend.fence([closed])
 
-        def moved(lane: str, seq: int, first: int, park: str = "") -> Op:
+        def moved(lane: str, seq: int, first: int, reject: str = "") -> Op:
             origin = (closed, first)
-            return self.replay(lane, seq, "increment", "1", "1", origin=origin, park=park)
+            return self.replay(lane, seq, "increment", "1", "1", origin=origin, reject=reject)
 
-        backend.apply([moved(one, 1, 1), moved(one, 2, 2, park="held")])
-        batch = [moved(two, 4, 1), moved(two, 5, 2, park="held"), moved(two, 6, 3)]
+        backend.apply([moved(one, 1, 1), moved(one, 2, 2, reject="held")])
+        batch = [moved(two, 4, 1), moved(two, 5, 2, reject="held"), moved(two, 6, 3)]
         for statuses in (["skipped", "skipped", "applied"], ["skipped"] * 3):
             applied = backend.apply(batch)
             assert [outcome.status for outcome in applied.outcomes] == statuses
             assert applied.watermark == 6
         assert backend.apply([moved(one, 3, 3)]).watermark == 3
         assert self.text(backend, "1") == "2"
-        assert [entry.reason for entry in backend.entries()] == ["held"]
+        assert [entry.reason for entry in backend.conflicts()] == ["held"]
         assert backend.fence([closed]) == {closed: 0}
 
     def test_r1_two_lanes_that_move_at_once(self, backend: Backend) -> None:
@@ -120,7 +120,7 @@ class FencesContract(ContractBase):
                 op = self.replay(lane, seq, "increment", key, "1", origin=(closed, seq))
                 through.apply([op])
 
-        other = backend.sibling()
+        other = backend.new_handle()
         other.connect(time.monotonic() + 60)
         thread = threading.Thread(target=work, args=(other, lanes[1]), daemon=True)
         thread.start()
@@ -160,7 +160,7 @@ class FencesContract(ContractBase):
         backend.apply(ops, directory=directory)
         self.write(backend, "put", "2", '{"theirs":1}')
         self.write(backend, "delete", "3")
-        again = backend.apply(ops, believed=6, directory=directory)
+        again = backend.apply(ops, expected_watermark=6, directory=directory)
         assert {outcome.status for outcome in again.outcomes} == {"skipped"}
         texts = {state.key: (state.text, state.version) for state in again.observed.states}
         assert texts == {
@@ -174,7 +174,7 @@ class FencesContract(ContractBase):
         assert again.observed.watermarks == {lane: 6}
 
     def test_r12_parked_and_merged_ops_are_told_again(self, backend: Backend) -> None:
-        """R12: after a lost reply a replayed op is told as parked or merged, as it was."""
+        """R12: after a lost reply a replayed op is told as rejected or merged, as it was."""
         lane = make_lane()
         self.write(backend, "put", "1", '{"a":1,"b":1}')
         ops = [
@@ -185,7 +185,7 @@ class FencesContract(ContractBase):
         first = told(backend.apply(ops).outcomes)
         assert first == [
             (1, "merged", 2, ""),
-            (2, "parked", 2, "wrong_type"),
+            (2, "rejected", 2, "wrong_type"),
             (3, "applied", 1, ""),
         ]
         assert told(backend.apply(ops).outcomes) == [*first[:2], (3, "skipped", 1, "")]

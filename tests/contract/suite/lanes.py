@@ -73,7 +73,7 @@ class LanesContract(ContractBase):
         ]
         first = backend.apply(ops)
         for _ in range(2):
-            again = backend.apply(ops, believed=first.watermark)
+            again = backend.apply(ops, expected_watermark=first.watermark)
             assert told(again.outcomes) == [
                 (1, "skipped", 1, ""),
                 (2, "skipped", 1, ""),
@@ -169,21 +169,25 @@ class LanesContract(ContractBase):
         assert self.text(backend, "1") == '"other"'
 
     def test_r2_a_forgotten_watermark_is_time_travel(self, backend: Backend) -> None:
-        """R2, I10: a watermark below the believed one is `went_back`, and nothing is written."""
+        """R2, I10: a watermark below the expected one is `went_back`, and nothing is written."""
         lane = make_lane()
         backend.apply([self.op(lane, 1, "put", "1", "1")])
-        for believed, name in ((2, lane), (1, make_lane())):
+        for expected_watermark, name in ((2, lane), (1, make_lane())):
             with pytest.raises(CorruptData) as caught:
-                backend.apply([self.op(name, 5, "put", "1", "2")], believed=believed)
+                backend.apply(
+                    [self.op(name, 5, "put", "1", "2")], expected_watermark=expected_watermark
+                )
             assert caught.value.code == "went_back"
         assert self.contents(backend) == {"1": "1"}
-        assert backend.apply([self.op(lane, 2, "put", "1", "3")], believed=1).watermark == 2
+        assert (
+            backend.apply([self.op(lane, 2, "put", "1", "3")], expected_watermark=1).watermark == 2
+        )
 
-    def test_r2_a_watermark_above_the_believed_one_is_no_error(self, backend: Backend) -> None:
+    def test_r2_a_watermark_above_the_expected_one_is_no_error(self, backend: Backend) -> None:
         """R2: a reply that never came leaves the caller behind the database, which is normal."""
         lane = make_lane()
         backend.apply([self.op(lane, 4, "put", "1", "1")])
-        applied = backend.apply([self.op(lane, 5, "put", "1", "2")], believed=1)
+        applied = backend.apply([self.op(lane, 5, "put", "1", "2")], expected_watermark=1)
         assert told(applied.outcomes) == [(5, "applied", 2, "")]
 
     def test_a_fenced_lane_commits_nothing_more(self, backend: Backend) -> None:
@@ -194,7 +198,7 @@ class LanesContract(ContractBase):
         assert backend.fence([lane]) == {lane: 1}
         for op in (first, self.op(lane, 2, "put", "1", "2")):
             with pytest.raises(Unavailable) as caught:
-                backend.apply([op], believed=1)
+                backend.apply([op], expected_watermark=1)
             assert caught.value.code == "fenced"
         assert self.contents(backend) == {"1": "1"}
         assert self.write(backend, "put", "1", "3").version == 2
@@ -208,7 +212,7 @@ class LanesContract(ContractBase):
         backend.close_lane(gone)
         backend.close_lane(make_lane())
         with pytest.raises(CorruptData):
-            backend.apply([self.op(gone, 2, "increment", "1", "1")], believed=1)
+            backend.apply([self.op(gone, 2, "increment", "1", "1")], expected_watermark=1)
         (outcome,) = backend.apply([self.op(kept, 1, "increment", "1", "1")]).outcomes
         assert outcome.status == "skipped"
         assert self.text(backend, "1") == "2"

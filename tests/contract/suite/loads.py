@@ -196,7 +196,7 @@ class LoadsContract(ContractBase):
                 self.op(lane, 2, "patch", "2", '{"b":2}', if_version=1),
                 self.op(lane, 3, "delete", "1", if_version=1),
             ],
-            believed=1,
+            expected_watermark=1,
         )
         assert [outcome.version for outcome in applied.outcomes] == [2, 2]
         assert self.contents(backend) == {"2": '{"a":1,"b":2}'}

@@ -51,8 +51,8 @@ class MergingContract(ContractBase):
         assert first_told.observed.states == told_again.observed.states == list(states.values())
         (outcome,), (again,) = first_told.outcomes, told_again.outcomes
         assert (again.version, again.code) == (outcome.version, outcome.code)
-        entries = backend.entries(name=op.name)
-        assert len(entries) == len(self.ledger(backend)) <= 1
+        entries = backend.conflicts(name=op.name)
+        assert len(entries) == len(self.conflicts(backend)) <= 1
         assert (outcome.status == "applied") == (not entries)
         return outcome
 

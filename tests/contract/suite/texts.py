@@ -128,7 +128,9 @@ class TextsContract(ContractBase):
             ]
             statuses = [outcome.status for outcome in backend.apply(ops).outcomes]
             assert statuses == ["applied"] * 3
-            assert {o.status for o in backend.apply(ops, believed=last).outcomes} == {"skipped"}
+            assert {o.status for o in backend.apply(ops, expected_watermark=last).outcomes} == {
+                "skipped"
+            }
         assert backend.count(self.collection) == 0
         for key in self.odd_keys:
             assert self.write(backend, "put", key, "0").version == 4

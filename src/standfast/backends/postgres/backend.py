@@ -10,14 +10,14 @@ import psycopg
 from psycopg import Connection, sql
 
 from standfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
+from standfast.backends.postgres import conflicts as pgconflicts
 from standfast.backends.postgres import fast_put as pgputs
-from standfast.backends.postgres import ledger as pgledger
 from standfast.backends.postgres import load as pgload
 from standfast.backends.postgres import read as pgread
 from standfast.backends.postgres import rows as pgrows
 from standfast.backends.postgres import schema as pgschema
 from standfast.backends.postgres import write as pgwrite
-from standfast.backends.postgres.connection import Line
+from standfast.backends.postgres.connection import DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
 from standfast.backends.postgres.session import Sessions, time_left
 from standfast.backends.postgres.tables import Table, find_table, has_schema
@@ -27,7 +27,7 @@ from standfast.errors import ConfigError
 from standfast.limits import MAX_TRANSACTION_ATTEMPTS
 from standfast.ops.batch import places
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, Entry, Identity, Observed, Op, Row
+from standfast.ops.types import Applied, ConflictRecord, Identity, Observed, Op, Row
 from standfast.system.failpoints import failpoint
 
 #: Rows that a streaming read holds at a time.
@@ -49,7 +49,7 @@ class PostgresBackend(Sessions):
         *,
         connect_timeout_s: float = 5.0,
         lock_timeout_s: float = 2.0,
-        line: Line | None = None,
+        line: DeadlineConnection | None = None,
     ) -> None:
         super().__init__(
             target,
@@ -59,9 +59,9 @@ class PostgresBackend(Sessions):
         )
         self._tables: dict[str, Table] = {}
 
-    def sibling(self) -> PostgresBackend:
+    def new_handle(self) -> PostgresBackend:
         """For one thread of the engine: one connection, which only `connect` makes."""
-        return PostgresBackend(self.target, line=Line(self.target))
+        return PostgresBackend(self.target, line=DeadlineConnection(self.target))
 
     def schema_version(self) -> int:
         with self.connection("looking at the schema") as conn:
@@ -143,22 +143,24 @@ class PostgresBackend(Sessions):
         self,
         ops: Sequence[Op],
         *,
-        believed: int = 0,
+        expected_watermark: int = 0,
         deadline: float | None = None,
         directory: str | None = None,
         on_conflict: OnConflict = "mine",
-        patience_s: float | None = None,
+        lock_timeout_s: float | None = None,
     ) -> Applied:
         touched = places(ops)
         doing = "writing to " + ", ".join(f"`{name}`" for name in touched)
-        terms = pgwrite.Terms(believed, directory=directory, on_conflict=on_conflict)
+        options = pgwrite.TransactionOptions(
+            expected_watermark, directory=directory, on_conflict=on_conflict
+        )
         for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
             with self.connection(doing, deadline) as conn:
                 try:
                     self.writable(conn, list(touched))
                     tables = [(self._tables[name], keys) for name, keys in touched.items()]
-                    limited = self.limited(terms, deadline, patience_s)
-                    written = self._send(conn, tables, ops, limited, patience_s)
+                    limited = self.limited(options, deadline, lock_timeout_s)
+                    written = self._send(conn, tables, ops, limited, lock_timeout_s)
                     self.note_clock(written.server_us, written.at)
                     return written.applied
                 except psycopg.Error as error:
@@ -175,25 +177,25 @@ class PostgresBackend(Sessions):
         conn: Connection[Any],
         tables: list[tuple[Table, list[str]]],
         ops: Sequence[Op],
-        terms: pgwrite.Terms,
-        patience_s: float | None,
+        options: pgwrite.TransactionOptions,
+        lock_timeout_s: float | None,
     ) -> pgwrite.Written:
         """The short way for plain puts on a line, whose session has its settings; else the long."""
         table = tables[0][0]
         short = (
             self.has_settings
-            and terms.directory is not None
-            and patience_s is None
+            and options.directory is not None
+            and lock_timeout_s is None
             and pgputs.is_plain(ops)
             and len(pgrows.key_values(table, (op.key for op in ops))) == len(ops)
         )
         if short:
             try:
-                return pgputs.put_batch(conn, table, ops, terms)
+                return pgputs.put_batch(conn, table, ops, options)
             except psycopg.Error as error:
                 if error.sqlstate != "SF002":
                     raise
-        return pgwrite.apply_batch(conn, tables, ops, terms)
+        return pgwrite.apply_batch(conn, tables, ops, options)
 
     def fence(
         self,
@@ -210,11 +212,11 @@ class PostgresBackend(Sessions):
             if not has_schema(conn):
                 # A zombie of theirs would create it: then its first write finds nothing closed.
                 pgschema.install(conn)
-            final = pgledger.fence(conn, sorted(set(lanes)), directory)
+            final = pgconflicts.fence(conn, sorted(set(lanes)), directory)
             failpoint("pg-lanes-fenced")
             return final
 
-    def entries(
+    def conflicts(
         self,
         *,
         state: str | None = None,
@@ -222,23 +224,23 @@ class PostgresBackend(Sessions):
         limit: int = 100,
         name: Identity | None = None,
         deadline: float | None = None,
-    ) -> list[Entry]:
+    ) -> list[ConflictRecord]:
         with self.connection("reading the ledger", deadline) as conn:
             if not has_schema(conn):
                 return []
-            return pgledger.entries(conn, state=state, after=after, limit=limit, name=name)
+            return pgconflicts.conflicts(conn, state=state, after=after, limit=limit, name=name)
 
-    def entry(self, number: int) -> Entry | None:
+    def conflict(self, number: int) -> ConflictRecord | None:
         with self.connection("reading the ledger") as conn:
-            return pgledger.entry(conn, number) if has_schema(conn) else None
+            return pgconflicts.conflict(conn, number) if has_schema(conn) else None
 
-    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+    def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         with self.connection("reading the ledger", deadline) as conn:
-            return pgledger.counts(conn) if has_schema(conn) else {}
+            return pgconflicts.counts(conn) if has_schema(conn) else {}
 
-    def resolve_entry(self, number: int, resolution: str) -> bool:
+    def resolve_conflict(self, number: int, resolution: str) -> bool:
         with self.connection("resolving a conflict") as conn:
-            return has_schema(conn) and pgledger.resolve(conn, number, resolution)
+            return has_schema(conn) and pgconflicts.resolve(conn, number, resolution)
 
     def _forget_tables(self, error: psycopg.Error) -> None:
         """After a table was dropped or changed under us, look at all of them again."""

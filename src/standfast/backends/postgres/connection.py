@@ -18,14 +18,14 @@ import psycopg
 from psycopg import Connection, pq
 from psycopg.conninfo import make_conninfo
 
-from standfast.backends.postgres.deadline import Fuse
+from standfast.backends.postgres.deadline import SocketDeadline
 from standfast.backends.postgres.errors import mapped
 from standfast.backends.postgres.pool import configure, has_ended, parameters
 from standfast.config.settings import Target
 from standfast.errors import DeadlineExceeded, Unavailable
 
 
-class Line:
+class DeadlineConnection:
     """One connection to one database.  Used by one thread at a time; `close` may come from any."""
 
     def __init__(self, target: Target) -> None:
@@ -39,7 +39,7 @@ class Line:
         # the one that waits in it.
         self._turn = threading.RLock()
         self._conn: Connection[Any] | None = None
-        self._fuse: Fuse | None = None
+        self._socket_deadline: SocketDeadline | None = None
         self._busy = False
         self._closed = False
 
@@ -53,9 +53,9 @@ class Line:
     def exclusive(self, deadline: float) -> Generator[None]:
         """Keep every other thread off the line; one that is on it is cut off first."""
         with self._lock:
-            fuse = self._fuse if self._busy else None
-        if fuse is not None:
-            fuse.cut()
+            socket_deadline = self._socket_deadline if self._busy else None
+        if socket_deadline is not None:
+            socket_deadline.shutdown()
         with self._own_turn(f"connecting to {self._display}", deadline):
             yield
 
@@ -77,12 +77,12 @@ class Line:
             self.drop()
             with mapped(f"connecting to {self._display}"):
                 conn = self._connect(deadline)
-            fuse = Fuse(conn.fileno())
+            socket_deadline = SocketDeadline(conn.fileno())
             with self._lock:
                 if not self._closed:
-                    self._conn, self._fuse = conn, fuse
+                    self._conn, self._socket_deadline = conn, socket_deadline
                     return
-        fuse.close()
+        socket_deadline.close()
         conn.close()
         raise Unavailable(f"{self._display} was closed", code="closed", hint="open the store again")
 
@@ -142,14 +142,14 @@ class Line:
     @contextmanager
     def _in_use(self, doing: str, deadline: float | None) -> Generator[Connection[Any]]:
         with self._lock:
-            conn, fuse = self._conn, self._fuse
+            conn, socket_deadline = self._conn, self._socket_deadline
             self._busy = conn is not None
-        if conn is None or fuse is None:
+        if conn is None or socket_deadline is None:
             raise Unavailable(
                 f"{doing}: there is no connection", code="connection", hint="it is being made"
             )
         if deadline is not None:
-            fuse.arm(deadline)
+            socket_deadline.arm(deadline)
         try:
             if has_ended(conn):
                 raise Unavailable(
@@ -158,18 +158,18 @@ class Line:
             with mapped(doing, sent=True):
                 yield conn
         except Unavailable as error:
-            if fuse.blown and error.code in ("connection", "connection_lost"):
+            if socket_deadline.expired and error.code in ("connection", "connection_lost"):
                 raise DeadlineExceeded(
                     f"{doing}: no answer in time; the outcome is unknown",
                     hint="read the document when the database answers again",
                 ) from None
             raise
         finally:
-            fuse.disarm()
+            socket_deadline.disarm()
             with self._lock:
                 self._busy = False
                 closed = self._closed
-            if closed or fuse.blown or conn.closed or not _is_idle(conn):
+            if closed or socket_deadline.expired or conn.closed or not _is_idle(conn):
                 self.drop()
 
     def drop(self) -> None:
@@ -179,10 +179,10 @@ class Line:
         """
         with self._lock:
             conn, self._conn = self._conn, None
-            fuse, self._fuse = self._fuse, None
-        if fuse is not None:
-            fuse.cut()
-            fuse.close()
+            socket_deadline, self._socket_deadline = self._socket_deadline, None
+        if socket_deadline is not None:
+            socket_deadline.shutdown()
+            socket_deadline.close()
         if conn is not None:
             with contextlib.suppress(psycopg.Error):
                 conn.close()
@@ -191,17 +191,17 @@ class Line:
         """Close it for good; a call that is under way ends.  Idempotent."""
         with self._lock:
             self._closed = True
-            if self._busy and self._fuse is not None:
+            if self._busy and self._socket_deadline is not None:
                 # Whoever uses it must not find its descriptor gone, or somebody else's.
-                self._fuse.cut()
+                self._socket_deadline.shutdown()
                 return
             conn, self._conn = self._conn, None
-            fuse, self._fuse = self._fuse, None
+            socket_deadline, self._socket_deadline = self._socket_deadline, None
         if conn is not None:
             with contextlib.suppress(psycopg.Error):
                 conn.close()
-        if fuse is not None:
-            fuse.close()
+        if socket_deadline is not None:
+            socket_deadline.close()
 
 
 def _is_idle(conn: Connection[Any]) -> bool:

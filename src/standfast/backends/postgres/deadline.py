@@ -19,7 +19,7 @@ import weakref
 _IDLE_S = 3600.0
 
 
-class Fuse:
+class SocketDeadline:
     """The deadline of one connection: armed for each call, it cuts the socket when it burns down.
 
     Thread-safe.  `blown` stays true: the connection is of no use any more.
@@ -29,7 +29,7 @@ class Fuse:
         self._socket = socket.socket(fileno=os.dup(fd))
         self._lock = threading.Lock()
         self.due: float | None = None
-        self.blown = False
+        self.expired = False
         _watchdog().watch(self)
 
     def arm(self, at: float) -> None:
@@ -43,21 +43,21 @@ class Fuse:
         with self._lock:
             self.due = None
 
-    def burn(self, now: float) -> float | None:
+    def expire(self, now: float) -> float | None:
         """Cut the socket if its deadline has passed; returns the deadline that is still ahead."""
         with self._lock:
             if self.due is None or self.due > now:
                 return self.due
-            self._cut()
+            self._shutdown()
             return None
 
-    def cut(self) -> None:
+    def shutdown(self) -> None:
         """Cut the socket now."""
         with self._lock:
-            self._cut()
+            self._shutdown()
 
-    def _cut(self) -> None:
-        self.due, self.blown = None, True
+    def _shutdown(self) -> None:
+        self.due, self.expired = None, True
         with contextlib.suppress(OSError):  # it may have ended by itself
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -73,15 +73,15 @@ class Watchdog:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._fuses: weakref.WeakSet[Fuse] = weakref.WeakSet()
+        self._socket_deadlines: weakref.WeakSet[SocketDeadline] = weakref.WeakSet()
         self._changed = threading.Condition()
         self._next = 0.0
         threading.Thread(target=self._run, name="standfast-watchdog", daemon=True).start()
 
-    def watch(self, fuse: Fuse) -> None:
+    def watch(self, socket_deadline: SocketDeadline) -> None:
         """Look after one more fuse, for as long as it exists."""
         with self._changed:
-            self._fuses.add(fuse)
+            self._socket_deadlines.add(socket_deadline)
 
     def notice(self, at: float) -> None:
         """Somebody has armed a fuse: wake up in time."""
@@ -93,12 +93,16 @@ class Watchdog:
     def _run(self) -> None:
         while True:
             with self._changed:
-                fuses = list(self._fuses)
+                socket_deadlines = list(self._socket_deadlines)
                 # Before looking: what is armed from here on wakes the thread.
                 self._next = time.monotonic() + _IDLE_S
             now = time.monotonic()
-            dues = [due for fuse in fuses if (due := fuse.burn(now)) is not None]
-            del fuses
+            dues = [
+                due
+                for socket_deadline in socket_deadlines
+                if (due := socket_deadline.expire(now)) is not None
+            ]
+            del socket_deadlines
             with self._changed:
                 self._next = min([self._next, *dues])
                 self._changed.wait(max(0.0, self._next - time.monotonic()))

@@ -19,7 +19,7 @@ from psycopg.types.numeric import Int8
 
 from standfast.backends.postgres.rows import key_values, statement
 from standfast.backends.postgres.tables import Table
-from standfast.backends.postgres.write import Terms, Written
+from standfast.backends.postgres.write import TransactionOptions, Written
 from standfast.document.jsonb import JsonbColumns, jsonb_columns_of_many
 from standfast.ops.types import Applied, Observed, Op, Outcome, State
 
@@ -28,7 +28,7 @@ WITH settled AS (
     UPDATE standfast.lanes SET watermark = %(last)b, outcomes = '[]', updated_at = now(),
            directory = coalesce(%(directory)s::uuid, directory)
      WHERE lane = %(lane)s AND generation = 0 AND state = 'open'
-       AND watermark >= %(believed)b AND watermark < %(first)b RETURNING 1),
+       AND watermark >= %(expected_watermark)b AND watermark < %(first)b RETURNING 1),
 done AS (
     INSERT INTO {table} AS t ({key}, data, raw, version, expires_at, created_at, updated_at)
     SELECT u.key, u.data::{data_type}, coalesce(u.raw, CASE WHEN u.keep THEN u.data END),
@@ -83,7 +83,9 @@ def _columns(ops: Sequence[Op]) -> list[JsonbColumns]:
     ]
 
 
-def put_batch(conn: Connection[Any], table: Table, ops: Sequence[Op], terms: Terms) -> Written:
+def put_batch(
+    conn: Connection[Any], table: Table, ops: Sequence[Op], options: TransactionOptions
+) -> Written:
     """Apply plain puts; the server's SF002 says that the general way has to."""
     keys = [op.key for op in ops]
     columns = _columns(ops)
@@ -91,7 +93,7 @@ def put_batch(conn: Connection[Any], table: Table, ops: Sequence[Op], terms: Ter
     mortal = any(op.ttl_us for op in ops)
     values = {
         "lane": ops[0].lane,
-        "believed": Int8(terms.believed),
+        "expected_watermark": Int8(options.expected_watermark),
         "first": Int8(ops[0].seq),
         "last": Int8(ops[-1].seq),
         **({} if table.key_type == "text" else {"keys": key_values(table, keys)}),
@@ -103,9 +105,9 @@ def put_batch(conn: Connection[Any], table: Table, ops: Sequence[Op], terms: Ter
         "raw": [None if one.raw == one.data else one.raw for one in columns] if odd else [],
         "ttl": [Int8(op.ttl_us) if op.ttl_us else None for op in ops] if mortal else [],
         "collection": table.collection,
-        "directory": terms.directory,
+        "directory": options.directory,
         "count": Int8(len(ops)),
-        "expires": None if terms.expires_us is None else Int8(terms.expires_us),
+        "expires": None if options.expires_us is None else Int8(options.expires_us),
     }
     form = _PUT_BY_TEXT if table.key_type == "text" else _PUT
     records = conn.execute(statement(table, form), values).fetchall()

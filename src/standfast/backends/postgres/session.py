@@ -9,14 +9,14 @@ from typing import Any
 
 from psycopg import Connection
 
-from standfast.backends.postgres import ledger as pgledger
+from standfast.backends.postgres import conflicts as pgconflicts
 from standfast.backends.postgres import schema as pgschema
-from standfast.backends.postgres.connection import Line
+from standfast.backends.postgres.connection import DeadlineConnection
 from standfast.backends.postgres.pool import Connections
-from standfast.backends.postgres.write import Terms
+from standfast.backends.postgres.write import TransactionOptions
 from standfast.config.settings import Target
 from standfast.errors import ConfigError, Unavailable
-from standfast.ops.types import Hello
+from standfast.ops.types import ServerIdentity
 
 #: How long a single statement of a line waits for somebody's lock.
 _LINE_PATIENCE_MS = 300
@@ -33,7 +33,7 @@ class Sessions:
         *,
         connect_timeout_s: float = 5.0,
         lock_timeout_s: float = 2.0,
-        line: Line | None = None,
+        line: DeadlineConnection | None = None,
     ) -> None:
         self.target = target
         self.display = target.display
@@ -57,7 +57,9 @@ class Sessions:
     def connected(self) -> bool:
         return self._connections.connected
 
-    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
+    def connect(
+        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+    ) -> ServerIdentity:
         """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
         with self._connections.exclusive(deadline):
             self._connections.connect(deadline)
@@ -68,17 +70,17 @@ class Sessions:
                     self._prepare_session(conn)
                     self._end_predecessor(conn)
                     self.measure_clock(conn)
-                    hello = pgledger.hello(conn)
+                    server_identity = pgconflicts.server_identity(conn)
                 if accept is not None:
-                    accept(hello)
-                return hello
+                    accept(server_identity)
+                return server_identity
             except BaseException:
                 self._connections.drop()
                 raise
 
-    def hello(self, deadline: float) -> Hello:
+    def server_identity(self, deadline: float) -> ServerIdentity:
         with self.connection("looking at the database", deadline) as conn:
-            return pgledger.hello(conn)
+            return pgconflicts.server_identity(conn)
 
     @contextmanager
     def connection(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
@@ -91,13 +93,13 @@ class Sessions:
         self, conn: Connection[Any], *, lane: str = "-", deadline: float | None = None
     ) -> Generator[None]:
         """One transaction of ours: the triggers for foreign writers stay quiet in it."""
-        terms = self.limited(Terms(), deadline)
+        options = self.limited(TransactionOptions(), deadline)
         with conn.transaction():
             conn.execute(
                 "SELECT set_config('standfast.lane', %s, true),"
                 " set_config('lock_timeout', %s, true),"
                 " set_config('idle_in_transaction_session_timeout', '60s', true)",
-                (lane, f"{terms.lock_timeout_ms}ms"),
+                (lane, f"{options.lock_timeout_ms}ms"),
             )
             yield
 
@@ -123,7 +125,7 @@ class Sessions:
         self.schema_of(conn)
 
     def _require_writable(self, conn: Connection[Any]) -> None:
-        if pgledger.is_read_only(conn):
+        if pgconflicts.is_read_only(conn):
             raise Unavailable(
                 f"{self.display} is a standby or read-only",
                 code="read_only",
@@ -167,24 +169,27 @@ class Sessions:
         self.has_settings = True
 
     def limited(
-        self, terms: Terms, deadline: float | None, patience_s: float | None = None
-    ) -> Terms:
+        self,
+        options: TransactionOptions,
+        deadline: float | None,
+        lock_timeout_s: float | None = None,
+    ) -> TransactionOptions:
         """The terms with the server's time limits.
 
         A lock is given up well before the deadline; a statement only after it, so that what ends
         at the deadline is the wait, and the server lets go of its locks soon after.
         """
         lock_ms = self._lock_timeout_ms
-        if patience_s is not None:
-            lock_ms = max(1, min(lock_ms, int(patience_s * 1000)))
+        if lock_timeout_s is not None:
+            lock_ms = max(1, min(lock_ms, int(lock_timeout_s * 1000)))
         if deadline is None:
-            return terms._replace(lock_timeout_ms=lock_ms)
+            return options._replace(lock_timeout_ms=lock_ms)
         left_ms = max(1, int(time_left(deadline) * 1000))
         expires_us = None
         if self._clock is not None:
             server_us, at = self._clock
             expires_us = server_us + int((deadline - at) * 1_000_000)
-        return terms._replace(
+        return options._replace(
             lock_timeout_ms=max(1, min(lock_ms, left_ms * 4 // 10)),
             statement_timeout_ms=left_ms + _AFTER_DEADLINE_MS,
             expires_us=expires_us,

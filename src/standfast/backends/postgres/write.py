@@ -11,25 +11,25 @@ from typing import Any, LiteralString, NamedTuple
 import psycopg
 from psycopg import Connection, Cursor, pq
 
-from standfast.backends.base import brief, gate, unmoved
+from standfast.backends.base import encode_outcomes, skip_applied, skip_reissued
 from standfast.backends.postgres.rows import key_fits, key_values, statement, write_rows
 from standfast.backends.postgres.tables import Table
 from standfast.document.jsonb import compact
 from standfast.ops.apply import Current
-from standfast.ops.batch import Place, fold
+from standfast.ops.batch import Place, apply_ops
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, Entry, Identity, Observed, Op, State
+from standfast.ops.types import Applied, ConflictRecord, Identity, Observed, Op, State
 from standfast.system.failpoints import failpoint
 
 
-class Terms(NamedTuple):
+class TransactionOptions(NamedTuple):
     """Under which a batch is applied: time limits for the server, and what the answer must tell.
 
     `expires_us` is an instant of the server's clock after which the batch must not take effect;
     the time-outs are in milliseconds, 0 for none.
     """
 
-    believed: int = 0
+    expected_watermark: int = 0
     lock_timeout_ms: int = 2000
     statement_timeout_ms: int = 0
     expires_us: int | None = None
@@ -68,7 +68,7 @@ LANES: LiteralString = (
     "SELECT lane::text, watermark FROM standfast.lanes WHERE directory = %s AND state = 'open'"
 )
 _ENTERED: LiteralString = (
-    "SELECT l.lane::text, l.seq FROM standfast.ledger l"
+    "SELECT l.lane::text, l.seq FROM standfast.conflicts l"
     " JOIN unnest(%s::uuid[], %s::bigint[]) AS n(lane, seq) ON l.lane = n.lane AND l.seq = n.seq"
 )
 #: The first names of ops that moved from closed lanes, kept with these by sequence, for as long as
@@ -86,7 +86,7 @@ _EXPIRE: LiteralString = (
     "SELECT standfast.expire(to_timestamp(0) + %s::bigint * interval '1 microsecond')"
 )
 _ENTER: LiteralString = (
-    "INSERT INTO standfast.ledger"
+    "INSERT INTO standfast.conflicts"
     " (lane, seq, collection, key, kind, pointer, reason, base, mine, theirs, state, resolution)"
     " SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
     " %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])"
@@ -117,17 +117,17 @@ class _Batch:
             if op.replay or op.seen != "unknown" or op.kind not in ("put", "delete")
         }
 
-    def look(self, terms: Terms) -> tuple[int, str, str, set[Identity]]:
+    def look(self, options: TransactionOptions) -> tuple[int, str, str, set[Identity]]:
         """Lock the lane, then the rows in key order, and read all that the fold must know."""
         conn, lane = self.conn, self.ops[0].lane
         # Whatever the server's default is: what is read after a wait for a lock must be new.
         conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        limit = str(terms.statement_timeout_ms)
-        idle = limit if terms.statement_timeout_ms else _IDLE_TIMEOUT
-        conn.execute(_SETTINGS, (lane, str(terms.lock_timeout_ms), idle, limit))
-        lane_cur = conn.execute(_LANE, (lane, terms.directory))
+        limit = str(options.statement_timeout_ms)
+        idle = limit if options.statement_timeout_ms else _IDLE_TIMEOUT
+        conn.execute(_SETTINGS, (lane, str(options.lock_timeout_ms), idle, limit))
+        lane_cur = conn.execute(_LANE, (lane, options.directory))
         locks = [self._lock(table, keys) for table, keys in self.tables]
-        lanes = conn.execute(LANES, (terms.directory,)) if terms.directory else None
+        lanes = conn.execute(LANES, (options.directory,)) if options.directory else None
         buried = [self._buried(table, keys) for table, keys in self.tables]
         names = sorted({name for op in self.ops for name in op.pending})
         entered = None
@@ -220,21 +220,25 @@ def apply_batch(
     conn: Connection[Any],
     tables: list[tuple[Table, list[str]]],
     ops: Sequence[Op],
-    terms: Terms,
+    options: TransactionOptions,
 ) -> Written:
     """Apply the ops in a transaction of their own, in two round trips."""
     batch = _Batch(conn, tables, ops)
     try:
         with _pipeline(conn):
-            watermark, state, outcomes, entered = batch.look(terms)
+            watermark, state, outcomes, entered = batch.look(options)
             failpoint("pg-rows-locked")
-            fresh, skipped = gate(ops, terms.believed, watermark, state, outcomes)
-            wanted, moved = unmoved(fresh, batch.moved)
+            fresh, skipped = skip_applied(
+                ops, options.expected_watermark, watermark, state, outcomes
+            )
+            wanted, moved = skip_reissued(fresh, batch.moved)
             skipped += moved
             before = dict(batch.rows)
-            done, entries = fold(batch.rows, wanted, on_conflict=terms.on_conflict, entered=entered)
+            done, entries = apply_ops(
+                batch.rows, wanted, on_conflict=options.on_conflict, entered=entered
+            )
             changed = {place for place, row in batch.rows.items() if row is not before[place]}
-            if terms.directory:
+            if options.directory:
                 batch.read_texts(batch.rows.keys() - changed)
             if fresh:
                 batch.write(before, changed)
@@ -243,16 +247,16 @@ def apply_batch(
                 if origins := [op.origin for op in wanted if op.origin]:
                     conn.execute(_NOTE_MOVED, _columns(origins))
                 watermark = fresh[-1].seq
-                conn.execute(_SETTLE, (watermark, brief([*skipped, *done]), ops[0].lane))
-                if terms.expires_us is not None:
-                    conn.execute(_EXPIRE, (terms.expires_us,))
+                conn.execute(_SETTLE, (watermark, encode_outcomes([*skipped, *done]), ops[0].lane))
+                if options.expires_us is not None:
+                    conn.execute(_EXPIRE, (options.expires_us,))
             failpoint("pg-before-commit")
             conn.execute("COMMIT")
     except BaseException:
         _roll_back(conn)
         raise
     outcomes_now = sorted(skipped + done, key=lambda outcome: outcome.seq)
-    observed = batch.observed(changed, watermark) if terms.directory else Observed([])
+    observed = batch.observed(changed, watermark) if options.directory else Observed([])
     applied = Applied(outcomes_now, watermark, observed)
     return Written(applied, batch.server_us, batch.looked_at)
 
@@ -330,7 +334,7 @@ _BURIED: LiteralString = (
 _SERIAL = itertools.count()
 
 
-def _enter(conn: Connection[Any], entries: Sequence[Entry]) -> None:
+def _enter(conn: Connection[Any], entries: Sequence[ConflictRecord]) -> None:
     """Write lines of the ledger, in the transaction that passes their ops (R12)."""
     fields = (
         *("lane", "seq", "collection", "key", "kind", "pointer", "reason", "base", "mine"),

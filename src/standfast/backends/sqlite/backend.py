@@ -19,7 +19,7 @@ import apsw
 
 from standfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
 from standfast.backends.migrations import SCHEMA_VERSION, migrations
-from standfast.backends.sqlite import ledger as sqlite_ledger
+from standfast.backends.sqlite import conflicts as sqlite_conflicts
 from standfast.backends.sqlite import load as sqlite_load
 from standfast.backends.sqlite import read as sqlite_read
 from standfast.backends.sqlite import write as sqlite_write
@@ -37,7 +37,16 @@ from standfast.backends.sqlite.file import (
 from standfast.backends.sqlite.read import LIVE
 from standfast.errors import ConfigError, Unavailable
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, Entry, Hello, Identity, Observed, Op, Row, State
+from standfast.ops.types import (
+    Applied,
+    ConflictRecord,
+    Identity,
+    Observed,
+    Op,
+    Row,
+    ServerIdentity,
+    State,
+)
 from standfast.system.forking import OPENING, watch
 
 #: "stnd" in ASCII: marks the file as ours (PRAGMA application_id).
@@ -221,36 +230,38 @@ class SqliteBackend:
 
     # ---- writing
 
-    def sibling(self) -> SqliteBackend:
+    def new_handle(self) -> SqliteBackend:
         return self
 
     @property
     def connected(self) -> bool:
         return True
 
-    def connect(self, deadline: float, *, accept: Callable[[Hello], object] | None = None) -> Hello:
-        hello = self.hello(deadline)
+    def connect(
+        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+    ) -> ServerIdentity:
+        server_identity = self.server_identity(deadline)
         if accept is not None:
-            accept(hello)
-        return hello
+            accept(server_identity)
+        return server_identity
 
-    def hello(self, deadline: float) -> Hello:
-        return Hello(self.identity())
+    def server_identity(self, deadline: float) -> ServerIdentity:
+        return ServerIdentity(self.identity())
 
     def apply(
         self,
         ops: Sequence[Op],
         *,
-        believed: int = 0,
+        expected_watermark: int = 0,
         deadline: float | None = None,
         directory: str | None = None,
         on_conflict: OnConflict = "mine",
-        patience_s: float | None = None,
+        lock_timeout_s: float | None = None,
     ) -> Applied:
         with self._writing("writing") as conn:
             return sqlite_write.apply_batch(
                 *(conn, ops),
-                believed=believed,
+                expected_watermark=expected_watermark,
                 now_us=now_us(),
                 directory=directory,
                 on_conflict=on_conflict,
@@ -264,9 +275,9 @@ class SqliteBackend:
         deadline: float | None = None,
     ) -> dict[str, int]:
         with self._writing("closing lanes of earlier processes") as conn:
-            return sqlite_ledger.fence(conn, lanes, directory, now_us())
+            return sqlite_conflicts.fence(conn, lanes, directory, now_us())
 
-    def entries(
+    def conflicts(
         self,
         *,
         state: str | None = None,
@@ -274,25 +285,27 @@ class SqliteBackend:
         limit: int = 100,
         name: Identity | None = None,
         deadline: float | None = None,
-    ) -> list[Entry]:
+    ) -> list[ConflictRecord]:
         with self._using("reading the ledger") as conn:
             if conn is None:
                 return []
-            return sqlite_ledger.entries(conn, state=state, after=after, limit=limit, name=name)
+            return sqlite_conflicts.conflicts(
+                conn, state=state, after=after, limit=limit, name=name
+            )
 
-    def entry(self, number: int) -> Entry | None:
+    def conflict(self, number: int) -> ConflictRecord | None:
         with self._using("reading the ledger") as conn:
-            return conn and sqlite_ledger.entry(conn, number)
+            return conn and sqlite_conflicts.conflict(conn, number)
 
-    def count_entries(self, *, deadline: float | None = None) -> dict[str, int]:
+    def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         with self._using("reading the ledger") as conn:
-            return sqlite_ledger.counts(conn) if conn is not None else {}
+            return sqlite_conflicts.counts(conn) if conn is not None else {}
 
-    def resolve_entry(self, number: int, resolution: str) -> bool:
-        if self.entry(number) is None:
+    def resolve_conflict(self, number: int, resolution: str) -> bool:
+        if self.conflict(number) is None:
             return False
         with self._writing("resolving a conflict") as conn:
-            return sqlite_ledger.resolve(conn, number, resolution, now_us())
+            return sqlite_conflicts.resolve(conn, number, resolution, now_us())
 
     def close_lane(self, lane: str) -> None:
         with self._using("closing the lane") as conn:
@@ -339,7 +352,7 @@ class SqliteBackend:
                 return Observed(missing)
             now = now_us()
             with transaction(conn, "BEGIN"):  # one snapshot of rows and watermarks
-                told = sqlite_ledger.watermarks(conn, directory)
+                told = sqlite_conflicts.watermarks(conn, directory)
                 if not sqlite_write.is_collection(conn, collection):
                     return Observed(missing, told)
                 rows = sqlite_write.read_rows(conn, collection, keys, now, set())

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import apsw
 import msgspec
 
-from standfast.backends.base import brief, gate, unmoved
-from standfast.backends.sqlite import ledger as sqlite_ledger
+from standfast.backends.base import encode_outcomes, skip_applied, skip_reissued
+from standfast.backends.sqlite import conflicts as sqlite_conflicts
 from standfast.errors import ConfigError
 from standfast.ops.apply import Current
-from standfast.ops.batch import Place, fold, places
+from standfast.ops.batch import Place, apply_ops, places
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Observed, Op, State
 
@@ -108,7 +108,7 @@ def apply_batch(
     conn: apsw.Connection,
     ops: Sequence[Op],
     *,
-    believed: int,
+    expected_watermark: int,
     now_us: int,
     directory: str | None,
     on_conflict: OnConflict,
@@ -119,8 +119,8 @@ def apply_batch(
         "SELECT watermark, state, outcomes FROM _standfast_lanes WHERE lane = ? AND generation = 0",
         (lane,),
     ).fetchone() or (0, "open", "[]")
-    fresh, skipped = gate(ops, believed, watermark, state, outcomes)
-    wanted, moved = unmoved(fresh, sqlite_ledger.moved(conn, fresh))
+    fresh, skipped = skip_applied(ops, expected_watermark, watermark, state, outcomes)
+    wanted, moved = skip_reissued(fresh, sqlite_conflicts.moved(conn, fresh))
     touched = places(ops)
     rows: dict[Place, Current] = {}
     stored: set[Place] = set()
@@ -128,8 +128,8 @@ def apply_batch(
         ensure_table(conn, collection, now_us)
         rows.update(read_rows(conn, collection, keys, now_us, stored))
     before = dict(rows)
-    entered = sqlite_ledger.entered(conn, fresh)
-    done, entries = fold(rows, wanted, on_conflict=on_conflict, entered=entered)
+    entered = sqlite_conflicts.entered(conn, fresh)
+    done, entries = apply_ops(rows, wanted, on_conflict=on_conflict, entered=entered)
     for collection, keys in touched.items():
         changed = [k for k in keys if rows[(collection, k)] is not before[(collection, k)]]
         if changed:
@@ -137,20 +137,20 @@ def apply_batch(
     told = sorted(skipped + moved + done, key=lambda outcome: outcome.seq)
     if fresh:
         watermark = fresh[-1].seq
-        sqlite_ledger.enter(conn, entries, now_us)
-        sqlite_ledger.note_moved(conn, wanted, now_us)
+        sqlite_conflicts.enter(conn, entries, now_us)
+        sqlite_conflicts.note_moved(conn, wanted, now_us)
         conn.execute(
             "INSERT INTO _standfast_lanes (lane, watermark, outcomes, updated_at, directory)"
             " VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (lane, generation) DO UPDATE SET watermark = excluded.watermark,"
             " outcomes = excluded.outcomes, updated_at = excluded.updated_at,"
             " directory = coalesce(excluded.directory, directory)",
-            (lane, watermark, brief(told), now_us, directory),
+            (lane, watermark, encode_outcomes(told), now_us, directory),
         )
     if directory is None:
         return Applied(told, watermark)
     states = [state_of(place, row, now_us) for place, row in rows.items()]
-    return Applied(told, watermark, Observed(states, sqlite_ledger.watermarks(conn, directory)))
+    return Applied(told, watermark, Observed(states, sqlite_conflicts.watermarks(conn, directory)))
 
 
 def state_of(place: Place, row: Current, now_us: int) -> State:

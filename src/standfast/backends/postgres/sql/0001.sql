@@ -60,7 +60,7 @@ CREATE TABLE standfast.tombstones (
 );
 CREATE INDEX tombstones_deleted_at ON standfast.tombstones (deleted_at);
 
-CREATE TABLE standfast.ledger (
+CREATE TABLE standfast.conflicts (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at          timestamptz NOT NULL DEFAULT now(),
     lane        uuid,
@@ -140,7 +140,7 @@ BEGIN
     END IF;
     IF NEW.data::text IS DISTINCT FROM OLD.data::text THEN
         IF standfast.is_lossy(OLD.raw, OLD.data::jsonb) THEN
-            INSERT INTO standfast.ledger (collection, key, kind, reason, mine, theirs)
+            INSERT INTO standfast.conflicts (collection, key, kind, reason, mine, theirs)
             VALUES (TG_ARGV[0], old_key, 'put', 'raw_discarded', OLD.raw, NEW.data::text);
         END IF;
         NEW.raw := NULL;

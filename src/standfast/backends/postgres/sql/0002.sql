@@ -2,10 +2,10 @@
 
 -- The lanes of one data directory are asked for with every write and read of its processes.
 CREATE INDEX lanes_directory ON standfast.lanes (directory);
-CREATE INDEX ledger_name ON standfast.ledger (lane, seq);
-CREATE INDEX ledger_open ON standfast.ledger (id) WHERE state = 'open';
+CREATE INDEX conflicts_name ON standfast.conflicts (lane, seq);
+CREATE INDEX conflicts_open ON standfast.conflicts (id) WHERE state = 'open';
 -- Where in its document an append or increment belongs: without it nobody could apply it again.
-ALTER TABLE standfast.ledger ADD COLUMN pointer text NOT NULL DEFAULT '';
+ALTER TABLE standfast.conflicts ADD COLUMN pointer text NOT NULL DEFAULT '';
 
 -- Called after a statement has its locks: what outlived its deadline must not take effect, since
 -- its caller was answered otherwise and others may have written since.

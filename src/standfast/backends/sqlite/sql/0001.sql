@@ -38,7 +38,7 @@ CREATE TABLE _standfast_tombstones (
     deleted_at INTEGER NOT NULL,
     PRIMARY KEY (collection, key)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE _standfast_ledger (
+CREATE TABLE _standfast_conflicts (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     at          INTEGER NOT NULL,
     lane        TEXT,

@@ -1,4 +1,4 @@
-"""The contract, part 9: what cannot be applied on replay is parked in the ledger (I6, R12)."""
+"""The contract, part 9: what cannot be applied on replay is rejected in the ledger (I6, R12)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def _no_json(*_: Any) -> Any:
     return object()
 
 
-class ParkingContract(ContractBase):
+class RejectingContract(ContractBase):
     """An acknowledged op takes effect or stands in the ledger, and holds nobody up."""
 
-    def parked(self, backend: Backend, ops: list[Op], **how: Any) -> list[tuple[int, str, str]]:
+    def rejected(self, backend: Backend, ops: list[Op], **how: Any) -> list[tuple[int, str, str]]:
         """Apply a batch twice; its outcomes as (sequence, status, code).  Nothing is entered a
-        second time, and what is parked is what the ledger says."""
+        second time, and what is rejected is what the ledger says."""
         first = told(backend.apply(ops, **how).outcomes)
         lines = self.lines(backend)
         again = told(backend.apply(ops, **how).outcomes)
         assert [o for o in again if o[1] != "skipped"] == [o for o in first if o[1] != "applied"]
         assert self.lines(backend) == lines, "a second replay enters nothing"
-        aside = {(seq, code) for seq, status, _, code in first if status == "parked"}
+        aside = {(seq, code) for seq, status, _, code in first if status == "rejected"}
         assert aside <= {(line[0], line[2]) for line in lines}
         return [(seq, status, code) for seq, status, _, code in first]
 
@@ -52,12 +52,12 @@ class ParkingContract(ContractBase):
     def test_i6_an_op_that_does_not_fit_is_parked_alone(
         self, backend: Backend, kind: Any, body: str, pointer: str, code: str
     ) -> None:
-        """I6: what does not fit the document is parked with its reason; the ops behind it, also
+        """I6: what does not fit the document is rejected with its reason; the ops behind it, also
         those on the same document, go on."""
         theirs = '{"s":"text","l":[]}'
         self.write(backend, "put", "1", theirs)
         lane = make_lane()
-        found = self.parked(
+        found = self.rejected(
             backend,
             [
                 self.replay(lane, 1, "put", "2", '"before"'),
@@ -68,7 +68,7 @@ class ParkingContract(ContractBase):
         )
         assert found == [
             (1, "applied", ""),
-            (2, "parked", code),
+            (2, "rejected", code),
             *[(n, "applied", "") for n in (3, 4)],
         ]
         assert self.contents(backend) == {
@@ -84,11 +84,11 @@ class ParkingContract(ContractBase):
     def test_i5_a_change_of_a_deleted_document_is_parked(
         self, backend: Backend, kind: Any, body: str
     ) -> None:
-        """I5: a change does not raise a deleted document as a stub: it is parked with its base."""
+        """I5: a change does not revive a deleted document: it is rejected with its base."""
         self.write(backend, "put", "1", '{"a":1}')
         self.write(backend, "delete", "1")
         op = self.replay(make_lane(), 1, kind, "1", body, base='{"a":1}')
-        assert self.parked(backend, [op]) == [(1, "parked", "deleted_meanwhile")]
+        assert self.rejected(backend, [op]) == [(1, "rejected", "deleted_meanwhile")]
         assert self.text(backend, "1") is None
         assert self.lines(backend) == [
             (1, kind, "deleted_meanwhile", '{"a":1}', body, None, "open", None)
@@ -96,7 +96,7 @@ class ParkingContract(ContractBase):
 
     @pytest.mark.parametrize("resolver", [_fails, _not_finite, _no_json])
     def test_i6_a_function_that_fails_parks_its_op(self, backend: Backend, resolver: Any) -> None:
-        """I6: whatever the application's function raises or returns, only its op is parked, and
+        """I6: whatever the application's function raises or returns, only its op is rejected, and
         nothing of what it said is told."""
         self.write(backend, "put", "1", '{"a":7}')
         lane = make_lane()
@@ -105,7 +105,7 @@ class ParkingContract(ContractBase):
             self.replay(lane, 2, "put", "2", "2"),
         ]
         outcomes = backend.apply(ops, on_conflict=resolver).outcomes
-        assert told(outcomes) == [(1, "parked", 1, "resolver_failed"), (2, "applied", 1, "")]
+        assert told(outcomes) == [(1, "rejected", 1, "resolver_failed"), (2, "applied", 1, "")]
         assert "secret" not in outcomes[0].message
         assert self.contents(backend) == {"1": '{"a":7}', "2": "2"}
         assert self.lines(backend) == [
@@ -113,18 +113,18 @@ class ParkingContract(ContractBase):
         ]
 
     def test_r12_a_marked_op_goes_to_the_ledger(self, backend: Backend) -> None:
-        """R12: an op that is marked `park` is not applied, whatever it is; its reason is kept."""
+        """R12: an op that is marked `reject` is not applied, whatever it is; its reason is kept."""
         lane = make_lane()
         self.write(backend, "put", "1", "1")
-        found = self.parked(
+        found = self.rejected(
             backend,
             [
-                self.replay(lane, 1, "put", "1", "2", base="1", park="poison"),
-                self.replay(lane, 2, "delete", "1", None, park="held"),
+                self.replay(lane, 1, "put", "1", "2", base="1", reject="poison"),
+                self.replay(lane, 2, "delete", "1", None, reject="held"),
                 self.replay(lane, 3, "increment", "1", "5"),
             ],
         )
-        assert found == [(1, "parked", "poison"), (2, "parked", "held"), (3, "applied", "")]
+        assert found == [(1, "rejected", "poison"), (2, "rejected", "held"), (3, "applied", "")]
         assert self.text(backend, "1") == "6"
         assert self.lines(backend) == [
             (1, "put", "poison", "1", "2", "1", "open", None),
@@ -137,7 +137,7 @@ class ParkingContract(ContractBase):
         self.write(backend, "put", "1", '{"a":7}')
         lane, directory = make_lane(), make_lane()
         ops = [
-            self.replay(lane, 1, "put", "2", "1", park="held"),
+            self.replay(lane, 1, "put", "2", "1", reject="held"),
             self.replay(lane, 2, "put", "1", '{"a":2}', base='{"a":1}'),
         ]
 
@@ -146,22 +146,22 @@ class ParkingContract(ContractBase):
 
         with pytest.raises(KeyboardInterrupt):
             backend.apply(ops, on_conflict=ends, directory=directory)
-        assert self.ledger(backend) == []
+        assert self.conflicts(backend) == []
         assert (
             backend.observe(self.collection, [], directory=directory).watermarks.get(lane, 0) == 0
         )
-        found = self.parked(backend, ops)
-        assert found == [(1, "parked", "held"), (2, "merged", "")]
-        assert len(self.ledger(backend)) == 2
+        found = self.rejected(backend, ops)
+        assert found == [(1, "rejected", "held"), (2, "merged", "")]
+        assert len(self.conflicts(backend)) == 2
 
     # ---- groups
 
     def test_i6_a_group_is_parked_whole(self, backend: Backend) -> None:
-        """I6: one op of a group that cannot be applied parks all of them, each with its line; the
+        """I6: one op of a group that cannot be applied rejects all of them, each with its line; the
         ops around it go on."""
         self.write(backend, "put", "2", '"text"')
         lane = make_lane()
-        found = self.parked(
+        found = self.rejected(
             backend,
             [
                 self.replay(lane, 1, "put", "1", "1"),
@@ -172,8 +172,8 @@ class ParkingContract(ContractBase):
             ],
         )
         assert found == [
-            *[(1, "applied", ""), (2, "parked", "batch"), (3, "parked", "wrong_type")],
-            *[(4, "parked", "batch"), (5, "applied", "")],
+            *[(1, "applied", ""), (2, "rejected", "batch"), (3, "rejected", "wrong_type")],
+            *[(4, "rejected", "batch"), (5, "applied", "")],
         ]
         assert self.contents(backend) == {"1": "6", "2": '"text"'}
         assert self.contents(backend, collection=self.other) == {}
@@ -186,7 +186,7 @@ class ParkingContract(ContractBase):
         """I5: a group whose ops can all be settled takes effect, with the lines of its merges."""
         self.write(backend, "put", "1", '{"a":1,"b":9}')
         lane = make_lane()
-        found = self.parked(
+        found = self.rejected(
             backend,
             [
                 self.replay(lane, 1, "put", "1", '{"a":2,"b":1}', base='{"a":1,"b":1}', group=1),
@@ -200,14 +200,14 @@ class ParkingContract(ContractBase):
     def test_groups_of_different_lanes_are_apart(self, backend: Backend) -> None:
         """I2: ops of two fenced lanes that are sent again by a third keep their own groups."""
         lane, one, two = make_lane(), make_lane(), make_lane()
-        found = self.parked(
+        found = self.rejected(
             backend,
             [
                 self.replay(lane, 1, "put", "1", "1", group=1, origin=(one, 1)),
                 self.replay(lane, 2, "put", "2", "1", group=1, origin=(two, 2), if_version=5),
             ],
         )
-        assert [status for _, status, _ in found] == ["applied", "parked"]
+        assert [status for _, status, _ in found] == ["applied", "rejected"]
 
     # ---- conditions
 
@@ -232,14 +232,14 @@ class ParkingContract(ContractBase):
         for batch in batches:
             assert {o.status for o in backend.apply(batch).outcomes} == {"applied"}
         assert (self.text(backend, "1"), self.version(backend, "1")) == ('"judged"', 3)
-        assert self.ledger(backend) == []
+        assert self.conflicts(backend) == []
 
     @pytest.mark.parametrize("cut", [False, True])
     @pytest.mark.parametrize("when", ["before", "between"])
     def test_a_condition_fails_after_a_foreign_write(
         self, backend: Backend, cut: bool, when: str
     ) -> None:
-        """I5: a write of somebody else, before or between the own ones, parks the judged op."""
+        """I5: a write of somebody else, before or between the own ones, rejects the judged op."""
         self.write(backend, "put", "1", "[0]")
         ops = self.chain(make_lane(), 1)
         if when == "before":
@@ -249,7 +249,7 @@ class ParkingContract(ContractBase):
         if when == "between":
             self.write(backend, "append", "1", "9")
         outcome = backend.apply(ops).outcomes[-1]
-        assert (outcome.status, outcome.code) == ("parked", "condition")
+        assert (outcome.status, outcome.code) == ("rejected", "condition")
         text = "[0,9,1]" if when == "before" else "[0,1,9]"
         assert self.text(backend, "1") == text
         assert self.lines(backend) == [
@@ -260,16 +260,16 @@ class ParkingContract(ContractBase):
     def test_a_condition_fails_when_a_pending_op_was_parked(
         self, backend: Backend, cut: bool
     ) -> None:
-        """I5: a foreign write in the place of a parked own one has the right number, and is not
+        """I5: a foreign write in the place of a rejected own one has the right number, and is not
         what was judged."""
         lane = make_lane()
         self.write(backend, "put", "1", '"text"')
         self.write(backend, "put", "1", '"foreign"')
         ops = self.chain(lane, 1)
         if cut:
-            assert self.parked(backend, ops[:1]) == [(1, "parked", "wrong_type")]
-        found = self.parked(backend, ops)
-        assert found == [(1, "parked", "wrong_type"), (2, "parked", "condition")]
+            assert self.rejected(backend, ops[:1]) == [(1, "rejected", "wrong_type")]
+        found = self.rejected(backend, ops)
+        assert found == [(1, "rejected", "wrong_type"), (2, "rejected", "condition")]
         assert self.text(backend, "1") == '"foreign"'
 
     @pytest.mark.parametrize("cut", [False, True])
@@ -286,20 +286,20 @@ class ParkingContract(ContractBase):
             self.replay(lane, 2, "put", "1", '"judged"', if_version=1, pending=((lane, 1),)),
         ]
         if cut:
-            assert self.parked(backend, ops[:1], on_conflict="theirs") == [(1, "merged", "")]
-        found = self.parked(backend, ops, on_conflict="theirs")
-        assert found == [(1, "merged", ""), (2, "parked", "condition")]
+            assert self.rejected(backend, ops[:1], on_conflict="theirs") == [(1, "merged", "")]
+        found = self.rejected(backend, ops, on_conflict="theirs")
+        assert found == [(1, "merged", ""), (2, "rejected", "condition")]
         assert self.text(backend, "1") == '"foreign"'
 
-    @pytest.mark.parametrize(("if_version", "status"), [(1, "applied"), (0, "parked")])
+    @pytest.mark.parametrize(("if_version", "status"), [(1, "applied"), (0, "rejected")])
     def test_a_plain_condition_on_replay(
         self, backend: Backend, if_version: int, status: str
     ) -> None:
-        """I5: a condition on a confirmed version holds on exactly that, or the op is parked."""
+        """I5: a condition on a confirmed version holds on exactly that, or the op is rejected."""
         self.write(backend, "put", "1", "1")
         op = self.replay(make_lane(), 1, "put", "1", "2", if_version=if_version)
         code = "" if status == "applied" else "condition"
-        assert self.parked(backend, [op]) == [(1, status, code)]
+        assert self.rejected(backend, [op]) == [(1, status, code)]
         assert self.text(backend, "1") == ("2" if status == "applied" else "1")
 
     def test_a_condition_on_an_own_delete(self, backend: Backend) -> None:
@@ -319,54 +319,58 @@ class ParkingContract(ContractBase):
     def test_the_ledger_is_read_in_pages(self, backend: Backend) -> None:
         """The ledger is told in the order of its ids, after one of them, at most so many, by state
         or by the name that an op's receipt carries."""
-        assert (backend.entries(), backend.count_entries(), backend.entry(1)) == ([], {}, None)
+        assert (backend.conflicts(), backend.count_conflicts(), backend.conflict(1)) == (
+            [],
+            {},
+            None,
+        )
         lane, origin = make_lane(), make_lane()
-        ops = [self.replay(lane, n, "put", str(n), str(n), park="held") for n in (1, 2, 3)]
-        ops.append(self.replay(lane, 4, "put", "4", "4", park="held", origin=(origin, 77)))
+        ops = [self.replay(lane, n, "put", str(n), str(n), reject="held") for n in (1, 2, 3)]
+        ops.append(self.replay(lane, 4, "put", "4", "4", reject="held", origin=(origin, 77)))
         backend.apply(ops)
-        entries = self.ledger(backend)
+        entries = self.conflicts(backend)
         assert [(e.lane, e.seq) for e in entries] == [*((lane, n) for n in (1, 2, 3)), (origin, 77)]
         ids = [entry.id for entry in entries]
         assert ids == sorted(set(ids))
         assert min(entry.at_us for entry in entries) > 1_600_000_000_000_000
-        assert backend.entries(after=ids[1], limit=1) == entries[2:3]
-        assert backend.entries(after=ids[-1]) == []
-        assert backend.entries(name=(origin, 77)) == entries[3:]
-        assert backend.entries(name=(lane, 4)) == []
-        assert backend.entry(ids[2]) == entries[2]
-        assert backend.entry(ids[-1] + 1) is None
-        assert backend.count_entries() == {"open": 4}
+        assert backend.conflicts(after=ids[1], limit=1) == entries[2:3]
+        assert backend.conflicts(after=ids[-1]) == []
+        assert backend.conflicts(name=(origin, 77)) == entries[3:]
+        assert backend.conflicts(name=(lane, 4)) == []
+        assert backend.conflict(ids[2]) == entries[2]
+        assert backend.conflict(ids[-1] + 1) is None
+        assert backend.count_conflicts() == {"open": 4}
 
     def test_a_line_is_resolved_once(self, backend: Backend) -> None:
         """Resolving marks an open line and says so; a line that is not open, or not there, stays
         as it is.  A resolved line still tells what became of its op."""
-        assert backend.resolve_entry(1, "mine") is False
+        assert backend.resolve_conflict(1, "mine") is False
         self.write(backend, "put", "1", '{"a":1,"b":9}')
         lane = make_lane()
         backend.apply(
             [
-                self.replay(lane, 1, "put", "2", "1", park="held"),
+                self.replay(lane, 1, "put", "2", "1", reject="held"),
                 self.replay(lane, 2, "put", "1", '{"a":2}', base='{"a":1}'),
             ]
         )
-        held, merged = self.ledger(backend)
-        assert backend.resolve_entry(held.id, "mine") is True
-        assert backend.resolve_entry(held.id, "theirs") is False
-        assert backend.resolve_entry(merged.id, "theirs") is False
-        assert backend.resolve_entry(merged.id + 1, "theirs") is False
-        assert [(e.state, e.resolution) for e in self.ledger(backend)] == [
+        held, merged = self.conflicts(backend)
+        assert backend.resolve_conflict(held.id, "mine") is True
+        assert backend.resolve_conflict(held.id, "theirs") is False
+        assert backend.resolve_conflict(merged.id, "theirs") is False
+        assert backend.resolve_conflict(merged.id + 1, "theirs") is False
+        assert [(e.state, e.resolution) for e in self.conflicts(backend)] == [
             *(("resolved", "mine"), ("merged", "merged"))
         ]
-        assert [e.id for e in backend.entries(state="resolved")] == [held.id]
-        assert backend.entries(state="open") == []
-        assert backend.count_entries() == {"resolved": 1, "merged": 1}
+        assert [e.id for e in backend.conflicts(state="resolved")] == [held.id]
+        assert backend.conflicts(state="open") == []
+        assert backend.count_conflicts() == {"resolved": 1, "merged": 1}
         judged = self.replay(lane, 3, "put", "2", "2", if_version=-1, pending=((lane, 1),))
         assert backend.apply([judged]).outcomes[0].code == "condition"
 
     def test_a_line_shows_no_content(self, backend: Backend) -> None:
         """Contents are private: the repr of a line, which ends up in logs, holds none."""
-        op = self.replay(make_lane(), 1, "put", "1", '"secret"', base='"secret"', park="held")
+        op = self.replay(make_lane(), 1, "put", "1", '"secret"', base='"secret"', reject="held")
         backend.apply([op])
-        (entry,) = self.ledger(backend)
+        (entry,) = self.conflicts(backend)
         assert entry.mine == '"secret"'
         assert "secret" not in repr(entry)

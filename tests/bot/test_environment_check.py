@@ -10,7 +10,7 @@ import pytest
 from standfast import ConfigError, CorruptData, Unavailable
 from standfast.api.sync import Store
 from standfast.bot import BotStore, Environment
-from standfast.engine.embedded import InlineEngine
+from standfast.engine.embedded import EmbeddedEngine
 from support.bots import Home
 from support.faulty import Link, Open, Server, before, wait_direct
 
@@ -78,7 +78,7 @@ def test_two_processes_that_stamp_at_once_agree(memory: Server, open_it: Open, t
     link = Link(memory)
     store, engine = open_it(link)
     wait_direct(engine)
-    other = Store(InlineEngine(memory.database))
+    other = Store(EmbeddedEngine(memory.database))
     link.script += [before(hook=lambda: other["bot_environment"].put("default", {"name": theirs}))]
     bot = bot_on(store, PRODUCTION)
     if theirs == "production":

@@ -10,7 +10,7 @@ import pytest
 
 from contract.suite.backend import make_lane
 from standfast.errors import CorruptData, Unavailable
-from standfast.ops.types import Hello
+from standfast.ops.types import ServerIdentity
 from support.lines import GATE, PATIENCE_S, WAITING, add, bounded, connected, line, soon, until
 from support.pg import Sql
 
@@ -78,7 +78,7 @@ def test_nobody_uses_what_is_not_accepted(pg_database: str, db: Sql) -> None:
     when it is the wrong one there is none."""
     with line(pg_database) as backend, ThreadPoolExecutor(1) as pool, db:
 
-        def refuse(hello: Hello) -> None:
+        def refuse(server_identity: ServerIdentity) -> None:
             other = pool.submit(backend.apply, [add(make_lane(), 1)], deadline=soon(0.05))
             error = other.exception(PATIENCE_S)
             assert isinstance(error, Unavailable)

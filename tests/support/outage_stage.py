@@ -25,8 +25,8 @@ from standfast.engine.journal import Journal
 from standfast.engine.mirror import Mirror
 from support import backends
 from support.cluster import Cluster
-from support.hold_app import BATCHED, GONE, PATCHES, Part
 from support.leash import Leash
+from support.outage_app import BATCHED, GONE, PATCHES, Part
 
 _TESTS = Path(__file__).parents[1]
 #: What is left in the data directory of a store that has come to its end.
@@ -66,7 +66,7 @@ class Apps:
         paths = os.pathsep.join(filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")]))
         self._leash = leash
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "support.hold_app"],
+            [sys.executable, "-m", "support.outage_app"],
             env={**os.environ, "PYTHONPATH": paths},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

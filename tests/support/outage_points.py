@@ -1,6 +1,6 @@
 """Where the engine may be killed: every failpoint, and how often the scenario comes to it.
 
-The scenario is `life` in `support.hold_app`; the count is what it passes at the very least.  In a
+The scenario is `life` in `support.outage_app`; the count is what it passes at the very least.  In a
 fresh data directory other steps are made than in one that dead processes have left.
 """
 

@@ -10,14 +10,14 @@ import pytest
 
 from standfast import DeadlineExceeded, Unavailable
 from standfast.api.sync import Collection, Store
-from standfast.engine.embedded import InlineEngine
-from standfast.engine.full_scan import Sweep
+from standfast.engine.embedded import EmbeddedEngine
+from standfast.engine.full_scan import FullScan
 from support.faulty import LOST, Link, Open, Server, after, eventually, wait_direct
 
 
 def others(server: Server) -> Collection:
     """Another program that writes to the same collection."""
-    return Store(InlineEngine(server.database))["c"]
+    return Store(EmbeddedEngine(server.database))["c"]
 
 
 def refused(collection: Collection) -> None:
@@ -128,9 +128,9 @@ def test_an_op_in_doubt_is_not_laid_over_its_own_effect(memory: Server, open_it:
     # The reply is lost, and nobody answers any more.
     link.script = [after(LOST, hook=lambda: setattr(link, "down", True))]
     assert store["c"].increment("k", "/n") in (1, None)
-    assert engine.hold.journal.totals().ops == 1
-    sweep = Sweep(engine.hold, "c")
-    sweep.page(memory.database, after=None, limit=1000, deadline=time.monotonic() + 5)
+    assert engine.local_state.journal.totals().ops == 1
+    full_scan = FullScan(engine.local_state, "c")
+    full_scan.page(memory.database, after=None, limit=1000, deadline=time.monotonic() + 5)
     assert store["c"].get("k") == {"n": 1}
     assert dict(store["c"].items()) == {"k": {"n": 1}}
     link.down = False

@@ -7,7 +7,7 @@ from typing import Any
 
 import apsw
 
-from standfast.ops.types import Entry, Identity, Op
+from standfast.ops.types import ConflictRecord, Identity, Op
 
 _FIELDS = (
     *("id", "at_us", "lane", "seq", "collection", "key", "kind", "pointer", "reason", "base"),
@@ -15,7 +15,7 @@ _FIELDS = (
 )
 _ENTRY = (
     "SELECT id, at, coalesce(lane, ''), coalesce(seq, 0), collection, key, kind, pointer,"
-    " reason, base, mine, theirs, state, resolution FROM _standfast_ledger"
+    " reason, base, mine, theirs, state, resolution FROM _standfast_conflicts"
 )
 
 
@@ -68,25 +68,25 @@ def entered(conn: apsw.Connection, ops: Sequence[Op]) -> set[Identity]:
     return {
         name
         for name in {name for op in ops for name in op.pending}
-        if conn.execute("SELECT 1 FROM _standfast_ledger WHERE lane = ? AND seq = ?", name).get
+        if conn.execute("SELECT 1 FROM _standfast_conflicts WHERE lane = ? AND seq = ?", name).get
     }
 
 
-def enter(conn: apsw.Connection, entries: Sequence[Entry], now_us: int) -> None:
+def enter(conn: apsw.Connection, entries: Sequence[ConflictRecord], now_us: int) -> None:
     """Write lines of the ledger, in the transaction that passes their ops (R12)."""
     for entry in entries:
         values = [getattr(entry, field) for field in _FIELDS[2:]]
         conn.execute(
-            "INSERT INTO _standfast_ledger (at, lane, seq, collection, key, kind, pointer, reason,"
-            " base, mine, theirs, state, resolution)"
+            "INSERT INTO _standfast_conflicts (at, lane, seq, collection, key, kind, pointer,"
+            " reason, base, mine, theirs, state, resolution)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (now_us, *values),
         )
 
 
-def entries(
+def conflicts(
     conn: apsw.Connection, *, state: str | None, after: int, limit: int, name: Identity | None
-) -> list[Entry]:
+) -> list[ConflictRecord]:
     """Lines of the ledger in the order of their ids."""
     lane, seq = name or (None, None)
     found = conn.execute(
@@ -97,7 +97,7 @@ def entries(
     return [_entry(record) for record in found]
 
 
-def entry(conn: apsw.Connection, number: int) -> Entry | None:
+def conflict(conn: apsw.Connection, number: int) -> ConflictRecord | None:
     """One line of the ledger."""
     row = conn.execute(_ENTRY + " WHERE id = ?", (number,)).fetchone()
     return _entry(row) if row else None
@@ -105,19 +105,19 @@ def entry(conn: apsw.Connection, number: int) -> Entry | None:
 
 def counts(conn: apsw.Connection) -> dict[str, int]:
     """The number of lines by state."""
-    found = conn.execute("SELECT state, count(*) FROM _standfast_ledger GROUP BY state")
+    found = conn.execute("SELECT state, count(*) FROM _standfast_conflicts GROUP BY state")
     return {record[0]: record[1] for record in found}
 
 
 def resolve(conn: apsw.Connection, number: int, resolution: str, now_us: int) -> bool:
     """Mark an open line as resolved, inside the caller's transaction."""
     conn.execute(
-        "UPDATE _standfast_ledger SET state = 'resolved', resolved_at = ?, resolution = ?"
+        "UPDATE _standfast_conflicts SET state = 'resolved', resolved_at = ?, resolution = ?"
         " WHERE id = ? AND state = 'open'",
         (now_us, resolution, number),
     )
     return conn.changes() == 1
 
 
-def _entry(record: tuple[Any, ...]) -> Entry:
-    return Entry(**dict(zip(_FIELDS, record, strict=True)))
+def _entry(record: tuple[Any, ...]) -> ConflictRecord:
+    return ConflictRecord(**dict(zip(_FIELDS, record, strict=True)))

@@ -14,8 +14,8 @@ from standfast.document.codec import decode, encode
 from standfast.document.merge import same_value
 from standfast.document.values import MISSING
 from standfast.ops.apply import Current, Refusal, apply_op
-from standfast.ops.batch import fold, groups
-from standfast.ops.reconcile import OnConflict, Settled, is_parked, settle
+from standfast.ops.batch import apply_ops, groups
+from standfast.ops.reconcile import OnConflict, Settled, is_rejected, reconcile
 from standfast.ops.types import Op
 from support import json_strategies
 
@@ -56,7 +56,7 @@ def place(theirs: Any, updated_us: int = 50) -> Current:
 def settled(theirs: Any, op: Op, on_conflict: OnConflict = "mine") -> Settled:
     """The op's effect; a refusal counts as a line of the ledger, as it does in `fold`."""
     rows = {("things", "1"): place(theirs)}
-    done = fold(rows, [op], on_conflict=on_conflict)
+    done = apply_ops(rows, [op], on_conflict=on_conflict)
     assert len(done.entries) <= 1
     return Settled(rows[("things", "1")], done.entries[0] if done.entries else None)
 
@@ -87,7 +87,7 @@ def replays(draw: st.DrawFn) -> tuple[Op, Any]:
         "pointer": draw(st.sampled_from(["", "/a"])) if kind in ("append", "increment") else "",
         "ttl_us": None if kind == "delete" else draw(st.sampled_from([None, 0, 7])),
         "at_us": draw(st.sampled_from([1, 99])),
-        "park": draw(st.sampled_from(["", "", "", "held"])),
+        "reject": draw(st.sampled_from(["", "", "", "held"])),
         "if_version": draw(st.sampled_from([None, None, None, 0, VERSION])),
     }
     theirs = draw(st.just(MISSING) | documents | (st.just(base)))
@@ -118,7 +118,7 @@ def test_i5_a_line_stands_for_all_that_is_not_simply_applied(
     found = None if theirs is MISSING else encode(theirs)
     assert (result.entry.base, result.entry.mine, result.entry.theirs) == (op.base, op.body, found)
     assert (result.entry.lane, result.entry.seq, result.entry.kind) == (*op.name, op.kind)
-    if is_parked(result.entry):
+    if is_rejected(result.entry):
         assert result.current == place(theirs)
         assert result.entry.state == "open"
 
@@ -215,7 +215,7 @@ def test_newest_goes_by_the_two_clocks(updated_us: int, kept: int) -> None:
     """`newest` is `mine` for an op that was acknowledged at the time of the change or later, and
     `theirs` for an earlier one."""
     op = make_op("put", 2, base=1, at_us=50)
-    assert value_of(settle(place(3, updated_us), op, on_conflict="newest")) == kept
+    assert value_of(reconcile(place(3, updated_us), op, on_conflict="newest")) == kept
 
 
 @given(puts(), json_strategies.values)
@@ -243,13 +243,13 @@ def test_a_function_decides_true_conflicts_alone(
 
 @pytest.mark.parametrize("ends", [KeyboardInterrupt, SystemExit])
 def test_the_end_of_the_program_is_no_refusal(ends: type[BaseException]) -> None:
-    """I2: what ends the program is not taken for a failure of the function: nothing is parked."""
+    """I2: what ends the program is not taken for a failure of the function: nothing is rejected."""
 
     def resolver(*_: Any) -> Any:
         raise ends
 
     with pytest.raises(ends):
-        settle(place(3), make_op("put", 2, base=1), on_conflict=resolver)
+        reconcile(place(3), make_op("put", 2, base=1), on_conflict=resolver)
 
 
 # ---- refusals
@@ -258,7 +258,7 @@ def test_the_end_of_the_program_is_no_refusal(ends: type[BaseException]) -> None
 @pytest.mark.parametrize(
     ("theirs", "op", "code"),
     [
-        (1, make_op("put", 2, park="poison"), "poison"),
+        (1, make_op("put", 2, reject="poison"), "poison"),
         (1, make_op("put", 2, if_version=VERSION - 1), "condition"),
         (MISSING, make_op("patch", {}, base={}), "deleted_meanwhile"),
         (MISSING, make_op("append", 1, base=[]), "deleted_meanwhile"),
@@ -270,7 +270,7 @@ def test_i6_what_cannot_be_applied_is_refused_with_its_reason(
 ) -> None:
     """I6: each reason has its code, and the version that was found."""
     with pytest.raises(Refusal) as caught:
-        settle(place(theirs), op, on_conflict="mine")
+        reconcile(place(theirs), op, on_conflict="mine")
     assert caught.value.code == code
     assert caught.value.version == (0 if theirs is MISSING else VERSION)
 

@@ -9,12 +9,12 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from standfast.backends.postgres.tables import has_schema
-from standfast.ops.types import Entry, Hello, Identity
+from standfast.ops.types import ConflictRecord, Identity, ServerIdentity
 
 _ENTRY: LiteralString = (
     "SELECT id, (extract(epoch FROM at) * 1000000)::bigint, coalesce(lane::text, ''),"
     " coalesce(seq, 0), collection, key, kind, pointer, reason, base, mine, theirs, state,"
-    " resolution FROM standfast.ledger"
+    " resolution FROM standfast.conflicts"
 )
 _FIELDS = (
     *("id", "at_us", "lane", "seq", "collection", "key", "kind", "pointer", "reason", "base"),
@@ -49,7 +49,7 @@ def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dic
     return final
 
 
-def hello(conn: Connection[Any]) -> Hello:
+def server_identity(conn: Connection[Any]) -> ServerIdentity:
     """Who this database is; the system identifier tells it from its own copies."""
     system = ""
     try:
@@ -58,9 +58,9 @@ def hello(conn: Connection[Any]) -> Hello:
     except psycopg.errors.InsufficientPrivilege:
         pass  # some hosts take the function away: the identity alone has to do
     if not has_schema(conn):
-        return Hello(None, system)
+        return ServerIdentity(None, system)
     row = conn.execute("SELECT identity::text, epoch FROM standfast.identity").fetchone()
-    return Hello(str(row[0]), system, int(row[1])) if row else Hello(None, system)
+    return ServerIdentity(str(row[0]), system, int(row[1])) if row else ServerIdentity(None, system)
 
 
 def is_read_only(conn: Connection[Any]) -> bool:
@@ -69,9 +69,9 @@ def is_read_only(conn: Connection[Any]) -> bool:
     return bool(row and row[0])
 
 
-def entries(
+def conflicts(
     conn: Connection[Any], *, state: str | None, after: int, limit: int, name: Identity | None
-) -> list[Entry]:
+) -> list[ConflictRecord]:
     """Lines of the ledger in the order of their ids."""
     lane, seq = name or (None, None)
     with conn.cursor(row_factory=tuple_row) as cur:
@@ -84,7 +84,7 @@ def entries(
         return [_entry(record) for record in cur]
 
 
-def entry(conn: Connection[Any], number: int) -> Entry | None:
+def conflict(conn: Connection[Any], number: int) -> ConflictRecord | None:
     """One line of the ledger."""
     row = conn.execute(_ENTRY + " WHERE id = %s", (number,)).fetchone()
     return _entry(row) if row else None
@@ -92,19 +92,19 @@ def entry(conn: Connection[Any], number: int) -> Entry | None:
 
 def counts(conn: Connection[Any]) -> dict[str, int]:
     """The number of lines by state."""
-    found = conn.execute("SELECT state, count(*) FROM standfast.ledger GROUP BY state")
+    found = conn.execute("SELECT state, count(*) FROM standfast.conflicts GROUP BY state")
     return dict(found.fetchall())
 
 
 def resolve(conn: Connection[Any], number: int, resolution: str) -> bool:
     """Mark an open line as resolved."""
     cur = conn.execute(
-        "UPDATE standfast.ledger SET state = 'resolved', resolved_at = now(), resolution = %s"
+        "UPDATE standfast.conflicts SET state = 'resolved', resolved_at = now(), resolution = %s"
         " WHERE id = %s AND state = 'open'",
         (resolution, number),
     )
     return cur.rowcount == 1
 
 
-def _entry(record: tuple[Any, ...]) -> Entry:
-    return Entry(**dict(zip(_FIELDS, record, strict=True)))
+def _entry(record: tuple[Any, ...]) -> ConflictRecord:
+    return ConflictRecord(**dict(zip(_FIELDS, record, strict=True)))

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from standfast.backends.postgres.deadline import Fuse
+from standfast.backends.postgres.deadline import SocketDeadline
 
 #: Far more than anything here takes; only a broken fuse waits for it.
 PATIENCE_S = 60.0
@@ -26,7 +26,7 @@ class Wire:
         self.near, self.far = socket.socketpair()
         self.far.settimeout(PATIENCE_S)
         self.near.settimeout(PATIENCE_S)
-        self.fuse = Fuse(self.near.fileno())
+        self.socket_deadline = SocketDeadline(self.near.fileno())
 
     def works(self) -> bool:
         """Whether a byte gets through in both directions."""
@@ -34,16 +34,16 @@ class Wire:
             one.sendall(b"x")
             if other.recv(1) != b"x":
                 return False
-        return not self.fuse.blown
+        return not self.socket_deadline.expired
 
     def wait_cut(self) -> None:
         """Return when the wait of both ends is over, as the driver's would be."""
         assert self.near.recv(1) == b""
         assert self.far.recv(1) == b""
-        assert self.fuse.blown
+        assert self.socket_deadline.expired
 
     def close(self) -> None:
-        self.fuse.close()
+        self.socket_deadline.close()
         self.near.close()
         self.far.close()
 
@@ -64,8 +64,8 @@ def fds() -> int:
 def test_i8_a_deadline_that_passes_ends_the_wait(wires: list[Wire]) -> None:
     """I8: a wait on a connection ends at its deadline, or at once when that has passed."""
     now = time.monotonic()
-    wires[0].fuse.arm(now - 1)
-    wires[1].fuse.arm(now + 0.05)
+    wires[0].socket_deadline.arm(now - 1)
+    wires[1].socket_deadline.arm(now + 0.05)
     for wire in wires[:2]:
         wire.wait_cut()
     assert all(wire.works() for wire in wires[2:])
@@ -75,8 +75,8 @@ def test_i8_a_nearer_deadline_wakes_the_watchdog(wires: list[Wire]) -> None:
     """I8: whatever is armed first, the nearest deadline is kept: the thread does not sleep for the
     farthest."""
     for index, wire in enumerate(wires[1:]):
-        wire.fuse.arm(time.monotonic() + 3600 - index)
-    wires[0].fuse.arm(time.monotonic() + 0.05)
+        wire.socket_deadline.arm(time.monotonic() + 3600 - index)
+    wires[0].socket_deadline.arm(time.monotonic() + 0.05)
     wires[0].wait_cut()
     assert all(wire.works() for wire in wires[1:])
 
@@ -85,11 +85,11 @@ def test_a_call_that_ended_in_time_is_left_alone(wires: list[Wire]) -> None:
     """A disarmed fuse, and one that was armed anew for later, do not cut at the old deadline."""
     disarmed, later, last = wires[:3]
     soon = time.monotonic() + 0.05
-    disarmed.fuse.arm(soon)
-    later.fuse.arm(soon)
-    disarmed.fuse.disarm()
-    later.fuse.arm(soon + 3600)
-    last.fuse.arm(soon + 0.05)
+    disarmed.socket_deadline.arm(soon)
+    later.socket_deadline.arm(soon)
+    disarmed.socket_deadline.disarm()
+    later.socket_deadline.arm(soon + 3600)
+    last.socket_deadline.arm(soon + 0.05)
     last.wait_cut()
     assert disarmed.works()
     assert later.works()
@@ -100,7 +100,7 @@ def test_i8_many_deadlines_in_any_order(wires: list[Wire]) -> None:
     dice = random.Random(5)
     cut = dice.sample(wires, 20)
     for wire in dice.sample(wires, len(wires)):
-        wire.fuse.arm(time.monotonic() + (dice.random() / 5 if wire in cut else 3600))
+        wire.socket_deadline.arm(time.monotonic() + (dice.random() / 5 if wire in cut else 3600))
     for wire in cut:
         wire.wait_cut()
     assert all(wire.works() for wire in wires if wire not in cut)
@@ -115,7 +115,7 @@ def test_a_reused_descriptor_is_not_cut() -> None:
     fresh = Wire()
     try:
         assert number in (fresh.near.fileno(), fresh.far.fileno()), "the number was not given anew"
-        wire.fuse.cut()
+        wire.socket_deadline.shutdown()
         assert fresh.works()
         assert wire.far.recv(1) == b""
     finally:
@@ -128,11 +128,11 @@ def test_a_closed_fuse_holds_nothing() -> None:
     before = fds()
     for _ in range(50):
         wire = Wire()
-        wire.fuse.arm(time.monotonic() + 3600)
+        wire.socket_deadline.arm(time.monotonic() + 3600)
         wire.close()
-        wire.fuse.close()
-        wire.fuse.cut()
-        wire.fuse.disarm()
+        wire.socket_deadline.close()
+        wire.socket_deadline.shutdown()
+        wire.socket_deadline.disarm()
     assert fds() <= before + 2  # a collected object may have held some
 
 
@@ -140,13 +140,13 @@ def test_a_forked_child_has_a_watchdog_of_its_own() -> None:
     """I8: threads do not survive a fork: the child's deadlines are kept by a thread of its own."""
     code = (
         "import os, socket, time\n"
-        "from standfast.backends.postgres.deadline import Fuse\n"
+        "from standfast.backends.postgres.deadline import SocketDeadline\n"
         "def cut():\n"
         "    near, far = socket.socketpair()\n"
         "    far.settimeout(60)\n"
-        "    fuse = Fuse(near.fileno())\n"
+        "    fuse = SocketDeadline(near.fileno())\n"
         "    fuse.arm(time.monotonic() + 0.05)\n"
-        "    assert far.recv(1) == b'' and fuse.blown\n"
+        "    assert far.recv(1) == b'' and fuse.expired\n"
         "    fuse.close(), near.close(), far.close()\n"
         "cut()\n"
         "child = os.fork()\n"

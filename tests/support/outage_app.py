@@ -1,4 +1,4 @@
-"""An app that lives through outages and is killed at a failpoint: `python -m support.hold_app`.
+"""An app that lives through outages and is killed at a failpoint: `python -m support.outage_app`.
 
 Each line of stdin is a `Part` as JSON.  It is played by a child of this process's own, which is
 forked (that is quick, as everything is imported); two lines of stdout tell its pid, and how it

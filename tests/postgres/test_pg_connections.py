@@ -97,20 +97,20 @@ def test_a_dead_first_host_of_several(
     user, _, place = parts.netloc.rpartition("@")
     url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{dead},{place}"))
     with line(url) as backend:
-        hello = bounded(lambda: backend.connect(soon(4)))
-        assert hello.identity is None
-        assert hello.system
+        server_identity = bounded(lambda: backend.connect(soon(4)))
+        assert server_identity.identity is None
+        assert server_identity.system
 
 
 def test_who_answers(pg_database: str, db: Sql) -> None:
     """I9: connecting tells the history and the system that answer, and none where no schema is."""
     with line(pg_database) as backend:
         system = db.one("SELECT system_identifier::text FROM pg_control_system()")
-        hello = backend.connect(soon(PATIENCE_S))
-        assert (hello.identity, hello.system) == (None, system)
+        server_identity = backend.connect(soon(PATIENCE_S))
+        assert (server_identity.identity, server_identity.system) == (None, system)
         backend.apply([add(make_lane(), 1)])
-        hello = backend.connect(soon(PATIENCE_S))
-        assert (hello.identity, hello.system) == (backend.identity(), system)
+        server_identity = backend.connect(soon(PATIENCE_S))
+        assert (server_identity.identity, server_identity.system) == (backend.identity(), system)
 
 
 def test_i4_a_server_that_takes_no_writes(pg_database: str, db: Sql) -> None:
@@ -185,11 +185,11 @@ def test_a_session_that_ends_inside_a_write(pg_database: str, db: Sql) -> None:
             " PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$"
         )
         db("CREATE TRIGGER die BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION die()")
-        failure(lambda: backend.apply([add(lane, 2)], believed=1), "connection_lost")
+        failure(lambda: backend.apply([add(lane, 2)], expected_watermark=1), "connection_lost")
         assert not backend.connected
         db("DROP TRIGGER die ON things")
         backend.connect(soon(PATIENCE_S))
-        assert backend.apply([add(lane, 2)], believed=1).outcomes[0].version == 2
+        assert backend.apply([add(lane, 2)], expected_watermark=1).outcomes[0].version == 2
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -212,7 +212,7 @@ def test_a_connection_survives_any_number_of_refused_batches(
                     failure(lambda: backend.apply([add(fenced, seq)]), what)  # noqa: B023
                 elif what == "locked":
                     late = add(lane, seq, "locked")
-                    failure(lambda: backend.apply([late], patience_s=0.001), what)  # noqa: B023
+                    failure(lambda: backend.apply([late], lock_timeout_s=0.001), what)  # noqa: B023
                 else:
                     op = (
                         add(lane, seq, "ok")
@@ -239,7 +239,7 @@ def test_what_a_failed_batch_skipped_is_not_taken_for_prepared(pg_database: str,
             for _ in range(8):
                 batch = [add(lane, 2)]
                 failure(
-                    lambda: backend.apply(batch, directory=directory, patience_s=0.001),  # noqa: B023
+                    lambda: backend.apply(batch, directory=directory, lock_timeout_s=0.001),  # noqa: B023
                     "locked",
                 )
         for seq in range(2, 9):
@@ -265,7 +265,7 @@ def test_i8_a_server_that_hangs(cluster: Cluster, frozen: Callable[[], None]) ->
         cluster.thaw()
         backend.connect(soon(PATIENCE_S))
         reader.connect(soon(PATIENCE_S))
-        assert backend.apply([write], believed=1).watermark == 2
+        assert backend.apply([write], expected_watermark=1).watermark == 2
         (state,) = reader.observe("things", ["frozen"]).states
         assert (state.text, state.version) == ("2", 2)
 
