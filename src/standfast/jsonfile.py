@@ -33,6 +33,7 @@ from standfast.errors import ConfigError, DataError, DeadlineExceeded, Standfast
 from standfast.limits import MAX_BATCH_OPS
 from standfast.ops.build import raise_refusal
 from standfast.ops.types import Op, Row
+from standfast.system.platform import at_fork
 
 logger = logging.getLogger("standfast")
 
@@ -398,4 +399,4 @@ def _after_fork() -> None:
     _opening = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(in_child=_after_fork)

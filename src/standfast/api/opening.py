@@ -21,6 +21,7 @@ from standfast.engine.local_state import Fallback, OutageOptions
 from standfast.errors import ConfigError
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.reconcile import OnConflict
+from standfast.system.platform import at_fork
 
 logger = logging.getLogger("standfast")
 
@@ -152,7 +153,7 @@ def _forget_all() -> None:
 
 
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_forget_all)
+at_fork(in_child=_forget_all)
 
 
 def backend_for(target: Target) -> Backend:

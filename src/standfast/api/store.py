@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from standfast.limits import MAX_BATCH_OPS
 from standfast.ops.build import build_op, raise_refusal
 from standfast.ops.reconcile import is_rejected
 from standfast.ops.types import ConflictRecord, Kind, Op, Receipt
+from standfast.system.platform import at_fork
 
 #: How long `close` goes on draining the journal, by default.
 CLOSE_TIMEOUT_S = 2.0
@@ -33,7 +33,7 @@ def _count_fork() -> None:
     _forks += 1
 
 
-os.register_at_fork(after_in_child=_count_fork)
+at_fork(in_child=_count_fork)
 #: Engines of a parent process, in its forked children.  They are kept, and never touched again:
 #: closing them here would close the parent's connections and drop its locks.
 _abandoned: list[Engine] = []

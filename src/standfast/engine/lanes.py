@@ -18,6 +18,7 @@ from pathlib import Path
 
 from standfast.system.failpoints import failpoint
 from standfast.system.files import make_directory
+from standfast.system.platform import at_fork
 
 FOLDER = "lanes"
 #: Age of a lock file that nobody holds and no journal knows, after which it is removed.
@@ -73,7 +74,7 @@ def _let_go() -> None:
         lock.release()
 
 
-os.register_at_fork(after_in_child=_let_go)
+at_fork(in_child=_let_go)
 
 
 class Lane:

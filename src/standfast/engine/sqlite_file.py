@@ -21,11 +21,11 @@ from standfast.backends.sqlite.file import (
     enter_wal,
     gone,
     inode_of,
-    make_private,
     transaction,
 )
 from standfast.errors import ConfigError
 from standfast.system.failpoints import failpoint
+from standfast.system.files import create_private
 from standfast.system.forking import OPENING, watch
 
 logger = logging.getLogger("standfast")
@@ -48,7 +48,7 @@ class LocalFile:
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         with mapped(f"opening {what} {self.path}"), OPENING:
-            make_private(self.path)
+            create_private(self.path)
             failpoint("file-made")
             self._inode = inode_of(self.path)
             self._writer = self._connect()

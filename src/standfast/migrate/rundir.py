@@ -7,7 +7,6 @@ a flipped bit in them is found before anything is restored from them.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from standfast.backends.base import Form, Image
 from standfast.errors import ConfigError, CorruptData
 from standfast.system.failpoints import failpoint
 from standfast.system.files import (
+    append_line,
     beside,
     fsync_directory,
     is_draft,
@@ -259,9 +259,7 @@ class RunDir:
 
     def log(self, line: str) -> None:
         """Append a line to the readable log; it holds names and counts, never values."""
-        handle = os.open(self.path / _LOG_FILE, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"{now_text()} {line}\n")
+        append_line(self.path / _LOG_FILE, f"{now_text()} {line}")
 
     def archive(self, name: str, data: bytes) -> Path:
         """Keep something that is about to be given up, under a name that its content decides.

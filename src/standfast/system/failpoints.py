@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import os
-import signal
+
+from standfast.system.platform import kill_this_process
 
 _wanted, _, _count = os.environ.get("STANDFAST_FAILPOINT", "").partition("@")
 _left = int(_count or 1) if _wanted else 0
@@ -19,4 +20,4 @@ def failpoint(name: str) -> None:
     if _left and name == _wanted:
         _left -= 1
         if not _left:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_this_process()

@@ -2,10 +2,14 @@
 
 Source: the rules of crash consistency that most programs break (a rename is durable only after
 the fsync of its directory): Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014.
+
+On Windows a directory cannot be flushed, and a mode means nothing but read-only: a rename is as
+durable as NTFS's own journal makes it, and files are as private as their folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -22,6 +26,14 @@ from standfast.system.failpoints import failpoint
 _MODE = 0o600
 #: The longest file name that common file systems take, in bytes.
 _MAX_NAME_BYTES = 255
+#: Flags that not every system has.  O_BINARY: without it Windows changes line breaks.
+_BINARY = getattr(os, "O_BINARY", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+#: What opens a directory; None where a directory cannot be opened.
+_DIRECTORY: int | None = getattr(os, "O_DIRECTORY", None)
+#: Whether a link can be made to a symbolic link itself.  Not on Windows; there a rename leaves a
+#: target alone, which it does nowhere else.
+_LINKS_LINKS = os.link in os.supports_follow_symlinks
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
@@ -46,8 +58,10 @@ def make_directory(path: Path) -> None:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make renames, creations and removals in a directory durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    """Make renames, creations and removals in a directory durable, where the system can."""
+    if _DIRECTORY is None:
+        return
+    handle = os.open(path, os.O_RDONLY | _DIRECTORY)
     try:
         with _named(path):
             os.fsync(handle)
@@ -73,15 +87,16 @@ def write_atomic(
         draft = beside(path, f".{secrets.token_hex(4)}.tmp")
     else:
         draft.unlink(missing_ok=True)
-    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, _MODE)
     with _named(path):
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fchmod(file.fileno(), mode)
+                _set_mode(file.fileno(), draft, mode)
                 if mtime_ns is not None:
-                    os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
+                    by_handle = os.utime in os.supports_fd
+                    os.utime(file.fileno() if by_handle else draft, ns=(mtime_ns, mtime_ns))
                 os.fsync(file.fileno())
             failpoint("draft-written")
             os.replace(draft, path)
@@ -92,9 +107,30 @@ def write_atomic(
     fsync_directory(path.parent)
 
 
+def _set_mode(handle: int, path: Path, mode: int) -> None:
+    if hasattr(os, "fchmod"):
+        os.fchmod(handle, mode)
+    else:
+        os.chmod(path, mode)
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file for its owner alone, and its directory, unless it is there."""
+    make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _MODE))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a private text file, which is created when it is not there."""
+    handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | _BINARY, _MODE)
+    with os.fdopen(handle, "wb") as file:
+        file.write(f"{line}\n".encode())
+
+
 @contextmanager
 def _named(path: Path) -> Generator[None]:
-    """An error of a handle tells no file: tell it."""
+    """An error of a handle does not name its file: name it."""
     try:
         yield
     except OSError as error:
@@ -124,6 +160,9 @@ def beside(path: Path, ending: str) -> Path:
 def move_back(source: Path, target: Path) -> bool:
     """Rename a file unless there is one at the target already; False when there is."""
     try:
+        if not _LINKS_LINKS:
+            os.rename(source, target)
+            return True
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:
         return False
@@ -149,7 +188,7 @@ def read_regular(path: Path) -> tuple[bytes, os.stat_result]:
 @contextmanager
 def _opened_regular(path: Path) -> Generator[BufferedReader]:
     # O_NONBLOCK: opening a pipe without a writer must not wait.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    handle = os.open(path, os.O_RDONLY | _BINARY | _NONBLOCK)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(None, "not a regular file", str(path))

@@ -9,10 +9,11 @@ Source: sqlite.org/howtocorrupt.html, 2.6 and 2.7.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from typing import Any, Protocol
+
+from standfast.system.platform import at_fork
 
 #: One SQLite file is opened at a time, and none while the process forks.  Closing any handle of a
 #: file drops the locks that this process has on it (sqlite.org/howtocorrupt.html, 2.2), and
@@ -78,4 +79,4 @@ def _in_child() -> None:
     _let_go()
 
 
-os.register_at_fork(before=_before, after_in_parent=_let_go, after_in_child=_in_child)
+at_fork(before=_before, in_parent=_let_go, in_child=_in_child)

@@ -7,7 +7,6 @@ them ever waits for one to be made.
 from __future__ import annotations
 
 import contextlib
-import select
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -23,6 +22,7 @@ from standfast.backends.postgres.errors import mapped
 from standfast.backends.postgres.pool import configure, has_ended, parameters
 from standfast.config.settings import Target
 from standfast.errors import DeadlineExceeded, Unavailable
+from standfast.system.platform import is_ready
 
 
 class DeadlineConnection:
@@ -113,11 +113,9 @@ class DeadlineConnection:
                     break
                 if state == pq.PollingStatus.FAILED:
                     raise psycopg.OperationalError(pgconn.get_error_message())
-                reading = state == pq.PollingStatus.READING
-                poller = select.poll()
-                poller.register(pgconn.socket, select.POLLIN if reading else select.POLLOUT)
-                left_ms = (deadline - time.monotonic()) * 1000
-                if left_ms <= 0 or not poller.poll(left_ms):
+                writing = state == pq.PollingStatus.WRITING
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or not is_ready(pgconn.socket, writing=writing, timeout_s=left_s):
                     raise psycopg.OperationalError("no connection in time")
         except BaseException:
             pgconn.finish()

@@ -15,6 +15,8 @@ import threading
 import time
 import weakref
 
+from standfast.system.platform import at_fork, duplicate_socket
+
 #: Longest sleep of the thread while nothing is armed.
 _IDLE_S = 3600.0
 
@@ -26,7 +28,7 @@ class SocketDeadline:
     """
 
     def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(fd))
+        self._socket = duplicate_socket(fd)
         self._lock = threading.Lock()
         self.due: float | None = None
         self.expired = False
@@ -129,4 +131,4 @@ def _after_fork() -> None:
     _making = threading.Lock()  # another thread of the parent may have held it
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(in_child=_after_fork)

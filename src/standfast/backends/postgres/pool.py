@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from standfast.backends.postgres.errors import mapped
 from standfast.config.settings import Target
 from standfast.errors import Unavailable
+from standfast.system.platform import is_ready
 
 #: Connections of one process; free plans of hosts allow about 20 for everybody.
 MAX_CONNECTIONS = 4
@@ -159,9 +159,7 @@ def has_ended(conn: Connection[Any]) -> bool:
     """
     if conn.closed:
         return True
-    poller = select.poll()
-    poller.register(conn.fileno(), select.POLLIN)
-    if not poller.poll(0):
+    if not is_ready(conn.fileno()):
         return False
     try:
         ConnectionPool.check_connection(conn)

@@ -31,7 +31,6 @@ from standfast.backends.sqlite.file import (
     enter_wal,
     gone,
     inode_of,
-    make_private,
     transaction,
 )
 from standfast.backends.sqlite.read import LIVE
@@ -47,6 +46,7 @@ from standfast.ops.types import (
     ServerIdentity,
     State,
 )
+from standfast.system.files import create_private
 from standfast.system.forking import OPENING, watch
 
 #: "stnd" in ASCII: marks the file as ours (PRAGMA application_id).
@@ -140,7 +140,7 @@ class SqliteBackend:
         """The file as our database; None when it is an empty one and none is to be made."""
         with OPENING:
             if create:
-                make_private(self._path)
+                create_private(self._path)
             inode = inode_of(self._path)
             conn = self._connect()
         try:

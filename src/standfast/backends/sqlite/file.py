@@ -6,7 +6,6 @@ is looked at before anything is acknowledged.  Sources: sqlite.org/wal.html, how
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Generator
@@ -16,20 +15,12 @@ from pathlib import Path
 import apsw
 
 from standfast.errors import ConfigError, CorruptData
-from standfast.system.files import make_directory
 
 #: How long a transaction waits for another process that writes to the same file.
 BUSY_TIMEOUT_S = 5.0
 
 Inode = tuple[int, int]
 """What names a file whatever its path: device and number."""
-
-
-def make_private(path: Path) -> None:
-    """Create an empty file for its owner alone, unless there is one."""
-    make_directory(path.parent)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def inode_of(path: Path) -> Inode | None:
