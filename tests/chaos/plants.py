@@ -77,7 +77,7 @@ def _without(module: ModuleType, text: str) -> Patch:
 
 @plant("R1", finds="lost")
 def lane_continued() -> Patch:
-    """A restarted process goes on with the lane of the dead one."""
+    """A restarted process continues the lane of the dead one."""
     original = Writer._open_lane
 
     def continued(self: Writer) -> lanes.Lane:
@@ -96,7 +96,7 @@ def lane_continued() -> Patch:
 
 @plant("fence", finds="stale overwrite")
 def lane_not_closed() -> Patch:
-    """The fence tells the final watermark, but leaves the lane open."""
+    """The fence returns the final watermark but leaves the lane open."""
 
     def fence(self: MemoryBackend, lanes: Sequence[str], **_: Any) -> dict[str, int]:
         return {lane: self._lanes.get(lane, (0, "open", "[]"))[0] for lane in lanes}
@@ -106,7 +106,7 @@ def lane_not_closed() -> Patch:
 
 @plant("fence", finds="doubled")
 def final_watermark_not_read() -> Patch:
-    """What the closed lane had settled is issued again with the rest."""
+    """Ops that the closed lane had already applied are issued again with the rest."""
     original = MemoryBackend.fence
 
     def fence(self: MemoryBackend, lanes: Sequence[str], **options: Any) -> dict[str, int]:
@@ -117,13 +117,13 @@ def final_watermark_not_read() -> Patch:
 
 @plant("R1", finds="doubled")
 def moved_twice() -> Patch:
-    """What moved from a closed lane is applied again although another lane has moved it, too."""
+    """An op moved from a closed lane is applied again although another lane has moved it, too."""
     return patch.object(memory, "skip_reissued", lambda ops, moved: (list(ops), []))
 
 
 @plant("R1", finds="lost")
 def fenced_before_drained() -> Patch:
-    """A dead lane is closed first: what was refused below its watermark counts as applied."""
+    """A dead lane is closed first, so an op refused below its watermark counts as applied."""
 
     def fence(self: Replayer) -> None:
         for lane in self._journal.lanes():
@@ -135,7 +135,7 @@ def fenced_before_drained() -> Patch:
 
 @plant("fence", finds="stale overwrite")
 def put_on_a_closed_lane() -> Patch:
-    """The statement for plain puts does not look whether the lane is open."""
+    """The statement for plain puts does not check whether the lane is open."""
     return _without(pgputs, "AND state = 'open'")
 
 
@@ -144,7 +144,7 @@ def put_on_a_closed_lane() -> Patch:
 
 @plant("R2", finds="went back unnoticed")
 def lower_watermark_accepted() -> Patch:
-    """The gate does not compare the watermark with the one that the lane believes in."""
+    """The transaction does not compare the watermark with the one that the lane expects."""
     return patch.object(
         memory,
         "skip_applied",
@@ -160,7 +160,7 @@ def put_below_the_watermark() -> Patch:
 
 @plant("R2", finds="written elsewhere")
 def any_history() -> Patch:
-    """Whoever answers under the address is taken for the database of the journal."""
+    """Any database that answers at the address is taken for the one of the journal."""
     return patch.object(History, "is_of", lambda self, server_identity: True)
 
 
@@ -190,7 +190,7 @@ def batch_applied_as_a_whole() -> Patch:
 
 @plant("I2", finds="doubled")
 def new_sequence() -> Patch:
-    """What is in doubt is tried again under a new sequence."""
+    """An op in doubt is sent again under a new sequence number."""
 
     def keep_sent(self: Writer, sent: Sequence[Any]) -> None:
         self._journal([submission for submission, _ in sent], self.lane)
@@ -221,13 +221,13 @@ def acknowledged_before_commit() -> Patch:
 
 @plant("R6", finds="read your writes")
 def receipt_without_mirror() -> Patch:
-    """A receipt of the primary is given without the mirror having the row."""
+    """A receipt of the primary is returned although the mirror lacks the row."""
     return patch.object(LocalState, "confirm", lambda self, applied, **_: None)
 
 
 @plant("R6", finds="read your writes")
 def journal_cleared_first() -> Patch:
-    """A replayed op leaves the journal before the mirror has what it made."""
+    """A replayed op is removed from the journal before the mirror has its result."""
     original = Replayer._confirm
 
     def confirm(self: Replayer, pending: Sequence[Any], applied: Any) -> None:
@@ -239,7 +239,7 @@ def journal_cleared_first() -> Patch:
 
 @plant("R11", finds="false version")
 def definite_version() -> Patch:
-    """A receipt of the journal names the version that the document would have next."""
+    """A receipt of the journal contains the version that the document would get next."""
     original = journaling._journaled
 
     def journaled(op: Op, known: Any) -> Any:
@@ -263,13 +263,13 @@ def direct_past_a_pending_key() -> Patch:
 
 @plant("R3", finds="lost")
 def direct_on_a_pending_lane() -> Patch:
-    """The store goes DIRECT on a lane of which an op waits in the journal."""
+    """The store goes DIRECT on a lane that still has an op in the journal."""
     return patch.object(Journal, "holds", lambda self, lane: False)
 
 
 @plant("R3", finds="lost")
 def half_passes_what_stays() -> Patch:
-    """When a batch is halved, the second half goes although something of the first stays behind."""
+    """When a batch is halved, its second half is sent although an op of the first stays behind."""
 
     def halve(self: Replayer, batch: list[Any], *, lock_timeout_s: float | None) -> bool:
         middle = len(batch) // 2
@@ -299,13 +299,13 @@ def reads_past_the_journal() -> Patch:
 
 @plant("R5", finds="went back")
 def read_not_kept() -> Patch:
-    """What a read from the primary showed is not written through to the mirror."""
+    """A row read from the primary is not written to the mirror."""
     return patch.object(LocalState, "take", lambda self, observed, **_: None)
 
 
 @plant("R7, R8", finds="seen twice")
 def tags_ignored() -> Patch:
-    """Pending ops are laid over a row without asking which of them are in it."""
+    """Pending ops are applied over a row without checking which of them it already contains."""
     original = hold.view_of
 
     def view_of(row: Any, pending: Any, **options: Any) -> Any:
@@ -320,7 +320,7 @@ def tags_ignored() -> Patch:
 
 @plant("R12", finds="lost")
 def parked_without_a_line() -> Patch:
-    """The watermark passes an op that cannot be applied, and the ledger does not tell of it."""
+    """The watermark passes an op that cannot be applied, and no conflict is recorded."""
     original = batch._refuse_group
 
     def refuse(rows: Any, ops: Any, culprit: Any, refusal: Any, entered: Any, folded: Any) -> None:
@@ -338,7 +338,7 @@ def outcomes_not_kept() -> Patch:
 
 @plant("conflicts", finds="lost update")
 def base_not_kept() -> Patch:
-    """The journal does not keep what a put was based on: on replay it replaces."""
+    """The journal does not keep the base of a put, so on replay it replaces the document."""
     original = journaling._journaled
 
     def journaled(op: Op, known: Any) -> Any:
@@ -350,7 +350,7 @@ def base_not_kept() -> Patch:
 
 @plant("conflicts", finds="stale overwrite")
 def condition_not_judged_again() -> Patch:
-    """A condition that held in the outage is not judged again on replay."""
+    """A condition that held during the outage is not checked again on replay."""
     original = batch.reconcile
 
     def settle(current: Any, op: Op, **options: Any) -> Any:
@@ -362,7 +362,7 @@ def condition_not_judged_again() -> Patch:
 
 @plant("R17", finds="version went down")
 def no_tombstone() -> Patch:
-    """A document that is made anew does not go on from the version of the deleted one."""
+    """A document that is created again does not continue from the version of the deleted one."""
     original = MemoryBackend._current
 
     def current(self: MemoryBackend, collection: str, key: str) -> Any:
@@ -374,7 +374,7 @@ def no_tombstone() -> Patch:
 
 @plant("Expiry", finds="stale overwrite")
 def no_expiry() -> Patch:
-    """A plain put takes effect however late it comes through."""
+    """A plain put takes effect however late it arrives."""
     original = pgputs.put_batch
 
     def put_batch(conn: Any, table: Any, ops: Sequence[Op], terms: Any) -> Any:
