@@ -177,7 +177,7 @@ def killed_before_commit(stage: Memory) -> set[str]:
         """What a kill in this moment leaves, and whether the caller has its answer."""
         sent.wait(20)
         shutil.copytree(stage.folder / "data", stage.folder / "left")
-        if promises[0].settled:
+        if promises[0].done:
             left = Journal(stage.folder / "left")
             found.update(set() if left.totals().ops else {"lost"})
             left.close()
@@ -338,7 +338,7 @@ def refusal_in_doubt(stage: Memory) -> set[str]:
     return set() if stage.has_line("k") else {"lost"}
 
 
-@shows("rejected-without-a-line", "condition-not-judged-again")
+@shows("rejected-unrecorded", "condition-not-judged-again")
 def condition_that_no_longer_holds(stage: Memory) -> set[str]:
     link = stage.link()
     store, engine = stage.open(link)

@@ -319,7 +319,7 @@ def tags_ignored() -> Patch:
 
 
 @plant("R12", finds="lost")
-def parked_without_a_line() -> Patch:
+def rejected_unrecorded() -> Patch:
     """The watermark passes an op that cannot be applied, and no conflict is recorded."""
     original = batch._refuse_group
 
