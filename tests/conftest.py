@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -13,6 +16,8 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from support.cluster import Cluster
+from support.far import Far, FarPg
+from support.tls import make_context
 
 # No deadlines and no too_slow check: on a busy machine they would fail tests by the clock.
 _untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +31,8 @@ for _name in list(os.environ):
         del os.environ[_name]
 
 _TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL", "")
+#: `make far`: every database that tests share is so many milliseconds away.
+_TEST_RTT_MS = float(os.environ.get("TEST_RTT_MS", "0"))
 
 
 def pytest_configure() -> None:
@@ -45,12 +52,20 @@ def pg_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def pg_admin_url(request: pytest.FixtureRequest) -> str:
-    """URL of a role that may create databases: TEST_DATABASE_URL, else `pg_cluster`'s."""
-    if _TEST_DATABASE_URL:
-        return _TEST_DATABASE_URL
-    cluster: Cluster = request.getfixturevalue("pg_cluster")
-    return cluster.url()
+def pg_admin_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a role that may create databases: TEST_DATABASE_URL, else `pg_cluster`'s.
+
+    With TEST_RTT_MS it leads over a line with that round trip.
+    """
+    url = _TEST_DATABASE_URL
+    if not url:
+        cluster: Cluster = request.getfixturevalue("pg_cluster")
+        url = cluster.url()
+    if not _TEST_RTT_MS:
+        yield url
+        return
+    with Far.to(url, rtt_ms=_TEST_RTT_MS) as far:
+        yield far.url(url)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +78,22 @@ def pg_url(pg_admin_url: str) -> Iterator[str]:
 def pg_database(pg_admin_url: str) -> Iterator[str]:
     """URL of a fresh, empty database for this test alone; dropped afterwards."""
     yield from _temporary_database(pg_admin_url)
+
+
+@pytest.fixture
+def far_pg(pg_database: str, tmp_path: Path) -> Iterator[Callable[..., FarPg]]:
+    """Makes lines to a fresh database: `far_pg(rtt_ms=80, bandwidth=1_000_000, tls="on")`."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> FarPg:
+            if settings.get("tls"):
+                if make_context(tmp_path) is None:
+                    pytest.skip("there is no openssl")
+                settings["certificate"] = (tmp_path / "tls.key", tmp_path / "tls.crt")
+            line = stack.enter_context(Far.to(pg_database, **settings))
+            return FarPg(line.url(pg_database), pg_database, line)
+
+        yield make
 
 
 def _temporary_database(admin_url: str) -> Iterator[str]:
