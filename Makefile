@@ -25,7 +25,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format chaos bench clean distclean stale
+.PHONY: help demo test lint format chaos far bench clean distclean stale
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ format: $(VENV)/.ready-dev  ## format the code and mend what ruff can mend
 
 chaos: $(VENV)/.ready-test  ## run the long fault-injection tests
 	@$(PY) -m pytest -m slow $(ARGS)
+
+far: $(VENV)/.ready-test  ## run the tests of the engine with a database 80 ms away
+	@TEST_RTT_MS=80 $(PY) -m pytest tests/engine tests/contract tests/postgres $(ARGS)
 
 bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migration, a bot
 	@$(PY) bench/store.py $(ARGS)
