@@ -1,0 +1,1 @@
+"""Where ops are applied: PostgreSQL, SQLite or memory, by the contract in `base`."""

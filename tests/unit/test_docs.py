@@ -1,0 +1,90 @@
+"""The documents: their words are those of the glossary, and what they name exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "standfast"
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/*.md", "examples/**/README.md")
+    for page in ROOT.glob(pattern)
+)
+
+#: Words that once stood for something here and no longer do, and phrases that read badly: each with
+#: what to write in its place.
+PRIVATE = {
+    r"\bledger": "conflicts",
+    r"\bpark(s|ed|ing)?\b": "rejected",
+    r"\bfaces?\b": "synchronous or asynchronous API",
+    r"\bthe hold\b": "local state, outage",
+    r"\bsweep(s|ing)?\b|\bswept\b": "full scan",
+    r"\bsettle[sd]?\b|\bsettling\b": "applied, confirmed, done",
+    r"\bfold(s|ed)?\b": "apply",
+    r"\bfuses?\b|\bburn(s|ed)?\b|\bblown\b": "deadline, expired",
+    r"\bspool": "not built",
+    r"\btells?\b|\btold\b": "reports, shows, says",
+    r"\bsomebody\b|\bnobody\b": "another process, the user; none",
+    r"(?<!there )\bis no (?!longer)[a-z]": "is not",
+    r"\b(goes|go) on (in|while|without)\b": "keeps working during",
+    r"\blaid over\b": "applied over",
+}
+#: Where the old names have to be said: what changed.
+ALLOWED = {("CHANGELOG.md", r"\bledger")}
+
+
+def prose(text: str) -> str:
+    """The text without blocks of code, which other tests run."""
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def wrong_words(text: str) -> Iterator[tuple[str, str]]:
+    """(pattern, where it stands) of every private word in the text."""
+    for pattern in PRIVATE:
+        for found in re.finditer(pattern, text, re.IGNORECASE):
+            yield pattern, " ".join(text[max(0, found.start() - 40) : found.end() + 40].split())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_use_the_words_of_the_glossary(page: Path) -> None:
+    """No page that users or maintainers read has a private word in it."""
+    found = [
+        f"...{place}... (write: {PRIVATE[pattern]})"
+        for pattern, place in wrong_words(prose(page.read_text(encoding="utf-8")))
+        if (page.name, pattern) not in ALLOWED
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_pages_name_exists(page: Path) -> None:
+    """Every file that a page names or links to is there."""
+    text = prose(page.read_text(encoding="utf-8"))
+    named = set(re.findall(r"`((?:src|tests|tools|bench|docs|examples)/[\w./-]*)`", text))
+    linked = set(re.findall(r"\]\((?!https?:|#)([^)#]+)", text))
+    missing = {name for name in named if not (ROOT / name).exists()}
+    missing |= {name for name in linked if not (page.parent / name).exists()}
+    if page.name == "ARCHITECTURE.md":
+        inside = re.findall(r"`((?:[a-z]+/)*[a-z_]+\.py|backends/[\w/]+/)`", text)
+        missing |= {name for name in inside if not (PACKAGE / name).exists()}
+        missing -= named
+    assert missing == set()
+
+
+def test_every_room_is_in_the_picture() -> None:
+    """ARCHITECTURE.md draws every package and module at the top of the tree, and no other."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    picture = text.split("```")[1]
+    drawn = {word for line in picture.splitlines() for word in line[:35].split()}
+    there = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    inside = {"base,", "memory", "postgres", "sqlite"}
+    assert {word for word in drawn if re.match(r"\w", word)} - inside == there
