@@ -33,6 +33,7 @@ from standfast.engine.state_machine import Mode
 from standfast.engine.writer import Writer
 from standfast.ops import batch as batch
 from standfast.ops.types import Op
+from standfast.system.locks import FileLock
 
 Patch = AbstractContextManager[Any]
 
@@ -87,7 +88,7 @@ def lane_continued() -> Patch:
         lane = lanes.Lane(self._local_state.data_dir)
         lane.end()
         lane.id = known[0]
-        lane.lock = lanes.FileLock(self._local_state.data_dir / lanes.FOLDER / f"{lane.id}.lock")
+        lane.lock = FileLock(self._local_state.data_dir / lanes.FOLDER / f"{lane.id}.lock")
         lane.lock.acquire()
         return lane
 

@@ -79,8 +79,8 @@ def test_help_loads_no_driver(words: list[str]) -> None:
     )
     loaded = set(json.loads(done.stdout.splitlines()[-1].replace("'", '"')))
     assert "click" in loaded
-    assert loaded & {"psycopg", "psycopg_pool", "apsw", "rich", "asyncio", "filelock"} <= (
-        {"filelock", "asyncio"} if words[0] == "migrate" else set()
+    assert loaded & {"psycopg", "psycopg_pool", "apsw", "rich", "asyncio"} <= (
+        {"asyncio"} if words[0] == "migrate" else set()
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from filelock import FileLock
 
+from standfast.system.locks import FileLock
 from support.commands import LEAVES, run, run_of, words_of
 from support.moving import Place
 
@@ -189,11 +189,13 @@ def test_a_lock_held_elsewhere_is_exit_5(filled: Place) -> None:
     """Another migration of the same directory: exit 5 for `migrate` and `rollback`, at once."""
     run_id = run_of(filled)
     before = filled.snapshot()
-    with FileLock(filled.data_dir / "migrate.lock"):
-        for arguments in (["migrate", "more.json"], ["rollback", run_id]):
-            ran = run(filled, *arguments, "--json")
-            assert (ran.code, ran.document["error"]["code"]) == (5, "locked")
-        assert run(filled, "plan", "more.json").code == 0
+    lock = FileLock(filled.data_dir / "migrate.lock")
+    assert lock.acquire()
+    for arguments in (["migrate", "more.json"], ["rollback", run_id]):
+        ran = run(filled, *arguments, "--json")
+        assert (ran.code, ran.document["error"]["code"]) == (5, "locked")
+    assert run(filled, "plan", "more.json").code == 0
+    lock.release()
     assert filled.snapshot() == before
     assert run(filled, "migrate", "more.json").code == 0
 

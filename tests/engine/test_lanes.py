@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from standfast.engine.lanes import FOLDER, FileLock, Lane, forget, is_dead
+from standfast.engine.lanes import FOLDER, Lane, forget, is_dead
+from standfast.system.locks import FileLock
 from support.faulty import eventually
 
 _HOLDER = """

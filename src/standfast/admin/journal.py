@@ -16,7 +16,6 @@ from standfast.config.settings import Settings
 from standfast.document.codec import encode
 from standfast.engine.failures import means_away
 from standfast.engine.journal import Journal, Pending
-from standfast.engine.lanes import FileLock
 from standfast.engine.local_state import LocalState, OutageOptions
 from standfast.engine.replay_batches import units
 from standfast.engine.replayer import Replayer
@@ -24,6 +23,7 @@ from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailab
 from standfast.limits import CONNECT_DEADLINE_S
 from standfast.ops.types import Op, from_microseconds
 from standfast.system.files import write_atomic
+from standfast.system.locks import FileLock
 
 #: Pause between two attempts to get the drain lock, or a row that somebody has locked.
 PAUSE_S = 0.02

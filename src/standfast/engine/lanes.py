@@ -8,73 +8,18 @@ dead.  A copied data directory holds copies of these files, but nobody's locks.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import time
 import uuid
-import weakref
 from collections.abc import Container
 from pathlib import Path
 
 from standfast.system.failpoints import failpoint
 from standfast.system.files import make_directory
-from standfast.system.platform import at_fork
+from standfast.system.locks import FileLock
 
 FOLDER = "lanes"
 #: Age of a lock file that nobody holds and no journal knows, after which it is removed.
 SWEEP_AGE_S = 3600.0
-
-
-#: Locks held in this process; a forked child lets go of all of them.
-_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
-
-
-class FileLock:
-    """An exclusive lock on a file, free again when the process ends, however that happens.
-
-    Not `filelock`: a forked child must be able to let go of the parent's lock without freeing it,
-    and the file must stay.  Source: flock(2).
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd: int | None = None
-
-    def acquire(self) -> bool:
-        """Take it if it is free, without waiting; True when it is ours."""
-        if self._fd is not None:
-            return True
-        fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        self._fd = fd
-        _held.add(self)
-        return True
-
-    @property
-    def held(self) -> bool:
-        """Whether it is ours."""
-        return self._fd is not None
-
-    def release(self) -> None:
-        """Free it.  Idempotent.  In a forked child it only lets go of the parent's descriptor."""
-        fd, self._fd = self._fd, None
-        _held.discard(self)
-        if fd is not None:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-
-
-def _let_go() -> None:
-    """In a forked child: while it keeps the descriptors, the parent's lanes would never be dead."""
-    for lock in list(_held):
-        lock.release()
-
-
-at_fork(in_child=_let_go)
 
 
 class Lane:

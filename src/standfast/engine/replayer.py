@@ -17,7 +17,7 @@ import msgspec
 from standfast.backends.base import Backend
 from standfast.engine import lanes
 from standfast.engine.journal import Pending
-from standfast.engine.lanes import FileLock, Lane
+from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
 from standfast.engine.replay_batches import along_with, next_batch, place_of
 from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
@@ -30,6 +30,7 @@ from standfast.ops.batch import Place
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Op
 from standfast.system.failpoints import failpoint
+from standfast.system.locks import FileLock
 
 logger = logging.getLogger("standfast")
 

@@ -6,12 +6,11 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from standfast.backends.base import Backend
 from standfast.errors import ConfigError, MigrationError
 from standfast.migrate.rundir import RunState, all_runs
 from standfast.system.files import make_directory
+from standfast.system.locks import FileLock
 
 LOCK_FILE = "migrate.lock"
 
@@ -19,22 +18,22 @@ LOCK_FILE = "migrate.lock"
 @contextmanager
 def migration_lock(data_dir: Path) -> Generator[None]:
     """Hold the data directory for one migration; MigrationError("locked") when another does."""
+    lock = FileLock(data_dir / LOCK_FILE)
     try:
         make_directory(data_dir)
-        lock = FileLock(data_dir / LOCK_FILE, mode=0o600)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise MigrationError(
-            f"another migration or rollback is using {data_dir}",
-            code="locked",
-            hint="wait until it has ended, then run this again",
-        ) from None
+        taken = lock.acquire()
     except OSError as error:
         raise ConfigError(
             f"the data directory {data_dir} cannot be used: {error.strerror}",
             code="data_dir",
             hint="make it writable, or give another with STANDFAST_DATA_DIR",
         ) from None
+    if not taken:
+        raise MigrationError(
+            f"another migration or rollback is using {data_dir}",
+            code="locked",
+            hint="wait until it has ended, then run this again",
+        )
     try:
         yield
     finally:
