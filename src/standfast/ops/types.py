@@ -9,8 +9,8 @@ import msgspec
 
 Kind = Literal["put", "patch", "append", "increment", "delete"]
 Status = Literal["applied", "skipped", "refused", "merged", "rejected"]
-Durability = Literal["primary", "journal", "spool"]
-Source = Literal["primary", "mirror", "snapshot"]
+Durability = Literal["primary", "journal"]
+Source = Literal["primary", "mirror"]
 Knowledge = Literal["unknown", "absent", "present"]
 Identity = tuple[str, int]
 """What names an op for ever: its lane and its sequence."""
@@ -176,7 +176,6 @@ class ServerIdentity(msgspec.Struct, frozen=True):
 
     identity: str | None
     system: str = ""
-    epoch: int = 1
 
 
 class Row(Redacted, frozen=True):

@@ -59,8 +59,8 @@ def server_identity(conn: Connection[Any]) -> ServerIdentity:
         pass  # some hosts take the function away: the identity alone has to do
     if not has_schema(conn):
         return ServerIdentity(None, system)
-    row = conn.execute("SELECT identity::text, epoch FROM standfast.identity").fetchone()
-    return ServerIdentity(str(row[0]), system, int(row[1])) if row else ServerIdentity(None, system)
+    row = conn.execute("SELECT identity::text FROM standfast.identity").fetchone()
+    return ServerIdentity(str(row[0]), system) if row else ServerIdentity(None, system)
 
 
 def is_read_only(conn: Connection[Any]) -> bool:
