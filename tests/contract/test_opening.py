@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import psycopg
@@ -70,6 +71,37 @@ def test_embedded_documents_are_not_hidden(tmp_path: Path, pg_database: str) -> 
         store["views"].delete("1")
     with standfast.open(pg_database, data_dir=tmp_path) as store:
         assert store["views"].get("1") is None
+
+
+def test_a_mirror_is_not_taken_for_an_embedded_database(tmp_path: Path, pg_database: str) -> None:
+    """A directory of a PostgreSQL store that is opened without a URL is ConfigError, which names
+    what to do: neither its documents nor its pending writes seem to have vanished."""
+    with standfast.open(pg_database, data_dir=tmp_path / "reached") as store:
+        store["views"].put("1", 1)
+    with standfast.open(NOWHERE, data_dir=tmp_path / "pending") as store:
+        store["views"].put("1", 1)
+    shutil.copytree(tmp_path / "reached", tmp_path / "no journal")
+    for path in (tmp_path / "no journal").glob("journal.db*"):
+        path.unlink()
+    for name in ("reached", "pending", "no journal"):
+        with pytest.raises(ConfigError) as caught:
+            standfast.open(data_dir=tmp_path / name)
+        assert caught.value.code == "mirror_file"
+        assert "DATABASE_URL" in caught.value.hint
+        assert not (tmp_path / name / EMBEDDED_FILE).exists()
+    with standfast.open(pg_database, data_dir=tmp_path / "reached") as store:
+        assert store["views"].get("1") == 1
+
+
+def test_an_embedded_database_beside_an_empty_journal(tmp_path: Path) -> None:
+    """An attempt with a URL that reached nothing and wrote nothing stands in nobody's way, and an
+    embedded database that a URL names may lie anywhere."""
+    standfast.open(NOWHERE, data_dir=tmp_path).close()
+    with standfast.open(data_dir=tmp_path) as store:
+        store["views"].put("1", 1)
+    with standfast.open(NOWHERE, data_dir=tmp_path / "other") as store:
+        store["views"].put("1", 1)
+    standfast.open(f"sqlite:///{tmp_path / 'x.db'}", data_dir=tmp_path / "other").close()
 
 
 NOWHERE = "postgresql://nobody:secret@127.0.0.1:1/none"

@@ -224,7 +224,7 @@ def test_a_mirror_of_an_earlier_version_is_used(
     link = Link(memory)
     store, _ = open_it(link)
     store.close()
-    conn = apsw.Connection(str(tmp_path / "data" / "fallback.db"))
+    conn = apsw.Connection(str(tmp_path / "data" / "mirror.db"))
     conn.execute("DROP TABLE whole")
     conn.close()
     store, engine = open_it(Link(memory))

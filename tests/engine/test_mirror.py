@@ -29,7 +29,7 @@ def op(seq: int) -> Op:
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[Mirror]:
-    made = Mirror(tmp_path / "fallback.db")
+    made = Mirror(tmp_path / "mirror.db")
     yield made
     made.close()
 
@@ -89,7 +89,7 @@ def test_the_believed_watermark_never_goes_down(mirror: Mirror, tmp_path: Path) 
     for watermark in (3, 7, 5):
         mirror.confirm(Observed([]), lane=LANE, watermark=watermark, retained=[])
     assert mirror.expected_watermark(LANE) == 7
-    again = Mirror(tmp_path / "fallback.db")
+    again = Mirror(tmp_path / "mirror.db")
     assert again.expected_watermark(LANE) == 7
     again.close()
     mirror.forget_lane(LANE)
@@ -145,7 +145,7 @@ def test_rows_and_watermark_are_one_transaction(mirror: Mirror) -> None:
 
 def test_a_mirror_that_is_gone_says_so(mirror: Mirror, tmp_path: Path) -> None:
     """A removed file swallows writes without an error, so it is looked at."""
-    (tmp_path / "fallback.db").unlink()
+    (tmp_path / "mirror.db").unlink()
     with pytest.raises(CorruptData) as caught:
         mirror.take(Observed([state(1)]), seen_us=1)
     assert caught.value.code == "file_gone"

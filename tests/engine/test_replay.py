@@ -366,7 +366,7 @@ def test_a_mirror_that_is_gone_holds_up_nothing(memory: Server, open_it: Open) -
     store, engine = open_it(link)
     wait_direct(engine)
     store["c"].put("k", 1)
-    (engine.local_state.data_dir / "fallback.db").unlink()
+    (engine.local_state.data_dir / "mirror.db").unlink()
     assert store["c"].put("k", 2).durable_on == "primary"
     assert store["c"].get("k") == 2
     link.down = True

@@ -195,7 +195,7 @@ class Scene:
 
     def _mirror_lies(self) -> Iterator[str]:
         """R5: what the mirror says of a version is what the primary says of it."""
-        mirror = Mirror(self.data_dir / "fallback.db")
+        mirror = Mirror(self.data_dir / "mirror.db")
         try:
             for name, key, version, text in self._rows():
                 row = mirror.get(name, key)

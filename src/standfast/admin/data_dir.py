@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from standfast.config.settings import EMBEDDED_FILE
+from standfast.engine import mirror
 from standfast.engine.journal import FILE, History, Journal
 from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
@@ -109,7 +109,7 @@ def opened_journal(data_dir: Path) -> Generator[Journal | None]:
 def look(data_dir: Path) -> Local:
     """Look at a data directory."""
     with usable(data_dir):
-        mirrored = _mirrored(data_dir / EMBEDDED_FILE)
+        mirrored = _mirrored(data_dir / mirror.FILE)
     with opened_journal(data_dir) as journal, usable(data_dir):
         if journal is None:
             return Local(data_dir=data_dir, mirrored=mirrored)
@@ -134,14 +134,12 @@ def _mirrored(path: Path) -> int | None:
     try:
         if not path.stat().st_size:
             return None
-        mirror = Mirror(path)
-    except FileNotFoundError:
+        known = Mirror(path)
+    except (FileNotFoundError, ConfigError):
         return None
-    except ConfigError:
-        return None  # an embedded database lies in its place
     try:
-        return mirror.count()
+        return known.count()
     except StandfastError:
         return None  # disposable, and no reason to tell nothing of the journal
     finally:
-        mirror.close()
+        known.close()

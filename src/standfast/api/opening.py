@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import logging
 import os
-import time
 import weakref
 from pathlib import Path
 from typing import Literal
@@ -24,9 +23,6 @@ from standfast.ops.reconcile import OnConflict
 from standfast.system.platform import at_fork
 
 logger = logging.getLogger("standfast")
-
-#: The application id of a mirror; its module is loaded only where there is one.
-MIRROR_MARK = 0x73746E6D
 
 #: The engines of this process; one that was closed does nothing when it is closed again.
 _open: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -168,14 +164,18 @@ def backend_for(target: Target) -> Backend:
 
 
 def refuse_mirror(settings: Settings) -> None:
-    """Refuse to use the mirror of a PostgreSQL database as an embedded one.
+    """Refuse to begin an embedded database beside the mirror of a PostgreSQL database.
 
-    It may be incomplete, and what were written into it would never reach that database.
+    That database's documents would seem to have vanished, and its pending writes would stay behind.
     """
-    path = Path(settings.target.path)
-    if _mark_of(path) == MIRROR_MARK:
+    path = embedded_path(settings)
+    if Path(settings.target.path).absolute() != path.absolute():
+        return  # another file, which the URL names
+    from standfast.engine.local_state import knows_a_primary
+
+    if knows_a_primary(settings.data_dir) and not _documents(path):
         raise ConfigError(
-            f"{path} is the mirror of a PostgreSQL database, and no URL names one",
+            f"{settings.data_dir} holds the mirror of a PostgreSQL database, and no URL names one",
             code="mirror_file",
             hint="set DATABASE_URL again; or use another data directory (STANDFAST_DATA_DIR)",
         )
@@ -184,26 +184,10 @@ def refuse_mirror(settings: Settings) -> None:
 def refuse_to_hide(settings: Settings) -> None:
     """Refuse a PostgreSQL URL while the data directory holds documents of an embedded database.
 
-    They would seem to have vanished, and two histories would grow apart.  An embedded database
-    without documents is set aside: its place is the mirror's.
+    They would seem to have vanished, and two histories would grow apart.
     """
     path = embedded_path(settings)
-    if not path.exists() or _mark_of(path) == MIRROR_MARK:
-        return
-    from standfast.backends.sqlite.backend import SqliteBackend
-
-    backend = SqliteBackend(path)
-    try:
-        if backend.identity() is None:
-            return  # another process is about to make its mirror here
-        count = sum(backend.count(name) for name in backend.collections())
-    except ConfigError as error:
-        if error.code != "not_ours":
-            raise
-        return  # it is not embedded; what it is instead, the mirror will tell
-    finally:
-        backend.close()
-    if count:
+    if count := _documents(path):
         raise ConfigError(
             f"{settings.source} names PostgreSQL, but {path} is an embedded database with"
             f" {count} documents, which would be hidden",
@@ -211,19 +195,25 @@ def refuse_to_hide(settings: Settings) -> None:
             hint="to move them: unset the URL, `standfast export` each collection, and `standfast"
             " migrate` the files with --to; or use another data directory (STANDFAST_DATA_DIR)",
         )
-    aside = path.with_name(f"embedded-{time.time_ns()}.db")
-    path.rename(aside)
-    logger.warning("the embedded database %s has no documents: set aside as %s", path, aside)
 
 
-def _mark_of(path: Path) -> int:
-    """The application id in a SQLite file's header (sqlite.org/fileformat.html, 1.2.1); else 0."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(72)
-    except FileNotFoundError:
+def _documents(path: Path) -> int:
+    """The number of documents in an embedded database; 0 where there is none."""
+    if not path.exists():
         return 0
-    return int.from_bytes(header[68:72], "big") if len(header) == 72 else 0
+    from standfast.backends.sqlite.backend import SqliteBackend
+
+    backend = SqliteBackend(path)
+    try:
+        if backend.identity() is None:
+            return 0
+        return sum(backend.count(name) for name in backend.collections())
+    except ConfigError as error:
+        if error.code != "not_ours":
+            raise
+        return 0  # somebody else's file, which stays as it is
+    finally:
+        backend.close()
 
 
 def embedded_path(settings: Settings) -> Path:

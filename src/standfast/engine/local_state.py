@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from standfast.config.settings import EMBEDDED_FILE
+from standfast.engine import journal, mirror
 from standfast.engine.journal import History, Journal
 from standfast.engine.mirror import Mirror
 from standfast.engine.overlay import CompleteMark, View, view_of
@@ -52,7 +52,7 @@ class LocalState:
         self.journal = Journal(
             data_dir, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
         )
-        self.mirror = Mirror(data_dir / EMBEDDED_FILE)
+        self.mirror = Mirror(data_dir / mirror.FILE)
         self._history = self.journal.history()
         if self._history is None:
             self.mirror.clear()  # whose rows these are, nobody can tell any more
@@ -213,3 +213,24 @@ class LocalState:
 def age_s(seen_us: int) -> float:
     """How long ago the primary told it; 0 when it never did."""
     return max(0.0, time.time() - seen_us / 1e6) if seen_us else 0.0
+
+
+def knows_a_primary(data_dir: Path) -> bool:
+    """Whether the local files of a directory hold anything of a primary elsewhere.
+
+    That is writes that wait for it, or the name of the database that they belong to; where the
+    journal is lost, what the mirror knows.  Creates no file.
+    """
+    if (data_dir / journal.FILE).exists():
+        pending = Journal(data_dir)
+        try:
+            return pending.history() is not None or pending.totals().ops > 0
+        finally:
+            pending.close()
+    if (data_dir / mirror.FILE).exists():
+        mirrored = Mirror(data_dir / mirror.FILE)
+        try:
+            return mirrored.count() > 0
+        finally:
+            mirrored.close()
+    return False

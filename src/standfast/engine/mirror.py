@@ -21,6 +21,7 @@ from standfast.ops.packing import pack_batch
 from standfast.ops.types import Observed, Op, Row, State
 from standfast.system.failpoints import failpoint
 
+FILE = "mirror.db"
 #: "stnm" in ASCII.
 MARK = 0x73746E6D
 
