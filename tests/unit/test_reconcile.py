@@ -15,7 +15,7 @@ from standfast.document.merge import same_value
 from standfast.document.values import MISSING
 from standfast.ops.apply import Current, Refusal, apply_op
 from standfast.ops.batch import apply_ops, groups
-from standfast.ops.reconcile import OnConflict, Settled, is_rejected, reconcile
+from standfast.ops.reconcile import OnConflict, Reconciled, is_rejected, reconcile
 from standfast.ops.types import Op
 from support import json_strategies
 
@@ -53,15 +53,15 @@ def place(theirs: Any, updated_us: int = 50) -> Current:
     return Current(text, VERSION, created_us=1, updated_us=updated_us)
 
 
-def settled(theirs: Any, op: Op, on_conflict: OnConflict = "mine") -> Settled:
+def reconciled(theirs: Any, op: Op, on_conflict: OnConflict = "mine") -> Reconciled:
     """The op's effect; a refusal counts as a line of the ledger, as it does in `fold`."""
     rows = {("things", "1"): place(theirs)}
     done = apply_ops(rows, [op], on_conflict=on_conflict)
     assert len(done.entries) <= 1
-    return Settled(rows[("things", "1")], done.entries[0] if done.entries else None)
+    return Reconciled(rows[("things", "1")], done.entries[0] if done.entries else None)
 
 
-def value_of(result: Settled) -> Any:
+def value_of(result: Reconciled) -> Any:
     return MISSING if result.current.text is None else decode(result.current.text)
 
 
@@ -101,7 +101,7 @@ def replays(draw: st.DrawFn) -> tuple[Op, Any]:
 def test_settling_is_deterministic(replay: tuple[Op, Any], policy: OnConflict) -> None:
     """I2: the same op on the same document comes to the same, whoever replays it and how often."""
     op, theirs = replay
-    assert settled(theirs, op, policy) == settled(theirs, op, policy)
+    assert reconciled(theirs, op, policy) == reconciled(theirs, op, policy)
 
 
 @given(replays(), policies)
@@ -111,7 +111,7 @@ def test_i5_a_line_stands_for_all_that_is_not_simply_applied(
     """I5, R12: without a line the document is exactly what the op makes of it; with one, the line
     has base, mine and theirs."""
     op, theirs = replay
-    result = settled(theirs, op, policy)
+    result = reconciled(theirs, op, policy)
     if result.entry is None:
         assert result.current == apply_op(place(theirs), op)
         return
@@ -124,12 +124,12 @@ def test_i5_a_line_stands_for_all_that_is_not_simply_applied(
 
 
 @given(replays(), policies)
-def test_i3_a_settled_op_never_takes_a_version_back(
+def test_i3_a_reconciled_op_never_takes_a_version_back(
     replay: tuple[Op, Any], policy: OnConflict
 ) -> None:
     """I3: the version goes up by one with each change, and stays where nothing changed."""
     op, theirs = replay
-    after = settled(theirs, op, policy).current
+    after = reconciled(theirs, op, policy).current
     assert after.version == VERSION + after.changed
     assert after.changed or after == place(theirs)
 
@@ -144,7 +144,7 @@ def test_i5_no_field_is_lost_that_one_side_alone_changed(
     """I5: every member that only one side changed is in the result as that side left it, unless
     the documents as wholes conflict, and then the line has both."""
     op, base, mine, theirs = put
-    result = settled(theirs, op, policy)
+    result = reconciled(theirs, op, policy)
     after = value_of(result)
     if not (isinstance(mine, dict) and isinstance(theirs, dict)):
         return
@@ -171,7 +171,7 @@ def test_on_its_base_the_text_is_the_ops(
     text = " " + encode(mine)  # not canonical: it must come through as it is
     op = make_op("put", mine, base=base, ttl_us=ttl_us)
     exact = msgspec.structs.replace(op, body=text)
-    result = settled(base, exact, policy)
+    result = reconciled(base, exact, policy)
     assert (result.current.text, result.entry) == (text, None)
     assert result.current.ttl_us == (ttl_us or 0)
 
@@ -182,7 +182,7 @@ def test_the_policy_only_matters_where_both_changed_one_thing(
 ) -> None:
     """I5: `mine` and `theirs` differ in the document only with a true conflict, which is open."""
     op, _, _, theirs = put
-    mine_wins, theirs_win = settled(theirs, op, "mine"), settled(theirs, op, "theirs")
+    mine_wins, theirs_win = reconciled(theirs, op, "mine"), reconciled(theirs, op, "theirs")
     if mine_wins.current.text != theirs_win.current.text:
         for result in (mine_wins, theirs_win):
             assert result.entry is not None
@@ -200,12 +200,12 @@ def test_an_update_beats_a_delete_either_way(
     if base is MISSING:
         return
     if not same_value(mine, base):
-        result = settled(MISSING, op, policy)
+        result = reconciled(MISSING, op, policy)
         assert same_value(value_of(result), mine)
         assert result.entry is not None
         assert result.entry.reason == "update_beats_delete"
     if theirs is not MISSING and not same_value(theirs, base):
-        result = settled(theirs, make_op("delete", MISSING, base=base), policy)
+        result = reconciled(theirs, make_op("delete", MISSING, base=base), policy)
         assert same_value(value_of(result), theirs)
         assert result.entry is not None
 
@@ -231,7 +231,7 @@ def test_a_function_decides_true_conflicts_alone(
         asked.append(sides)
         return decided
 
-    result, plain = settled(theirs, op, resolver), settled(theirs, op)
+    result, plain = reconciled(theirs, op, resolver), reconciled(theirs, op)
     if not asked:
         assert result == plain
         return

@@ -1,10 +1,10 @@
-"""Exact JSON in, exact JSON out: values to text and back, and what of a text jsonb can keep.
+"""Exact JSON in, exact JSON out: values to text and back.
 
 The text of a document is its JSON without insignificant white space.  A value that Python encodes
 gets the *canonical* text (msgspec's compact form); a text that comes from a file keeps its tokens
-(`1.0e2` stays `1.0e2`).  Encoding proves itself: what was encoded is decoded again and compared
-with the value, so whatever JSON would change silently (NaN, bytes, datetimes, tuples, int keys,
-sets) is refused at the door with its place.
+(`1.0e2` stays `1.0e2`).  Encoding verifies itself: the text is decoded again and compared with
+the value, so whatever JSON would change silently (NaN, bytes, datetimes, tuples, int keys, sets)
+is refused before any I/O, with its place.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
-# Below these lengths the interpreter's limit on int(text) and str(int), which guards against text
-# of strangers, can never strike, however an application has set it; our own limit is far above.
+# Below these lengths the interpreter's limit on int(text) and str(int), which guards against
+# hostile input, never applies, however an application has set it; our own limit is far above.
 _SHORT_INTEGER_DIGITS = 640
 _SHORT_INTEGER_BITS = 2100
 _TOKEN = re.compile(r'[{}\[\]]|"(?:[^"\\]++|\\.)*+"|[^\s{}\[\]:,"]++', re.DOTALL)
@@ -302,11 +302,11 @@ def _no_constant(token: str) -> Any:
     raise ValueError(f"{token} is not JSON")
 
 
-# ---- text of strangers to text of ours ------------------------------------------------------
+# ---- foreign text to document text -----------------------------------------------------------
 
 
 def accept(text: str, *, source: str = "") -> str:
-    """The document text of a JSON text that somebody else wrote: checked, white space removed.
+    """The document text of a JSON text from outside: checked, insignificant white space removed.
 
     Every token stays as it was written.  Anything that is not one JSON value within the limits is
     a DataError with line, column and `$.path`; `source` names the file in it.

@@ -1,7 +1,7 @@
 """JSON containment as PostgreSQL's `jsonb @> jsonb` answers it, on decoded values.
 
 Source: PostgreSQL documentation, section 8.14.3 "jsonb Containment and Existence". What the text
-leaves open was settled by asking a server: the exception for scalars holds for the document as a
+leaves open was determined by asking a server: the exception for scalars holds for the document as a
 whole and nowhere below it, and it does not extend to objects.
 """
 
@@ -21,7 +21,7 @@ _ScalarKey: TypeAlias = tuple[type[object], _Scalar]
 def contains(document: JSON, query: JSON) -> bool:
     """Whether `document @> query`, with the answer that PostgreSQL gives for the same JSON.
 
-    - Objects: each member of the query stands in the document, and its value contains the query's.
+    - Objects: each member of the query is in the document, and its value contains the query's.
     - Arrays: each element of the query equals (a scalar) or is contained in (an object or array)
       some element of the document; order and repetitions do not matter.
     - Scalars are contained in equal scalars and, at the top level only, in an array that has them.

@@ -34,8 +34,8 @@ class Known(NamedTuple):
     """What is remembered of one document.
 
     `text` is the JSON that it stands for.  `value` is a copy of the caller's value in the caller's
-    own shape (tuples, int keys, datetimes), which nobody else has, and `raw` what msgspec makes of
-    it (None: it cannot encode it, so that it is looked at each time).
+    own shape (tuples, int keys, datetimes), which no other code holds, and `raw` its encoding by
+    msgspec (None: it cannot encode it, so the value is compared slowly each time).
     """
 
     text: str
@@ -59,7 +59,7 @@ class Basis:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Basis:
-        """The basis of documents that were decoded just now, before anybody else has them."""
+        """The basis of documents that were decoded just now, before other code holds them."""
         basis = cls()
         # A copy that shares strings and numbers: what is compared later is the same object mostly.
         basis.values = msgspec.to_builtins(dict(data))
@@ -74,7 +74,7 @@ class Basis:
         self.texts[key], self.values[key], self.raws[key] = known
 
     def forget(self, key: str) -> None:
-        """The caller's dict does not have this document any more."""
+        """The caller's dict no longer has this document."""
         for remembered in (self.texts, self.values, self.raws):
             remembered.pop(key, None)
 
@@ -146,11 +146,12 @@ def _surely_same(value: Any, key: str, basis: Basis) -> bool:
 
 
 def look(value: Any, path: Path = ROOT) -> Known:
-    """The JSON of a value as `json.dump` would write it, and a stated rule for what it would not.
+    """The JSON of a value as `json.dump` would write it, with stated rules for what it would not.
 
-    Tuples are lists.  An int key is its decimal string; other keys that are no strings, and an int
-    and a string that are one key then, are refused.  An aware datetime is its ISO 8601 text, a date
-    too; a naive datetime is refused, as is all else that is not JSON: DataError with its path.
+    Tuples are lists.  An int key is its decimal string; other keys that are not strings are
+    refused, and so are an int and a string that become the same key.  A date or an aware datetime
+    is its ISO 8601 text; a naive datetime is refused, as is anything else that is not JSON:
+    DataError with its path.
     """
     try:
         text = encode(value)
@@ -198,7 +199,7 @@ def _copied(value: Any, path: Path, depth: int) -> tuple[Any, Any]:
         return [plain for plain, _ in pairs], shape if isinstance(value, list) else tuple(shape)
     if isinstance(value, datetime):
         if value.utcoffset() is None:
-            what = "a datetime without a timezone says no time"
+            what = "a datetime without a timezone is ambiguous"
             raise _refused("naive_datetime", what, path, hint="use datetime.now(UTC)")
         return datetime.isoformat(value), value
     return (date.isoformat(value), value) if isinstance(value, date) else (value, value)
@@ -227,7 +228,7 @@ def _member(name: object, path: Path) -> str:
     raise _refused("not_json", what, path, hint="use str(key) where that is what you mean")
 
 
-_TWICE = "an int key and a string key are one in JSON"
+_TWICE = "an int key and a string key are the same key in JSON"
 
 
 def _refused(code: str, what: str, path: Path, *, hint: str = "keep one of the two") -> DataError:

@@ -1,4 +1,4 @@
-"""What of a document's text PostgreSQL's jsonb can keep, and what stands in for the rest.
+"""Which document texts PostgreSQL's jsonb keeps exactly, and what replaces the rest.
 
 Source: PostgreSQL documentation, section 8.14, "JSON Types".
 """
@@ -123,5 +123,5 @@ def _in_jsonb_order(members: dict[str, Any]) -> bool:
 
 
 def project(value: Any) -> str:
-    """The jsonb text of a value, for questions (`find`) that meet the `data` column."""
+    """The jsonb text of a value, for queries (`find`) on the `data` column."""
     return jsonb_columns(encode(value)).data

@@ -15,7 +15,7 @@ def key_text(key: object) -> str:
     """The key as it is stored: a string as it is, an int as its decimal string (42 is "42").
 
     Refused with a DataError: any other type (bool included), more than 1,024 bytes of UTF-8,
-    U+0000 and lone surrogates, which no database keeps in a text column.  "" is a key.
+    U+0000 and lone surrogates, which a text column cannot store.  "" is a valid key.
     """
     if type(key) is str:
         text = key
@@ -48,11 +48,11 @@ def key_problem(text: str) -> str:
         try:
             size = len(text.encode())
         except UnicodeEncodeError:
-            return "a key holds a lone surrogate, which is not Unicode text"
+            return "a key contains a lone surrogate, which is not Unicode text"
         if size > MAX_KEY_BYTES:
             return f"a key of {size} bytes is over the limit of {MAX_KEY_BYTES}"
     if "\x00" in text:
-        return "a key holds U+0000, which no database keeps in a text column"
+        return "a key contains U+0000, which a text column cannot store"
     return ""
 
 
@@ -79,7 +79,7 @@ def collection_name(name: object) -> str:
         )
     if name.lower().startswith(_RESERVED):
         raise ConfigError(
-            f"{name!r} cannot name a collection: its beginning is reserved",
+            f"{name!r} cannot name a collection: this prefix is reserved",
             code="bad_collection",
             hint="choose another name",
         )

@@ -1,8 +1,8 @@
 """Strict reading of JSON text: says exactly where and why a text is not JSON (RFC 8259).
 
-The fast parsers of the codec tell *that* a text is wrong; this module tells *where* (line, column
-and JSONPath) and *what*, and it is the authority on what is accepted.  It walks the text once,
-without recursion, and needs no memory beyond the open containers' keys.
+The fast parsers of the codec report *that* a text is wrong; this module reports *where* (line,
+column and JSONPath) and *what*, and it is the authority on what is accepted.  It walks the text
+once, without recursion, and needs no memory beyond the open containers' keys.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _HINTS = {
     "trailing_comma": "remove the comma before the closing bracket",
     "duplicate_key": "a JSON object keeps only one of them: decide which, and remove the other",
     "not_finite": "JSON has no NaN or Infinity: use null or a string",
-    "number_range": "no float can hold it: write it as a string or as a smaller number",
-    "single_quotes": 'JSON strings stand in double quotes: "..."',
+    "number_range": "it is too large for a float: write it as a string or as a smaller number",
+    "single_quotes": 'JSON strings need double quotes: "..."',
     "byte_order_mark": "it belongs at the beginning of a file, if anywhere: remove it",
-    "lone_surrogate": "no UTF-8 text can hold it: write it as an escape, such as \\ud83d",
+    "lone_surrogate": "UTF-8 cannot encode it: write it as an escape, such as \\ud83d",
 }
 
 
@@ -203,7 +203,7 @@ class _Walk:
         assert seen is not None
         self.steps[-1] = key
         if key in seen:
-            raise self.fail("duplicate_key", "the member name stands twice in one object", start)
+            raise self.fail("duplicate_key", "the member name occurs twice in one object", start)
         seen.add(key)
         if self.skip_space() != ":":
             raise self.unexpected("expected `:` after the member name")
@@ -253,7 +253,7 @@ class _Walk:
     def bad_character(self, char: str) -> _Stop:
         """Name a character that cannot stand in a string as it is."""
         if char > "\x1f":
-            return self.fail("lone_surrogate", "a lone surrogate stands in a string as it is")
+            return self.fail("lone_surrogate", "a lone surrogate inside a string")
         if char == "\x00":
             return self.fail("nul_filled", "a NUL character inside a string")
         what = f"control character U+{ord(char):04X} inside a string"

@@ -58,7 +58,7 @@ def parse_pointer(pointer: str) -> tuple[str, ...]:
     escape = _BAD_ESCAPE.search(pointer)
     if escape:
         raise DataError(
-            f"the pointer holds a `~` at character {escape.start() + 1} that escapes nothing",
+            f"the pointer contains a `~` at character {escape.start() + 1} that escapes nothing",
             code="bad_pointer",
             hint="write ~0 for a `~` and ~1 for a `/` in a member name",
         )
@@ -70,7 +70,7 @@ def parse_pointer(pointer: str) -> tuple[str, ...]:
 
 
 def resolve(value: JSON | Missing, pointer_tokens: Sequence[str]) -> JSON | Missing:
-    """The value that the tokens point to, or `MISSING` when nothing stands there (RFC 6901).
+    """The value that the tokens point to, or `MISSING` when nothing is there (RFC 6901).
 
     An array is entered by an existing index without leading zeros; `-` and other tokens lead to
     nothing, as does any step into a scalar. The result is part of `value`, not a copy.
@@ -163,7 +163,10 @@ def _changed_at(
         else:
             path = json_path(steps)
             raise _wrong_type(
-                f"the pointer goes on below `{path}`", current, wanted="object or array", path=path
+                f"the pointer leads below `{path}`",
+                current,
+                wanted="object or array",
+                path=path,
             )
         current = below
     value = change(current, json_path(steps))

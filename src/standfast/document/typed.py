@@ -37,7 +37,7 @@ class Typed:
             msgspec.convert(plain, self.kind)
         except msgspec.ValidationError as error:
             raise DataError(
-                f"the value is no {self._name}: {_place(error)}",
+                f"the value is not a valid {self._name}: {_place(error)}",
                 code="wrong_type",
                 hint="nothing was written; correct the value or the type",
             ) from None
@@ -57,7 +57,7 @@ class Typed:
             except ValueError as error:
                 problem = f"after the upgrade, {_place(error)}"
         raise CorruptData(
-            f"a stored document is no {self._name}: {problem}",
+            f"a stored document is not a valid {self._name}: {problem}",
             code="wrong_type",
             hint="give upgrade= to read older documents, or make the new members optional",
         )

@@ -1,4 +1,4 @@
-"""What one op makes of one document: pure, and the same for every backend.
+"""Applies one op to one document: pure, and the same for every backend.
 
 All rules of conditions, versions and expiry are here and nowhere else.
 """
@@ -22,9 +22,9 @@ class Current(Redacted, frozen=True):
     the one that a new document must exceed, so that versions never go down (R17): the row's, the
     tombstone's or the collection's floor.  `ttl_us`: None leaves the row's expiry as it is, 0
     clears it, above 0 sets it that long from now.  `changed` marks what has to be written.
-    `unfit` says why the place cannot hold any document (a key that is no number in a table whose
-    key column is bigint).  The times are those of the stored row; `fresh` says that the document
-    is made anew, so that its time of creation is now.
+    `unfit` says why the place cannot hold any document (a key that is not a number, in a table
+    whose key column is bigint).  The times are those of the stored row; `fresh` means that the
+    document is created by this batch, so its time of creation is now.
     """
 
     content = frozenset({"text"})
@@ -58,8 +58,8 @@ class Refusal(Exception):
 def holds(current: Current, op: Op, entered: Container[Identity] = ()) -> bool:
     """Whether the op's condition holds: the document is exactly what its caller saw.
 
-    `entered` holds the names of ops that stand in the ledger: what they made of the document, if
-    anything, is not what their caller saw.
+    `entered` holds the names of ops with a conflict record: the document is then not what their
+    caller saw.
     """
     if op.if_version is None:
         return True
@@ -70,7 +70,7 @@ def holds(current: Current, op: Op, entered: Container[Identity] = ()) -> bool:
 
 
 def apply_op(current: Current, op: Op, entered: Container[Identity] = ()) -> Current:
-    """What one op makes of one place; Refusal when its condition or its data do not allow it."""
+    """The place after one op; raises Refusal if the condition or the data do not allow it."""
     if current.unfit:
         raise Refusal("bad_key", current.unfit)
     found = current.live_version

@@ -1,7 +1,7 @@
-"""What a batch of ops makes of the rows that it touches: pure, and the same for every backend.
+"""Applies a batch of ops to the rows that it touches: pure, and the same for every backend.
 
-A backend locks and reads the rows, calls `fold`, and writes what has changed; groups stand or fall
-together here, `effect` and `settle` know what a single op means.
+A backend locks and reads the rows, calls `apply_ops`, and writes the rows that changed.  This
+module keeps groups together (all or nothing); `apply` and `reconcile` know what one op means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Place = tuple[str, str]
 
 
 class BatchResult(NamedTuple):
-    """The outcome of each op, in order, and the lines for the ledger."""
+    """The outcome of each op, in order, and the conflict records to store."""
 
     outcomes: list[Outcome]
     entries: list[ConflictRecord]
@@ -31,12 +31,12 @@ def apply_ops(
     on_conflict: OnConflict = "mine",
     entered: Iterable[Identity] = (),
 ) -> BatchResult:
-    """Apply `ops` in order to `rows` (changed in place) and tell the outcome of each.
+    """Apply `ops` in order to `rows` (changed in place) and return the outcome of each.
 
-    A refused op changes nothing and the ones behind it go on; in a group, one refusal refuses all.
-    A replayed op is rejected instead of refused, and decided by `standfast.ops.reconcile`.
-    `entered` names the ops of earlier batches that are among the conflicts.  A delete that finds no
-    document is applied with version 0: there was nothing to do.
+    A refused op changes nothing, and the ops behind it are still applied; in a group, one refusal
+    refuses all.  A replayed op is decided by `standfast.ops.reconcile`, and rejected instead of
+    refused.  `entered` names the ops of earlier batches that have a conflict record.  A delete that
+    finds no document is applied with version 0: there was nothing to do.
     """
     result = BatchResult([], [])
     known = set(entered)
@@ -57,7 +57,7 @@ def places(ops: Sequence[Op]) -> dict[str, list[str]]:
 
 
 def groups(ops: Sequence[Op]) -> list[Sequence[Op]]:
-    """The ops cut into what stands or falls together, in order."""
+    """The ops split into groups that are applied together or not at all, in order."""
     return list(_groups(ops))
 
 
@@ -90,7 +90,7 @@ def _apply_group(
         place = (op.collection, op.key)
         current = drafts.get(place) or rows.get(place) or Current()
         try:
-            # A caller that says what its put is based on has it merged, healthy or not.
+            # A put with a base is merged, whether the primary was reachable or not.
             if op.replay or (op.seen != "unknown" and op.if_version is None):
                 changed, entry = reconcile(current, op, on_conflict=on_conflict, entered=entered)
             else:
@@ -118,7 +118,7 @@ def _refuse_group(
     entered: set[Identity],
     result: BatchResult,
 ) -> None:
-    """Refuse all ops of a group for the sake of one; replayed ones go into the ledger."""
+    """Refuse all ops of a group because of one; replayed ones are rejected, with a record each."""
     for op in ops:
         code, message = "batch", "another op of its batch was refused"
         if op is culprit:

@@ -12,12 +12,13 @@ from standfast.ops.types import Op
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Op).decode
 _decode_batch = msgspec.msgpack.Decoder(list[tuple[Op, int | None]]).decode
-#: Begins a pointer that is kept as JSON text: lone surrogates are no UTF-8.  No pointer begins so.
+#: Prefix of a pointer that is kept as JSON text, since UTF-8 has no lone surrogates.  No real
+#: pointer begins with it.
 _ESCAPED = "\0"
 
 
 def pack(op: Op) -> bytes:
-    """The bytes of an op; everything in it comes back."""
+    """The bytes of an op; `unpack` restores it completely."""
     try:
         return _encode(op)
     except UnicodeEncodeError:
@@ -30,7 +31,7 @@ def unpack(data: bytes) -> Op:
 
 
 def pack_batch(batch: Sequence[tuple[Op, int | None]]) -> bytes:
-    """The bytes of ops with the versions that they got."""
+    """The bytes of ops with the versions that they were given."""
     try:
         return _encode(batch)
     except UnicodeEncodeError:

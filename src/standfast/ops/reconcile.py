@@ -1,8 +1,8 @@
-"""What becomes of a journaled op on replay: applied, merged, or rejected in the ledger.
+"""What happens to a journaled op on replay: it is applied, merged or rejected.
 
-The op was acknowledged while the primary was away, and its document may have moved meanwhile.
-Nobody's data is lost (I5): whatever is not simply applied leaves an entry with base, mine and
-theirs.  Pure; the rules are those of design section 6.
+The op was acknowledged while the primary was unreachable, and its document may have changed since.
+No data is lost (I5): an op that is not simply applied leaves a conflict record with base, mine and
+theirs.  Pure.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from standfast.ops.apply import Current, Refusal, apply_op, deleted, holds, new_
 from standfast.ops.types import ConflictRecord, Identity, Op
 
 Resolver: TypeAlias = Callable[[JSON | Missing, JSON | Missing, JSON | Missing], JSON]
-"""Makes one value of base, mine and theirs (`MISSING`: no document, or not known)."""
+"""Returns one value for base, mine and theirs (`MISSING`: no document, or not known)."""
 
 OnConflict: TypeAlias = Literal["mine", "theirs", "newest"] | Resolver
-"""Who wins where both sides changed one field differently.
+"""Which side wins if both changed the same field to different values.
 
 `mine`: the replayed op, as any later write would; `theirs`: what is on the primary; `newest`: the
 later by the clocks of the two machines; or a function that decides.
 """
 
 
-#: Reasons of ledger lines whose op did take effect, or gave way by a documented rule.
-SETTLED_REASONS = ("conflict", "merged", "update_beats_delete")
+#: Reasons of conflicts whose op took effect, or yielded by a documented rule.
+_NOT_REJECTED = ("conflict", "merged", "update_beats_delete")
 
 
 def is_rejected(entry: ConflictRecord) -> bool:
-    """Whether a line of the ledger tells of an op that was not applied."""
-    return entry.lane != "" and entry.reason not in SETTLED_REASONS
+    """Whether a conflict record stands for an op that was not applied."""
+    return entry.lane != "" and entry.reason not in _NOT_REJECTED
 
 
-class Settled(NamedTuple):
-    """What a replayed op makes of its place, and its line of the ledger, if it needs one."""
+class Reconciled(NamedTuple):
+    """The place after a replayed op, and its conflict record if there is one."""
 
     current: Current
     entry: ConflictRecord | None
@@ -46,11 +46,11 @@ class Settled(NamedTuple):
 
 def reconcile(
     current: Current, op: Op, *, on_conflict: OnConflict, entered: Container[Identity] = ()
-) -> Settled:
+) -> Reconciled:
     """Apply a journaled op to what the primary holds now.
 
-    Raises Refusal when it must be rejected: its condition no longer holds, its document was deleted
-    meanwhile, its data do not fit, or it was marked so.
+    Raises Refusal if it must be rejected: its condition no longer holds, its document was deleted
+    meanwhile, its data do not fit, or it was marked for rejection (`op.reject`).
     """
     if op.reject:
         raise Refusal(op.reject, "the op was set aside", current.live_version)
@@ -59,13 +59,13 @@ def reconcile(
     if op.if_version is not None:
         if not holds(current, op, entered):
             raise Refusal("condition", "its condition no longer holds", current.live_version)
-        return Settled(apply_op(current, op, entered), None)
+        return Reconciled(apply_op(current, op, entered), None)
     try:
         if op.kind == "put":
-            return _settle_put(current, op, on_conflict)
+            return _reconcile_put(current, op, on_conflict)
         if op.kind == "delete":
-            return _settle_delete(current, op, on_conflict)
-        return _settle_change(current, op)
+            return _reconcile_delete(current, op, on_conflict)
+        return _reconcile_change(current, op)
     except (DataError, CorruptData) as error:
         raise Refusal(error.code, error.message, current.live_version) from error
 
@@ -73,7 +73,7 @@ def reconcile(
 def entry_of(
     op: Op, reason: str, *, theirs: str | None, state: str, resolution: str | None
 ) -> ConflictRecord:
-    """The ledger's line of an op."""
+    """The conflict record of an op."""
     lane, seq = op.name
     return ConflictRecord(
         lane=lane,
@@ -91,16 +91,16 @@ def entry_of(
     )
 
 
-def _settle_put(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
+def _reconcile_put(current: Current, op: Op, on_conflict: OnConflict) -> Reconciled:
     assert op.body is not None, "a put has a body"
     theirs = current.text
     known = theirs is None if op.seen == "unknown" else _same(theirs, op.base)
     if known or _same(theirs, op.body):
-        return Settled(replaced(current, op, op.body), None)
+        return Reconciled(replaced(current, op, op.body), None)
     side = _side(on_conflict, current, op)
     mine, found = decode(op.body), MISSING if theirs is None else decode(theirs)
     if op.seen == "unknown":
-        # Nothing is known that both could have started from: one of the two is taken whole.
+        # No common base is known: one of the two is taken whole.
         base, value, is_open = MISSING, (mine if side == "mine" else found), True
         reason = "conflict"
     else:
@@ -110,11 +110,11 @@ def _settle_put(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
         kinds = {conflict.kind for conflict in merge.conflicts}
         reason = "conflict" if is_open else (kinds.pop() if kinds else "merged")
     if is_open and callable(on_conflict):
-        is_open = False  # somebody has looked at it
+        is_open = False  # the function has decided
         try:
             value = decode(encode(on_conflict(base, mine, found)))
         except Exception as error:
-            # The application's function: whatever it raises, its op must not hold the others.
+            # The application's function: whatever it raises, the other ops must not be held up.
             what = f"the on_conflict function raised {type(error).__name__}"
             raise Refusal("resolver_failed", what, current.live_version) from error
     resolution = "mine" if value is mine else "theirs" if value is found else "merged"
@@ -122,33 +122,33 @@ def _settle_put(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
         op, reason, theirs=theirs, state="open" if is_open else "merged", resolution=resolution
     )
     if value is found or value is MISSING:
-        return Settled(current, entry)
-    return Settled(replaced(current, op, op.body if value is mine else encode(value)), entry)
+        return Reconciled(current, entry)
+    return Reconciled(replaced(current, op, op.body if value is mine else encode(value)), entry)
 
 
-def _settle_delete(current: Current, op: Op, on_conflict: OnConflict) -> Settled:
+def _reconcile_delete(current: Current, op: Op, on_conflict: OnConflict) -> Reconciled:
     theirs = current.text
     if theirs is None:
-        return Settled(current, None)
+        return Reconciled(current, None)
     if op.seen == "present" and _same(theirs, op.base):
-        return Settled(deleted(current), None)
+        return Reconciled(deleted(current), None)
     if op.seen == "unknown":
         side = _side(on_conflict, current, op)
         entry = entry_of(op, "conflict", theirs=theirs, state="open", resolution=side)
-        return Settled(deleted(current) if side == "mine" else current, entry)
+        return Reconciled(deleted(current) if side == "mine" else current, entry)
     entry = entry_of(op, "update_beats_delete", theirs=theirs, state="merged", resolution="theirs")
-    return Settled(current, entry)
+    return Reconciled(current, entry)
 
 
-def _settle_change(current: Current, op: Op) -> Settled:
-    """A patch, append or increment is applied again, as the operation that it is."""
+def _reconcile_change(current: Current, op: Op) -> Reconciled:
+    """Apply a patch, append or increment to the document as it is now."""
     theirs = current.text
     if theirs is None and op.seen == "present":
         raise Refusal("deleted_meanwhile", "its document was deleted meanwhile", 0)
     changed = replaced(current, op, new_text(theirs, op))
     if op.kind != "patch" or op.seen == "unknown" or _same(theirs, op.base):
-        return Settled(changed, None)
-    # What the patch overwrites of another's change is a conflict that the patch wins.
+        return Reconciled(changed, None)
+    # If the patch overwrites a change by others, that is a conflict, which the patch wins.
     base = MISSING if op.base is None else decode(op.base)
     found = MISSING if theirs is None else decode(theirs)
     is_open = bool(three_way(base, decode(new_text(op.base, op)), found).true_conflicts)
@@ -159,7 +159,7 @@ def _settle_change(current: Current, op: Op) -> Settled:
         state="open" if is_open else "merged",
         resolution="mine" if is_open else "merged",
     )
-    return Settled(changed, entry)
+    return Reconciled(changed, entry)
 
 
 def _side(on_conflict: OnConflict, current: Current, op: Op) -> Side:
