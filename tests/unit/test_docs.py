@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +89,46 @@ def test_every_room_is_in_the_picture() -> None:
     }
     inside = {"base,", "memory", "postgres", "sqlite"}
     assert {word for word in drawn if re.match(r"\w", word)} - inside == there
+
+
+#: Functions whose first argument is a code.
+CODE_FIRST = {"fail", "_refused", "Refusal", "print_error"}
+ERRORS = {
+    *("StandfastError", "ConfigError", "DataError", "ConflictError"),
+    *("Unavailable", "DeadlineExceeded", "CorruptData", "MigrationError"),
+}
+
+
+def codes_in(tree: ast.Module) -> Iterator[object]:
+    """The codes that a module gives to errors: arguments, class attributes, tables of errors."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.keyword(arg="code", value=ast.Constant(value)):
+                yield value
+            case ast.Call(func=ast.Name(name) | ast.Attribute(attr=name), args=[first, *_]):
+                if name in CODE_FIRST and isinstance(first, ast.Constant):
+                    yield first.value
+            case ast.Assign(targets=[ast.Name("code")], value=ast.Constant(value)):
+                yield value
+            case ast.Tuple(elts=[ast.Name(name), ast.Constant(value), *_]) if name in ERRORS:
+                yield value
+            case _:
+                pass
+
+
+def test_every_error_code_is_documented() -> None:
+    """docs/errors.md explains every code of an error, and no code that does not exist."""
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    tables = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    own = text[text.index("Each class has a code") : text.index("## The database")]
+    documented = [code for cell in [own, *tables] for code in re.findall(r"`([a-z_]+)`", cell)]
+    assert len(documented) == len(set(documented))
+    used: set[object] = set()
+    constants: set[object] = set()
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        used.update(codes_in(tree))
+        constants.update(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    assert len(used) > 100
+    assert used - set(documented) - {None} == set()
+    assert set(documented) - constants == set()
