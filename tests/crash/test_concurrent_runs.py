@@ -13,7 +13,7 @@ from standfast.backends.base import Backend
 from standfast.backends.postgres.schema import LOAD_LOCK
 from standfast.errors import MigrationError
 from standfast.migrate import cleanup
-from standfast.migrate.compare import Options
+from standfast.migrate.plan import Options
 from standfast.migrate.runner import Result, Runner
 from support.crash_files import CANARY, write_sources
 from support.crash_snapshot import files_of, look

@@ -15,7 +15,7 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.cli.exits import Exit, exit_code
 from standfast.config.settings import parse_url
 from standfast.errors import Unavailable
-from standfast.migrate.compare import Options
+from standfast.migrate.plan import Options
 from standfast.migrate.rollback import rollback
 from standfast.migrate.runner import Runner
 from support.cluster import Cluster

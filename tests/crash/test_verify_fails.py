@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from standfast.backends.base import Backend, Load, LoadReport
-from standfast.migrate.compare import Options
+from standfast.migrate.plan import Options
 from standfast.migrate.runner import Runner
 from support.crash_files import CANARY
 from support.crash_snapshot import look

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from standfast.errors import ConfigError
-from standfast.migrate.plan import CollectionPlan
+from standfast.migrate.compare import CollectionPlan
 from support.moving import Place, catalog, tree
 
 CANARY = "c4n4ry-7391"

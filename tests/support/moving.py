@@ -15,8 +15,8 @@ from standfast.api.opening import backend_for
 from standfast.backends.base import Backend
 from standfast.config.settings import parse_url
 from standfast.document.codec import decode
-from standfast.migrate.compare import Options, Plan
 from standfast.migrate.export import export_lines
+from standfast.migrate.plan import Options, Plan
 from standfast.migrate.read_file import ReadOptions
 from standfast.migrate.runner import Result, Runner
 

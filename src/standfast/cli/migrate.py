@@ -14,8 +14,8 @@ from standfast.cli.exits import Exit
 from standfast.cli.migrate_report import plan_document, result_document, show_plan, show_result
 from standfast.cli.output import note, print_json, print_line, progress_bar, shown
 from standfast.errors import ConfigError, MigrationError
-from standfast.migrate.compare import Options, Plan
-from standfast.migrate.plan import OnConflict
+from standfast.migrate.compare import OnConflict
+from standfast.migrate.plan import Options, Plan
 from standfast.migrate.read_file import ReadOptions
 from standfast.migrate.runner import Result, Runner
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from standfast.cli.output import note, print_line, shown, styled
-from standfast.migrate.compare import Plan
-from standfast.migrate.plan import CollectionPlan
+from standfast.migrate.compare import CollectionPlan
+from standfast.migrate.plan import Plan
 from standfast.migrate.runner import Result
 
 #: Differing documents that are listed for one collection.

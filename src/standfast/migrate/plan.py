@@ -1,218 +1,273 @@
-"""What a migration would do to each collection: pure comparison of a file with the database."""
+"""Scan and plan: read the files, look at the database, and say what a run would do.
+
+Nothing is written here, neither to the disk nor to the database.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from pathlib import Path
 
-from standfast.backends.base import Form, StoredText
-from standfast.document.codec import decode, encode
-from standfast.document.merge import Side, changed_paths, same_value, three_way
-from standfast.migrate.splitting import WHOLE_KEY, split_members
+from standfast.backends.base import Backend
+from standfast.document.names import collection_name
+from standfast.errors import ConfigError, CorruptData, DataError, StandfastError
+from standfast.limits import MAX_COLLECTION_CHARS
+from standfast.migrate.compare import CollectionPlan, OnConflict, Policy, compare
+from standfast.migrate.find_files import Found, find_files
+from standfast.migrate.read_file import Contents, ReadOptions, read_contents
+from standfast.migrate.rundir import RunDir, SourceRecord, all_runs
+from standfast.system.failpoints import failpoint
+from standfast.system.files import read_regular, sha256
 
-OnConflict = Literal["file", "database", "newest", "fail"]
-
-#: Differing places that are kept for one document, to be shown.
-MAX_SHOWN_PATHS = 5
+_SIBLINGS = (".bak", ".backup", ".old", ".orig", ".tmp", "~", ".save")
+_LOOKS_LOST = ("empty", "nul_filled", "truncated")
 
 
 @dataclass(frozen=True, slots=True)
-class Different:
-    """One document that the file and the database hold differently.
+class Options:
+    """What a migration was asked to do; the flags of `standfast migrate`."""
 
-    `decision`: "file", "database" or "merged" when that is settled, "open" when the policy is to
-    fail.  `paths` say where they differ, never what stands there.
-    """
+    read: ReadOptions = field(default_factory=ReadOptions)
+    collection: str | None = None
+    recursive: bool = False
+    on_conflict: OnConflict = "fail"
+    keep_files: bool = False
+    skip_bad: bool = False
 
-    key: str
-    decision: Literal["file", "database", "merged", "open"]
-    reason: str
-    paths: tuple[str, ...]
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file as it was read: its bytes, its state then, and the documents in it."""
+
+    path: Path
+    data: bytes
+    sha256: str
+    mode: int
+    mtime_ns: int
+    collection: str
+    contents: Contents
+
+    def record(self, stored: str, read: ReadOptions) -> SourceRecord:
+        """What a run keeps about this file."""
+        return SourceRecord(
+            path=str(self.path),
+            stored=stored,
+            sha256=self.sha256,
+            size=len(self.data),
+            mode=self.mode,
+            mtime_ns=self.mtime_ns,
+            collection=self.collection,
+            form=self.contents.form,
+            documents=len(self.contents.documents),
+            whole=read.whole,
+            key_field=read.key_field,
+            split_default=read.split_default,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that cannot be taken, and why."""
+
+    path: Path
+    error: StandfastError
 
 
 @dataclass(slots=True)
-class CollectionPlan:
-    """Everything that a run will do to one collection, and why.
+class Plan:
+    """What a run would do, file by file."""
 
-    `inserts` and `updates` are `(key, text)`; `expected` are the versions that the plan saw in the
-    rows it touches; `removed` are rows that are split into documents of their own, and
-    `not_from_file` the texts of those inserts that such a row decided.
-    """
-
-    collection: str
-    source: str
-    form: Form
-    inserts: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    updates: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    expected: dict[str, int] = field(default_factory=dict[str, int])
-    equal: list[str] = field(default_factory=list[str])
-    different: list[Different] = field(default_factory=list[Different])
-    removed: list[str] = field(default_factory=list[str])
-    not_from_file: dict[str, str] = field(default_factory=dict[str, str])
-    only_database: int = 0
+    found: Found
+    sources: list[Source] = field(default_factory=list[Source])
+    problems: list[Problem] = field(default_factory=list[Problem])
+    collections: list[CollectionPlan] = field(default_factory=list[CollectionPlan])
     notes: list[str] = field(default_factory=list[str])
 
     @property
-    def open_conflicts(self) -> list[Different]:
-        """The documents that need a decision before anything is written."""
-        return [found for found in self.different if found.decision == "open"]
-
-    @property
-    def kept(self) -> list[str]:
-        """The keys whose document in the database stays as it is, though the file's differs."""
-        return [found.key for found in self.different if found.decision == "database"]
-
-    @property
     def writes(self) -> int:
-        """The number of rows that the run will change."""
-        return len(self.inserts) + len(self.updates) + len(self.removed)
+        """Rows that would change."""
+        return sum(plan.writes for plan in self.collections)
+
+    @property
+    def open_conflicts(self) -> int:
+        """Documents that nobody has decided about."""
+        return sum(len(plan.open_conflicts) for plan in self.collections)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How to decide where file and database differ and no earlier run left a common base."""
+def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
+    """Read every file; what is wrong with one is a problem of the plan, not an exception.
 
-    on_conflict: OnConflict = "fail"
-    file_time_us: int = 0
-    split_default: bool = False
-
-
-def compare(
-    plan: CollectionPlan,
-    documents: Iterable[tuple[str, str]],
-    rows: Iterable[StoredText],
-    base: Mapping[str, str],
-    policy: Policy,
-) -> CollectionPlan:
-    """Fill in a plan: each document of the file against the row of the same key.
-
-    `base` holds the texts that the last run from this file brought, by key; where it has one, the
-    two sides are merged three ways and only a true conflict asks the policy; what was deleted in
-    the database since then stays deleted, unless the file changed it.  Rows that only the database
-    has are never touched, whatever the policy.
+    Raises ConfigError for paths that lead to no file at all.
     """
-    stored = {row.key: row for row in rows}
-    virtual = _split_row(plan, stored, policy)
-    decided = _Decisions(plan, policy)
-    if not stored and not virtual and not base:
-        plan.inserts = list(documents)
-        return plan
-    seen: set[str] = set()
-    for key, text in documents:
-        seen.add(key)
-        row = stored.get(key) or virtual.get(key)
-        if row is None:
-            decided.missing(key, text, base.get(key))
-        elif row.text == text or same_value(decode(row.text), decode(text)):
-            plan.equal.append(key)
-            decided.write(key, row.text, row) if key in virtual else None
-        else:
-            decided.different(key, text, row, base.get(key))
-    for key, row in virtual.items():
-        if key not in seen:
-            decided.write(key, row.text, row)
-    plan.only_database = sum(1 for key in stored if key not in seen)
-    if decided.deleted:
-        plan.notes.append(
-            f"{decided.deleted} document(s) were deleted in the database since the last run, and"
-            " stay so"
+    found = find_files(list(paths), recursive=options.recursive, data_dir=data_dir)
+    if options.collection is not None and len(found.files) != 1:
+        raise ConfigError(
+            f"--collection names one collection, but {len(found.files)} files were found",
+            code="usage",
+            hint="name one file",
         )
+    plan = Plan(found)
+    taken: dict[str, Path] = {}
+    for path in found.files:
+        try:
+            source = read_source(path, options)
+            _require_free(source, taken)
+        except StandfastError as error:
+            plan.problems.append(Problem(path, error))
+            continue
+        taken[source.collection.lower()] = path
+        plan.sources.append(source)
+    failpoint("scanned")
     return plan
 
 
-def _split_row(
-    plan: CollectionPlan, stored: dict[str, StoredText], policy: Policy
-) -> dict[str, StoredText]:
-    """The members of a row `default` that holds everything, as rows that do not exist yet."""
-    row = stored.get(WHOLE_KEY)
-    if row is None or plan.form.shape == "document":
-        return {}
-    members = split_members(encode(decode(row.text)))
-    if members is None:
-        return {}
-    if not policy.split_default:
-        plan.notes.append(
-            f"the table's row `{WHOLE_KEY}` looks like the older layout with everything in it:"
-            f" --split-default makes {len(members)} documents of it"
+def read_source(path: Path, options: Options) -> Source:
+    """One file, read once: the bytes that are parsed are the bytes that are backed up."""
+    collection = _collection_of(path, options)
+    try:
+        data, state = read_regular(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}",
+            code="unreadable",
+            hint="correct its mode or owner, or leave it out",
+        ) from None
+    try:
+        contents = read_contents(data, str(path), options.read)
+    except DataError as error:
+        if error.code in _LOOKS_LOST:
+            error.hint = _sibling_hint(path) or error.hint
+        raise
+    return Source(
+        path=path,
+        data=data,
+        sha256=sha256(data),
+        mode=stat.S_IMODE(state.st_mode),
+        mtime_ns=state.st_mtime_ns,
+        collection=collection,
+        contents=contents,
+    )
+
+
+def _collection_of(path: Path, options: Options) -> str:
+    """The collection that a file becomes; the error says how to give it another name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path.parent}: the name of the file {path.name!a} is not UTF-8",
+            code="bad_name",
+            hint="rename the file",
+        ) from None
+    if options.collection is not None:
+        return collection_name(options.collection)
+    try:
+        return collection_name(path.stem)
+    except ConfigError as error:
+        proper = re.sub(r"\W+", "_", path.stem, flags=re.ASCII).strip("_")[:MAX_COLLECTION_CHARS]
+        name = proper if proper[:1].isalpha() and proper[:1].isascii() else f"c_{proper}"
+        raise ConfigError(
+            f"{path}: {error.message}",
+            code=error.code,
+            hint=f"migrate it alone, and name its collection: --collection {name}",
+        ) from None
+
+
+def _sibling_hint(path: Path) -> str:
+    """A file beside a damaged one that may be its last good copy."""
+    stems = [path.name, path.stem]
+    for candidate in (path.with_name(s + suffix) for s in stems for suffix in _SIBLINGS):
+        if candidate.is_file() and candidate.stat().st_size:
+            return f"{candidate.name} beside it may be its last good copy: look there first"
+    return ""
+
+
+def _require_free(source: Source, taken: Mapping[str, Path]) -> None:
+    other = taken.get(source.collection.lower())
+    if other is not None:
+        raise ConfigError(
+            f"{source.path}: its collection `{source.collection}` is that of {other} already",
+            code="same_collection",
+            hint="migrate one of them alone, with --collection",
         )
-        return {}
-    del stored[WHOLE_KEY]
-    plan.removed.append(WHOLE_KEY)
-    plan.expected[WHOLE_KEY] = row.version
-    plan.notes.append(f"the table's row `{WHOLE_KEY}` is split into {len(members)} documents")
-    return {
-        key: StoredText(key, text, 0, row.updated_us) for key, text in members if key not in stored
-    }
 
 
-class _Decisions:
-    """The part of the comparison that decides: takes one differing document at a time."""
-
-    def __init__(self, plan: CollectionPlan, policy: Policy) -> None:
-        self.plan = plan
-        self.policy = policy
-        self.deleted = 0
-
-    def write(self, key: str, text: str, row: StoredText) -> None:
-        """A row that gets this text: an insert when it exists only as a member of another row."""
-        if row.version:
-            self.plan.updates.append((key, text))
-            self.plan.expected[key] = row.version
-        else:
-            self.plan.inserts.append((key, text))
-            self.plan.not_from_file[key] = text
-
-    def missing(self, key: str, text: str, base: str | None) -> None:
-        """A document without a row: new, or deleted since the last run brought it."""
-        if base is None or not same_value(decode(base), decode(text)):
-            self.plan.inserts.append((key, text))
-            return
-        self.deleted += 1
-        reason = "deleted in the database since the last run"
-        self.plan.different.append(Different(key, "database", reason, ("removed $",)))
-
-    def different(self, key: str, text: str, row: StoredText, base: str | None) -> None:
-        """Decide by the base if there is one, by the policy otherwise, and note it."""
-        file, database = decode(text), decode(row.text)
-        side = self._policy_side(row)
-        decision: Literal["file", "database", "merged", "open"] = side or "open"
-        reason = f"policy {self.policy.on_conflict}"
-        result = text if side == "file" else row.text
-        if base is not None:
-            prefer: Side = "theirs" if side == "database" else "mine"
-            merged = three_way(decode(base), file, database, prefer=prefer)
-            if not merged.true_conflicts:
-                decision, reason = _settled(merged.value, file, database)
-                if decision == "merged":
-                    result = encode(merged.value)
-                else:
-                    result = text if decision == "file" else row.text
-            elif side is not None:
-                decision, reason = "merged", f"both changed it, policy {self.policy.on_conflict}"
-                result = encode(merged.value)
-        found = changed_paths(database, file, most=MAX_SHOWN_PATHS + 1)
-        paths = [f"{difference.kind} {difference.path}" for difference in found[:MAX_SHOWN_PATHS]]
-        if len(found) > MAX_SHOWN_PATHS:
-            paths.append("...")
-        self.plan.different.append(Different(key, decision, reason, tuple(paths)))
-        if decision in ("file", "merged"):
-            self.write(key, result, row)
-        elif decision == "database" and not row.version:
-            self.write(key, row.text, row)
-
-    def _policy_side(self, row: StoredText) -> Literal["file", "database"] | None:
-        if self.policy.on_conflict == "newest":
-            return "file" if self.policy.file_time_us > row.updated_us else "database"
-        return None if self.policy.on_conflict == "fail" else self.policy.on_conflict
+def compare_with_database(
+    plan: Plan, backend: Backend, options: Options, *, data_dir: Path
+) -> None:
+    """Fill in what every document of the plan meets in the database."""
+    for source in plan.sources:
+        collection_plan = CollectionPlan(
+            source.collection,
+            str(source.path),
+            source.contents.form,
+            notes=list(source.contents.notes),
+        )
+        obstacle = backend.adoptable(source.collection)
+        if obstacle:
+            raise ConfigError(
+                obstacle,
+                code="not_adoptable",
+                hint="correct the table, or give the file another collection with --collection",
+            )
+        policy = Policy(
+            on_conflict=options.on_conflict,
+            file_time_us=source.mtime_ns // 1000,
+            split_default=options.read.split_default,
+        )
+        base = _LazyBase(data_dir, source, backend)
+        compare(
+            collection_plan,
+            source.contents.documents,
+            backend.dump(source.collection),
+            base,
+            policy,
+        )
+        plan.collections.append(collection_plan)
+    failpoint("planned")
 
 
-def _settled(
-    value: object, file: object, database: object
-) -> tuple[Literal["file", "database", "merged"], str]:
-    """What a merge without a true conflict amounts to."""
-    if same_value(value, database):  # type: ignore[arg-type]
-        return "database", "only the database changed since the last run"
-    if same_value(value, file):  # type: ignore[arg-type]
-        return "file", "only the file changed since the last run"
-    return "merged", "both changed different parts since the last run"
+class _LazyBase(Mapping[str, str]):
+    """What the last finished run brought to a collection; read only when somebody looks."""
+
+    def __init__(self, data_dir: Path, source: Source, backend: Backend) -> None:
+        self._where = (data_dir, source, backend)
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return _last_brought(*self._where)
+
+    def __getitem__(self, key: str) -> str:
+        return self._texts[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+def _last_brought(data_dir: Path, source: Source, backend: Backend) -> dict[str, str]:
+    identity = backend.identity()
+    for run_dir in reversed(list(all_runs(data_dir))):
+        try:
+            state = run_dir.load_state()
+        except CorruptData:
+            continue  # another run's damaged state is no reason to stop this plan
+        if state.state != "done" or identity is None or state.identity != identity:
+            continue
+        for record in state.sources:
+            if record.collection == source.collection:
+                return dict(documents_of(run_dir, record))
+    return {}
+
+
+def documents_of(run_dir: RunDir, record: SourceRecord) -> list[tuple[str, str]]:
+    """The documents of a file that a run kept, read as they were read then."""
+    options = ReadOptions(record.whole, record.key_field, record.split_default)
+    name = Path(record.path).name
+    return read_contents(run_dir.original(record), name, options).documents

@@ -18,9 +18,9 @@ from standfast.document.codec import decode
 from standfast.document.merge import same_value
 from standfast.errors import CorruptData, MigrationError, StandfastError
 from standfast.migrate.cleanup import discard_parked, parked_place
-from standfast.migrate.compare import documents_of
 from standfast.migrate.counting import Tell, silent
 from standfast.migrate.locking import disk_errors, migration_lock, require_same_target, was_loaded
+from standfast.migrate.plan import documents_of
 from standfast.migrate.rundir import (
     CollectionChanges,
     RunDir,

@@ -16,7 +16,7 @@ from pathlib import Path
 from standfast.backends.base import Backend, Change, Load
 from standfast.errors import ConfigError, DataError, MigrationError
 from standfast.migrate.cleanup import take_away
-from standfast.migrate.compare import Options, Plan, compare_with_database, scan
+from standfast.migrate.compare import CollectionPlan
 from standfast.migrate.counting import Counted, Progress, Tell, silent
 from standfast.migrate.find_files import Found
 from standfast.migrate.locking import (
@@ -27,7 +27,7 @@ from standfast.migrate.locking import (
     runs_that_moved,
     was_loaded,
 )
-from standfast.migrate.plan import CollectionPlan
+from standfast.migrate.plan import Options, Plan, compare_with_database, scan
 from standfast.migrate.rundir import (
     UNFINISHED,
     CollectionChanges,

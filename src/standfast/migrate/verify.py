@@ -10,8 +10,8 @@ from functools import cached_property
 from standfast.backends.base import Backend
 from standfast.document.codec import decode
 from standfast.document.merge import same_value
-from standfast.migrate.compare import documents_of
 from standfast.migrate.counting import Progress, counted, silent
+from standfast.migrate.plan import documents_of
 from standfast.migrate.rundir import CollectionChanges, RunDir, SourceRecord
 
 #: Rows that a report names; beyond them it counts.
