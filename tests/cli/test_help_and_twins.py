@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from standfast.cli.twins import twin
+from standfast.cli.main import twin
 from support.cli import run_cli
 from support.commands import COMMANDS, LEAVES, run, words_of
 from support.moving import Place

@@ -33,12 +33,12 @@ WAITS_AT_STEP = """
 import os, sys
 from standfast.cli import migrate
 from standfast.cli.main import run_command
-tell = migrate._tell
+tell = migrate._announce_step
 def tell_and_wait(step, what):
     tell(step, what)
     if step == os.environ["WAIT_AT"]:
         sys.stdin.read()
-migrate._tell = tell_and_wait
+migrate._announce_step = tell_and_wait
 sys.exit(run_command(sys.argv[1:]))
 """
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from standfast.backends.postgres.backend import PostgresBackend
-from standfast.cli.exits import Exit, exit_code
+from standfast.cli.output import Exit, exit_code
 from standfast.config.settings import parse_url
 from standfast.errors import Unavailable
 from standfast.migrate.plan import Options
@@ -141,7 +141,7 @@ def test_before_a_step(cluster: Cluster, fresh: Stage, step: str, fault: Fault) 
 
     paths = [world.app / name for name in SOURCES]
     with closing(mortal_backend(world)) as backend:
-        run = Runner(backend, world.storage, tell=tell).run
+        run = Runner(backend, world.storage, announce=tell).run
         with pytest.raises(Unavailable) as caught:
             run(paths, Options(on_conflict="file"))
     assert exit_code(caught.value) == Exit.UNREACHABLE
@@ -163,7 +163,9 @@ def test_after_the_verification_no_server_is_needed(cluster: Cluster, fresh: Sta
 
     with world.backend() as backend:
         paths = [world.app / name for name in SOURCES]
-        result = Runner(backend, world.storage, tell=tell).run(paths, Options(on_conflict="file"))
+        result = Runner(backend, world.storage, announce=tell).run(
+            paths, Options(on_conflict="file")
+        )
     assert result.green
     cluster.start()
     fresh.assert_finished()
@@ -189,7 +191,7 @@ def test_before_a_rollback(cluster: Cluster, migrated: Stage) -> None:
     """A server that goes before a rollback has begun: Unavailable, and nothing is changed."""
     world = migrated.world
     with closing(mortal_backend(world)) as backend, pytest.raises(Unavailable):
-        rollback(backend, world.storage, migrated.run, tell=lambda *_: cluster.kill())
+        rollback(backend, world.storage, migrated.run, announce=lambda *_: cluster.kill())
     cluster.start()
     assert look(world).outcome(written=set()) == migrated.after.outcome(written=set())
 

@@ -751,7 +751,6 @@ def test_nothing_given_is_the_embedded_default() -> None:
         source="default",
         data_dir=Path("storage"),
         deadline_s=1.0,
-        environment=None,
     )
 
 
@@ -814,7 +813,7 @@ def test_the_url_comes_from_the_first_place_that_has_one(
 def test_a_blank_variable_is_unset(blank: str) -> None:
     """An empty variable, with or without quotes, is no variable, whichever it is."""
     names = ["DATABASE_URL", "DATABASE_URL_FILE", "STANDFAST_DATABASE_URL", "STANDFAST_DATA_DIR"]
-    names += ["STANDFAST_DATABASE_URL_FILE", "STANDFAST_DEADLINE_S", "STANDFAST_ENVIRONMENT"]
+    names += ["STANDFAST_DATABASE_URL_FILE", "STANDFAST_DEADLINE_S"]
     assert load_settings(environ=dict.fromkeys(names, blank)) == load_settings(environ={})
 
 
@@ -875,9 +874,6 @@ def test_a_named_file_is_read_from_disk(tmp_path: Path) -> None:
         ({"data_dir": "a\0b"}, {}, "argument data_dir"),
         ({}, {"STANDFAST_DATA_DIR": "a\nb"}, "STANDFAST_DATA_DIR"),
         ({}, {"STANDFAST_DATA_DIR": "postgres://u:pw@h/db"}, "STANDFAST_DATA_DIR"),
-        ({"environment": ""}, {}, "argument environment"),
-        ({"environment": "a b"}, {}, "argument environment"),
-        ({}, {"STANDFAST_ENVIRONMENT": "x" * 65}, "STANDFAST_ENVIRONMENT"),
     ],
 )
 def test_wrong_settings_are_named(
@@ -946,21 +942,13 @@ def test_the_data_directory_has_a_twin() -> None:
     assert (with_url.data_dir, with_url.target.path) == (Path("x"), "bot.db")
 
 
-def test_the_environment_has_a_name() -> None:
-    """The argument wins over STANDFAST_ENVIRONMENT; without both there is none."""
-    environ = {"STANDFAST_ENVIRONMENT": " staging "}
-    assert load_settings(environ=environ).environment == "staging"
-    assert load_settings(environment="prod-1", environ=environ).environment == "prod-1"
-    assert load_settings(environ={"STANDFAST_ENVIRONMENT": " "}).environment is None
-
-
 def test_settings_show_the_address_and_not_the_url() -> None:
     """`repr` helps to see what was decided, without the URL."""
-    found = load_settings("postgres://u:pw@h/db", environment="prod", environ={})
+    found = load_settings("postgres://u:pw@h/db", environ={})
     assert str(found) == repr(found)
     assert repr(found) == (
         "Settings(target='postgresql://u@h/db', source='argument', data_dir='storage', "
-        "deadline_s=1.0, environment='prod')"
+        "deadline_s=1.0)"
     )
 
 

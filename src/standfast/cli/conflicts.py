@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from standfast.cli.common import common_options, open_line, read_settings
-from standfast.cli.exits import Exit
-from standfast.cli.output import note, print_json, print_line, shown
+from standfast.cli.output import Exit, note, print_json, print_line, shown
 from standfast.document.codec import accept, decode, encode
 from standfast.errors import ConfigError
 from standfast.ops.types import ConflictRecord, from_microseconds

@@ -11,12 +11,10 @@ from typing import Any
 import click
 
 from standfast.cli.common import common_options, open_backend, open_for_data, read_settings
-from standfast.cli.exits import Exit
-from standfast.cli.output import note, print_json, print_line, print_lines, shown
+from standfast.cli.output import Exit, note, print_json, print_line, print_lines, shown
 from standfast.document.codec import accept, decode, encode
 from standfast.document.names import collection_name
 from standfast.errors import ConfigError
-from standfast.system.files import write_atomic
 
 #: Keys that `list` prints at the most.
 MAX_LIST = 10_000
@@ -198,7 +196,7 @@ def export_command(
     as_json: bool,
 ) -> int:
     """Print COLLECTION as JSON, in the form that it had as a file; exact values, same order."""
-    from standfast.migrate.export import export_lines
+    from standfast.migrate.export import export_lines, save_export
 
     if output is not None and os.path.lexists(output) and not force:
         raise ConfigError(f"{output} exists", code="exists", hint="--force replaces it")
@@ -212,12 +210,7 @@ def export_command(
     if output is None:
         print_lines(lines)
         return Exit.DONE
-    try:
-        write_atomic(output, "".join(lines).encode())
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {output}: {error.strerror}", code="disk", hint="check the path"
-        ) from None
+    save_export(lines, output)
     if as_json:
         print_json({"collection": collection, "file": str(output)})
     note(f"exported `{collection}` to {output}")

@@ -8,8 +8,7 @@ import click
 import msgspec
 
 from standfast.cli.common import common_options, open_line, read_settings, require_yes, told
-from standfast.cli.exits import Exit
-from standfast.cli.output import note, print_json, print_line, shown
+from standfast.cli.output import Exit, note, print_json, print_line, shown
 from standfast.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:

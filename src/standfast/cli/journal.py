@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from standfast.cli.common import common_options, open_line, read_settings, require_yes, told
-from standfast.cli.exits import Exit
-from standfast.cli.output import note, print_json, print_line, shown, warn
+from standfast.cli.output import Exit, note, print_json, print_line, shown, warn
 from standfast.errors import ConfigError
 
 if TYPE_CHECKING:

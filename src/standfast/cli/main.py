@@ -12,9 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from standfast import __version__
-from standfast.cli.exits import Exit, exit_code
-from standfast.cli.output import flush, print_error, silence, use_json
-from standfast.cli.twins import add_twins, truth
+from standfast.cli.output import Exit, exit_code, flush, print_error, silence, use_json
 from standfast.errors import StandfastError
 
 _COMMANDS = {
@@ -35,6 +33,35 @@ _COMMANDS = {
     "doctor": ("standfast.cli.doctor", "Look for what is wrong, and say what to do about it."),
     "schema": ("standfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
 }
+
+
+_PREFIX = "STANDFAST_"
+#: Flags that the settings read from the environment themselves, under these and other names.
+_SETTINGS = frozenset(("--to", "--data-dir"))
+
+
+def add_twins(command: click.Command) -> None:
+    """Let every option of a command, and of those below it, be given by a variable too.
+
+    A flag on the command line goes before its variable; an empty variable counts as unset.
+    """
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            add_twins(inner)
+    for param in command.params:
+        if isinstance(param, click.Option) and _SETTINGS.isdisjoint(param.opts):
+            param.envvar = twin(param)
+            param.show_envvar = True
+
+
+def twin(option: click.Option) -> str:
+    """The name of an option's variable, made of its longest spelling."""
+    return _PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+
+
+def truth(value: str) -> bool:
+    """Whether the variable of a flag says yes, as click reads it."""
+    return value.strip().lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 class _LazyGroup(click.Group):

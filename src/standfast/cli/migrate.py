@@ -10,9 +10,8 @@ from typing import Any, TypeVar, get_args
 import click
 
 from standfast.cli.common import answer, common_options, open_backend, read_settings
-from standfast.cli.exits import Exit
 from standfast.cli.migrate_report import plan_document, result_document, show_plan, show_result
-from standfast.cli.output import note, print_json, print_line, progress_bar, shown
+from standfast.cli.output import Exit, note, print_json, print_line, progress_bar, shown
 from standfast.errors import ConfigError, MigrationError
 from standfast.migrate.compare import OnConflict
 from standfast.migrate.plan import Options, Plan
@@ -97,7 +96,7 @@ def migrate_command(
     settings = read_settings(url, data_dir)
     options = _options(what)
     with open_backend(settings) as backend, progress_bar() as progress:
-        runner = Runner(backend, settings.data_dir, tell=_tell, progress=progress)
+        runner = Runner(backend, settings.data_dir, announce=_announce_step, progress=progress)
         result = runner.run(
             list(paths), options, confirm=lambda plan: _confirm(plan, yes, ask=not as_json)
         )
@@ -131,7 +130,9 @@ def _plan(
     _announce(paths)
     settings = read_settings(url, data_dir)
     with open_backend(settings) as backend:
-        plan = Runner(backend, settings.data_dir, tell=_tell).plan(list(paths), options)
+        plan = Runner(backend, settings.data_dir, announce=_announce_step).plan(
+            list(paths), options
+        )
     if as_json:
         print_json(plan_document(plan, backend.display))
     else:
@@ -144,7 +145,7 @@ def _announce(paths: tuple[Path, ...]) -> None:
     note(f"scan: reading {shown(', '.join(map(str, paths)))}")
 
 
-def _tell(step: str, what: str) -> None:
+def _announce_step(step: str, what: str) -> None:
     if step != "scan":  # said already: see _announce
         note(f"{step}: {shown(what)}")
 
@@ -226,7 +227,9 @@ def rollback_command(
 
     settings = read_settings(url, data_dir)
     with open_backend(settings) as backend:
-        result = rollback(backend, settings.data_dir, run, discard_newer=discard_newer, tell=_tell)
+        result = rollback(
+            backend, settings.data_dir, run, discard_newer=discard_newer, announce=_announce_step
+        )
     if as_json:
         print_json(
             {

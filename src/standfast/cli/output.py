@@ -1,6 +1,7 @@
-"""What goes to the terminal: data to stdout, everything else to stderr, one JSON document if asked.
+"""What a command gives back: data on stdout, everything else on stderr, and its exit code.
 
-Names, counts and places are shown; values and secrets never are, except by `get` and `export`.
+With --json stdout gets one JSON document.  Names, counts and places are shown; values and
+secrets never are, except by `get` and `export`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, TextIO
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import msgspec
 
-from standfast.errors import ConfigError
+from standfast.errors import ConfigError, CorruptData, DataError, StandfastError, Unavailable
+
+if TYPE_CHECKING:
+    from standfast.migrate.steps import Progress
 
 #: A step that takes longer than this gets a progress bar on a terminal.
 BAR_AFTER_S = 0.5
@@ -26,6 +31,32 @@ _OUTPUT = "output"
 
 _state = {"json": False}
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))}
+
+
+class Exit(IntEnum):
+    """What a command's exit code says; stable."""
+
+    DONE = 0
+    NO = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    DATA = 4
+    LOCKED = 5
+    BUG = 70
+    INTERRUPTED = 130
+
+
+def exit_code(error: StandfastError) -> Exit:
+    """The exit code of an error."""
+    if error.code == "locked":
+        return Exit.LOCKED
+    if isinstance(error, Unavailable):
+        return Exit.UNREACHABLE
+    if isinstance(error, DataError | CorruptData):
+        return Exit.DATA
+    if isinstance(error, ConfigError):
+        return Exit.USAGE
+    return Exit.NO
 
 
 def use_json(on: bool) -> None:
@@ -130,9 +161,6 @@ def silence(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-Progress = Callable[[str, int, int], None]
 
 
 @contextmanager

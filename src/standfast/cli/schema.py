@@ -6,8 +6,7 @@ import click
 
 from standfast.backends.migrations import SCHEMA_VERSION, migrations
 from standfast.cli.common import common_options, open_backend, read_settings
-from standfast.cli.exits import Exit
-from standfast.cli.output import note, print_json, print_line
+from standfast.cli.output import Exit, note, print_json, print_line
 from standfast.config.settings import Settings
 from standfast.document.names import collection_name
 from standfast.errors import ConfigError

@@ -8,8 +8,7 @@ import click
 
 from standfast import __version__
 from standfast.cli.common import common_options, read_settings, told
-from standfast.cli.exits import Exit, exit_code
-from standfast.cli.output import note, print_json, print_line, shown
+from standfast.cli.output import Exit, exit_code, note, print_json, print_line, shown
 
 if TYPE_CHECKING:
     from standfast.admin.status import Status

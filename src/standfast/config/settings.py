@@ -66,7 +66,6 @@ _PRIVATE_SUFFIXES = (
     *(".svc", ".flycast"),
 )
 _HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
-_ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
@@ -116,8 +115,7 @@ class Settings:
 
     `url` is the URL as it was given, without quotes and blanks (None: embedded SQLite); it may
     hold a password and is never part of `str()` or `repr()`. `source` tells where it came from:
-    `argument`, the name of a variable, or `default`. `environment` is the name of the
-    environment (such as `production`) that the data belongs to, None when it has none.
+    `argument`, the name of a variable, or `default`.
     """
 
     url: str | None
@@ -125,13 +123,11 @@ class Settings:
     source: str
     data_dir: Path
     deadline_s: float
-    environment: str | None
 
     def __repr__(self) -> str:
         return (
             f"Settings(target={self.target.display!r}, source={self.source!r}, "
-            f"data_dir={str(self.data_dir)!r}, deadline_s={self.deadline_s!r}, "
-            f"environment={self.environment!r})"
+            f"data_dir={str(self.data_dir)!r}, deadline_s={self.deadline_s!r})"
         )
 
 
@@ -171,7 +167,6 @@ def load_settings(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     deadline_s: float | None = None,
-    environment: str | None = None,
     environ: Mapping[str, str] | None = None,
     read_file: Callable[[str], str] | None = None,
 ) -> Settings:
@@ -179,9 +174,9 @@ def load_settings(
 
     The URL: `url`, STANDFAST_DATABASE_URL, DATABASE_URL (either may be given as NAME_FILE, the
     name of a file that holds it, read by `read_file`), else SQLite in `<data_dir>/fallback.db`.
-    Twins of the others: STANDFAST_DATA_DIR (default `storage`), STANDFAST_DEADLINE_S (seconds,
-    above 0, at most 3600, default 1.0) and STANDFAST_ENVIRONMENT. A blank variable counts as
-    unset; a blank argument is an error, since it is mostly a variable that somebody forgot.
+    Twins of the others: STANDFAST_DATA_DIR (default `storage`) and STANDFAST_DEADLINE_S (seconds,
+    above 0, at most 3600, default 1.0). A blank variable counts as unset; a blank argument is an
+    error, since it is mostly a variable that was forgotten.
     `environ` is `os.environ` at the call by default. Raises ConfigError; see `parse_url`.
     """
     environ = os.environ if environ is None else environ
@@ -197,7 +192,6 @@ def load_settings(
         source=source,
         data_dir=directory,
         deadline_s=_deadline_s(deadline_s, environ),
-        environment=_environment(environment, environ),
     )
 
 
@@ -382,17 +376,3 @@ def _deadline_s(deadline_s: float | None, environ: Mapping[str, str]) -> float:
             hint=f"Write seconds with a decimal point, such as {DEFAULT_DEADLINE_S}.",
         )
     return float(value)
-
-
-def _environment(environment: str | None, environ: Mapping[str, str]) -> str | None:
-    name, text = "the argument environment", environment
-    if text is None:
-        name, text = "STANDFAST_ENVIRONMENT", _plain(environ.get("STANDFAST_ENVIRONMENT", ""))
-        if not text:
-            return None
-    if not _ENVIRONMENT.fullmatch(text):
-        raise ConfigError(
-            f"{name} is not a plain name",
-            hint="Use up to 64 ASCII letters, digits, dots, - and _, such as production.",
-        )
-    return text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from standfast.backends.base import Backend, Form
 from standfast.document.codec import decode, encode
+from standfast.errors import ConfigError
 from standfast.migrate.records import record_key
 from standfast.migrate.splitting import WHOLE_KEY, split_elements
+from standfast.system.files import write_atomic
 
 
 def export_lines(backend: Backend, collection: str, *, one_document: bool = False) -> Iterator[str]:
@@ -34,6 +37,16 @@ def export_lines(backend: Backend, collection: str, *, one_document: bool = Fals
     return (text + "\n" for text in texts)
 
 
+def save_export(lines: Iterable[str], path: Path) -> None:
+    """Put exported lines in the place of a file, atomically; ConfigError when that fails."""
+    try:
+        write_atomic(path, "".join(lines).encode())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", code="disk", hint="check the path"
+        ) from None
+
+
 def _bracketed(opening: str, parts: list[str], closing: str) -> Iterator[str]:
     if not parts:
         yield opening + closing + "\n"
@@ -44,7 +57,7 @@ def _bracketed(opening: str, parts: list[str], closing: str) -> Iterator[str]:
 
 
 def _fits(form: Form, documents: list[tuple[str, str]]) -> bool:
-    """Whether the documents can be told in this form without losing a key."""
+    """Whether the documents can be written in this form without losing a key."""
     field = form.key_field
     if form.shape == "document" or (form.shape == "lines" and field is None):
         alone = len(documents) == 1 and documents[0][0] == WHOLE_KEY

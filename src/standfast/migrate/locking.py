@@ -1,4 +1,4 @@
-"""Two migrations kept apart, databases told apart, and a failing disk told as our error."""
+"""What keeps two migrations apart, and a run with the database that it belongs to."""
 
 from __future__ import annotations
 
@@ -38,24 +38,6 @@ def migration_lock(data_dir: Path) -> Generator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def disk_errors(doing: str) -> Generator[None]:
-    """A failing disk under the data directory or the files as one of our errors: exit code 2.
-
-    It is the user's to mend, as a wrong path is.  (A disk that fails under the database is the
-    backend's to tell: `Unavailable`, exit code 3.)
-    """
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise ConfigError(
-            f"{doing}: {error.strerror or error}{where}",
-            code="disk",
-            hint="free space or correct the rights, then run the same command again",
-        ) from None
 
 
 def require_same_target(backend: Backend, state: RunState) -> None:

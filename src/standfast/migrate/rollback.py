@@ -18,8 +18,7 @@ from standfast.document.codec import decode
 from standfast.document.merge import same_value
 from standfast.errors import CorruptData, MigrationError, StandfastError
 from standfast.migrate.cleanup import discard_parked, parked_place
-from standfast.migrate.counting import Tell, silent
-from standfast.migrate.locking import disk_errors, migration_lock, require_same_target, was_loaded
+from standfast.migrate.locking import migration_lock, require_same_target, was_loaded
 from standfast.migrate.plan import documents_of
 from standfast.migrate.rundir import (
     CollectionChanges,
@@ -29,6 +28,7 @@ from standfast.migrate.rundir import (
     find_run,
     remove_stateless,
 )
+from standfast.migrate.steps import Announce, disk_errors, silent
 from standfast.migrate.verify import Expected
 from standfast.system.failpoints import failpoint
 from standfast.system.files import (
@@ -61,7 +61,7 @@ def rollback(
     run: str,
     *,
     discard_newer: bool = False,
-    tell: Tell = silent,
+    announce: Announce = silent,
 ) -> RollbackResult:
     """Take a run back; resumable, and a no-op for a run that was taken back already.
 
@@ -82,7 +82,7 @@ def rollback(
             # There are only copies, and the originals are in place.
             run_dir.remove()
             return result
-        tell("roll back", f"run {state.run} in {backend.display}")
+        announce("roll back", f"run {state.run} in {backend.display}")
         _Rollback(backend, run_dir, state, discard_newer, result).do()
         return result
 

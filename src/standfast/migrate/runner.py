@@ -17,10 +17,8 @@ from standfast.backends.base import Backend, Change, Load
 from standfast.errors import ConfigError, DataError, MigrationError
 from standfast.migrate.cleanup import take_away
 from standfast.migrate.compare import CollectionPlan
-from standfast.migrate.counting import Counted, Progress, Tell, silent
 from standfast.migrate.find_files import Found
 from standfast.migrate.locking import (
-    disk_errors,
     migration_lock,
     moved_files,
     require_same_target,
@@ -41,6 +39,7 @@ from standfast.migrate.rundir import (
     runs_folder,
     stored_names,
 )
+from standfast.migrate.steps import Announce, Counted, Progress, disk_errors, silent
 from standfast.migrate.verify import Verdict, verify_run
 from standfast.system.failpoints import failpoint
 
@@ -76,12 +75,12 @@ class Runner:
         backend: Backend,
         data_dir: Path,
         *,
-        tell: Tell = silent,
+        announce: Announce = silent,
         progress: Progress = silent,
     ) -> None:
         self._backend = backend
         self._data_dir = data_dir
-        self._tell = tell
+        self._announce = announce
         self._progress = progress
 
     # ---- plan
@@ -92,9 +91,11 @@ class Runner:
         Paths whose files an earlier run has moved away already are notes of the plan, no errors:
         running the same command twice is a no-op.
         """
-        self._tell("scan", f"reading {', '.join(map(str, paths))}")
+        self._announce("scan", f"reading {', '.join(map(str, paths))}")
         plan = self._scan(paths, options)
-        self._tell("plan", f"comparing {len(plan.sources)} file(s) with {self._backend.display}")
+        self._announce(
+            "plan", f"comparing {len(plan.sources)} file(s) with {self._backend.display}"
+        )
         compare_with_database(plan, self._backend, options, data_dir=self._data_dir)
         return plan
 
@@ -180,7 +181,7 @@ class Runner:
         self, plan: Plan, run_dir: RunDir, state: RunState
     ) -> dict[str, CollectionChanges]:
         """Keep the files' bytes and all that is stored of the rows that will change."""
-        self._tell("backup", f"keeping {len(plan.sources)} file(s) in {run_dir.path}")
+        self._announce("backup", f"keeping {len(plan.sources)} file(s) in {run_dir.path}")
         run_dir.save_state(state)
         failpoint("state-started")
         for source, record in zip(plan.sources, state.sources, strict=True):
@@ -224,7 +225,7 @@ class Runner:
         state: RunState,
         changes: Mapping[str, CollectionChanges],
     ) -> None:
-        self._tell("load", f"writing {plan.writes} row(s) in one transaction")
+        self._announce("load", f"writing {plan.writes} row(s) in one transaction")
         loads = [
             Load(
                 each.collection,
@@ -284,7 +285,9 @@ class Runner:
         documents: Mapping[str, list[tuple[str, str]]] | None,
         result: Result,
     ) -> bool:
-        self._tell("verify", f"reading back {sum(s.documents for s in state.sources)} document(s)")
+        self._announce(
+            "verify", f"reading back {sum(s.documents for s in state.sources)} document(s)"
+        )
         result.verdict = verify_run(
             self._backend, run_dir, state.sources, changes, documents, progress=self._progress
         )
@@ -301,7 +304,7 @@ class Runner:
 
     def _clean_up(self, run_dir: RunDir, state: RunState, result: Result) -> None:
         """Take the originals away, and tell which ones stayed because they had changed."""
-        self._tell("clean up", f"moving {len(state.sources)} original(s) to {run_dir.path}")
+        self._announce("clean up", f"moving {len(state.sources)} original(s) to {run_dir.path}")
         state.cleaning = True
         run_dir.save_state(state)
         failpoint("state-cleaning")
@@ -343,7 +346,7 @@ class Runner:
             require_same_target(self._backend, state)
             if state.state == "backed-up":
                 self._set_loaded(run_dir, state)
-            self._tell("resume", f"finishing run {state.run}")
+            self._announce("resume", f"finishing run {state.run}")
             result = Result(Plan(Found((), (), False)), state.run)
             self._finish(run_dir, state, run_dir.load_changes(), None, result)
             if not result.green:

@@ -10,9 +10,9 @@ from functools import cached_property
 from standfast.backends.base import Backend
 from standfast.document.codec import decode
 from standfast.document.merge import same_value
-from standfast.migrate.counting import Progress, counted, silent
 from standfast.migrate.plan import documents_of
 from standfast.migrate.rundir import CollectionChanges, RunDir, SourceRecord
+from standfast.migrate.steps import Progress, counted, silent
 
 #: Rows that a report names; beyond them it counts.
 MAX_NAMED = 20
