@@ -14,6 +14,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -32,6 +34,7 @@ class Far:
         upstream_port: int,
         *,
         host: str = "127.0.0.1",
+        at: tuple[str, int] = ("127.0.0.1", 0),
         rtt_ms: float = 0.0,
         bandwidth: float | None = None,
         up: float | None = None,
@@ -39,7 +42,7 @@ class Far:
         tls: Tls | None = None,
         certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        config: dict[str, Any] = {"host": host, "port": upstream_port}
+        config: dict[str, Any] = {"host": host, "port": upstream_port, "at": at}
         if tls:
             assert certificate is not None, "TLS needs a key and a certificate"
             config |= {"tls": tls, "key": str(certificate[0]), "cert": str(certificate[1])}
@@ -82,6 +85,16 @@ class Far:
     def silence(self, silent: bool = True) -> None:
         """Accept new connections and say nothing on them."""
         self.set(silent=silent)
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Nothing gets through inside the block: what there is is cut, what comes is reset."""
+        self.set(max_connections=0)
+        self.cut()
+        try:
+            yield
+        finally:
+            self.set(max_connections=None)
 
     def cut(self, how: How = "rst") -> int:
         """End the connections that there are; returns how many these were."""

@@ -305,7 +305,7 @@ def _reset(client: socket.socket) -> None:
 async def main(config: dict[str, Any]) -> None:
     """Serve until stdin ends."""
     line = Line(config)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    listener = socket.create_server(tuple(config["at"]), backlog=128)
     listener.setblocking(False)
     loop = asyncio.get_running_loop()
     if line.tls:

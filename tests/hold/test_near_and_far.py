@@ -1,0 +1,340 @@
+"""Slow is not dead: distance, bandwidth, size and idle cuts are no outage (rows N1 to N9)."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+import standfast
+from standfast import Document
+from support import backends
+from support.cluster import Cluster
+from support.crash_disk import why_no_mounts
+from support.far import Far, FarPg
+from support.hold import (
+    conflicts,
+    end_sessions,
+    extra_database,
+    has,
+    in_threads,
+    on_primary,
+    run,
+    soon,
+    wait_direct,
+)
+from support.pg import url_as
+from support.proxy import Proxy
+
+MakeFar = Callable[..., FarPg]
+#: How long after opening a store that can reach its primary is direct.
+DIRECT_S = 5.0
+
+RTTS = [
+    pytest.param(100, None, id="100ms"),
+    pytest.param(70, "on", id="70ms-tls"),
+    pytest.param(250, None, id="250ms", marks=pytest.mark.slow),
+    pytest.param(250, "on", id="250ms-tls", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N1: connecting has 1 s for all")
+@pytest.mark.parametrize(("rtt_ms", "tls"), RTTS)
+def test_a_far_primary_is_reached(
+    far_pg: MakeFar, tmp_path: Path, rtt_ms: float, tls: str | None
+) -> None:
+    """N1: a store whose primary is up to 250 ms away is direct within 5 s of its opening."""
+    far = far_pg(rtt_ms=rtt_ms, tls=tls)
+    with standfast.open(far.url, data_dir=tmp_path / "data") as store:
+        wait_direct(store, within_s=DIRECT_S)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N1: commands have 1 s to connect")
+@pytest.mark.parametrize("command", ["status", "doctor", "journal drain"])
+def test_commands_reach_a_far_primary(far_pg: MakeFar, tmp_path: Path, command: str) -> None:
+    """N1: commands work at a round trip at which psycopg connects without ado."""
+    far = far_pg()
+    with standfast.open(far.url, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        if command == "journal drain":
+            far.line.set(max_connections=0)
+            far.line.cut()
+        store["c"].put("k", 1)
+    far.line.set(max_connections=None, rtt_s=0.1)
+    ran = run(far.url, tmp_path / "data", *command.split())
+    assert ran.code == 0, ran.said
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N2: DDL has the caller's deadline")
+def test_the_first_write_of_a_collection_from_afar(far_pg: MakeFar, tmp_path: Path) -> None:
+    """N2: making the schema and a table takes as long as it takes; the store is direct after it."""
+    far = far_pg(rtt_ms=5)
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=0.5) as store:
+        wait_direct(store)
+        far.line.set(rtt_s=0.045)
+        store["c"].put("k", 1)
+        soon(has(far.near_url, "c", ["k"]), within_s=DIRECT_S)
+        wait_direct(store, within_s=DIRECT_S)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N3: replay has a caller's deadline")
+def test_a_write_that_the_server_is_slow_with_arrives(pg_database: str, tmp_path: Path) -> None:
+    """N3: a write that takes longer than the deadline is acknowledged, arrives, and blocks none."""
+    with standfast.open(pg_database, data_dir=tmp_path / "data", deadline_s=0.5) as store:
+        wait_direct(store)
+        store["slow"].put("quick", 0)
+        slow_trigger(pg_database, "slow", seconds=1.5)
+        store["slow"].put("k", 1)
+        store["other"].put("k", 1)
+        soon(has(pg_database, "other", ["k"]), within_s=DIRECT_S)
+        soon(has(pg_database, "slow", ["k"]), within_s=DIRECT_S)
+
+
+def slow_trigger(url: str, table: str, *, seconds: float) -> None:
+    with backends.looking(url) as connection:
+        connection.execute(
+            "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS"
+            f" 'BEGIN IF NEW.key = ''k'' THEN PERFORM pg_sleep({seconds}); END IF; RETURN NEW; END'"
+        )
+        connection.execute(
+            sql.SQL(
+                "CREATE TRIGGER a BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION slowly()"
+            ).format(sql.Identifier(table))
+        )
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N3: a batch never fits the deadline")
+@pytest.mark.parametrize(
+    ("count", "size"), [pytest.param(150, 8_000, id="many"), pytest.param(1, 1_000_000, id="large")]
+)
+def test_a_journal_drains_over_a_thin_line(
+    far_pg: MakeFar, tmp_path: Path, count: int, size: int
+) -> None:
+    """N3: what was written in an outage arrives over a line that needs longer than the deadline."""
+    far = far_pg()
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=0.5) as store:
+        wait_direct(store)
+        store["c"].put("first", 1)
+        with far.line.down():
+            for number in range(count):
+                store["c"].put(str(number), secrets.token_hex(size // 2))
+        far.line.set(up_bytes_s=600_000)
+        wait_direct(store, within_s=8.0)
+        assert len(on_primary(far.near_url, "c")) == count + 1
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="N3: on_conflict runs in the deadline"
+)
+def test_a_slow_function_for_conflicts_has_its_time(far_pg: MakeFar, tmp_path: Path) -> None:
+    """N3: an `on_conflict` function slower than the deadline does not stop the replay."""
+    far = far_pg()
+
+    def slowly(*_: Any) -> str:
+        time.sleep(0.8)
+        return "mine"
+
+    options: dict[str, Any] = {"deadline_s": 0.5, "on_conflict": slowly}
+    with standfast.open(far.url, data_dir=tmp_path / "data", **options) as store:
+        wait_direct(store)
+        store["c"].put("k", {"a": 0})
+        with far.line.down():
+            store["c"].put("k", {"a": 1})
+            with standfast.open(far.near_url, data_dir=tmp_path / "other") as other:
+                wait_direct(other)
+                other["c"].put("k", {"a": 2})
+        wait_direct(store, within_s=DIRECT_S)
+        assert len(conflicts(far.near_url)) == 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=(AssertionError, standfast.Unavailable),
+    reason="N4: an idle session that ends is taken for an outage",
+)
+@pytest.mark.parametrize("call", ["put", "condition", "get", "count", "find"])
+def test_an_idle_session_that_ends_is_no_outage(
+    pg_database: str, tmp_path: Path, call: str
+) -> None:
+    """N4: after the server has ended an idle session, the next call is answered by the primary."""
+    with standfast.open(pg_database, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        c = store["c"]
+        store["other"].put("k", 1)
+        for number in range(5):
+            with backends.looking(pg_database) as connection:  # unknown here, so only it can answer
+                c.put("k", number)
+                connection.execute(
+                    "INSERT INTO c (key, data) VALUES (%s, '{\"a\": 1}')", [f"new{number}"]
+                )
+            c.count()
+            wait_direct(store)
+            end_sessions(pg_database)
+            if call == "put":
+                assert c.put("k", 1).durable_on == "primary"
+            elif call == "condition":
+                assert c.put(f"made{number}", 1, if_absent=True).durable_on == "primary"
+            elif call == "get":
+                assert c.get(f"new{number}") == {"a": 1}
+            elif call == "count":
+                assert c.count() == number + 2
+            else:
+                assert len(list(c.find({"a": 1}))) == number + 1
+            assert store.health().state == "direct"
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=(AssertionError, standfast.Unavailable),
+    reason="N5: a reply that takes longer than the deadline is an outage",
+)
+@pytest.mark.parametrize("call", ["items", "get"])
+def test_a_reply_that_is_still_arriving_is_no_outage(
+    far_pg: MakeFar, tmp_path: Path, call: str
+) -> None:
+    """N5: a large answer over a thin line comes from the primary; the store stays direct."""
+    far = far_pg()
+    with standfast.open(far.near_url, data_dir=tmp_path / "other") as other:
+        wait_direct(other)
+        other["c"].put_many({str(number): secrets.token_hex(5_000) for number in range(200)})
+        other["c"].put("large", secrets.token_hex(1_000_000))
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=0.5) as store:
+        wait_direct(store)
+        far.line.set(down_bytes_s=2_500_000)
+        if call == "items":
+            assert len(list(store["c"].items())) == 201
+        else:
+            document = store["c"].read("large")
+            assert isinstance(document, Document)
+            assert document.source == "primary"
+        assert store.health().state == "direct"
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="N6: waiting in a queue is not counted"
+)
+@pytest.mark.parametrize("call", ["count", "find", "health", "outcome", "collections", "index"])
+def test_no_call_waits_longer_than_its_deadline(
+    pg_cluster: Cluster, pg_database: str, tmp_path: Path, call: str
+) -> None:
+    """N6, I8: on a primary that says nothing, each of 12 callers is answered by its deadline."""
+    with (
+        Proxy(pg_cluster.port) as proxy,
+        standfast.open(proxy.url(pg_database), data_dir=tmp_path / "data", deadline_s=0.4) as store,
+    ):
+        wait_direct(store)
+        receipt = store["c"].put("k", 1)
+        store["c"].count()
+        calls: dict[str, Callable[[], object]] = {
+            "count": store["c"].count,
+            "find": lambda: list(store["c"].find({"a": 1})),
+            "health": store.health,
+            "outcome": lambda: store.outcome(receipt),
+            "collections": store.collections,
+            "index": lambda: store.create_index("c"),
+        }
+        proxy.blackhole()
+        longest = max(in_threads([calls[call]] * 12))
+        proxy.heal()
+        # The machine may be busy; a queue that is not counted shows in multiples of the deadline.
+        assert longest < 0.4 + 0.1 + 0.5
+
+
+_TWO_ADDRESSES = """
+import sys, time, standfast
+with standfast.open(sys.argv[1], data_dir=sys.argv[2]) as store:
+    until = time.monotonic() + 6
+    while store.health().state != "direct" and time.monotonic() < until:
+        time.sleep(0.01)
+    print(store.health().state)
+"""
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N7: the first address gets all time")
+def test_every_address_of_a_name_gets_its_share(pg_cluster: Cluster, tmp_path: Path) -> None:
+    """N7: where the first address of a name is silent, the one that answers is reached."""
+    if why := why_no_mounts():
+        pytest.skip(f"no name can be made up here: {why}")
+    (tmp_path / "hosts").write_text("127.0.0.1 far.test\n127.0.0.2 far.test\n")
+    (tmp_path / "host.conf").write_text("multi on\n")
+    script = (
+        'mount --bind "$1/hosts" /etc/hosts; mount --bind "$1/host.conf" /etc/host.conf; shift;'
+        ' getent ahosts far.test | head -1 >&2; exec "$@"'
+    )
+    with silent() as port, Far(pg_cluster.port, at=("127.0.0.2", port)) as line:
+        url = line.url(pg_cluster.url()).replace("127.0.0.1", "far.test")
+        app = [sys.executable, "-c", _TWO_ADDRESSES, url, str(tmp_path / "data")]
+        command = ["unshare", "-m", "sh", "-ec", script, "sh", str(tmp_path), *app]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if not done.stderr.startswith("127.0.0.1 "):
+        pytest.skip(f"the name does not resolve as it should: {done.stderr[:200]}")
+    assert done.stdout == "direct\n"
+
+
+@contextmanager
+def silent() -> Iterator[int]:
+    """A port that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.xfail(
+    strict=True, raises=standfast.ConfigError, reason="N8: a handshake cut off is configuration"
+)
+def test_a_handshake_that_is_cut_off_is_an_outage(far_pg: MakeFar, tmp_path: Path) -> None:
+    """N8: a reset in the TLS handshake does not keep an app from starting."""
+    far = far_pg(tls="reset")
+    with standfast.open(far.url, data_dir=tmp_path / "data") as store:
+        assert store["c"].put("k", 1).durable_on == "journal"
+        far.line.set(tls="on")
+        wait_direct(store)
+        assert on_primary(far.near_url, "c") == {"k": 1}
+
+
+@pytest.mark.xfail(
+    strict=True, raises=standfast.Unavailable, reason="N8: auth at boot raises, whoever was let in"
+)
+def test_a_directory_that_was_let_in_boots_without(pg_database: str, tmp_path: Path) -> None:
+    """N8: where this directory was let in before, a refused password at boot is an outage."""
+    with standfast.open(pg_database, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        store["c"].put("k", 1)
+    with standfast.open(url_as(pg_database, "nobody"), data_dir=tmp_path / "data") as store:
+        assert store["c"].put("k", 2).durable_on == "journal"
+    with pytest.raises(standfast.StandfastError, match="auth"):
+        standfast.open(url_as(pg_database, "nobody"), data_dir=tmp_path / "new")
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N9: a store needs three connections")
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_role_with_few_connections(pg_admin_url: str, tmp_path: Path, limit: int) -> None:
+    """N9: one connection is enough to be direct, to write, to read and to drain."""
+    name = f"standfast_role_{secrets.token_hex(6)}"
+    role = sql.Identifier(name)
+    with psycopg.connect(pg_admin_url, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} CONNECTION LIMIT {}").format(
+                role, name, sql.Literal(limit)
+            )
+        )
+        try:
+            with extra_database(pg_admin_url, name) as url:
+                admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(role, role))
+                data_dir = tmp_path / "data"
+                with standfast.open(url_as(url, name), data_dir=data_dir, deadline_s=2.0) as store:
+                    wait_direct(store, within_s=DIRECT_S)
+                    assert store["c"].put("k", 1).durable_on == "primary"
+                    assert store["c"].read("k").source == "primary"  # type: ignore[union-attr]
+                    assert store["c"].count() == 1
+        finally:
+            admin.execute(sql.SQL("DROP ROLE {}").format(role))
