@@ -76,7 +76,7 @@ class Heartbeat:
 
 @dataclass
 class Case:
-    """The figures of one fault, one face."""
+    """The figures of one fault, one API."""
 
     name: str
     first_s: float = 0.0
@@ -124,7 +124,7 @@ def sync_caller(url: str, data_dir: Path, deadline_s: float) -> tuple[Any, Calla
 
 
 class AsyncCaller:
-    """The asynchronous face, called from here and run in the loop of a thread."""
+    """The asynchronous API, called from here and run in the loop of a thread."""
 
     def __init__(self, url: str, data_dir: Path, deadline_s: float) -> None:
         self.loop = asyncio.new_event_loop()

@@ -22,7 +22,7 @@ def database(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture(params=["blocking", "awaited"])
 def home(request: pytest.FixtureRequest, database: str | None, tmp_path: Path) -> Iterator[Home]:
-    """A database for bots, of both kinds and through both faces."""
+    """A database for bots, of both kinds and through both APIs."""
     found = Home(database, tmp_path, face=request.param)
     yield found
     found.close()
@@ -30,7 +30,7 @@ def home(request: pytest.FixtureRequest, database: str | None, tmp_path: Path) -
 
 @pytest.fixture
 def shared(database: str | None, tmp_path: Path) -> Iterator[Home]:
-    """The same through the blocking face, for tests with threads."""
+    """The same through the synchronous API, for tests with threads."""
     found = Home(database, tmp_path)
     yield found
     found.close()
@@ -38,7 +38,7 @@ def shared(database: str | None, tmp_path: Path) -> Iterator[Home]:
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Home]:
-    """SQLite through the blocking face, for what depends on neither."""
+    """SQLite through the synchronous API, for what depends on neither."""
     found = Home(None, tmp_path)
     yield found
     found.close()

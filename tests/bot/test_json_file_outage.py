@@ -28,7 +28,7 @@ START = {"1": {"a": 1, "n": {"x": 1}}, "2": {"b": 1}, "3": {"c": 1}}
 
 @pytest.fixture(params=["blocking", "awaited"])
 def make_file(request: pytest.FixtureRequest) -> Iterator[MakeFile]:
-    """A file over a store, by either face; its calls block in the test."""
+    """A file over a store, by either API; its calls block in the test."""
     if request.param == "blocking":
         yield lambda store, name="g.json", **options: JsonFile(name, store=store, **options)
         return
@@ -46,7 +46,7 @@ def others(server: Server) -> Store:
 
 
 def reasons(server: Server) -> list[tuple[str, str, str]]:
-    """The ledger: keys, reasons and states."""
+    """The conflicts: keys, reasons and states."""
     return [(one.key, one.reason, one.state) for one in server.database.conflicts()]
 
 
@@ -54,7 +54,7 @@ def test_saves_go_on_and_are_merged_when_it_is_back(
     memory: Server, open_it: Open, make_file: MakeFile
 ) -> None:
     """I5: several saves in an outage, each based on the one before, meet what others wrote: every
-    field that only one side changed is there, and a true conflict is in the ledger."""
+    field that only one side changed is there, and a true conflict is among the conflicts."""
     link = Link(memory)
     store, engine = open_it(link)
     wait_direct(engine)

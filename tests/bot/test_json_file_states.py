@@ -3,7 +3,7 @@
 The judge knows nothing of how saves are made.  It looks at what was stored before and after each
 one, at the dict that was saved, and at that dict as it was at its last load or save: every field
 that the saver left alone is as it was stored, every field that the saver changed is as saved, and
-where that took something from the other, base, mine and theirs are in the ledger.
+where that took something from the other, base, mine and theirs are among the conflicts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def has_room(path: tuple[str, ...], document: Fields) -> bool:
 
 
 class Writer:
-    """One file object, the dict in its owner's hands, and that dict as it was last settled."""
+    """One file object, the dict in its owner's hands, and that dict as it was last saved."""
 
     def __init__(self, file: Any) -> None:
         self.file = file

@@ -1,4 +1,4 @@
-"""The waitlist of a guild, on both databases and through both faces."""
+"""The waitlist of a guild, on both databases and through both APIs."""
 
 from __future__ import annotations
 
@@ -520,8 +520,8 @@ def test_nobody_is_asked_when_nobody_waits(home: Home) -> None:
 
 
 def test_a_coroutine_function_is_awaited(home: Home) -> None:
-    """In the asynchronous face `registered` may be a coroutine function; the other face refuses
-    one, and says which face takes it."""
+    """In the asynchronous API `registered` may be a coroutine function; the other API refuses
+    one, and says which API takes it."""
     bot = home.bot()
     add(bot, 1, 2)
 

@@ -22,7 +22,7 @@ _FLUSH_S = 20.0
 
 @pytest.fixture(params=["blocking", "awaited"])
 def home(request: pytest.FixtureRequest, pg_database: str, tmp_path: Path) -> Iterator[Home]:
-    """PostgreSQL through both faces."""
+    """PostgreSQL through both APIs."""
     found = Home(pg_database, tmp_path, face=request.param)
     yield found
     found.close()
@@ -141,7 +141,7 @@ def test_claims_wait_for_the_primary(home: Home, outage: Outage) -> None:
 
 def test_a_sole_writer_decides_itself(home: Home, outage: Outage) -> None:
     """With `sole_writer=True` a bot promotes, confirms and registers in the outage; on replay it
-    holds, and nothing of it is in the ledger."""
+    holds, and nothing of it is among the conflicts."""
     bot = home.bot(store_options={"sole_writer": True})
     add(bot, 1, 2)
     assert bot.modes.get(GUILD) == "normal"

@@ -72,7 +72,7 @@ Start = Callable[[str], Process]
 
 @pytest.fixture
 def start(pg_database: str, tmp_path: Path) -> Iterator[Start]:
-    """Starts a bot of one face, in a data directory of its own; none outlives the test."""
+    """Starts a bot of one API, in a data directory of its own; none outlives the test."""
     started: list[Process] = []
     with Leash() as leash:
 
@@ -139,7 +139,7 @@ class Tournament:
 
 
 def test_two_processes_promote_at_once(pg_database: str, tmp_path: Path, start: Start) -> None:
-    """200 rounds on PostgreSQL, one process through each face: no double claim, the capacity is
+    """200 rounds on PostgreSQL, one process through each API: no double claim, the capacity is
     never exceeded, nobody is lost.  In some rounds a process is killed between claim and
     registration: its entries are back when the claims lapse, and not before."""
     processes = {face: start(face) for face in ("blocking", "awaited")}
@@ -167,7 +167,7 @@ def test_two_processes_promote_at_once(pg_database: str, tmp_path: Path, start: 
 def _killed(
     processes: dict[str, Process], face: str, tournament: Tournament, store: Store
 ) -> list[int]:
-    """Kill the process of one face when it has claimed; the other one goes on."""
+    """Kill the process of one API when it has claimed; the other one goes on."""
     victim = processes[face]
     (other,) = (process for name, process in processes.items() if name != face)
     victim.ask(tournament.round(halt=True))

@@ -1,4 +1,4 @@
-"""The store as the chaos tests use it: only what its documented face promises."""
+"""The store as the chaos tests use it: only what its documentation promises."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from chaos.history import Life, Operation, Run
 
 Place = tuple[str, str]
 
-#: Reasons of lines in the ledger whose op took effect, or gave way by a documented rule.
+#: Reasons of conflict records whose op took effect, or gave way by a documented rule.
 SETTLED = frozenset({"conflict", "merged", "update_beats_delete"})
 
 
@@ -49,7 +49,7 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class Final:
-    """What the primary holds in the end: every document, and the ledger."""
+    """What the primary holds in the end: every document, and the conflicts."""
 
     documents: dict[Place, Any] = field(default_factory=dict[Place, Any])
     conflicts: list[LedgerLine] = field(default_factory=list[LedgerLine])
@@ -65,7 +65,7 @@ def check(run: Run, final: Final) -> list[Violation]:
         stale_overwrites,
         read_your_writes,
         versions_go_back,
-        parked_without_cause,
+        rejected_without_cause,
         foreign_errors,
     ]
     return [violation for checker in checkers for violation in checker(run, final)]
@@ -75,7 +75,7 @@ def check(run: Run, final: Final) -> list[Violation]:
 
 
 def lost(run: Run, final: Final) -> Iterator[Violation]:
-    """I2: an acknowledged write is on the primary or stands in the ledger."""
+    """I2: an acknowledged write is on the primary or is recorded as a conflict."""
     conflicts = _Ledger(final)
     for place, ops in _by_place(run, "append", "cas").items():
         there = set(map(str, final.documents.get(place) or []))
@@ -87,7 +87,7 @@ def lost(run: Run, final: Final) -> Iterator[Violation]:
             ):
                 yield Violation("lost", "I2", f"acknowledged, but nowhere: {op}")
     for place, ops in _by_place(run, "increment").items():
-        least = _total(ops, "ok") - conflicts.parked_sum(place)
+        least = _total(ops, "ok") - conflicts.rejected_sum(place)
         found = final.documents.get(place, 0)
         if found < least:
             text = f"{_name(place)} is {found}, but at least {least} was acknowledged"
@@ -151,7 +151,7 @@ def out_of_order(run: Run, final: Final) -> Iterator[Violation]:
 def stale_overwrites(run: Run, final: Final) -> Iterator[Violation]:
     """I3: nothing overwrites a value that was acknowledged after it.
 
-    Where several processes of one directory write one document, a replay may, if the ledger tells.
+    If several processes of one directory write one document, a replay may, if a conflict says so.
     """
     conflicts = _Ledger(final)
     for place, ops in _by_place(run, "put").items():
@@ -183,7 +183,7 @@ def versions_go_back(run: Run, final: Final) -> Iterator[Violation]:
             last[op.worker] = op
 
 
-def parked_without_cause(run: Run, final: Final) -> Iterator[Violation]:
+def rejected_without_cause(run: Run, final: Final) -> Iterator[Violation]:
     """I5: only what truly conflicts is set aside: here, compare-and-sets and nothing else."""
     conditional = set(_by_place(run, "cas"))
     for line in final.conflicts:
@@ -220,7 +220,7 @@ def _read_violations(
 ) -> Iterator[Violation]:
     found = read.result
     if owed[0].f == "increment":
-        least = _total(owed, "ok") - conflicts.parked_sum((read.collection, read.key))
+        least = _total(owed, "ok") - conflicts.rejected_sum((read.collection, read.key))
         if not isinstance(found, int) or found < least:
             text = f"{read} saw {found!r}; its own acknowledged additions are {least}"
             yield Violation("read your writes", "I12", text)
@@ -249,7 +249,7 @@ def _must_see(read: Operation, op: Operation, lives: dict[str, Life]) -> bool:
 
 
 class _Ledger:
-    """Whether the ledger tells of an op: by its place and the unique value that it carries."""
+    """Whether a conflict records an op: by its place and the unique value that it carries."""
 
     def __init__(self, final: Final) -> None:
         self._lines: dict[tuple[str, str, str], list[LedgerLine]] = {}
@@ -266,7 +266,7 @@ class _Ledger:
         lines = self._lines.get((op.collection, op.key, str(value)), [])
         return any(line.rejected or not rejected for line in lines)
 
-    def parked_sum(self, place: Place) -> int:
+    def rejected_sum(self, place: Place) -> int:
         return self._sums[place]
 
 

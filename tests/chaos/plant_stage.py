@@ -74,7 +74,7 @@ class Memory:
         return {"lost"} if found < expected else {"doubled"} if found > expected else set()
 
     def has_line(self, key: str) -> bool:
-        """Whether the ledger tells of an op on this key."""
+        """Whether a conflict records an op on this key."""
         return any(entry.key == key for entry in self.server.database.conflicts())
 
     def close(self) -> None:

@@ -179,7 +179,7 @@ def test_a_stale_overwrite_is_found(story: Story) -> None:
     assert story.caught(checkers.stale_overwrites, r="d") == []
     zombie = story.caught(checkers.stale_overwrites, r="a")
     assert "although later there was" in zombie[0].text
-    # The ledger is no excuse where nobody else writes.
+    # A conflict record is not an excuse where nobody else writes.
     conflicts = [line("put", "r", "a", "conflict")]
     assert story.caught(checkers.stale_overwrites, conflicts, r="a") != []
 
@@ -193,7 +193,7 @@ def test_a_dead_process_does_not_overwrite_its_successor(story: Story) -> None:
 
 
 def test_two_writers_of_a_document_may_overlap(story: Story) -> None:
-    """I3: of two writers the one that ended first must not win, unless the ledger tells of it."""
+    """I3: of two writers the one that ended first must not win, unless a conflict records it."""
     story("w0.0", "put", "r", "a", invoked=0.0, ended=10.0)
     story("w1.0", "put", "r", "b", invoked=5.0, ended=7.0)
     for winner in "ab":
@@ -271,12 +271,12 @@ def test_a_register_that_another_process_wrote_since_may_be_read(story: Story) -
 
 
 def test_what_is_set_aside_needs_a_cause(story: Story) -> None:
-    """I5: an op that nothing conflicts with must not end in the ledger."""
+    """I5: an op that nothing conflicts with must not become a conflict."""
     story("w0.0", "append", "l", "a")
     story("w0.0", "cas", "s", "b")
-    assert story.caught(checkers.parked_without_cause, [line("append", "l", "a")]) != []
+    assert story.caught(checkers.rejected_without_cause, [line("append", "l", "a")]) != []
     fine = [line("put", "s", ["b"], "condition"), line("put", "r", "x", "conflict")]
-    assert story.caught(checkers.parked_without_cause, fine) == []
+    assert story.caught(checkers.rejected_without_cause, fine) == []
 
 
 def test_foreign_errors_are_found(story: Story) -> None:

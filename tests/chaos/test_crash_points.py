@@ -128,9 +128,9 @@ def trials(
 @pytest.mark.parametrize(("scenario", "point"), _EACH)
 def test_killed_at_every_failpoint(trials: Trials, scenario: str, point: str) -> None:
     """I1, I2, I3, I12, R1: whatever step kill -9 meets, every acknowledged write is on the primary
-    exactly once or in the ledger, one in doubt at most once, batches are whole, the next process
-    sees all of it before it reaches the primary, and in the end nothing is pending and no lane is
-    open."""
+    exactly once or among the conflicts, one in doubt at most once, batches are whole, the next
+    process sees all of it before it reaches the primary, and in the end nothing is pending and no
+    lane is open."""
     assert trials.result(Case(scenario, point, 0)) == []
 
 

@@ -19,7 +19,7 @@ from support.proxy import Proxy
 _DEADLINE_S = 3.0
 _FLUSH_S = 20.0
 KEY = "k"
-#: A write to the store of a machine, through one of the two faces.
+#: A write to the store of a machine, through one of the two APIs.
 Write = Callable[[Any], Any]
 
 
@@ -30,7 +30,7 @@ def longest(base: Any, mine: Any, theirs: Any) -> Any:
 
 @dataclass
 class DeadlineConnection:
-    """A line of the ledger, as JSON."""
+    """A conflict record, as JSON."""
 
     kind: str
     reason: str
@@ -118,7 +118,7 @@ class Meeting:
 
 
 async def drive(write: Write, store: Any) -> None:
-    """A write made of the words of both faces: whatever it returns is awaited, in order."""
+    """A write made of the words of both APIs: whatever it returns is awaited, in order."""
     steps = write(store)
     for step in steps if isinstance(steps, tuple) else (steps,):
         if hasattr(step, "__await__"):
@@ -153,8 +153,8 @@ def test_different_members(meeting: Meeting) -> None:
     ids=["mine", "theirs", "newest", "callable"],
 )
 def test_the_same_member(meeting: Meeting, on_conflict: Any, winner: str) -> None:
-    """I5: where both change one member differently, the documented side wins, and the line in the
-    ledger has base, mine and theirs, so that the loser is not lost; other members survive."""
+    """I5: where both change one member differently, the documented side wins, and the
+    conflict record has base, mine and theirs, so the losing value is kept; other members survive."""
     meeting.on_conflict = on_conflict
     base, far, near = ({"a": text, "b": 1} for text in ("before", "far", "nearer"))
     found = meeting.hold(
@@ -171,7 +171,7 @@ def test_the_same_member(meeting: Meeting, on_conflict: Any, winner: str) -> Non
 
 def test_a_patch_and_a_put_of_the_same_member(meeting: Meeting) -> None:
     """I5: a patch is applied again as the operation that it is; what it overwrites of the other's
-    change is in the ledger."""
+    change is among the conflicts."""
     found = meeting.hold(
         {"a": 1, "b": 1},
         far=lambda s: s["c"].patch(KEY, {"a": 2}),

@@ -202,7 +202,7 @@ class World:
 
 
 def final_state(url: str, collections: Iterable[str], *, without: Iterable[str] = ()) -> Final:
-    """The documents of these collections and the whole ledger, by plain SQL."""
+    """The documents of these collections and all conflicts, by plain SQL."""
     documents: dict[Place, Any] = {}
     skipped = set(without)
     with backends.looking(url) as connection:

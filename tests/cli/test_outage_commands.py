@@ -321,7 +321,7 @@ def test_a_primary_that_is_lost_on_the_way(outage: Outage, monkeypatch: pytest.M
 
 
 def test_drain_decides_conflicts_as_it_is_told(outage: Outage) -> None:
-    """--prefer theirs: the primary's value stays, and the line of the ledger says so."""
+    """--prefer theirs: the primary's value stays, and the conflict record says so."""
     with outage.store() as store:
         store["views"].put("a", {"v": "base"})
     with outage.away(), outage.store() as store:

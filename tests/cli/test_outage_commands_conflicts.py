@@ -33,7 +33,7 @@ def stored(outage: Outage, key: str = "a") -> str | None:
 
 
 def conflict(outage: Outage, kind: str) -> None:
-    """Line 1 of the ledger: one directory's write met another's, with `a` as the document."""
+    """Line 1 of the conflicts: one directory's write met another's, with `a` as the document."""
     with outage.store() as store:
         store["views"].put("a", {"list": [], "n": 0} if kind == "append" else BASE)
     with outage.away(), outage.store("new" if kind == "delete" else "storage") as store:

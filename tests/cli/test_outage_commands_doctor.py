@@ -253,7 +253,7 @@ def test_an_app_that_has_the_directory_open(kept: Outage, pg_database: str) -> N
 
 
 def test_conditions_do_not_move_to_another_history(kept: Outage, pg_database: str) -> None:
-    """A version of the old database means nothing in the new one: such writes go to the ledger."""
+    """A version of the old database means nothing in the new one: such writes become conflicts."""
     begin(kept)
     with kept.store() as store:
         assert store["settings"].get("third") is None

@@ -1,4 +1,4 @@
-"""The asynchronous face: the same meaning as the blocking one, cancelled tasks, loops that end."""
+"""The asynchronous API: the same meaning as the blocking one, cancelled tasks, loops that end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OpenAsync = Callable[[], AbstractAsyncContextManager[AsyncStore]]
 def opening(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[Callable[[], Store], OpenAsync]]:
-    """How to open one database by either face."""
+    """How to open one database by either API."""
     if request.param == "memory":
         backend = MemoryBackend()
 
@@ -93,7 +93,7 @@ SCENARIO: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 
 
 def plain(result: Any) -> Any:
-    """What both faces must agree on."""
+    """What both APIs must agree on."""
     if isinstance(result, StandfastError):
         return type(result), result.code
     if isinstance(result, Receipt):

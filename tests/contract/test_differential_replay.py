@@ -151,7 +151,7 @@ def play(backend: Backend, steps: Sequence[list[Op] | str], policies: Sequence[A
 
 def test_the_backends_agree_on_every_replay(pg_database: str, tmp_path: Path) -> None:
     """I2, I5, R12: the same replays, cut and repeated in the same way: the same outcomes, states,
-    watermarks and lines of the ledger."""
+    watermarks and conflict records."""
     line = PostgresBackend(parse_url(pg_database)).new_handle()
     line.connect(time.monotonic() + 60)
     backends = [MemoryBackend(), SqliteBackend(tmp_path / "fallback.db"), line]

@@ -1,4 +1,4 @@
-"""What a caller waits for: settled once, by whichever thread, for threads and for tasks."""
+"""What a caller waits for: completed once, by whichever thread, for threads and for tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def settle(*answers: tuple[Promise[Any], Any]) -> None:
 
 
 def test_a_thread_waits_for_its_answer() -> None:
-    """A value is returned and an error raised in the thread that waits, whoever settles it."""
+    """A value is returned and an error raised in the thread that waits, whoever completes it."""
     promises: list[Promise[int]] = [Promise() for _ in range(20)]
     found: list[Any] = [None] * 20
 

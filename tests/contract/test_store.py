@@ -1,4 +1,4 @@
-"""The synchronous face over every backend: each method, each option, each documented error."""
+"""The synchronous API over every backend: each method, each option, each documented error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One store with both faces: `Store.as_async`."""
+"""One store with both APIs: `Store.as_async`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_both_faces_are_one_store(url: str, tmp_path: Path) -> None:
-    """I12: what one face acknowledged the other reads; both close together."""
+    """I12: what one API acknowledged the other reads; both close together."""
     store = standfast.open(url, data_dir=tmp_path / "data")
     twin = store.as_async()
 

@@ -306,7 +306,7 @@ def test_an_op_that_does_not_fit_is_not_acknowledged_in_doubt(
 def test_a_refusal_that_was_lost_is_ledgered(
     link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection
 ) -> None:
-    """I2, R12: an op that was acknowledged in doubt, and had been refused, is in the ledger."""
+    """I2, R12: an op that was acknowledged in doubt, and had been refused, is a conflict."""
     Store(EmbeddedEngine(link.server.database))["c"].put("k", "text")  # not known here
     link.script = [after(LOST)]
     assert c.increment("k", "") is None

@@ -26,7 +26,7 @@ def others(server: Server) -> Store:
 
 
 def test_poison_is_parked_and_the_rest_goes_on(server: Server, open_it: Open) -> None:
-    """I6, I2: what the primary refuses is in the ledger with its reason; all others arrive."""
+    """I6, I2: what the primary refuses is a conflict with its reason; all others arrive."""
     link = Link(server, down=True)
     store, engine = open_it(link)
     receipts = [store["c"].put(str(n), n) for n in range(9)]
@@ -410,7 +410,7 @@ def test_an_old_journal_is_not_replayed_unasked(
 
 @pytest.mark.parametrize(("side", "left"), [("mine", 2), ("theirs", 3), ("newest", 2)])
 def test_a_true_conflict_goes_by_the_policy(open_it: Open, side: Any, left: int) -> None:
-    """I5: both sides changed one field: `on_conflict` decides, and the ledger has all three."""
+    """I5: both sides changed one field: `on_conflict` decides, and all three are recorded."""
     server = Server(MemoryBackend(now_us=lambda: 1_000_000))
     link = Link(server)
     store, engine = open_it(link, on_conflict=side)

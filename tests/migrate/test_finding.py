@@ -157,7 +157,7 @@ def test_an_unreadable_directory_is_an_error(
 
 
 def test_what_was_left_out_is_part_of_the_plan(embedded: Place) -> None:
-    """The plan carries the list, so that every face can show it."""
+    """The plan carries the list, so that every caller can show it."""
     touch(embedded.root, "views.json", "config.json")
     plan = embedded.plan(embedded.root)
     assert [each.path.name for each in plan.found.left_out] == ["config.json"]

@@ -78,7 +78,7 @@ def test_a_clock_that_was_wrong_is_measured_again(pg_database: str, db: Sql) -> 
 
 
 def test_a_deadline_that_has_passed_writes_nothing(pg_database: str) -> None:
-    """I3: also where no fuse ends the call, an expired batch is refused whole by the server."""
+    """I3: also where no deadline ends the call, the server refuses an expired batch as a whole."""
     backend = PostgresBackend(parse_url(pg_database))
     try:
         lane = make_lane()

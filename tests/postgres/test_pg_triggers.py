@@ -1,4 +1,4 @@
-"""Writes by plain SQL beside ours: versions, exact text, tombstones, the ledger, the change log."""
+"""Writes by plain SQL beside ours: versions, exact text, tombstones, conflicts, the change log."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_insert_after_a_delete_goes_on_above_the_tombstone(store: Store, db: Sql
 @pytest.mark.parametrize("value", [KEPT, REORDERED, LOSSY])
 def test_update_of_data(store: Store, db: Sql, value: Any) -> None:
     """A foreign UPDATE raises the version and wins over the exact text; only a text that held
-    more than jsonb could is kept in the ledger."""
+    more than jsonb could is kept in a conflict."""
     store["things"].put("1", value)
     store["things"].put("2", value)
     db.changes()
@@ -90,7 +90,7 @@ def test_update_of_data(store: Store, db: Sql, value: Any) -> None:
 
 @pytest.mark.parametrize("text", ["0.1000000000000000055511151231257827", "1e-20000", "[1e-400]"])
 def test_digits_that_a_float_does_not_have_are_lossy(store: Store, db: Sql, text: str) -> None:
-    """More digits than `data` shows are kept in the ledger too, also such as jsonb refuses."""
+    """More digits than `data` shows are kept in a conflict, even if jsonb refuses them."""
     store.calls.engine.primary.load("run", "done", [Load("things", None, [("1", text)])])
     assert list(store.calls.engine.primary.inconsistent("things")) == []
     db("UPDATE things SET data = '7'")

@@ -1,4 +1,4 @@
-"""The fuse of a connection: it cuts the socket at the deadline, and nothing else ever."""
+"""The deadline of a connection: it shuts the socket down when it expires, and no other one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 
 from standfast.backends.postgres.deadline import SocketDeadline
 
-#: Far more than anything here takes; only a broken fuse waits for it.
+#: Far more than anything here takes; only a broken socket deadline waits for it.
 PATIENCE_S = 60.0
 
 
 class Wire:
-    """A connection with a fuse, and its other end."""
+    """A connection with a socket deadline, and its other end."""
 
     def __init__(self) -> None:
         self.near, self.far = socket.socketpair()
@@ -82,7 +82,7 @@ def test_i8_a_nearer_deadline_wakes_the_watchdog(wires: list[Wire]) -> None:
 
 
 def test_a_call_that_ended_in_time_is_left_alone(wires: list[Wire]) -> None:
-    """A disarmed fuse, and one that was armed anew for later, do not cut at the old deadline."""
+    """A deadline that was disarmed, or armed again for later, does not fire at the old time."""
     disarmed, later, last = wires[:3]
     soon = time.monotonic() + 0.05
     disarmed.socket_deadline.arm(soon)
@@ -107,8 +107,8 @@ def test_i8_many_deadlines_in_any_order(wires: list[Wire]) -> None:
 
 
 def test_a_reused_descriptor_is_not_cut() -> None:
-    """A connection that was closed by others gave its descriptor back: the fuse cuts its own
-    duplicate, not what has that number now."""
+    """If a connection was closed elsewhere, its descriptor may be in use again: the deadline shuts
+    down its own duplicate, not the socket that has that number now."""
     wire = Wire()
     number = wire.near.fileno()
     wire.near.close()

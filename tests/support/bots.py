@@ -1,7 +1,7 @@
-"""Bots for tests: a database, stores on it, and the state of a bot by either face.
+"""Bots for tests: a database, stores on it, and the state of a bot by either API.
 
 home = Home(url, root, face="awaited")
-bot = home.bot()                 # its calls block in the test, whichever face they go through
+bot = home.bot()                 # its calls block in the test, whichever API they go through
 bot.messages.set(1, "registration", 2, 3)
 home.clock.advance(60)
 """
@@ -41,7 +41,7 @@ class Clock:
 
 
 class Awaited:
-    """An object of the asynchronous face; each of its calls is awaited to its end at once."""
+    """An object of the asynchronous API; each of its calls is awaited to its end at once."""
 
     def __init__(self, inner: Any, runner: asyncio.Runner) -> None:
         self.inner = inner
@@ -66,7 +66,7 @@ class Awaited:
 
 
 class Home:
-    """One database with stores of one face on it; all are closed in the end."""
+    """One database with stores of one API on it; all are closed in the end."""
 
     def __init__(self, url: str | None, root: Path, *, face: Face = "blocking") -> None:
         self.url = url or f"sqlite:///{root}/bot.db"

@@ -39,7 +39,7 @@ class Played(msgspec.Struct, kw_only=True):
 
 
 class Player:
-    """A bot of one face, that keeps its registrations in a document of each guild."""
+    """A bot of one API, that keeps its registrations in a document of each guild."""
 
     def __init__(self, home: Home) -> None:
         self._home = home

@@ -84,7 +84,7 @@ def test_a_condition_on_pending_ops_counts_them(
 def test_a_condition_fails_when_one_of_its_ops_is_in_the_ledger(
     entered: set[int], seen: set[int]
 ) -> None:
-    """I5: a pending op that stands in the ledger did not make what its caller saw."""
+    """I5: a pending op that is recorded as a conflict did not make what its caller saw."""
     names: set[Identity] = {(LANE, seq) for seq in entered} | {("other", seq) for seq in seen}
     judged = op(if_version=1, pending=tuple((LANE, seq) for seq in sorted(seen)))
     exact = Current("1", 1 + len(seen))

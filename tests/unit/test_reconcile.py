@@ -54,7 +54,7 @@ def place(theirs: Any, updated_us: int = 50) -> Current:
 
 
 def reconciled(theirs: Any, op: Op, on_conflict: OnConflict = "mine") -> Reconciled:
-    """The op's effect; a refusal counts as a line of the ledger, as it does in `fold`."""
+    """The op's effect; a refusal counts as a conflict record, as it does in `apply_ops`."""
     rows = {("things", "1"): place(theirs)}
     done = apply_ops(rows, [op], on_conflict=on_conflict)
     assert len(done.entries) <= 1

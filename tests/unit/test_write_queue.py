@@ -1,4 +1,4 @@
-"""What waits for the writer: bounded, in order, and settled together."""
+"""What waits for the writer: bounded, in order, and completed together."""
 
 from __future__ import annotations
 

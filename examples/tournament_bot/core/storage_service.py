@@ -32,7 +32,7 @@ class Loaded(dict[str, Any]):
 
 
 class UnifiedStorageService:
-    """One store for all of the bot's state, with its blocking and its awaited face.
+    """One store for all of the bot's state, with its blocking and its asynchronous API.
 
     `sole_writer`: this bot is one process, so it may decide in an outage, too.
     """

@@ -211,14 +211,14 @@ class ContractBase:
         return found, watermarks
 
     def lines(self, backend: Backend) -> list[tuple[Any, ...]]:
-        """The ledger as (seq, kind, reason, base, mine, theirs, state, resolution)."""
+        """The conflicts as (seq, kind, reason, base, mine, theirs, state, resolution)."""
         return [
             (e.seq, e.kind, e.reason, e.base, e.mine, e.theirs, e.state, e.resolution)
             for e in self.conflicts(backend)
         ]
 
     def conflicts(self, backend: Backend) -> list[ConflictRecord]:
-        """Every line of the ledger."""
+        """Every conflict record."""
         return backend.conflicts(limit=10_000)
 
     def contents(self, backend: Backend, *, collection: str | None = None) -> dict[str, str]:

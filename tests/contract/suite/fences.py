@@ -52,8 +52,8 @@ class FencesContract(ContractBase):
         assert self.text(backend, "1") == "3"
 
     def test_r1_nothing_of_a_fenced_lane_commits(self, backend: Backend) -> None:
-        """R1: new ops, old ops and both together are refused, and so is what a replay would put
-        into the ledger."""
+        """R1: new ops, old ops and both together are refused, and so is what a replay would
+        record as a conflict."""
         lane = make_lane()
         backend.apply([self.op(lane, seq, "increment", "1", "1") for seq in (1, 2)])
         backend.fence([lane])
@@ -89,8 +89,8 @@ class FencesContract(ContractBase):
 
     def test_r1_what_two_lanes_have_moved_takes_effect_once(self, backend: Backend) -> None:
         """I2, R1: ops of a closed lane that go on under two others, as where a data directory was
-        copied, are applied by the one that comes first, one by one; rejected ones stand in the
-        ledger once; and the closed lane's watermark stays what it was."""
+        copied, are applied by the one that comes first, one by one; rejected ones are
+        recorded once; and the closed lane's watermark stays what it was."""
         closed, one, two = make_lane(), make_lane(), make_lane()
         backend.fence([closed])
 

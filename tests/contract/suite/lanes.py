@@ -98,7 +98,7 @@ class LanesContract(ContractBase):
         assert self.text(backend, "1") == "6"
 
     def test_i2_gaps_between_sequences_are_normal(self, backend: Backend) -> None:
-        """R2: a sequence may jump; what lies in the gap counts as settled from then on."""
+        """R2: a sequence may jump; what lies in the gap counts as applied from then on."""
         lane = make_lane()
         backend.apply([self.op(lane, 1, "increment", "1", "1")])
         backend.apply([self.op(lane, 50, "increment", "1", "1")])
@@ -140,7 +140,7 @@ class LanesContract(ContractBase):
         assert again[1].message
 
     def test_r12_a_mixed_batch_is_told_again_whole(self, backend: Backend) -> None:
-        """R12: a batch of settled and new ops is remembered as a whole: its reply may be lost."""
+        """R12: a batch of applied and new ops is remembered as a whole: its reply may be lost."""
         lane = make_lane()
         ops = [self.op(lane, seq, "increment", "1", "1") for seq in (1, 2, 3)]
         backend.apply(ops[:2])

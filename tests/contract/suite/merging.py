@@ -21,7 +21,7 @@ def _sum(base: Any, mine: Any, theirs: Any) -> Any:
 
 
 class MergingContract(ContractBase):
-    """What both sides wrote is kept, or stands in the ledger."""
+    """What both sides wrote is kept, or is recorded as a conflict."""
 
     def meet(
         self,
@@ -57,7 +57,7 @@ class MergingContract(ContractBase):
         return outcome
 
     def entry(self, backend: Backend) -> tuple[str, str, str | None]:
-        """Reason, state and resolution of the ledger's only line."""
+        """Reason, state and resolution of the only conflict record."""
         ((_, _, reason, _, _, _, state, resolution),) = self.lines(backend)
         return reason, state, resolution
 
@@ -74,7 +74,7 @@ class MergingContract(ContractBase):
     def test_i5_changes_of_different_fields_are_both_kept(
         self, backend: Backend, policy: OnConflict
     ) -> None:
-        """I5: changes of different fields are merged, whatever the policy; the ledger tells."""
+        """I5: changes of different fields are merged, whatever the policy, and recorded."""
         theirs = '{"a":1,"b":9,"c":{"d":[1]}}'
         outcome = self.meet(backend, theirs, base=_BASE, on_conflict=policy, at_us=1)
         assert (outcome.status, outcome.version) == ("merged", 3)
@@ -96,8 +96,8 @@ class MergingContract(ContractBase):
     def test_i5_the_policy_decides_where_both_changed_one_field(
         self, backend: Backend, policy: OnConflict, at_us: int, text: str
     ) -> None:
-        """I5: only the field that both changed is decided; the ledger has all three, open unless a
-        function has decided."""
+        """I5: only the field that both changed is decided; the conflict record has all three, and is
+        open unless a function has decided."""
         theirs = '{"a":7,"b":9}'
         outcome = self.meet(backend, theirs, base=_BASE, on_conflict=policy, at_us=at_us)
         kept = text == theirs
@@ -129,7 +129,7 @@ class MergingContract(ContractBase):
     # ---- a put whose base is not known, or was nothing
 
     def test_i5_without_a_base_the_policy_takes_one_whole(self, backend: Backend) -> None:
-        """I5: what was never read cannot be merged: mine stands, theirs is in the ledger."""
+        """I5: what was never read cannot be merged: mine stands, theirs is among the conflicts."""
         outcome = self.meet(backend, '{"c":3}')
         assert (outcome.status, outcome.version) == ("merged", 3)
         assert self.text(backend, "1") == _MINE
@@ -138,7 +138,7 @@ class MergingContract(ContractBase):
         ]
 
     def test_i5_without_a_base_theirs_may_win(self, backend: Backend) -> None:
-        """I5: under the policy `theirs` what was found stays, and mine is in the ledger."""
+        """I5: under the policy `theirs` what was found stays, and mine is among the conflicts."""
         outcome = self.meet(backend, '{"c":3}', on_conflict="theirs")
         assert (outcome.status, outcome.version) == ("merged", 2)
         assert self.text(backend, "1") == '{"c":3}'
@@ -253,7 +253,7 @@ class MergingContract(ContractBase):
         text: str,
         entry: tuple[str, str, str] | None,
     ) -> None:
-        """I5: a patch keeps what others changed; where it overwrites it, the ledger has theirs."""
+        """I5: a patch keeps what others changed; if it overwrites it, theirs is recorded."""
         self.meet(backend, theirs, '{"a":2}', kind="patch", base=base)
         assert self.text(backend, "1") == text
         if entry is None:

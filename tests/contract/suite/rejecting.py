@@ -1,4 +1,4 @@
-"""The contract, part 9: what cannot be applied on replay is rejected in the ledger (I6, R12)."""
+"""The contract, part 9: what cannot be applied on replay is rejected and recorded (I6, R12)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def _no_json(*_: Any) -> Any:
 
 
 class RejectingContract(ContractBase):
-    """An acknowledged op takes effect or stands in the ledger, and holds nobody up."""
+    """An acknowledged op takes effect or is recorded as a conflict, and holds nobody up."""
 
     def rejected(self, backend: Backend, ops: list[Op], **how: Any) -> list[tuple[int, str, str]]:
         """Apply a batch twice; its outcomes as (sequence, status, code).  Nothing is entered a
-        second time, and what is rejected is what the ledger says."""
+        second time, and what is rejected is what the conflicts record."""
         first = told(backend.apply(ops, **how).outcomes)
         lines = self.lines(backend)
         again = told(backend.apply(ops, **how).outcomes)
@@ -132,7 +132,7 @@ class RejectingContract(ContractBase):
         ]
 
     def test_r12_a_batch_that_fails_leaves_no_line(self, backend: Backend) -> None:
-        """R12: ledger, documents and watermark are one transaction: when it ends in the middle
+        """R12: conflicts, documents and watermark are one transaction: when it ends in the middle
         nothing of it is there, and the batch can come again."""
         self.write(backend, "put", "1", '{"a":7}')
         lane, directory = make_lane(), make_lane()
@@ -183,7 +183,7 @@ class RejectingContract(ContractBase):
         ]
 
     def test_a_group_is_merged_whole(self, backend: Backend) -> None:
-        """I5: a group whose ops can all be settled takes effect, with the lines of its merges."""
+        """I5: a group whose ops can all be applied takes effect, with the lines of its merges."""
         self.write(backend, "put", "1", '{"a":1,"b":9}')
         lane = make_lane()
         found = self.rejected(
@@ -314,11 +314,11 @@ class RejectingContract(ContractBase):
         assert [o.status for o in backend.apply(ops).outcomes] == ["applied"] * 2
         assert (self.text(backend, "1"), self.version(backend, "1")) == ("2", 3)
 
-    # ---- the ledger
+    # ---- the conflicts
 
-    def test_the_ledger_is_read_in_pages(self, backend: Backend) -> None:
-        """The ledger is told in the order of its ids, after one of them, at most so many, by state
-        or by the name that an op's receipt carries."""
+    def test_conflicts_are_read_in_pages(self, backend: Backend) -> None:
+        """Conflicts are listed in the order of their ids, after a given one, up to a limit, by state
+        or by the name in an op's receipt."""
         assert (backend.conflicts(), backend.count_conflicts(), backend.conflict(1)) == (
             [],
             {},
