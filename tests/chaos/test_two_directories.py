@@ -154,7 +154,7 @@ def test_different_members(meeting: Meeting) -> None:
 )
 def test_the_same_member(meeting: Meeting, on_conflict: Any, winner: str) -> None:
     """I5: where both change one member differently, the documented side wins, and the
-    conflict record has base, mine and theirs, so the losing value is kept; other members survive."""
+    conflict record has base, mine and theirs, so the loser is kept; other members survive."""
     meeting.on_conflict = on_conflict
     base, far, near = ({"a": text, "b": 1} for text in ("before", "far", "nearer"))
     found = meeting.hold(

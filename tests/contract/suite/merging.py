@@ -96,8 +96,8 @@ class MergingContract(ContractBase):
     def test_i5_the_policy_decides_where_both_changed_one_field(
         self, backend: Backend, policy: OnConflict, at_us: int, text: str
     ) -> None:
-        """I5: only the field that both changed is decided; the conflict record has all three, and is
-        open unless a function has decided."""
+        """I5: only the field that both changed is decided; the conflict record has all three,
+        and is open unless a function has decided."""
         theirs = '{"a":7,"b":9}'
         outcome = self.meet(backend, theirs, base=_BASE, on_conflict=policy, at_us=at_us)
         kept = text == theirs

@@ -317,8 +317,8 @@ class RejectingContract(ContractBase):
     # ---- the conflicts
 
     def test_conflicts_are_read_in_pages(self, backend: Backend) -> None:
-        """Conflicts are listed in the order of their ids, after a given one, up to a limit, by state
-        or by the name in an op's receipt."""
+        """Conflicts are listed in the order of their ids, after a given one, up to a limit, by
+        state or by the name in an op's receipt."""
         assert (backend.conflicts(), backend.count_conflicts(), backend.conflict(1)) == (
             [],
             {},
