@@ -17,6 +17,8 @@ Neither ever holds a password or the content of a document.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class StandfastError(Exception):
     """Root of the tree.
@@ -38,6 +40,11 @@ class StandfastError(Exception):
     def message(self) -> str:
         """What was tried, on what, and what happened."""
         return str(self.args[0])
+
+    def about(self, what: str) -> Self:
+        """This error, with what it is about in front of its message."""
+        self.args = (f"{what}: {self.message}",)
+        return self
 
 
 class ConfigError(StandfastError):

@@ -10,17 +10,18 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
 
-from standfast.api.aio import AsyncStore
-from standfast.api.collection import CollectionCalls
-from standfast.api.drive import Steps, awaited, blocking
+from standfast.api.aio import AsyncCollection, AsyncStore
+from standfast.api.collection import Documents
+from standfast.api.drive import blocking
 from standfast.api.opening import open_store
-from standfast.api.store import StoreCalls
+from standfast.api.store import StoreHandle
 from standfast.api.sync import Store
 from standfast.config.settings import load_settings
 from standfast.document.codec import encode
@@ -32,7 +33,7 @@ from standfast.engine.write_queue import Result
 from standfast.errors import ConfigError, DataError, DeadlineExceeded, StandfastError
 from standfast.limits import MAX_BATCH_OPS
 from standfast.ops.build import raise_refusal
-from standfast.ops.types import Op, Row
+from standfast.ops.types import Op
 from standfast.system.platform import at_fork
 
 logger = logging.getLogger("standfast")
@@ -61,76 +62,71 @@ class Saved(msgspec.Struct, frozen=True):
     merged: int = 0
 
 
-class JsonFileCalls:
-    """The calls on one file, once for both faces, and what its caller has last seen."""
+class _Place:
+    """Where the documents of a file are, before a store is open."""
 
-    def __init__(self, store: StoreCalls, path: Path, *, name: str, whole: bool) -> None:
-        self._store = store
-        self._path = path
-        self._whole = whole
-        self._collection = CollectionCalls(store, name)
+    def __init__(
+        self, path: str | os.PathLike[str], *, whole: bool, collection: str | None
+    ) -> None:
+        self.path = Path(path)
+        self.whole = whole
+        try:
+            self.collection = collection_name(collection or self.path.stem)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{self.path}: {error.message}",
+                code=error.code,
+                hint="name it: JsonFile(..., collection=...), as `standfast migrate --collection`",
+            ) from None
+
+
+class _File:
+    """One file in an open store, and what its caller has last seen; one call at a time."""
+
+    def __init__(self, handle: StoreHandle, place: _Place) -> None:
+        self._handle = handle
+        self._path = place.path
+        self._whole = place.whole
+        self._collection: AsyncCollection[Any] = AsyncCollection(handle, place.collection)
+        self._documents: Documents[Any] = Documents(handle, place.collection)
         self._basis = Basis()
         #: Writes of which nobody knows whether they took effect (None: a delete).
         self._doubts: dict[str, Known | None] = {}
         self._looked = False
 
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._store.engine
-
     # ---- load
 
-    def load(self) -> Steps[Any]:
-        """Everything that is stored, as the file would hold it: a fresh dict, which is yours.
-
-        The keys are strings, in the order in which the documents were created, as in the file that
-        was migrated; those of one moment in bytewise order.  With `whole`, the one document's value
-        (`{}` when there is none).  Pages of 1,000 documents are a snapshot each.
-
-        ConfigError("not_migrated") when nothing is stored and the file is still there.  In an
-        outage it comes from the mirror, with what is pending laid over it:
-        Unavailable("not_mirrored") when this data directory has never loaded it before.
-        """
-        data = yield from self._stored()
+    async def load(self) -> Any:
+        """Everything that is stored; from here on, the next save is based on it."""
+        data = await self._stored()
         self._look_at_file(empty=not data)
         self._basis = Basis.of(data)
         self._doubts.clear()
         return data.get(WHOLE_KEY, {}) if self._whole else data
 
-    def _stored(self) -> Steps[dict[str, Any]]:
+    async def _stored(self) -> dict[str, Any]:
         if self._whole:
-            value = yield from self._collection.get(WHOLE_KEY, MISSING)
+            value = await self._collection.get(WHOLE_KEY, MISSING)
             return {} if value is MISSING else {WHOLE_KEY: value}
-        rows: list[Row] = []
-        for page in self._collection.pages(""):
-            rows += yield from page
+        rows = [row async for row in self._documents.rows()]
         rows.sort(key=lambda row: row.created_us)
-        return {row.key: self._collection.load(row.text, row.key) for row in rows}
+        return {row.key: self._documents.load(row.text, row.key) for row in rows}
 
     # ---- save
 
-    def save(self, data: Any) -> Steps[Saved]:
-        """Write what changed since the last load or save, and delete what was removed.
-
-        All or nothing, up to 10,000 changed documents; more go in batches of so many.  What others
-        have written since the load is merged with it, never overwritten silently.  Saved without a
-        load, nothing is deleted, and documents that exist are merged as if both had added them.
-        After an error nothing is taken for saved: save again.
-
-        DataError, before anything is written, for what JSON cannot hold: see `docs/json_file.md`.
-        """
+    async def save(self, data: Any) -> Saved:
+        """Write what changed since the last load or save, and delete what was removed."""
         if not self._looked:
-            yield from self._look_before_saving()
+            await self._look_before_saving()
         if self._doubts:
-            yield from self._settle_doubts()
+            await self._settle_doubts()
         changes = difference(self._members(data), self._basis, whole=self._whole)
         for key, known in changes.reshaped.items():
             self._basis.remember(key, known)
         ops = self._ops(changes)
         counts = {"put": 0, "delete": 0, "merged": 0}
         for start in range(0, len(ops), MAX_BATCH_OPS):
-            results = yield from self._write(ops[start : start + MAX_BATCH_OPS], changes)
+            results = await self._write(ops[start : start + MAX_BATCH_OPS], changes)
             for op, outcome, _ in results:
                 merged = outcome.status == "merged"
                 counts["merged"] += merged
@@ -169,9 +165,9 @@ class JsonFileCalls:
             base=base,
         )
 
-    def _write(self, ops: Sequence[Op], changes: Difference) -> Steps[list[Result]]:
+    async def _write(self, ops: Sequence[Op], changes: Difference) -> list[Result]:
         try:
-            results: list[Result] = yield self.engine.submit(ops, loop=self._store.loop())
+            results = await self._handle.engine.submit(ops, loop=self._handle.loop())
         except BaseException as error:
             # Any other error of ours says that nothing was written.
             if isinstance(error, DeadlineExceeded) or not isinstance(error, StandfastError):
@@ -192,13 +188,13 @@ class JsonFileCalls:
             else:
                 self._basis.remember(key, known)
 
-    def _settle_doubts(self) -> Steps[None]:
+    async def _settle_doubts(self) -> None:
         """Find out what became of writes without an answer.
 
         Where they are stored, the caller's dict was saved: a change that was taken back since then
         has to be written, too.
         """
-        stored = yield from self._collection.get_many(self._doubts)
+        stored = await self._collection.get_many(self._doubts)
         for key, known in self._doubts.items():
             if known is None and key not in stored:
                 self._basis.forget(key)
@@ -208,14 +204,15 @@ class JsonFileCalls:
 
     # ---- the file of former times
 
-    def _look_before_saving(self) -> Steps[None]:
+    async def _look_before_saving(self) -> None:
         """Nothing was loaded yet: is this the first run, or was something forgotten?"""
         empty = False
         if self._path.is_file():
             if self._whole:
-                empty = (yield from self._collection.get(WHOLE_KEY, MISSING)) is MISSING
+                found = await self._collection.get(WHOLE_KEY, MISSING)
+                empty = found is MISSING
             else:
-                empty = not (yield from self._collection.keys(limit=1))
+                empty = not (await self._collection.keys(limit=1))
         self._look_at_file(empty=empty)
 
     def _look_at_file(self, *, empty: bool) -> None:
@@ -245,26 +242,107 @@ def _holds_nothing(path: Path) -> bool:
     return b"".join(path.read_bytes().split()) in (b"{}", b"[]")
 
 
-class _Names:
-    """What both faces know of their file before a store is open."""
+class AsyncJsonFile:
+    """A JSON file of former times, in the store: `load()` gives a dict, `save(dict)` takes it back.
+
+    The collection has the name of the file without its ending, or that of `collection`, and one
+    document for each member of the file's object; with `whole`, one document of any form.  `store`:
+    an open asynchronous store; by default one of `standfast.open()` for all files of the process
+    with the same settings, closed when the program ends.  One call at a time; a task that is
+    cancelled gives up the answer only: its save is carried out to its end.
+    """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, whole: bool, collection: str | None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        store: AsyncStore | None = None,
+        whole: bool = False,
+        collection: str | None = None,
     ) -> None:
-        self.path = Path(path)
-        self._whole = whole
-        try:
-            self.collection = collection_name(collection or self.path.stem)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{self.path}: {error.message}",
-                code=error.code,
-                hint="name it: JsonFile(..., collection=...), as `standfast migrate --collection`",
-            ) from None
+        _check_store(store, AsyncStore, "AsyncJsonFile", "an AsyncStore of standfast.open_async()")
+        self._place = _Place(path, whole=whole, collection=collection)
+        self._handle = None if store is None else store.handle
+        self._file: _File | None = None
+        self._lock: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
-    def calls(self, store: StoreCalls) -> JsonFileCalls:
-        """The calls on the file in an open store."""
-        return JsonFileCalls(store, self.path, name=self.collection, whole=self._whole)
+    def __repr__(self) -> str:
+        return f"AsyncJsonFile({str(self._place.path)!r})"
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves the calls, once the store is open; not for users."""
+        assert self._handle is not None, "opened by the first load or save"
+        return self._handle.engine
+
+    async def load(self) -> Any:
+        """Everything that is stored, as the file would hold it: a fresh dict, which is yours.
+
+        The keys are strings, in the order in which the documents were created, as in the file that
+        was migrated; those of one moment in bytewise order.  With `whole`, the one document's value
+        (`{}` when there is none).  Pages of 1,000 documents are a snapshot each.
+
+        ConfigError("not_migrated") when nothing is stored and the file is still there.  In an
+        outage it comes from the mirror, with what is pending laid over it:
+        Unavailable("not_mirrored") when this data directory has never loaded it before.
+        """
+        async with self._turn() as file:
+            return await file.load()
+
+    async def save(self, data: Any) -> Saved:
+        """Write what changed since the last load or save, and delete what was removed.
+
+        All or nothing, up to 10,000 changed documents; more go in batches of so many.  What others
+        have written since the load is merged with it, never overwritten silently.  Saved without a
+        load, nothing is deleted, and documents that exist are merged as if both had added them.
+        After an error nothing is taken for saved: save again.
+
+        DataError, before anything is written, for what JSON cannot hold: see `docs/json_file.md`.
+        """
+        return await self._to_its_end(self._save(data))
+
+    async def _save(self, data: Any) -> Saved:
+        async with self._turn() as file:
+            return await file.save(data)
+
+    async def _to_its_end(self, save: Coroutine[Any, Any, Saved]) -> Saved:
+        return await asyncio.shield(asyncio.ensure_future(save))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[_File, None]:
+        """The file, for one call at a time; a lock belongs to the loop that first waited for it."""
+        loop = asyncio.get_running_loop()
+        if self._lock is None or self._lock[0] is not loop:
+            self._lock = loop, asyncio.Lock()
+        async with self._lock[1]:
+            if self._handle is None:
+                self._handle = (await asyncio.to_thread(shared_store)).as_async().handle
+            yield self._opened(self._handle)
+
+    def _opened(self, handle: StoreHandle) -> _File:
+        if self._file is None:
+            self._file = _File(handle, self._place)
+        return self._file
+
+
+class _InThread(AsyncJsonFile):
+    """The calls of `JsonFile`: their caller is a thread, which may block."""
+
+    def __init__(self, place: _Place, handle: StoreHandle | None) -> None:
+        self._place = place
+        self._handle = handle
+        self._file = None
+        self._mutex = threading.Lock()
+
+    async def _to_its_end(self, save: Coroutine[Any, Any, Saved]) -> Saved:
+        return await save
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[_File, None]:
+        with self._mutex:
+            if self._handle is None:
+                self._handle = shared_store().calls.handle
+            yield self._opened(self._handle)
 
 
 class JsonFile:
@@ -284,102 +362,22 @@ class JsonFile:
         whole: bool = False,
         collection: str | None = None,
     ) -> None:
-        if store is not None and not isinstance(store, Store):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise _wrong_store("JsonFile", "a Store of standfast.open()")
-        self._names = _Names(path, whole=whole, collection=collection)
-        self._store = store
-        self._calls: JsonFileCalls | None = None
-        self._lock = threading.Lock()
+        _check_store(store, Store, "JsonFile", "a Store of standfast.open()")
+        place = _Place(path, whole=whole, collection=collection)
+        self.calls = _InThread(place, None if store is None else store.calls.handle)
 
     def __repr__(self) -> str:
-        return f"JsonFile({str(self._names.path)!r})"
+        return repr(self.calls).removeprefix("Async")
 
-    @property
-    def calls(self) -> JsonFileCalls:
-        """The calls; opens the store when that has not happened yet."""
-        if self._calls is None:
-            self._calls = self._names.calls((self._store or shared_store()).calls)
-        return self._calls
-
-    _load = blocking(JsonFileCalls.load)
-    _save = blocking(JsonFileCalls.save)
-
-    def load(self) -> Any:
-        """Everything that is stored, as the file would hold it: see `JsonFileCalls.load`."""
-        with self._lock:
-            return self._load()
-
-    def save(self, data: Any) -> Saved:
-        """Write what changed since the last load or save: see `JsonFileCalls.save`."""
-        with self._lock:
-            return self._save(data)
+    load = blocking(AsyncJsonFile.load)
+    save = blocking(AsyncJsonFile.save)
 
 
-class AsyncJsonFile:
-    """As `JsonFile`, awaited; `store` is an asynchronous one.
-
-    A task that is cancelled gives up the answer only: its save goes on to its end.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        store: AsyncStore | None = None,
-        whole: bool = False,
-        collection: str | None = None,
-    ) -> None:
-        if store is not None and not isinstance(store, AsyncStore):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise _wrong_store("AsyncJsonFile", "an AsyncStore of standfast.open_async()")
-        self._names = _Names(path, whole=whole, collection=collection)
-        self._store = store
-        self._calls: JsonFileCalls | None = None
-        self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
-
-    def __repr__(self) -> str:
-        return f"AsyncJsonFile({str(self._names.path)!r})"
-
-    @property
-    def calls(self) -> JsonFileCalls:
-        """The calls, once the store is open."""
-        assert self._calls is not None, "opened by the first load or save"
-        return self._calls
-
-    _load = awaited(JsonFileCalls.load)
-    _save = awaited(JsonFileCalls.save)
-
-    async def load(self) -> Any:
-        """Everything that is stored, as the file would hold it: see `JsonFileCalls.load`."""
-        async with self._lock():
-            await self._open()
-            return await self._load()
-
-    async def save(self, data: Any) -> Saved:
-        """Write what changed since the last load or save: see `JsonFileCalls.save`."""
-        return await asyncio.shield(asyncio.ensure_future(self._save_in_turn(data)))
-
-    async def _save_in_turn(self, data: Any) -> Saved:
-        async with self._lock():
-            await self._open()
-            return await self._save(data)
-
-    def _lock(self) -> asyncio.Lock:
-        """One call at a time; a lock belongs to the loop that it was first waited for in."""
-        loop = asyncio.get_running_loop()
-        if self._turn is None or self._turn[0] is not loop:
-            self._turn = loop, asyncio.Lock()
-        return self._turn[1]
-
-    async def _open(self) -> None:
-        if self._calls is None:
-            store = self._store or (await asyncio.to_thread(shared_store)).as_async()
-            self._calls = self._names.calls(store.calls)
-
-
-def _wrong_store(name: str, wanted: str) -> ConfigError:
-    return ConfigError(
-        f"{name}(store=...) is not {wanted}", code="usage", hint=f"give {wanted}, or none"
-    )
+def _check_store(store: object, kind: type, name: str, wanted: str) -> None:
+    if store is not None and not isinstance(store, kind):
+        raise ConfigError(
+            f"{name}(store=...) is not {wanted}", code="usage", hint=f"give {wanted}, or none"
+        )
 
 
 def shared_store() -> Store:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import subprocess
 import sys
@@ -15,13 +14,12 @@ import pytest
 
 import standfast
 from standfast import ConfigError, ConflictError, CorruptData, DataError, DeadlineExceeded
-from standfast.api.drive import blocking
+from standfast.api.drive import drive
 from standfast.api.sync import Store
-from standfast.bot import AsyncBotStore, BotStore, Environment, Message, Statistics, faces
+from standfast.bot import Environment, Message, Statistics
 from standfast.bot.environment_check import Guard
+from standfast.bot.fields import utc_now
 from standfast.bot.guilds import Guilds
-from standfast.bot.store import AsyncWaitlist, Waitlist
-from standfast.bot.times import utc_now
 from standfast.limits import MAX_UPDATE_ATTEMPTS
 from support.bots import Home
 from support.faulty import LOST, Link, Open, Server, after, wait_direct
@@ -398,13 +396,15 @@ def test_forget_sees_what_comes_in_between(shared: Home, monkeypatch: pytest.Mon
 
 
 class Decider:
-    """`Guilds.change` as a face would have it."""
+    """`Guilds.change`, driven."""
 
     def __init__(self, store: Store) -> None:
-        guard = Guard(store.calls, Environment())
-        self.calls = Guilds(store.calls, guard=guard, clock=utc_now)
+        handle = store.calls.handle
+        self._guilds = Guilds(handle, guard=Guard(handle, Environment()), clock=utc_now)
+        self._store = store
 
-    change = blocking(Guilds.change)
+    def change(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return drive(self._guilds.change(*args, **options), self._store.calls)
 
 
 def test_a_decision_is_taken_anew_when_the_document_has_moved(shared: Home) -> None:
@@ -491,21 +491,6 @@ def test_a_decision_whose_reply_is_lost_is_told_as_unknown(memory: Server, open_
 
 
 # ---- the whole
-
-
-def test_both_faces_have_the_same_words() -> None:
-    """Every call of the blocking face is there to be awaited, with the same parameters."""
-    pairs = [(BotStore, AsyncBotStore), (Waitlist, AsyncWaitlist)]
-    for name in ("Messages", "Modes", "Schedules", "GuildSettings", "GuildRecords"):
-        pairs.append((getattr(faces, name), getattr(faces, f"Async{name}")))
-    for one, other in pairs:
-        words = {name: value for name, value in vars(one).items() if not name.startswith("_")}
-        twins = {name: value for name, value in vars(other).items() if not name.startswith("_")}
-        assert words.keys() == twins.keys()
-        for name, value in words.items():
-            assert inspect.signature(value) == inspect.signature(twins[name])
-            assert inspect.getdoc(value) == inspect.getdoc(twins[name])
-            assert inspect.iscoroutinefunction(twins[name]) == (name != "allows")
 
 
 def test_importing_it_loads_no_discord_library() -> None:

@@ -26,7 +26,7 @@ from standfast.bot.entries import (
     read_entry,
     with_entries,
 )
-from standfast.bot.teams import suggest, team_key
+from standfast.bot.promotion import suggest, team_key
 from standfast.document.codec import decode, encode
 from standfast.limits import MAX_ALT_IGNS, MAX_ENTRY_TEXT_CHARS
 

@@ -1,92 +1,476 @@
-"""The asynchronous face: the same words, awaited."""
+"""The asynchronous API; each call is written here, once, and the synchronous API drives it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
-from standfast.api.collection import CollectionCalls
-from standfast.api.drive import awaited, plain
-from standfast.api.store import CLOSE_TIMEOUT_S, BatchCalls, StoreCalls
+import msgspec
+
+from standfast.api.collection import PAGE, Consistency, Documents
+from standfast.api.drive import pause_before
+from standfast.api.store import CLOSE_TIMEOUT_S, StoreHandle, WriteOutcome
+from standfast.backends.base import Backend
+from standfast.document.codec import decode, encode
 from standfast.document.names import collection_name, key_text
+from standfast.document.patch import parse_pointer, resolve
 from standfast.document.typed import Typed
+from standfast.document.values import MISSING, Missing
+from standfast.engine.announce import StateChange
+from standfast.engine.health import Health
 from standfast.engine.interfaces import Engine
-from standfast.ops.types import Document, Receipt, Row
+from standfast.engine.promise import Promise
+from standfast.engine.write_queue import Result
+from standfast.errors import ConfigError, ConflictError, DataError, StandfastError
+from standfast.limits import MAX_BATCH_OPS, MAX_UPDATE_ATTEMPTS
+from standfast.ops.build import build_op, raise_refusal
+from standfast.ops.reconcile import is_rejected
+from standfast.ops.types import ABSENT, ConflictRecord, Document, Kind, Op, Receipt, Row
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 
-class AsyncCollection:
+class AsyncCollection(Generic[T]):
     """One collection of documents of an asynchronous store: `store["name"]`.
 
-    As `standfast.Collection`, awaited.  A task that is cancelled gives up the answer only: its
-    write is applied or journaled as a whole, or not at all.
+    Keys are strings; an int key is its decimal string.  Values are anything JSON, or `T`, the
+    collection's type.  Every write is durable when it returns; the receipt says where.  A task that
+    is cancelled gives up the answer only: its write is applied or journaled as a whole, or not at
+    all.
     """
 
-    def __init__(self, store: StoreCalls, name: str, typed: Typed | None = None) -> None:
-        self.calls = CollectionCalls(store, name, typed)
+    def __init__(self, handle: StoreHandle, name: str, typed: Typed | None = None) -> None:
+        self._handle = handle
+        self._documents: Documents[T] = Documents(handle, name, typed)
         self.name = name
 
     def __repr__(self) -> str:
         return f"AsyncCollection({self.name!r})"
 
-    put = awaited(CollectionCalls.put)
-    patch = awaited(CollectionCalls.patch)
-    append = awaited(CollectionCalls.append)
-    increment = awaited(CollectionCalls.increment)
-    update = awaited(CollectionCalls.update)
-    delete = awaited(CollectionCalls.delete)
-    pop = awaited(CollectionCalls.pop)
-    get_or_create = awaited(CollectionCalls.get_or_create)
-    put_many = awaited(CollectionCalls.put_many)
-    read = awaited(CollectionCalls.read)
-    get = awaited(CollectionCalls.get)
-    get_many = awaited(CollectionCalls.get_many)
-    keys = awaited(CollectionCalls.keys)
-    count = awaited(CollectionCalls.count)
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves the calls; not for users."""
+        return self._handle.engine
 
-    async def items(self, *, prefix: str = "") -> AsyncIterator[tuple[str, Any]]:
-        """Every key and value in bytewise order of the keys, read in pages of 1,000."""
-        async for row in self._rows(key_text(prefix)):
-            yield row.key, self.calls.load(row.text, row.key)
+    # ---- writing
 
-    async def find(self, query: Any, *, prefix: str = "") -> AsyncIterator[Document]:
-        """The documents that contain `query`, by the rules of PostgreSQL's `@>`, in key order."""
-        async for row in self._rows(key_text(prefix), self.calls.query_of(query)):
-            yield self.calls.document_of_row(row)
+    async def _write(
+        self,
+        kind: Kind,
+        key: object,
+        *,
+        provisional: bool = False,
+        read_modify_write: bool = False,
+        **options: Any,
+    ) -> Result:
+        op = build_op(kind, self.name, key, **options)
+        (result,) = await self._handle.engine.submit(
+            [op],
+            loop=self._handle.loop(),
+            provisional=provisional,
+            read_modify_write=read_modify_write,
+        )
+        if result.outcome.status == "refused":
+            raise_refusal(op, result.outcome)
+        return result
 
-    async def _rows(self, prefix: str, query: Any = None) -> AsyncIterator[Row]:
-        for steps in self.calls.pages(prefix, query):
-            for row in await self._finish(steps):
-                yield row
+    async def put(
+        self,
+        key: str | int,
+        value: T,
+        *,
+        if_version: int | None = None,
+        if_absent: bool = False,
+        ttl_s: float | None = None,
+        base: Document[Any] | Missing | None = MISSING,
+        provisional: bool = False,
+    ) -> Receipt:
+        """Replace the document, or create it.
 
-    _finish = awaited(CollectionCalls.finish)
+        `if_version`: only when it has that version (0: only when there is none); `if_absent`: only
+        when there is none; else ConflictError.  `ttl_s`: it expires that many seconds from now by
+        the database's clock; without it, it does not expire.  `base`: the document that the value
+        was made from (None: there was none); what others changed since then is merged, three-way
+        and field by field, and what cannot be merged is in the ledger.
+
+        While the primary is away the receipt says `durable_on="journal"` and has no version.  A
+        condition needs the primary then, `Unavailable("needs_primary")`, unless `provisional`: it
+        is judged by what is known here, and on replay holds only for exactly that document.
+        """
+        result = await self._write(
+            *("put", key),
+            body=self._documents.dump(value, key),
+            if_version=if_version,
+            if_absent=if_absent,
+            ttl_s=ttl_s,
+            base=base,
+            provisional=provisional,
+        )
+        return result.receipt
+
+    async def patch(
+        self,
+        key: str | int,
+        patch: Any,
+        *,
+        if_version: int | None = None,
+        provisional: bool = False,
+    ) -> Receipt:
+        """Change members of the document by a merge patch (RFC 7396): null removes a member.
+
+        A missing document starts as `{}`.  `if_version` and `provisional` as for `put`.
+        """
+        result = await self._write(
+            "patch", key, body=patch, if_version=if_version, provisional=provisional
+        )
+        return result.receipt
+
+    async def append(self, key: str | int, pointer: str, item: Any) -> list[Any] | None:
+        """Append to the list at a JSON pointer (RFC 6901); returns the list as it is then.
+
+        `""` is the whole document; a missing list starts as `[]`.  ConflictError("moved"): it took
+        effect, but the reply was lost and others changed the document before it could be read.
+        While the primary is away: the list as far as it is known here, None where it is not.
+        """
+        return await self._changed_value(
+            await self._write("append", key, pointer=pointer, body=item)
+        )
+
+    async def increment(self, key: str | int, pointer: str, n: float = 1) -> int | float | None:
+        """Add to the number at a JSON pointer (RFC 6901); returns the new number.
+
+        `""` is the whole document; a missing number starts as 0.  No two callers get the same
+        number while the primary answers; ConflictError("moved"), and None, as for `append`.
+        """
+        return await self._changed_value(
+            await self._write("increment", key, pointer=pointer, body=n)
+        )
+
+    async def _changed_value(self, result: Result) -> Any:
+        op, outcome, receipt = result
+        text = outcome.text
+        if text is None and receipt.durable_on != "primary":
+            return None
+        if text is None:  # the reply was lost, and what the primary remembers has no document
+            found = await self._documents.read_one(op.key)
+            if found.view.text is None or found.view.version != outcome.version:
+                raise ConflictError(
+                    f"{op.kind} of key {op.key!r} in `{self.name}` took effect, but others changed"
+                    " the document before its new value could be read",
+                    code="moved",
+                    hint="do not repeat it: read the document",
+                    expected=outcome.version,
+                    actual=found.view.version if found.view.text is not None else 0,
+                )
+            text = found.view.text
+        return resolve(decode(text), parse_pointer(op.pointer))
+
+    async def update(
+        self, key: str | int, change: Callable[[T], T], *, default: T | Missing = MISSING
+    ) -> Receipt:
+        """Read, let `change` make a new value of the old one, and put it if nobody was faster.
+
+        Compare-and-set inside: `change` may be called several times and must be pure.  A missing
+        document starts as `default`; without one, it is a ConflictError.  While the primary is
+        away, the difference that it made is journaled, and merged on replay.
+        """
+        documents = self._documents
+        for attempt in range(MAX_UPDATE_ATTEMPTS):
+            await pause_before(attempt, self._handle.loop())
+            found = await self.read(key)
+            if found is not None:
+                base = documents.copy_of(found)  # before `change` has had it in its hands
+                value = change(found.value)
+            elif isinstance(default, Missing):
+                raise ConflictError(
+                    f"update of key {key_text(key)!r} in `{self.name}`: there is no document",
+                    code="missing",
+                    hint="give default=",
+                    actual=0,
+                )
+            else:
+                base, value = None, change(documents.copied(default, key))
+            try:
+                result = await self._write(
+                    *("put", key),
+                    body=documents.dump(value, key),
+                    if_version=found.version if found else ABSENT,
+                    base=base,
+                    read_modify_write=True,
+                )
+            except ConflictError:
+                continue
+            return result.receipt
+        raise self._contended("update", key, "use patch, append or increment, which never conflict")
+
+    async def delete(
+        self, key: str | int, *, if_version: int | None = None, provisional: bool = False
+    ) -> Receipt:
+        """Delete the document; deleting what is not there is not an error (version 0)."""
+        result = await self._write("delete", key, if_version=if_version, provisional=provisional)
+        return result.receipt
+
+    @overload
+    async def pop(self, key: str | int, default: None = None) -> T | None: ...
+    @overload
+    async def pop(self, key: str | int, default: T) -> T: ...
+    @overload
+    async def pop(self, key: str | int, default: D) -> T | D: ...
+    async def pop(self, key: str | int, default: D | None = None) -> T | D | None:
+        """Delete the document and return its value, or `default` when there is none.
+
+        Of two callers at once, only one gets the value; so it needs the primary.
+        """
+        for attempt in range(MAX_UPDATE_ATTEMPTS):
+            await pause_before(attempt, self._handle.loop())
+            found = await self.read(key)
+            if found is None:
+                return default
+            try:
+                await self.delete(key, if_version=found.version)
+            except ConflictError:
+                continue
+            return found.value
+        raise self._contended("pop", key, "try again")
+
+    async def get_or_create(self, key: str | int, default: T) -> T:
+        """The document's value; `default` is put first when there is none.
+
+        Of several callers at once, one creates it and all get the same value; so creating needs
+        the primary.
+        """
+        for attempt in range(MAX_UPDATE_ATTEMPTS):
+            await pause_before(attempt, self._handle.loop())
+            found = await self.read(key)
+            if found is not None:
+                return found.value
+            try:
+                await self.put(key, default, if_absent=True)
+            except ConflictError:
+                continue
+            return self._documents.copied(default, key)
+        raise self._contended("get_or_create", key, "try again")
+
+    async def put_many(self, documents: Mapping[str, T] | Mapping[int, T]) -> dict[str, Receipt]:
+        """Put many documents, in transactions of 1,000, all checked before the first is sent."""
+        dump = self._documents.dump
+        ops = [
+            build_op("put", self.name, key, body=dump(value, key))
+            for key, value in documents.items()
+        ]
+        receipts: dict[str, Receipt] = {}
+        for start in range(0, len(ops), PAGE):
+            page = ops[start : start + PAGE]
+            for op, outcome, receipt in await self.engine.submit(page, loop=self._handle.loop()):
+                if outcome.status == "refused":
+                    raise_refusal(op, outcome)
+                receipts[op.key] = receipt
+        return receipts
+
+    def _contended(self, what: str, key: object, hint: str) -> ConflictError:
+        return ConflictError(
+            f"{what} of key {key_text(key)!r} in `{self.name}`: other writers were faster"
+            f" {MAX_UPDATE_ATTEMPTS} times",
+            code="contended",
+            hint=hint,
+        )
+
+    # ---- reading
+
+    async def read(
+        self, key: str | int, *, consistency: Consistency = "primary"
+    ) -> Document[T] | None:
+        """The document with its version and times, or None.
+
+        `consistency="primary"` asks the primary, and the mirror while it is away; `"local"` asks
+        the mirror, in the caller's own thread.  The document says its source and age.  What is not
+        known here while the primary is away is `Unavailable`, never None.
+        """
+        text = key_text(key)
+        result = self._documents.ask(text, consistency)
+        if isinstance(result, Promise):
+            result = await result
+        return self._documents.of(result, text)
+
+    @overload
+    async def get(
+        self, key: str | int, default: None = None, *, consistency: Consistency = "primary"
+    ) -> T | None: ...
+    @overload
+    async def get(
+        self, key: str | int, default: T, *, consistency: Consistency = "primary"
+    ) -> T: ...
+    @overload
+    async def get(
+        self, key: str | int, default: D, *, consistency: Consistency = "primary"
+    ) -> T | D: ...
+    async def get(
+        self, key: str | int, default: D | None = None, *, consistency: Consistency = "primary"
+    ) -> T | D | None:
+        """The document's value, or `default` when there is none; `consistency` as for `read`."""
+        text = key_text(key)
+        result = self._documents.ask(text, consistency)
+        if isinstance(result, Promise):
+            result = await result
+        found = result.view.text
+        return default if found is None else self._documents.load(found, text)
+
+    async def get_many(
+        self, keys: Iterable[str | int], *, consistency: Consistency = "primary"
+    ) -> dict[str, T]:
+        """The values of those of the documents that exist, by key (an int key as its string)."""
+        documents = self._documents
+        self.engine.require_open()
+        wanted = [key_text(key) for key in keys]
+        values: dict[str, T] = {}
+        for start in range(0, len(wanted), PAGE):
+            page = wanted[start : start + PAGE]
+            results = [documents.ask(key, consistency) for key in page]  # all before the first wait
+            for key, result in zip(page, results, strict=True):
+                found = await result if isinstance(result, Promise) else result
+                if found.view.text is not None:
+                    values[key] = documents.load(found.view.text, key)
+        return values
+
+    async def keys(
+        self, *, prefix: str = "", after: str | None = None, limit: int = PAGE
+    ) -> list[str]:
+        """One page of keys in bytewise order: with `prefix`, after `after`, at most `limit`."""
+        rows = await self._documents.page(prefix, after, limit=limit)
+        return [row.key for row in rows]
+
+    async def count(self) -> int:
+        """The number of documents."""
+        return await self._documents.count()
+
+    def items(self, *, prefix: str = "") -> AsyncIterator[tuple[str, T]]:
+        """Every key and value in bytewise order of the keys, read in pages of 1,000.
+
+        Each page is a snapshot of its own: what changes meanwhile may show or not.
+        """
+        load = self._documents.load
+        return ((row.key, load(row.text, row.key)) async for row in self._rows(prefix))
+
+    def find(self, query: Any, *, prefix: str = "") -> AsyncIterator[Document[T]]:
+        """The documents that contain `query`, by the rules of PostgreSQL's `@>`, in key order.
+
+        Every member of the query must be in the document; lists contain by element.  The same
+        answer on every backend; `collection(name, index=True)` makes it fast on PostgreSQL.
+        """
+        if query is None:
+            raise ConfigError(
+                f"find(None) in `{self.name}` asks for nothing",
+                code="usage",
+                hint="items() gives every document",
+            )
+        of_row = self._documents.of_row
+        return (of_row(row) async for row in self._rows(prefix, decode(encode(query))))
+
+    def _rows(self, prefix: str, query: Any = None) -> AsyncIterator[Row]:
+        self.engine.require_open()
+        return self._documents.rows(key_text(prefix), query)
 
 
-class AsyncBatch:
+class BatchWrites:
+    """The writes of a batch; nothing is written before its block ends."""
+
+    def __init__(self, handle: StoreHandle, *, provisional: bool = False) -> None:
+        self._handle = handle
+        self._provisional = provisional
+        self._in_block = False
+        self._ops: list[Op] = []
+        self.receipts: list[Receipt] = []
+        """One for each write, in order, once the block has ended."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves the batch; not for users."""
+        return self._handle.engine
+
+    def _add(self, kind: Kind, collection: str, key: str | int, **options: Any) -> None:
+        if not self._in_block:
+            raise ConfigError(
+                f"{kind} of key {key_text(key)!r} in `{collection}`: the batch was written to"
+                " outside of its `with` block",
+                code="usage",
+                hint="with store.batch() as b: ...",
+            )
+        if len(self._ops) >= MAX_BATCH_OPS:
+            raise DataError(
+                f"a batch of more than {MAX_BATCH_OPS} writes",
+                code="batch_too_large",
+                hint="split it, or use put_many",
+            )
+        self._ops.append(build_op(kind, collection_name(collection), key, group=1, **options))
+
+    def put(
+        self,
+        collection: str,
+        key: str | int,
+        value: Any,
+        *,
+        if_version: int | None = None,
+        if_absent: bool = False,
+        ttl_s: float | None = None,
+        base: Document[Any] | Missing | None = MISSING,
+    ) -> None:
+        """As `Collection.put`, with the same options."""
+        self._add(
+            *("put", collection, key),
+            body=value,
+            if_version=if_version,
+            if_absent=if_absent,
+            ttl_s=ttl_s,
+            base=base,
+        )
+
+    def patch(
+        self, collection: str, key: str | int, patch: Any, *, if_version: int | None = None
+    ) -> None:
+        """As `Collection.patch`, with the same options."""
+        self._add("patch", collection, key, body=patch, if_version=if_version)
+
+    def append(self, collection: str, key: str | int, pointer: str, item: Any) -> None:
+        """As `Collection.append`; the new list is not returned."""
+        self._add("append", collection, key, pointer=pointer, body=item)
+
+    def increment(self, collection: str, key: str | int, pointer: str, n: float = 1) -> None:
+        """As `Collection.increment`; the new number is not returned."""
+        self._add("increment", collection, key, pointer=pointer, body=n)
+
+    def delete(self, collection: str, key: str | int, *, if_version: int | None = None) -> None:
+        """As `Collection.delete`, with the same options."""
+        self._add("delete", collection, key, if_version=if_version)
+
+    def _begin(self) -> None:
+        self._in_block, self._ops, self.receipts = True, [], []
+
+    async def _end(self, error: BaseException | None) -> None:
+        """Write all of it, or nothing when the block ended with an exception."""
+        self._in_block = False
+        if error is not None or not self._ops:
+            return
+        results = await self.engine.submit(
+            self._ops, loop=self._handle.loop(), provisional=self._provisional
+        )
+        for op, outcome, _ in results:
+            if outcome.status == "refused" and outcome.code != "batch":
+                raise_refusal(op, outcome)
+        self.receipts = [result.receipt for result in results]
+
+
+class AsyncBatch(BatchWrites):
     """Writes to several documents that stand or fall together: `async with store.batch() as b:`.
 
     Nothing is written before the block ends, and nothing at all when it ends with an exception.
     `receipts` holds one for each write afterwards, in order.
     """
 
-    def __init__(self, store: StoreCalls, *, provisional: bool = False) -> None:
-        self.calls = BatchCalls(store, provisional=provisional)
-
-    @property
-    def receipts(self) -> list[Receipt]:
-        """One for each write, in order, once the block has ended."""
-        return self.calls.receipts
-
-    put = plain(BatchCalls.put)
-    patch = plain(BatchCalls.patch)
-    append = plain(BatchCalls.append)
-    increment = plain(BatchCalls.increment)
-    delete = plain(BatchCalls.delete)
-    _commit = awaited(BatchCalls.commit)
-
     async def __aenter__(self) -> AsyncBatch:
-        self.calls.begin()
+        self._begin()
         return self
 
     async def __aexit__(
@@ -95,64 +479,132 @@ class AsyncBatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            await self._commit()
-        else:
-            self.calls.drop()
+        await self._end(error)
 
 
 class AsyncStore:
-    """An open store for tasks of an event loop.  Made by `standfast.open_async`."""
+    """An open store for tasks of an event loop; `store["name"]` is a collection.
+
+    Made by `standfast.open_async`, or by `Store.as_async`.
+    """
 
     def __init__(self, engine: Engine, reopen: Callable[[], Engine] | None = None) -> None:
-        self._collections: dict[str, AsyncCollection] = {}
-        self.calls = StoreCalls(engine, reopen, asyncio.get_running_loop)
+        self._open(StoreHandle(engine, reopen, asyncio.get_running_loop))
+
+    def _open(self, handle: StoreHandle) -> None:
+        self.handle = handle
+        self._collections: dict[str, AsyncCollection[Any]] = {}
 
     @classmethod
-    def over(cls, calls: StoreCalls) -> AsyncStore:
-        """A store over the engine of another: see `Store.as_async`."""
+    def over(cls, handle: StoreHandle) -> AsyncStore:
+        """A store over the engine of another, whose callers may wait in another way."""
         store = cls.__new__(cls)
-        store._collections = {}
-        store.calls = calls.for_loop(asyncio.get_running_loop)
+        store._open(handle)
         return store
 
     def __repr__(self) -> str:
-        return f"AsyncStore({self.calls.display!r})"
+        return f"AsyncStore({self.handle.display!r})"
 
-    collections = awaited(StoreCalls.collections)
-    create_index = awaited(StoreCalls.create_index)
-    outcome = awaited(StoreCalls.outcome)
-    health = awaited(StoreCalls.health)
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process; not for users."""
+        return self.handle.engine
 
-    on_state_change = plain(StoreCalls.on_state_change)
-
-    def __getitem__(self, name: str) -> AsyncCollection:
+    def __getitem__(self, name: str) -> AsyncCollection[Any]:
         found = self._collections.get(name)
         if found is None:
-            found = AsyncCollection(self.calls, collection_name(name))
-            self._collections[name] = found
+            found = self._collections[name] = AsyncCollection(self.handle, collection_name(name))
         return found
 
+    @overload
+    def collection(self, name: str) -> AsyncCollection[Any]: ...
+    @overload
+    def collection(
+        self, name: str, *, type: type[T], upgrade: Callable[[Any], Any] | None = None
+    ) -> AsyncCollection[T]: ...
+    @overload
+    def collection(
+        self, name: str, *, type: Any, upgrade: Callable[[Any], Any] | None = None
+    ) -> AsyncCollection[Any]: ...
     def collection(
         self, name: str, *, type: Any = None, upgrade: Callable[[Any], Any] | None = None
-    ) -> AsyncCollection:
-        """A collection, with a type perhaps; `create_index(name)` makes its `find` fast."""
+    ) -> AsyncCollection[Any]:
+        """A collection; `await store.create_index(name)` makes its `find` fast.
+
+        `type`: its documents are values of this type (a msgspec Struct, a dataclass, a pydantic
+        model); `upgrade` makes JSON of the type from that of a document which does not fit.
+        """
         if type is None:
             return self[name]
-        return AsyncCollection(self.calls, collection_name(name), Typed(type, upgrade))
+        return AsyncCollection(self.handle, collection_name(name), Typed(type, upgrade))
+
+    async def collections(self) -> list[str]:
+        """The names of the collections that exist, sorted."""
+
+        def work(backend: Backend, deadline: float) -> list[str]:
+            return backend.collections()
+
+        return await self.engine.scan(work, what="list of collections", loop=self.handle.loop())
+
+    async def create_index(self, name: str) -> None:
+        """Make `find` fast on a collection (a GIN index on PostgreSQL)."""
+        collection = collection_name(name)
+
+        def work(backend: Backend, deadline: float) -> None:
+            backend.create_index(collection)
+
+        what, loop = f"index of `{collection}`", self.handle.loop()
+        await self.engine.scan(work, what=what, loop=loop)
+
+    async def outcome(self, receipt: Receipt) -> WriteOutcome:
+        """What became of an acknowledged write; only the primary knows of what has left here."""
+        engine, name = self.engine, (receipt.lane, receipt.seq)
+        engine.require_open()
+        if engine.is_pending(*name):
+            return WriteOutcome("pending")
+
+        def work(backend: Backend, deadline: float) -> list[ConflictRecord]:
+            return backend.conflicts(name=name, deadline=deadline)
+
+        entries = await engine.scan(work, what="outcome", loop=self.handle.loop())
+        if not entries:
+            return WriteOutcome("applied", receipt.version)
+        last = entries[-1]
+        state = "rejected" if is_rejected(last) else "merged"
+        return WriteOutcome(state, None, last.reason, last.id)
+
+    async def health(self) -> Health:
+        """How the store is doing: state, lag, oldest pending write, lane, history, conflicts."""
+        engine = self.engine
+        health = engine.health()
+
+        def work(backend: Backend, deadline: float) -> dict[str, int]:
+            return backend.count_conflicts(deadline=deadline)
+
+        if health.state != "direct" or health.lag_ops:
+            return health
+        try:
+            counts = await engine.scan(work, what="count of conflicts", loop=self.handle.loop())
+        except StandfastError:
+            return health
+        return msgspec.structs.replace(health, conflicts=counts)
+
+    def on_state_change(self, listener: Callable[[StateChange], object]) -> None:
+        """Call `listener(change)` at every change of state, in a thread of its own, in order."""
+        self.engine.notifier.listen(listener)
 
     def batch(self, *, provisional: bool = False) -> AsyncBatch:
         """Writes that stand or fall together, as an asynchronous context manager."""
-        self.calls.engine.require_open()
-        return AsyncBatch(self.calls, provisional=provisional)
+        self.engine.require_open()
+        return AsyncBatch(self.handle, provisional=provisional)
 
     async def flush(self, *, timeout_s: float = 5.0) -> None:
         """Wait until every acknowledged write is on the primary; DeadlineExceeded otherwise."""
-        await asyncio.to_thread(self.calls.flush, timeout_s)
+        await asyncio.to_thread(self.handle.flush, timeout_s)
 
     async def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
         """Release everything; returns how many acknowledged writes still wait for the primary."""
-        return await asyncio.to_thread(self.calls.engine.close, timeout_s)
+        return await asyncio.to_thread(self.engine.close, timeout_s)
 
     async def __aenter__(self) -> AsyncStore:
         return self
@@ -168,7 +620,7 @@ class Opening:
         self._open = open_it
         self._store: AsyncStore | None = None
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, Any, AsyncStore]:
         return self._open().__await__()
 
     async def __aenter__(self) -> AsyncStore:

@@ -1,322 +1,120 @@
-"""The calls on a collection, once for both faces: generators that yield what they wait for."""
+"""The documents of one collection: from stored text to values and back, one by one and in pages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import AsyncIterator
+from typing import Any, Generic, Literal, TypeVar
 
-from standfast.api.documents import Documents
-from standfast.api.drive import Caller, Steps, pause_before
+import msgspec
+
+from standfast.api.store import StoreHandle
 from standfast.document.codec import decode, encode
 from standfast.document.containment import contains
 from standfast.document.names import key_text
-from standfast.document.patch import parse_pointer, resolve
 from standfast.document.typed import Typed
-from standfast.document.values import MISSING, Missing
 from standfast.engine.full_scan import FullScan, Pages
 from standfast.engine.interfaces import Engine, ReadResult
+from standfast.engine.local_state import age_s
 from standfast.engine.overlay import View, lay_over
 from standfast.engine.promise import Promise
-from standfast.engine.write_queue import Result
-from standfast.errors import ConfigError, ConflictError
-from standfast.limits import MAX_PAGE, MAX_UPDATE_ATTEMPTS
-from standfast.ops.build import build_op, raise_refusal
-from standfast.ops.types import ABSENT, Document, Kind, Receipt, Row
+from standfast.errors import ConfigError, CorruptData, DataError
+from standfast.limits import MAX_PAGE
+from standfast.ops.types import Document, Row, from_microseconds
 
+T = TypeVar("T")
 Consistency = Literal["primary", "local"]
 
 #: Documents that one transaction of `put_many` and one page of `items` take.
 PAGE = 1000
 
 
-class CollectionCalls(Documents):
-    """The calls on one collection; a face has them as `calls`.
+class Documents(Generic[T]):
+    """How the documents of one collection are read, with its type if it has one."""
 
-    Keys are strings; an int key is its decimal string.  Values are anything JSON, or values of the
-    collection's type.
-    """
-
-    def __init__(self, caller: Caller, name: str, typed: Typed | None = None) -> None:
-        super().__init__(name, typed)
-        self._caller = caller
+    def __init__(self, handle: StoreHandle, name: str, typed: Typed | None = None) -> None:
+        self.handle = handle
+        self.name = name
+        self._typed = typed
 
     @property
     def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._caller.engine
+        """The engine of this process."""
+        return self.handle.engine
 
-    # ---- writing
+    # ---- values
 
-    def _write(
-        self,
-        kind: Kind,
-        key: object,
-        *,
-        provisional: bool = False,
-        read_modify_write: bool = False,
-        **options: Any,
-    ) -> Steps[Result]:
-        op = build_op(kind, self.name, key, **options)
-        (result,) = yield self.engine.submit(
-            [op],
-            loop=self._caller.loop(),
-            provisional=provisional,
-            read_modify_write=read_modify_write,
-        )
-        if result.outcome.status == "refused":
-            raise_refusal(op, result.outcome)
-        return result
+    def dump(self, value: Any, key: object) -> Any:
+        """The JSON of a value; DataError when it is not of the collection's type."""
+        if self._typed is None:
+            return value
+        try:
+            return self._typed.dump(value)
+        except DataError as error:
+            raise error.about(f"put of key {key_text(key)!r} in `{self.name}`") from None
 
-    def put(
-        self,
-        key: str | int,
-        value: Any,
-        *,
-        if_version: int | None = None,
-        if_absent: bool = False,
-        ttl_s: float | None = None,
-        base: Document | Missing | None = MISSING,
-        provisional: bool = False,
-    ) -> Steps[Receipt]:
-        """Replace the document, or create it.
+    def load(self, text: str, key: str) -> T:
+        """The value of a stored text; CorruptData, which names its key, when it is unreadable."""
+        try:
+            value = decode(text)
+            return value if self._typed is None else self._typed.load(value)
+        except CorruptData as error:
+            raise error.about(f"the document of key {key!r} in `{self.name}`") from None
 
-        `if_version`: only when it has that version (0: only when there is none); `if_absent`: only
-        when there is none; else ConflictError.  `ttl_s`: it expires that many seconds from now by
-        the database's clock; without it, it does not expire.  `base`: the document that the value
-        was made from (None: there was none); what others changed since then is merged, three-way
-        and field by field, and what cannot be merged is in the ledger.
+    def copied(self, value: Any, key: object) -> T:
+        """A value as it would come back after a put."""
+        return self.load(encode(self.dump(value, key)), key_text(key))
 
-        While the primary is away the receipt says `durable_on="journal"` and has no version.  A
-        condition needs the primary then, `Unavailable("needs_primary")`, unless `provisional`: it
-        is judged by what is known here, and on replay holds only for exactly that document.
-        """
-        result = yield from self._write(
-            *("put", key),
-            body=self.dump(value),
-            if_version=if_version,
-            if_absent=if_absent,
-            ttl_s=ttl_s,
-            base=base,
-            provisional=provisional,
-        )
-        return result.receipt
+    def copy_of(self, document: Document[T]) -> Document[Any]:
+        """The document as JSON; changing its value later does not change the copy."""
+        plain = decode(encode(self.dump(document.value, document.key)))
+        return msgspec.structs.replace(document, value=plain)
 
-    def patch(
-        self,
-        key: str | int,
-        patch: Any,
-        *,
-        if_version: int | None = None,
-        provisional: bool = False,
-    ) -> Steps[Receipt]:
-        """Change members of the document by a merge patch (RFC 7396): null removes a member.
-
-        A missing document starts as `{}`.  `if_version` and `provisional` as for `put`.
-        """
-        result = yield from self._write(
-            "patch", key, body=patch, if_version=if_version, provisional=provisional
-        )
-        return result.receipt
-
-    def append(self, key: str | int, pointer: str, item: Any) -> Steps[Any]:
-        """Append to the list at a JSON pointer (RFC 6901); returns the list as it is then.
-
-        `""` is the whole document; a missing list starts as `[]`.  ConflictError("moved"): it took
-        effect, but the reply was lost and others changed the document before it could be read.
-        While the primary is away: the list as far as it is known here, None where it is not.
-        """
-        result = yield from self._write("append", key, pointer=pointer, body=item)
-        return (yield from self._changed_value(result))
-
-    def increment(self, key: str | int, pointer: str, n: float = 1) -> Steps[Any]:
-        """Add to the number at a JSON pointer (RFC 6901); returns the new number.
-
-        `""` is the whole document; a missing number starts as 0.  No two callers get the same
-        number while the primary answers; ConflictError("moved"), and None, as for `append`.
-        """
-        result = yield from self._write("increment", key, pointer=pointer, body=n)
-        return (yield from self._changed_value(result))
-
-    def _changed_value(self, result: Result) -> Steps[Any]:
-        op, outcome, receipt = result
-        text = outcome.text
-        if text is None and receipt.durable_on != "primary":
+    def of(self, result: ReadResult, key: str) -> Document[T] | None:
+        """The document that a read found; None when there is none."""
+        view = result.view
+        if view.text is None:
             return None
-        if text is None:  # the reply was lost, and told again without the document
-            found = yield from self._read_one(op.key)
-            if found.view.text is None or found.view.version != outcome.version:
-                raise ConflictError(
-                    f"{op.kind} of key {op.key!r} in `{self.name}` took effect, but others changed"
-                    " the document before its new value could be read",
-                    code="moved",
-                    hint="do not repeat it: read the document",
-                    expected=outcome.version,
-                    actual=found.view.version if found.view.text is not None else 0,
-                )
-            text = found.view.text
-        return resolve(decode(text), parse_pointer(op.pointer))
-
-    def update(
-        self, key: str | int, change: Callable[[Any], Any], *, default: Any = MISSING
-    ) -> Steps[Receipt]:
-        """Read, let `change` make a new value of the old one, and put it if nobody was faster.
-
-        Compare-and-set inside: `change` may be called several times and must be pure.  A missing
-        document starts as `default`; without one, it is a ConflictError.  While the primary is
-        away, the difference that it made is journaled, and merged on replay.
-        """
-        for attempt in range(MAX_UPDATE_ATTEMPTS):
-            yield from pause_before(attempt)
-            found = yield from self.read(key)
-            if found is None and default is MISSING:
-                raise ConflictError(
-                    f"update of key {key_text(key)!r} in `{self.name}`: there is no document",
-                    code="missing",
-                    hint="give default=",
-                    actual=0,
-                )
-            base = None
-            if found is not None:  # before `change` has had it in its hands
-                base = self.copy_of(found)
-            value = change(found.value if found else self.copied(default))
-            try:
-                result = yield from self._write(
-                    *("put", key),
-                    body=self.dump(value),
-                    if_version=found.version if found else ABSENT,
-                    base=base,
-                    read_modify_write=True,
-                )
-            except ConflictError:
-                continue
-            return result.receipt
-        raise self._contended("update", key, "use patch, append or increment, which never conflict")
-
-    def delete(
-        self, key: str | int, *, if_version: int | None = None, provisional: bool = False
-    ) -> Steps[Receipt]:
-        """Delete the document; deleting what is not there is no error (version 0)."""
-        result = yield from self._write(
-            "delete", key, if_version=if_version, provisional=provisional
+        return Document(
+            key=key,
+            value=self.load(view.text, key),
+            version=view.version,
+            source="primary" if result.from_primary else "mirror",
+            age_s=0.0 if result.from_primary else age_s(view.seen_us),
+            created_at=from_microseconds(view.created_us),
+            updated_at=from_microseconds(view.updated_us),
         )
-        return result.receipt
 
-    def pop(self, key: str | int, default: Any = None) -> Steps[Any]:
-        """Delete the document and return its value, or `default` when there is none.
-
-        Of two callers at once, only one gets the value; so it needs the primary.
-        """
-        for attempt in range(MAX_UPDATE_ATTEMPTS):
-            yield from pause_before(attempt)
-            found = yield from self.read(key)
-            if found is None:
-                return default
-            try:
-                yield from self.delete(key, if_version=found.version)
-            except ConflictError:
-                continue
-            return found.value
-        raise self._contended("pop", key, "try again")
-
-    def get_or_create(self, key: str | int, default: Any) -> Steps[Any]:
-        """The document's value; `default` is put first when there is none.
-
-        Of several callers at once, one creates it and all get the same value; so creating needs
-        the primary.
-        """
-        for attempt in range(MAX_UPDATE_ATTEMPTS):
-            yield from pause_before(attempt)
-            found = yield from self.read(key)
-            if found is not None:
-                return found.value
-            try:
-                yield from self.put(key, default, if_absent=True)
-            except ConflictError:
-                continue
-            return self.copied(default)
-        raise self._contended("get_or_create", key, "try again")
-
-    def put_many(self, documents: Mapping[Any, Any]) -> Steps[dict[str, Receipt]]:
-        """Put many documents, in transactions of 1,000, all checked before the first is sent."""
-        ops = [
-            build_op("put", self.name, key, body=self.dump(value))
-            for key, value in documents.items()
-        ]
-        receipts: dict[str, Receipt] = {}
-        for start in range(0, len(ops), PAGE):
-            results: list[Result] = yield self.engine.submit(
-                ops[start : start + PAGE], loop=self._caller.loop()
-            )
-            for op, outcome, receipt in results:
-                if outcome.status == "refused":
-                    raise_refusal(op, outcome)
-                receipts[op.key] = receipt
-        return receipts
-
-    def _contended(self, what: str, key: object, hint: str) -> ConflictError:
-        return ConflictError(
-            f"{what} of key {key_text(key)!r} in `{self.name}`: other writers were faster"
-            f" {MAX_UPDATE_ATTEMPTS} times",
-            code="contended",
-            hint=hint,
+    def of_row(self, row: Row) -> Document[T]:
+        """The document of a row of the primary, or of the mirror."""
+        return Document(
+            key=row.key,
+            value=self.load(row.text, row.key),
+            version=row.version,
+            source="primary" if row.seen_us is None else "mirror",
+            age_s=age_s(row.seen_us or 0),
+            created_at=from_microseconds(row.created_us),
+            updated_at=from_microseconds(row.updated_us),
         )
 
     # ---- reading
 
-    def _read_one(self, key: str, consistency: Consistency = "primary") -> Steps[ReadResult]:
-        local = _is_local(consistency)
-        result = self.engine.read_one(self.name, key, local=local, loop=self._caller.loop())
-        if isinstance(result, Promise):
-            result = yield result
-        return result
+    def ask(self, key: str, consistency: str) -> ReadResult | Promise[ReadResult]:
+        """Read one place on the primary, or with `"local"` in this data directory."""
+        if consistency not in ("primary", "local"):
+            raise ConfigError(
+                f"consistency={consistency!r} is not known",
+                code="usage",
+                hint="'primary' or 'local'",
+            )
+        local, loop = consistency == "local", self.handle.loop()
+        return self.handle.engine.read_one(self.name, key, local=local, loop=loop)
 
-    def read(
-        self, key: str | int, *, consistency: Consistency = "primary"
-    ) -> Steps[Document | None]:
-        """The document with its version and times, or None.
+    async def read_one(self, key: str, consistency: str = "primary") -> ReadResult:
+        """As `ask`, with the answer."""
+        result = self.ask(key, consistency)
+        return await result if isinstance(result, Promise) else result
 
-        `consistency="primary"` asks the primary, and the mirror while it is away; `"local"` asks
-        the mirror, in the caller's own thread.  The document says its source and age.  What is not
-        known here while the primary is away is `Unavailable`, never None.
-        """
-        text = key_text(key)
-        result = yield from self._read_one(text, consistency)
-        return self.document_of(result, text)
-
-    def get(
-        self, key: str | int, default: Any = None, *, consistency: Consistency = "primary"
-    ) -> Steps[Any]:
-        """The document's value, or `default` when there is none; `consistency` as for `read`."""
-        text = key_text(key)
-        result = yield from self._read_one(text, consistency)
-        return default if result.view.text is None else self.load(result.view.text, text)
-
-    def get_many(
-        self, keys: Iterable[str | int], *, consistency: Consistency = "primary"
-    ) -> Steps[dict[str, Any]]:
-        """The values of those of the documents that exist, by key (an int key as its string)."""
-        self.engine.require_open()
-        wanted = [key_text(key) for key in keys]
-        local, loop = _is_local(consistency), self._caller.loop()
-        values: dict[str, Any] = {}
-        for start in range(0, len(wanted), PAGE):
-            page = wanted[start : start + PAGE]
-            results = [self.engine.read_one(self.name, key, local=local, loop=loop) for key in page]
-            for key, result in zip(page, results, strict=True):
-                if isinstance(result, Promise):
-                    result = yield result
-                if result.view.text is not None:
-                    values[key] = self.load(result.view.text, key)
-        return values
-
-    def keys(
-        self, *, prefix: str = "", after: str | None = None, limit: int = PAGE
-    ) -> Steps[list[str]]:
-        """One page of keys in bytewise order: with `prefix`, after `after`, at most `limit`."""
-        rows = yield from self.page(prefix, after, limit=limit)
-        return [row.key for row in rows]
-
-    def count(self) -> Steps[int]:
+    async def count(self) -> int:
         """The number of documents."""
 
         def work(pages: Pages, deadline: float) -> int:
@@ -328,10 +126,10 @@ class CollectionCalls(Documents):
                 count += sum(view.text is not None for view in views.values())
             return count
 
-        what, loop = f"count of `{self.name}`", self._caller.loop()
-        return (yield self.engine.pages(self.name, work, what=what, loop=loop))
+        what, loop = f"count of `{self.name}`", self.handle.loop()
+        return await self.engine.pages(self.name, work, what=what, loop=loop)
 
-    def page(
+    async def page(
         self,
         prefix: str,
         after: str | None,
@@ -339,16 +137,16 @@ class CollectionCalls(Documents):
         limit: int,
         query: Any = None,
         full_scan: FullScan | None = None,
-    ) -> Steps[list[Row]]:
+    ) -> list[Row]:
         """One page of rows in bytewise key order; with `query` those that contain it.
 
         While the primary is away it comes from the mirror, if that holds the collection whole: all
-        of it was read once, and the pages of that `sweep` have followed each other to the end.
+        of it was read once, and the pages of that `full_scan` have followed each other to the end.
         """
         self.engine.require_open()
         if not 0 < limit <= MAX_PAGE:
             raise ConfigError(
-                f"limit={limit!r} is no page size", code="usage", hint=f"give 1 to {MAX_PAGE}"
+                f"limit={limit!r} is not a page size", code="usage", hint=f"give 1 to {MAX_PAGE}"
             )
         prefix, after = key_text(prefix), None if after is None else key_text(after)
 
@@ -373,39 +171,20 @@ class CollectionCalls(Documents):
                 start = rows[-1].key
             return page[:limit]
 
-        what, loop = f"scan of `{self.name}`", self._caller.loop()
-        return (yield self.engine.pages(self.name, work, what=what, full_scan=full_scan, loop=loop))
+        what, loop = f"scan of `{self.name}`", self.handle.loop()
+        return await self.engine.pages(self.name, work, what=what, full_scan=full_scan, loop=loop)
 
-    def pages(self, prefix: str, query: Any = None) -> Iterator[Steps[list[Row]]]:
-        """The pages of a whole scan, each as a call; it ends when one was not full."""
+    async def rows(self, prefix: str = "", query: Any = None) -> AsyncIterator[Row]:
+        """The rows of a whole scan, in pages of 1,000; it ends when one was not full."""
         after: str | None = None
         full_scan = self.engine.full_scan(self.name) if not prefix and query is None else None
         while True:
-            page: list[Row] = []
-
-            def call(page: list[Row] = page, after: str | None = after) -> Steps[list[Row]]:
-                page += yield from self.page(
-                    prefix, after, limit=PAGE, query=query, full_scan=full_scan
-                )
-                return page
-
-            yield call()
+            page = await self.page(prefix, after, limit=PAGE, query=query, full_scan=full_scan)
+            for row in page:
+                yield row
             if len(page) < PAGE:
                 return
             after = page[-1].key
-
-    def finish(self, steps: Steps[list[Row]]) -> Steps[list[Row]]:
-        """Run a page that `pages` has given."""
-        return (yield from steps)
-
-    def query_of(self, query: Any) -> Any:
-        """A query of `find`, checked."""
-        self.engine.require_open()
-        if query is None:
-            raise ConfigError(
-                "find(None) asks for nothing", code="usage", hint="items() gives every document"
-            )
-        return decode(encode(query))
 
 
 class _InRange:
@@ -424,11 +203,3 @@ class _InRange:
         if self._query is None:
             return True
         return view.text is not None and contains(decode(view.text), self._query)
-
-
-def _is_local(consistency: str) -> bool:
-    if consistency not in ("primary", "local"):
-        raise ConfigError(
-            f"consistency={consistency!r} is not known", code="usage", hint="'primary' or 'local'"
-        )
-    return consistency == "local"

@@ -1,24 +1,26 @@
-"""How a call is driven: it is a generator that yields what it waits for.
+"""How a synchronous call runs: its asynchronous twin's coroutine, driven by the caller's thread.
 
-`blocking(call)` makes a face's method that blocks of it, `awaited(call)` one that is awaited; the
-meaning, the signature and the documentation are the same.
+A call is written once, as an `async def` of an asynchronous class.  `blocking(call)` is the method
+of the synchronous class: same parameters, documentation and result.  Whatever such a coroutine
+awaits must be a `Promise` without a loop, which yields itself to the driver, or another such
+coroutine; where there is no loop it may block instead, since the thread is its caller's own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from standfast.engine.interfaces import Engine
 
+A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
-Steps = Generator[Any, Any, R]
-"""A call on its way: it yields promises and pauses, is sent their values, and returns R."""
 
 #: Who loses a race of compare-and-set waits before trying again, at random and longer each time:
 #: without a pause, eight threads that update one document make some lose 50 times in a row.
@@ -26,91 +28,94 @@ _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.25
 
 
-class Pause:
-    """A wait of so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def wait(self, timeout_s: float) -> None:
-        """Block for that long."""
-        time.sleep(self._seconds)
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return asyncio.sleep(self._seconds).__await__()
-
-
-def pause_before(attempt: int) -> Steps[None]:
-    """Wait before every attempt of a compare-and-set but the first."""
-    if attempt:
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
-        yield Pause(random.random() * longest)
-
-
-class Caller(Protocol):
-    """Whoever makes calls: an engine, and the event loop that answers go to (None: a thread)."""
+class Calls(Protocol):
+    """An object whose calls are coroutines, without a loop."""
 
     @property
     def engine(self) -> Engine:
-        """The engine, a fresh one in a forked child."""
+        """The engine that serves them, a fresh one in a forked child."""
         ...
 
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The running event loop, for the asynchronous face."""
-        ...
+
+C = TypeVar("C", bound=Calls)
+
+
+class Blocking(Generic[C]):
+    """A synchronous class: `calls` is its asynchronous twin, whose coroutines it drives."""
+
+    def __init__(self, calls: C) -> None:
+        self.calls = calls
+
+
+def drive(call: Coroutine[Any, Any, R], calls: Calls) -> R:
+    """Run a coroutine to its end in this thread, waiting for each promise that it yields."""
+    try:
+        step = call.send(None)
+        while True:
+            try:
+                value = step.wait(calls.engine.call_timeout_s)
+            except BaseException as error:
+                step = call.throw(error)
+            else:
+                step = call.send(value)
+    except StopIteration as done:
+        return done.value
 
 
 def blocking(
-    call: Callable[Concatenate[Any, P], Steps[R]],
+    call: Callable[Concatenate[A, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Any, P], R]:
-    """The method that blocks until the call is done."""
+    """The synchronous method of a coroutine: it returns when the call is done."""
 
     @wraps(call)
     def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        steps = call(self.calls, *args, **kwargs)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    value = step.wait(self.calls.engine.call_timeout_s)
-                except BaseException as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(value)
-        except StopIteration as done:
-            return done.value
+        return drive(call(self.calls, *args, **kwargs), self.calls)
 
-    return method
+    return _synchronous(method)
 
 
-def awaited(
-    call: Callable[Concatenate[Any, P], Steps[R]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """The method that is awaited until the call is done."""
+def iterating(
+    call: Callable[Concatenate[A, P], AsyncIterator[R]],
+) -> Callable[Concatenate[Any, P], Iterator[R]]:
+    """The synchronous method of a call that gives an asynchronous iterator."""
+
+    def each(rows: AsyncIterator[R], calls: Calls) -> Iterator[R]:
+        while True:
+            try:
+                row = drive(_next(rows), calls)
+            except StopAsyncIteration:
+                return
+            yield row
 
     @wraps(call)
-    async def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        steps = call(self.calls, *args, **kwargs)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    value = await step
-                except BaseException as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(value)
-        except StopIteration as done:
-            return done.value
+    def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        return each(call(self.calls, *args, **kwargs), self.calls)
 
+    return _synchronous(method)
+
+
+def _next(rows: AsyncIterator[R]) -> Coroutine[Any, Any, R]:
+    step: Any = rows.__anext__()  # that of a generator has `send` and `throw`, as a coroutine
+    return step
+
+
+def _synchronous(method: Callable[P, R]) -> Callable[P, R]:
+    """Name a method after its own class, and its result by what it is without waiting."""
+    named: Any = method
+    named.__qualname__ = named.__qualname__.removeprefix("Async")
+    signature = inspect.signature(method)
+    result = str(signature.return_annotation).removeprefix("Async")
+    named.__annotations__ = {**named.__annotations__, "return": result}
+    named.__signature__ = signature.replace(return_annotation=result)
     return method
 
 
-def plain(call: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """The method of a call that waits for nothing."""
-
-    @wraps(call)
-    def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        return call(self.calls, *args, **kwargs)
-
-    return method
+async def pause_before(attempt: int, loop: asyncio.AbstractEventLoop | None) -> None:
+    """Wait before every attempt of a compare-and-set but the first."""
+    if not attempt:
+        return
+    pause_s = random.random() * min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+    if loop is None:
+        time.sleep(pause_s)
+    else:
+        await asyncio.sleep(pause_s)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from standfast.bot.times import iso, stored_time
+from standfast.bot.fields import iso, stored_time
 from standfast.errors import DataError
 from standfast.ops.types import Redacted
 

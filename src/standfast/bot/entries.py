@@ -17,8 +17,7 @@ from typing import Any, cast
 
 import msgspec
 
-from standfast.bot.ids import number_id
-from standfast.bot.times import iso, stored_time
+from standfast.bot.fields import iso, number_id, stored_time
 from standfast.document.values import json_path, type_name
 from standfast.errors import CorruptData, DataError
 from standfast.limits import MAX_ALT_IGNS, MAX_ENTRY_TEXT_CHARS

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from standfast.bot.ids import guild_key
+from standfast.bot.fields import guild_key
 from standfast.errors import ConfigError, DataError
 
 PRODUCTION = "production"

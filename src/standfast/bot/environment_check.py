@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from standfast.api.collection import CollectionCalls
-from standfast.api.drive import Steps
-from standfast.api.store import StoreCalls
+from standfast.api.aio import AsyncCollection
+from standfast.api.collection import Documents
+from standfast.api.store import StoreHandle
 from standfast.bot.environment import Environment, environment_name
 from standfast.document.values import MISSING, Missing
-from standfast.engine.promise import Promise
 from standfast.errors import ConfigError, ConflictError, CorruptData, Unavailable
 from standfast.ops.types import Document
 
@@ -27,10 +26,10 @@ class Guard:
     The store's name is read at the first write and kept.
     """
 
-    def __init__(self, store: StoreCalls, environment: Environment) -> None:
+    def __init__(self, handle: StoreHandle, environment: Environment) -> None:
         self.environment = environment
-        self._store = store
-        self._stamps = CollectionCalls(store, COLLECTION)
+        self._stamps: AsyncCollection[Any] = AsyncCollection(handle, COLLECTION)
+        self._documents: Documents[Any] = Documents(handle, COLLECTION)
         self._store_name: str | Missing | None = MISSING
 
     def allows(self, key: str) -> bool:
@@ -47,7 +46,7 @@ class Guard:
                 "production, or unset DEV_GUILD_ID, to see all",
             )
 
-    def admit(self) -> Steps[None]:
+    async def admit(self) -> None:
         """Let a write pass, or raise ConfigError("wrong_environment").
 
         A process that is limited to its own guild passes, since it reaches nobody else's.  The
@@ -61,7 +60,7 @@ class Guard:
         known = self._store_name
         if isinstance(known, Missing):
             try:
-                known = yield from self._learn()
+                known = await self._learn()
             except Unavailable as error:
                 if self.environment.name is None or self.environment.is_production:
                     return
@@ -75,15 +74,15 @@ class Guard:
         if known is not None and known != self.environment.name:
             raise self._refusal(known)
 
-    def _learn(self) -> Steps[str | None]:
+    async def _learn(self) -> str | None:
         """The store's name, stamped with our own when it has none; None: nobody has a name."""
-        found, told = yield from self._read()
+        found, told = await self._read()
         mine = self.environment.name
         if found is None and mine is not None:
             try:
-                yield from self._stamps.put(KEY, {"name": mine}, if_absent=True)
+                await self._stamps.put(KEY, {"name": mine}, if_absent=True)
             except ConflictError:
-                found, told = yield from self._read()
+                found, told = await self._read()
             else:
                 self._store_name = mine
                 return mine
@@ -92,12 +91,10 @@ class Guard:
             self._store_name = name
         return name
 
-    def _read(self) -> Steps[tuple[Document | None, bool]]:
+    async def _read(self) -> tuple[Document[Any] | None, bool]:
         """The stamp, and whether the primary itself told it."""
-        result = self._store.engine.read_one(COLLECTION, KEY, loop=self._store.loop())
-        if isinstance(result, Promise):
-            result = yield result
-        return self._stamps.document_of(result, KEY), result.from_primary
+        result = await self._documents.read_one(KEY)
+        return self._documents.of(result, KEY), result.from_primary
 
     def _refusal(self, theirs: str) -> ConfigError:
         mine = self.environment.name

@@ -5,33 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from standfast.api.drive import Steps
-from standfast.bot.guilds import SETTINGS, Guilds, Members
-from standfast.bot.ids import GuildId
+from standfast.api.drive import Blocking, blocking
+from standfast.bot.fields import GuildId
+from standfast.bot.guilds import SETTINGS, Guilds, Members, Part
 from standfast.document.codec import decode, encode
-from standfast.engine.interfaces import Engine
 from standfast.errors import DataError
 from standfast.ops.types import Receipt
 
 
-class SettingsCalls:
-    """The calls on settings.  Stored is what differs from `defaults`, which may be empty.
+class AsyncGuildSettings(Part):
+    """Settings.  Stored is what differs from `defaults`, which may be empty.
 
     With defaults, names that are not among them are refused: DataError("unknown_setting").
     DataError when the defaults are not JSON.
     """
 
     def __init__(self, guilds: Guilds, *, defaults: Mapping[str, Any]) -> None:
-        self._guilds = guilds
+        super().__init__(guilds)
         self._defaults = encode(dict(defaults))  # as text: nobody changes it by what `get` returns
         self._names = frozenset(defaults)
 
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._guilds.engine
-
-    def get(self, guild_id: GuildId, name: str | None = None) -> Steps[Any]:
+    async def get(self, guild_id: GuildId, name: str | None = None) -> Any:
         """All settings of a guild as a dict, or the one of this name.
 
         Objects in objects are laid over the default member by member.  Without defaults, a name
@@ -39,11 +33,11 @@ class SettingsCalls:
         """
         if name is not None:
             self._known(name)
-        own = yield from self._guilds.members(SETTINGS, guild_id)
+        own = await self._guilds.members(SETTINGS, guild_id)
         settings = _laid_over(decode(self._defaults), own)
         return settings if name is None else settings.get(name)
 
-    def patch(self, guild_id: GuildId, changes: Mapping[str, Any]) -> Steps[Receipt]:
+    async def patch(self, guild_id: GuildId, changes: Mapping[str, Any]) -> Receipt:
         """Change settings by a merge patch (RFC 7396); it goes on in an outage.
 
         None puts a setting back to its default.  A value that is the default is not stored: the
@@ -55,19 +49,19 @@ class SettingsCalls:
             default = defaults.get(self._known(name))
             is_default = default is not None and encode(value) == encode(default)
             patch[name] = None if is_default else value
-        return (yield from self._guilds.patch(SETTINGS, guild_id, patch))
+        return await self._guilds.patch(SETTINGS, guild_id, patch)
 
-    def reset(self, guild_id: GuildId, *names: str) -> Steps[Receipt]:
+    async def reset(self, guild_id: GuildId, *names: str) -> Receipt:
         """Put these settings back to their defaults, without names all; it goes on in an outage."""
         if names:
             patch: Members = {self._known(name): None for name in names}
-            return (yield from self._guilds.patch(SETTINGS, guild_id, patch))
-        key = yield from self._guilds.writable(guild_id)
-        return (yield from self._guilds.collection(SETTINGS).delete(key))
+            return await self._guilds.patch(SETTINGS, guild_id, patch)
+        key = await self._guilds.writable(guild_id)
+        return await self._guilds.collection(SETTINGS).delete(key)
 
-    def overrides(self, guild_id: GuildId) -> Steps[dict[str, Any]]:
+    async def overrides(self, guild_id: GuildId) -> dict[str, Any]:
         """What differs from the defaults in this guild."""
-        return (yield from self._guilds.members(SETTINGS, guild_id))
+        return await self._guilds.members(SETTINGS, guild_id)
 
     def _known(self, name: str) -> str:
         if not self._names or name in self._names:
@@ -77,6 +71,15 @@ class SettingsCalls:
             code="unknown_setting",
             hint=f"registered are {', '.join(sorted(self._names))}",
         )
+
+
+class GuildSettings(Blocking[AsyncGuildSettings]):
+    """Settings of each guild over registered defaults: `bot.settings`."""
+
+    get = blocking(AsyncGuildSettings.get)
+    patch = blocking(AsyncGuildSettings.patch)
+    reset = blocking(AsyncGuildSettings.reset)
+    overrides = blocking(AsyncGuildSettings.overrides)
 
 
 def _laid_over(default: Members, own: Members) -> Members:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from standfast.api.collection import CollectionCalls
-from standfast.api.drive import Steps, pause_before
-from standfast.api.store import BatchCalls, StoreCalls
+from standfast.api.aio import AsyncBatch, AsyncCollection, BatchWrites
+from standfast.api.collection import Documents
+from standfast.api.drive import pause_before
+from standfast.api.store import StoreHandle
 from standfast.bot.environment_check import Guard
-from standfast.bot.ids import GuildId, guild_key, is_guild_key
+from standfast.bot.fields import GuildId, guild_key, is_guild_key
 from standfast.engine.interfaces import Engine
 from standfast.errors import ConfigError, ConflictError, CorruptData, Unavailable
 from standfast.limits import MAX_UPDATE_ATTEMPTS
@@ -29,16 +30,13 @@ Members = dict[str, Any]
 class Guilds:
     """The documents of guilds: a key is a guild's id, and every access passes the guard."""
 
-    def __init__(self, store: StoreCalls, *, guard: Guard, clock: Callable[[], datetime]) -> None:
+    def __init__(self, handle: StoreHandle, *, guard: Guard, clock: Callable[[], datetime]) -> None:
+        self.handle = handle
         self.guard = guard
-        self._store = store
         self._clock = clock
-        self._collections = {name: CollectionCalls(store, name) for name in COLLECTIONS}
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._store.engine
+        self._collections: dict[str, AsyncCollection[Any]] = {
+            name: AsyncCollection(handle, name) for name in COLLECTIONS
+        }
 
     def clock(self) -> datetime:
         """The time now, aware and in UTC."""
@@ -51,13 +49,13 @@ class Guilds:
             )
         return now.astimezone(UTC)
 
-    def collection(self, name: str) -> CollectionCalls:
-        """The calls on a collection."""
+    def collection(self, name: str) -> AsyncCollection[Any]:
+        """One of the collections of guilds' documents."""
         return self._collections[name]
 
-    def batch(self) -> BatchCalls:
-        """Writes that stand or fall together; `begin` and `commit` it."""
-        return BatchCalls(self._store)
+    def batch(self) -> AsyncBatch:
+        """Writes to guilds' documents that stand or fall together."""
+        return AsyncBatch(self.handle)
 
     def key(self, guild_id: GuildId) -> str:
         """The key of a guild's documents.  DataError("bad_guild")."""
@@ -69,101 +67,96 @@ class Guilds:
         self.guard.check(key)
         return key
 
-    def writable(self, guild_id: GuildId) -> Steps[str]:
+    async def writable(self, guild_id: GuildId) -> str:
         """The key, when this process may write there; else ConfigError("wrong_environment").
 
         The first time, the store's environment is read, and stamped when it has none.
         """
         key = self.readable(guild_id)
-        yield from self.guard.admit()
+        await self.guard.admit()
         return key
 
     # ---- reading
 
-    def members(self, collection: str, guild_id: GuildId) -> Steps[Members]:
+    async def members(self, collection: str, guild_id: GuildId) -> Members:
         """The members of a guild's document; none when there is no document.
 
         While the primary is away, as the mirror knows it: Unavailable("not_mirrored") when it
         does not.  CorruptData("not_an_object") when the document is something else.
         """
         key = self.readable(guild_id)
-        value = yield from self.collection(collection).get(key, {})
+        value = await self.collection(collection).get(key, {})
         return _members(value, collection, key)
 
-    def scan(self, collection: str) -> Steps[list[Document]]:
+    async def scan(self, collection: str) -> list[Document[Any]]:
         """The documents of all guilds that this process may see, in order of their keys.
 
         Keys that are no guild's id are left out.  While the primary is away the documents come
         from the mirror, when it holds the whole collection; Unavailable("not_mirrored") otherwise.
         """
-        calls = self.collection(collection)
         only = self.guard.environment.only_guild
         if only is not None:  # a single document needs no scan
-            found = yield from calls.read(only)
+            found = await self.collection(collection).read(only)
             return [] if found is None else [found]
-        documents: list[Document] = []
-        for steps in calls.pages(""):
-            rows = yield from steps
-            documents += [calls.document_of_row(row) for row in rows if is_guild_key(row.key)]
-        return documents
+        documents: Documents[Any] = Documents(self.handle, collection)
+        return [documents.of_row(row) async for row in documents.rows() if is_guild_key(row.key)]
 
-    def documents(self, collection: str) -> Steps[list[tuple[str, Any]]]:
+    async def documents(self, collection: str) -> list[tuple[str, Any]]:
         """(guild id, value) of all guilds that this process may see, as `scan` finds them."""
-        found = yield from self.scan(collection)
+        found = await self.scan(collection)
         return [(document.key, document.value) for document in found]
 
     # ---- writing
 
-    def patch(self, collection: str, guild_id: GuildId, patch: Members) -> Steps[Receipt]:
+    async def patch(self, collection: str, guild_id: GuildId, patch: Members) -> Receipt:
         """Change members of a guild's document by a merge patch; it goes on in an outage."""
-        key = yield from self.writable(guild_id)
-        return (yield from self.collection(collection).patch(key, patch))
+        key = await self.writable(guild_id)
+        return await self.collection(collection).patch(key, patch)
 
-    def patch_seen(
+    async def patch_seen(
         self,
         collection: str,
         guild_id: GuildId,
         patch_of: Callable[[Members | None], Members | None],
-    ) -> Steps[bool]:
+    ) -> bool:
         """Patch a guild's document by what is in it; False when `patch_of` gives no patch.
 
         For removals, which go on in an outage: the members are None where they are not known then.
         """
-        key = yield from self.writable(guild_id)
+        key = await self.writable(guild_id)
         try:
-            members = yield from self.members(collection, guild_id)
+            members = await self.members(collection, guild_id)
         except Unavailable:
             members = None  # if it cannot be written either, the patch says so
         patch = patch_of(members)
         if patch is None:
             return False
-        yield from self.collection(collection).patch(key, patch)
+        await self.collection(collection).patch(key, patch)
         return True
 
-    def change(
+    async def change(
         self,
         collection: str,
         guild_id: GuildId,
         change: Callable[[Members], Members | None],
         *,
-        also: Callable[[BatchCalls], None] | None = None,
-    ) -> Steps[Members]:
+        also: Callable[[BatchWrites], None] | None = None,
+    ) -> Members:
         """As `decide`, where `change` asks nobody: it is a plain function."""
 
-        def steps(members: Members) -> Steps[Members | None]:
-            yield from ()
+        async def changed(members: Members) -> Members | None:
             return change(members)
 
-        return (yield from self.decide(collection, guild_id, steps, also=also))
+        return await self.decide(collection, guild_id, changed, also=also)
 
-    def decide(
+    async def decide(
         self,
         collection: str,
         guild_id: GuildId,
-        change: Callable[[Members], Steps[Members | None]],
+        change: Callable[[Members], Awaitable[Members | None]],
         *,
-        also: Callable[[BatchCalls], None] | None = None,
-    ) -> Steps[Members]:
+        also: Callable[[BatchWrites], None] | None = None,
+    ) -> Members:
         """Decide something on a guild's document, so that of several callers only one does.
 
         Compare-and-set: `change` gets the members (none: `{}`) and returns the new ones, or None
@@ -175,26 +168,24 @@ class Guilds:
         its `sole_writer`.  ConflictError: a condition of `also` does not hold; "contended": others
         were faster 50 times.
         """
-        key = yield from self.writable(guild_id)
+        key = await self.writable(guild_id)
         calls = self.collection(collection)
         lost: ConflictError | None = None
         version = ABSENT
         for attempt in range(MAX_UPDATE_ATTEMPTS):
-            yield from pause_before(attempt)
-            found = yield from calls.read(key)
+            await pause_before(attempt, self.handle.loop())
+            found = await calls.read(key)
             before, version = version, ABSENT if found is None else found.version
             if lost is not None and _same_version(version, before):
                 raise lost  # it was not our document that had moved
-            new = yield from change({} if found is None else _members(found.value, collection, key))
+            new = await change({} if found is None else _members(found.value, collection, key))
             if new is None:
                 return {} if found is None else _members(found.value, collection, key)
-            batch = self.batch()
-            batch.begin()
-            batch.put(collection, key, new, if_version=version)
-            if also is not None:
-                also(batch)
             try:
-                yield from batch.commit()
+                async with self.batch() as batch:
+                    batch.put(collection, key, new, if_version=version)
+                    if also is not None:
+                        also(batch)
             except ConflictError as error:
                 lost = error
                 continue
@@ -205,6 +196,18 @@ class Guilds:
             code="contended",
             hint="try again",
         )
+
+
+class Part:
+    """A part of a bot's state: calls on the documents of guilds."""
+
+    def __init__(self, guilds: Guilds) -> None:
+        self._guilds = guilds
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves the calls; not for users."""
+        return self._guilds.handle.engine
 
 
 def _same_version(one: int, other: int) -> bool:

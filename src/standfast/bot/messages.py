@@ -5,11 +5,9 @@ from __future__ import annotations
 import builtins
 from typing import Any, cast
 
-from standfast.api.drive import Steps
-from standfast.bot.guilds import VIEWS, Guilds, Members
-from standfast.bot.ids import GuildId, number_id
-from standfast.bot.names import is_message_name, message_name
-from standfast.engine.interfaces import Engine
+from standfast.api.drive import Blocking, blocking
+from standfast.bot.fields import GuildId, is_message_name, message_name, number_id
+from standfast.bot.guilds import VIEWS, Members, Part
 from standfast.ops.types import Receipt, Redacted
 
 #: A bare number in a listing is taken for a message from here on: Discord's ids are that large
@@ -28,20 +26,12 @@ class Message(Redacted, frozen=True):
     message_id: int
 
 
-class MessagesCalls:
-    """The calls on persisted messages: a place `(channel_id, message_id)` for each name."""
+class AsyncMessages(Part):
+    """Persisted messages: a place `(channel_id, message_id)` for each name."""
 
-    def __init__(self, guilds: Guilds) -> None:
-        self._guilds = guilds
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._guilds.engine
-
-    def set(
+    async def set(
         self, guild_id: GuildId, name: str, channel_id: int | str, message_id: int | str
-    ) -> Steps[Receipt]:
+    ) -> Receipt:
         """Remember where a message is; it goes on in an outage.
 
         DataError("bad_name") for `event_mode`, `claims` and names that end with `_schedule`, which
@@ -49,17 +39,17 @@ class MessagesCalls:
         """
         place = [number_id(channel_id, "channel"), number_id(message_id, "message")]
         patch = {message_name(name): place}
-        return (yield from self._guilds.patch(VIEWS, guild_id, patch))
+        return await self._guilds.patch(VIEWS, guild_id, patch)
 
-    def get(self, guild_id: GuildId, name: str) -> Steps[Message | None]:
+    async def get(self, guild_id: GuildId, name: str) -> Message | None:
         """Where the message is, or None; the older form, a bare message id, is read too."""
         member = message_name(name)
-        members = yield from self._guilds.members(VIEWS, guild_id)
+        members = await self._guilds.members(VIEWS, guild_id)
         return _message(self._guilds.key(guild_id), member, members.get(member), smallest=1)
 
-    def remove(
+    async def remove(
         self, guild_id: GuildId, name: str, *, message_id: int | str | None = None
-    ) -> Steps[bool]:
+    ) -> bool:
         """Forget where the message is; False when it was not known.  It goes on in an outage.
 
         `message_id`: only if it is this one, by a look right before.
@@ -75,9 +65,9 @@ class MessagesCalls:
                 return {member: None} if found and found.message_id == only else None
             return {member: None} if member in members else None
 
-        return (yield from self._guilds.patch_seen(VIEWS, guild_id, removal))
+        return await self._guilds.patch_seen(VIEWS, guild_id, removal)
 
-    def list(self, guild_id: GuildId | None = None) -> Steps[builtins.list[Message]]:
+    async def list(self, guild_id: GuildId | None = None) -> builtins.list[Message]:
         """The messages of a guild, or of all guilds, in order of guild and name.
 
         A member counts as a message when it is a list of two ids, or a bare number from 10**15 on
@@ -85,9 +75,9 @@ class MessagesCalls:
         not hold the guild, or not the whole collection.
         """
         if guild_id is None:
-            documents = yield from self._guilds.documents(VIEWS)
+            documents = await self._guilds.documents(VIEWS)
         else:
-            members = yield from self._guilds.members(VIEWS, guild_id)
+            members = await self._guilds.members(VIEWS, guild_id)
             documents = [(self._guilds.key(guild_id), members)]
         found: builtins.list[Message] = []
         for key, value in documents:
@@ -96,6 +86,15 @@ class MessagesCalls:
                 messages = (_message(key, name, members[name]) for name in sorted(members))
                 found += [message for message in messages if message is not None]
         return found
+
+
+class Messages(Blocking[AsyncMessages]):
+    """Which message of a guild carries which view: `bot.messages`."""
+
+    set = blocking(AsyncMessages.set)
+    get = blocking(AsyncMessages.get)
+    remove = blocking(AsyncMessages.remove)
+    list = blocking(AsyncMessages.list)
 
 
 def _message(

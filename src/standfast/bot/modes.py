@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from standfast.api.drive import Steps
-from standfast.bot.guilds import VIEWS, Guilds
-from standfast.bot.ids import GuildId
-from standfast.bot.names import MODE, is_name
-from standfast.engine.interfaces import Engine
+from standfast.api.drive import Blocking, blocking
+from standfast.bot.fields import MODE, GuildId, is_name
+from standfast.bot.guilds import VIEWS, Guilds, Part
 from standfast.errors import ConfigError, CorruptData, DataError
 from standfast.ops.types import Receipt
 
 
-class ModesCalls:
-    """The calls on event modes: one of the known ones for each guild, the first unless it is set.
+class AsyncModes(Part):
+    """Event modes: one of the known ones for each guild, the first unless it is set.
 
     `team_names` are those in which teams play; they have to be among `names`.
     """
 
     def __init__(self, guilds: Guilds, *, names: Iterable[str], team_names: Iterable[str]) -> None:
-        self._guilds = guilds
+        super().__init__(guilds)
         self.names = tuple(names)
         self.team_names = tuple(team_names)
         plain: tuple[Any, ...] = self.names
@@ -38,11 +36,6 @@ class ModesCalls:
                 hint="team_modes=() when no mode is played in teams",
             )
 
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._guilds.engine
-
     def known(self, mode: str) -> str:
         """The mode, when it is one; else DataError("unknown_mode"), which names those there are."""
         if mode in self.names:
@@ -57,13 +50,13 @@ class ModesCalls:
         """Whether teams play in this mode; DataError("unknown_mode") when it is none."""
         return self.known(mode) in self.team_names
 
-    def get(self, guild_id: GuildId) -> Steps[str]:
+    async def get(self, guild_id: GuildId) -> str:
         """The mode of a guild.
 
         CorruptData("unknown_mode") when one is stored that is not known any more: what is wrong
         with it should be decided by somebody, and `set` corrects it.
         """
-        members = yield from self._guilds.members(VIEWS, guild_id)
+        members = await self._guilds.members(VIEWS, guild_id)
         mode = members.get(MODE)
         if mode is None:
             return self.names[0]
@@ -75,6 +68,17 @@ class ModesCalls:
             hint=f"set one of {', '.join(self.names)}, or add it to modes=",
         )
 
-    def set(self, guild_id: GuildId, mode: str) -> Steps[Receipt]:
+    async def set(self, guild_id: GuildId, mode: str) -> Receipt:
         """Set the mode of a guild; it goes on in an outage.  DataError("unknown_mode")."""
-        return (yield from self._guilds.patch(VIEWS, guild_id, {MODE: self.known(mode)}))
+        return await self._guilds.patch(VIEWS, guild_id, {MODE: self.known(mode)})
+
+
+class Modes(Blocking[AsyncModes]):
+    """The event mode of each guild: `bot.modes`; `names` are the modes there are."""
+
+    def __init__(self, calls: AsyncModes) -> None:
+        super().__init__(calls)
+        self.names = calls.names
+
+    get = blocking(AsyncModes.get)
+    set = blocking(AsyncModes.set)

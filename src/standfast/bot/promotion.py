@@ -1,10 +1,171 @@
-"""Who of a waitlist comes next: a pure function, the same for every bot that asks."""
+"""Promotion: who of a waitlist is offered a place that is free, by the same rules for every bot.
+
+A place is taken by whoever is registered and by whoever holds a claim (`choose`); who comes next is
+a pure rule over the teams of those who wait (`select`).
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
+from typing import Any, NamedTuple, cast
+
+from standfast.bot.entries import WaitlistEntry
+from standfast.bot.fields import number_id
+from standfast.errors import ConfigError, DataError
+
+Registered = Mapping[Any, str | None]
+"""Who is registered: a member's id (an int or its decimal string), and the name of their team."""
+
+Asking = Registered | Callable[[], Registered] | Callable[[], Awaitable[Registered]]
+"""What `promote` is told of them: a mapping, or a function that is asked for one."""
+
+
+class PromotionRules(NamedTuple):
+    """How many places there are, and for whom."""
+
+    capacity: int
+    by_team: bool
+    team_size: int
+    max_teams: int
+
+
+def checked_terms(
+    capacity: object, *, by_team: bool, team_size: object, max_teams: object
+) -> PromotionRules:
+    """The terms of a promotion; DataError("bad_number") when a number cannot be what it is for.
+
+    Without `max_teams`, as many teams as have room.
+    """
+    places = _number("capacity", capacity, least=0)
+    size = _number("team_size", team_size, least=1)
+    most = places // size if max_teams is None else _number("max_teams", max_teams, least=0)
+    return PromotionRules(places, by_team, size, most)
+
+
+def choose(
+    entries: Sequence[WaitlistEntry],
+    registered: Registered,
+    *,
+    terms: PromotionRules,
+    now: datetime,
+) -> list[int]:
+    """The positions in `entries` of those who get a free place, in the order of choice.
+
+    A place is taken by each member who is registered, and by each whose claim has not lapsed;
+    whoever is both takes one.  Who is registered is not waiting, whatever the list says.
+    """
+    taken = {
+        entry.member_id: team_key(entry.team_name) for entry in entries if entry.is_claimed(now)
+    }
+    taken |= _by_number(registered)
+    waiting = [index for index, entry in enumerate(entries) if entry.member_id not in taken]
+    chosen = select(
+        [team_key(entries[index].team_name) for index in waiting],
+        places=terms.capacity - len(taken),
+        by_team=terms.by_team,
+        team_size=terms.team_size,
+        teams=Counter(team for team in taken.values() if team is not None),
+        max_teams=terms.max_teams,
+    )
+    return [waiting[index] for index in chosen]
+
+
+async def ask(asking: Asking, *, may_await: bool) -> Registered:
+    """Who is registered, as the application says; a function is called in the caller's thread."""
+    answer: Any = asking() if callable(asking) else asking
+    if not inspect.isawaitable(answer):
+        return answer
+    if may_await:
+        return await answer
+    if inspect.iscoroutine(answer):
+        answer.close()
+    raise ConfigError(
+        "registered= is a coroutine function, and this store is the synchronous one",
+        code="usage",
+        hint="give a plain function, or use AsyncBotStore",
+    )
+
+
+def _by_number(registered: object) -> dict[int, str | None]:
+    if not isinstance(registered, Mapping):
+        raise _bad_registered(f"it is {type(registered).__name__}, not a mapping")
+    teams: dict[int, str | None] = {}
+    for member, team in cast("Mapping[Any, Any]", registered).items():
+        if team is not None and not isinstance(team, str):
+            raise _bad_registered(f"the name of a team is {type(team).__name__}")
+        teams[number_id(member, "member")] = team_key(team)
+    return teams
+
+
+def _bad_registered(problem: str) -> DataError:
+    return DataError(
+        f"registered= does not tell who is registered: {problem}",
+        code="bad_registered",
+        hint="give {member_id: team_name or None}, or a function that returns that",
+    )
+
+
+def _number(name: str, value: object, *, least: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    raise DataError(
+        f"{name} is not a whole number from {least} on",
+        code="bad_number",
+        hint="nothing was written",
+    )
+
+
+# ---- names of teams
+
+
+#: How alike two names must be for a suggestion, of 100.
+SUGGEST_CUTOFF = 80.0
+
+
+def team_key(name: str | None) -> str | None:
+    """The normal form of a team's name, by which names compare; None when there is no name.
+
+    Upper and lower case, blanks around it and the number of blanks inside make no difference.
+    """
+    return None if name is None else " ".join(name.split()).casefold() or None
+
+
+def suggest(name: str, known: Iterable[str | None]) -> str | None:
+    """The known team whose name is most like this one, as it was first written, or None.
+
+    None too when the team itself is known: nothing has to be suggested then.  Likeness is the
+    normalised indel similarity of the normal forms, with a cut-off of 80 of 100; of equally alike
+    names the first one is taken.  ConfigError("missing_extra") without the package rapidfuzz.
+    """
+    try:
+        from rapidfuzz import fuzz, process
+    except ImportError as error:
+        raise ConfigError(
+            "team names cannot be compared: the package rapidfuzz is not installed",
+            code="missing_extra",
+            hint="pip install 'standfast[bot]'",
+        ) from error
+    wanted = team_key(name)
+    if wanted is None:
+        return None
+    spelled: dict[str, str] = {}
+    for team in known:
+        key = team_key(team)
+        if team is not None and key is not None:
+            spelled.setdefault(key, team)
+    if not spelled or wanted in spelled:
+        return None
+    found = process.extractOne(
+        wanted, list(spelled), scorer=fuzz.ratio, score_cutoff=SUGGEST_CUTOFF
+    )
+    return None if found is None else " ".join(spelled[found[0]].split())
+
+
+# ---- who comes next
 
 
 def select(

@@ -8,11 +8,9 @@ from typing import Any, cast
 
 import msgspec
 
-from standfast.api.drive import Steps, pause_before
-from standfast.bot.guilds import COLLECTIONS, VIEWS, Guilds, Members
-from standfast.bot.ids import GuildId
-from standfast.bot.names import schedule_name
-from standfast.engine.interfaces import Engine
+from standfast.api.drive import Blocking, blocking, pause_before
+from standfast.bot.fields import GuildId, schedule_name
+from standfast.bot.guilds import COLLECTIONS, VIEWS, Members, Part
 from standfast.errors import ConflictError, DataError
 from standfast.limits import MAX_UPDATE_ATTEMPTS
 from standfast.ops.types import ABSENT, Document, Receipt
@@ -30,36 +28,28 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     with_schedules: int
 
 
-class RecordsCalls:
-    """The calls on the documents of guilds, in all collections of a bot."""
-
-    def __init__(self, guilds: Guilds) -> None:
-        self._guilds = guilds
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._guilds.engine
+class AsyncGuildRecords(Part):
+    """The documents of guilds, in all collections of a bot."""
 
     def allows(self, guild_id: GuildId) -> bool:
         """Whether this process sees and writes the guild; no I/O.  DataError("bad_guild")."""
         return self._guilds.guard.allows(self._guilds.key(guild_id))
 
-    def get(self, guild_id: GuildId) -> Steps[dict[str, Any]]:
+    async def get(self, guild_id: GuildId) -> dict[str, Any]:
         """The guild's document in `persisted_views` as it is stored; `{}` when there is none."""
-        return (yield from self._guilds.members(VIEWS, guild_id))
+        return await self._guilds.members(VIEWS, guild_id)
 
-    def patch(self, guild_id: GuildId, changes: Mapping[str, Any]) -> Steps[Receipt]:
+    async def patch(self, guild_id: GuildId, changes: Mapping[str, Any]) -> Receipt:
         """Change that document by a merge patch (RFC 7396), unchecked; it goes on in an outage."""
-        return (yield from self._guilds.patch(VIEWS, guild_id, dict(changes)))
+        return await self._guilds.patch(VIEWS, guild_id, dict(changes))
 
-    def ids(self) -> Steps[list[str]]:
+    async def ids(self) -> list[str]:
         """The guilds that have a document in `persisted_views`, in order of their keys."""
-        return [document.key for document in (yield from self._guilds.scan(VIEWS))]
+        return [document.key for document in await self._guilds.scan(VIEWS)]
 
-    def statistics(self) -> Steps[Statistics]:
+    async def statistics(self) -> Statistics:
         """Counts over all guilds that this process may see.  In an outage from the mirror."""
-        documents = yield from self._guilds.documents(VIEWS)
+        documents = await self._guilds.documents(VIEWS)
         members = [cast("Members", value) for _, value in documents if isinstance(value, dict)]
         return Statistics(
             guilds=len(documents),
@@ -71,21 +61,21 @@ class RecordsCalls:
             ),
         )
 
-    def forget(self, guild_id: GuildId) -> Steps[int]:
+    async def forget(self, guild_id: GuildId) -> int:
         """Delete everything of a guild, all or nothing; how many documents there were.
 
         Nothing is deleted that was not seen, so it needs the primary, as a claim does.
         ConflictError("contended") when others keep on writing there.
         """
-        key = yield from self._guilds.writable(guild_id)
+        key = await self._guilds.writable(guild_id)
         for attempt in range(MAX_UPDATE_ATTEMPTS):
-            yield from pause_before(attempt)
-            seen: dict[str, Document] = {}
+            await pause_before(attempt, self._guilds.handle.loop())
+            seen: dict[str, Document[Any]] = {}
             for collection in COLLECTIONS:
-                found = yield from self._guilds.collection(collection).read(key)
+                found = await self._guilds.collection(collection).read(key)
                 if found is not None:
                     seen[collection] = found
-            if not seen or (yield from self._delete(key, seen)):
+            if not seen or await self._delete(key, seen):
                 return len(seen)
         raise ConflictError(
             f"forget of guild {key}: others wrote there {MAX_UPDATE_ATTEMPTS} times meanwhile",
@@ -93,13 +83,13 @@ class RecordsCalls:
             hint="try again",
         )
 
-    def cleanup(
+    async def cleanup(
         self,
         live: Iterable[GuildId],
         *,
         older_than_days: float = OLDER_THAN_DAYS,
         dry_run: bool = False,
-    ) -> Steps[list[str]]:
+    ) -> list[str]:
         """Delete what is left of guilds that the bot has left; returns these guilds.
 
         That is all of a guild that is not in `live` and of which no document was changed for
@@ -121,33 +111,41 @@ class RecordsCalls:
                 hint=f"such as {OLDER_THAN_DAYS:.0f}",
             )
         if not dry_run:
-            yield from self._guilds.guard.admit()
+            await self._guilds.guard.admit()
         limit = self._guilds.clock() - timedelta(days=older_than_days)
-        seen: dict[str, dict[str, Document]] = {}
+        seen: dict[str, dict[str, Document[Any]]] = {}
         for collection in COLLECTIONS:
-            for document in (yield from self._guilds.scan(collection)):
+            for document in await self._guilds.scan(collection):
                 seen.setdefault(document.key, {})[collection] = document
         gone: list[str] = []
         for key in sorted(seen.keys() - keep, key=lambda key: (len(key), key)):
             if max(document.updated_at for document in seen[key].values()) >= limit:
                 continue
-            if dry_run or (yield from self._delete(key, seen[key])):
+            if dry_run or await self._delete(key, seen[key]):
                 gone.append(key)
         return gone
 
-    def _delete(self, key: str, seen: Mapping[str, Document]) -> Steps[bool]:
+    async def _delete(self, key: str, seen: Mapping[str, Document[Any]]) -> bool:
         """Delete the documents of a guild if they are what was seen, and the others absent."""
-        batch = self._guilds.batch()
-        batch.begin()
-        for collection in COLLECTIONS:
-            found = seen.get(collection)
-            version = ABSENT if found is None else found.version
-            batch.delete(collection, key, if_version=version)
         try:
-            yield from batch.commit()
+            async with self._guilds.batch() as batch:
+                for collection in COLLECTIONS:
+                    found = seen.get(collection)
+                    version = ABSENT if found is None else found.version
+                    batch.delete(collection, key, if_version=version)
         except ConflictError:
             return False
         return True
+
+
+class GuildRecords(Blocking[AsyncGuildRecords]):
+    """The documents of guilds as such: `bot.guilds`."""
+
+    get = blocking(AsyncGuildRecords.get)
+    patch = blocking(AsyncGuildRecords.patch)
+    ids = blocking(AsyncGuildRecords.ids)
+    forget = blocking(AsyncGuildRecords.forget)
+    cleanup = blocking(AsyncGuildRecords.cleanup)
 
 
 def _has(members: Members, name: str) -> bool:

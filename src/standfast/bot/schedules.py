@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, cast
 
-from standfast.api.drive import Steps
+from standfast.api.drive import Blocking, blocking
 from standfast.bot.claims import LEASE_S, Claim, is_live, is_of, lease_end, mark_of, new_id
-from standfast.bot.guilds import VIEWS, Guilds, Members
-from standfast.bot.ids import GuildId
-from standfast.bot.names import CLAIMS, schedule_member, schedule_name
-from standfast.bot.times import aware, iso, stored_time
-from standfast.engine.interfaces import Engine
+from standfast.bot.fields import (
+    CLAIMS,
+    GuildId,
+    aware,
+    iso,
+    schedule_member,
+    schedule_name,
+    stored_time,
+)
+from standfast.bot.guilds import VIEWS, Members, Part
 from standfast.errors import ConflictError, CorruptData, Unavailable
 from standfast.ops.types import Receipt, Redacted
 
@@ -37,41 +42,33 @@ class DueClaim(Claim, frozen=True, kw_only=True):
     due: Due
 
 
-class SchedulesCalls:
-    """The calls on schedules: a time for each name, and claims on those that are due.
+class AsyncSchedules(Part):
+    """Schedules: a time for each name, and claims on those that are due.
 
     A claim is decided by the primary, so of several processes one gets it.
     """
 
-    def __init__(self, guilds: Guilds) -> None:
-        self._guilds = guilds
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._guilds.engine
-
     # ---- times
 
-    def set(self, guild_id: GuildId, name: str, when: datetime | str) -> Steps[Receipt]:
+    async def set(self, guild_id: GuildId, name: str, when: datetime | str) -> Receipt:
         """Set the time of a schedule, or move it; it goes on in an outage.
 
         A string is ISO 8601.  DataError("naive_datetime") without a timezone.  A claim on the
         former time does not hold for the new one.
         """
         patch = {schedule_member(name): iso(aware(when, "a schedule"))}
-        return (yield from self._guilds.patch(VIEWS, guild_id, patch))
+        return await self._guilds.patch(VIEWS, guild_id, patch)
 
-    def get(self, guild_id: GuildId, name: str) -> Steps[datetime | None]:
+    async def get(self, guild_id: GuildId, name: str) -> datetime | None:
         """The time of a schedule, or None; a time stored without a timezone is UTC.
 
         CorruptData("bad_time") when what is stored is no time.
         """
         member = schedule_member(name)
-        members = yield from self._guilds.members(VIEWS, guild_id)
+        members = await self._guilds.members(VIEWS, guild_id)
         return _time(members, member, self._guilds.key(guild_id))
 
-    def clear(self, guild_id: GuildId, name: str) -> Steps[bool]:
+    async def clear(self, guild_id: GuildId, name: str) -> bool:
         """Remove a schedule, claimed or not; False when there was none.
 
         It goes on in an outage.  Where nothing is known of the guild then, the answer is True.
@@ -86,17 +83,17 @@ class SchedulesCalls:
             marked = name in _marks(members)
             return {member: None, CLAIMS: {name: None}} if marked else {member: None}
 
-        return (yield from self._guilds.patch_seen(VIEWS, guild_id, removal))
+        return await self._guilds.patch_seen(VIEWS, guild_id, removal)
 
-    def list(self, guild_id: GuildId) -> Steps[dict[str, datetime]]:
+    async def list(self, guild_id: GuildId) -> dict[str, datetime]:
         """The schedules of a guild by name, sorted by time.  CorruptData as for `get`."""
-        members = yield from self._guilds.members(VIEWS, guild_id)
+        members = await self._guilds.members(VIEWS, guild_id)
         key = self._guilds.key(guild_id)
         times = [(name, _time(members, member, key)) for name, member in _names(members)]
         found = [(when, name) for name, when in times if when is not None]
         return {name: when for when, name in sorted(found)}
 
-    def due(self, now: datetime | None = None) -> Steps[builtins.list[Due]]:
+    async def due(self, now: datetime | None = None) -> builtins.list[Due]:
         """What is due in all guilds, sorted by time; what somebody has claimed is left out.
 
         `now` is the time of the clock by default.  A schedule whose stored time is none is left
@@ -105,14 +102,14 @@ class SchedulesCalls:
         clock = self._guilds.clock()
         limit = clock if now is None else aware(now, "now")
         found: builtins.list[Due] = []
-        for key, value in (yield from self._guilds.documents(VIEWS)):
+        for key, value in await self._guilds.documents(VIEWS):
             if isinstance(value, dict):
                 found += _due_of(key, cast("Members", value), limit=limit, clock=clock)
         return sorted(found, key=lambda due: (due.when, due.guild_id, due.name))
 
     # ---- claims
 
-    def claim(self, due: Due, *, lease_s: float = LEASE_S) -> Steps[DueClaim | None]:
+    async def claim(self, due: Due, *, lease_s: float = LEASE_S) -> DueClaim | None:
         """Take a schedule for `lease_s` seconds; None: somebody else has it, or it was moved.
 
         A claim that is neither `done` nor released lapses then, and the schedule is due again.
@@ -138,20 +135,20 @@ class SchedulesCalls:
             mark = mark_of(claim.id, claim.until) | {"when": members[member]}
             return members | {CLAIMS: _marks(members) | {due.name: mark}}
 
-        yield from self._guilds.change(VIEWS, due.guild_id, take)
+        await self._guilds.change(VIEWS, due.guild_id, take)
         return claim if taken else None
 
-    def claim_due(
+    async def claim_due(
         self, now: datetime | None = None, *, lease_s: float = LEASE_S
-    ) -> Steps[builtins.list[DueClaim]]:
+    ) -> builtins.list[DueClaim]:
         """Take everything that is due and nobody else has, in order of time.
 
         When the primary goes away in between, what was taken until then is returned.
         """
         claims: builtins.list[DueClaim] = []
-        for due in (yield from self.due(now)):
+        for due in await self.due(now):
             try:
-                claim = yield from self.claim(due, lease_s=lease_s)
+                claim = await self.claim(due, lease_s=lease_s)
             except (Unavailable, ConflictError):
                 if not claims:
                     raise
@@ -160,18 +157,18 @@ class SchedulesCalls:
                 claims.append(claim)
         return claims
 
-    def done(self, claim: DueClaim) -> Steps[bool]:
+    async def done(self, claim: DueClaim) -> bool:
         """Remove a claimed schedule; False when the claim had lapsed and went to somebody else.
 
         A schedule that was moved meanwhile stays, at its new time.
         """
-        return (yield from self._settle(claim, remove=True))
+        return await self._settle(claim, remove=True)
 
-    def release(self, claim: DueClaim) -> Steps[bool]:
+    async def release(self, claim: DueClaim) -> bool:
         """Give a claimed schedule back: it is due again.  False as for `done`."""
-        return (yield from self._settle(claim, remove=False))
+        return await self._settle(claim, remove=False)
 
-    def _settle(self, claim: DueClaim, *, remove: bool) -> Steps[bool]:
+    async def _settle(self, claim: DueClaim, *, remove: bool) -> bool:
         name, member = claim.due.name, schedule_member(claim.due.name)
         ours = False
 
@@ -188,8 +185,22 @@ class SchedulesCalls:
                 del after[member]
             return after
 
-        yield from self._guilds.change(VIEWS, claim.guild_id, settle)
+        await self._guilds.change(VIEWS, claim.guild_id, settle)
         return ours
+
+
+class Schedules(Blocking[AsyncSchedules]):
+    """What is due in which guild, and who does it, once: `bot.schedules`."""
+
+    set = blocking(AsyncSchedules.set)
+    get = blocking(AsyncSchedules.get)
+    clear = blocking(AsyncSchedules.clear)
+    list = blocking(AsyncSchedules.list)
+    due = blocking(AsyncSchedules.due)
+    claim = blocking(AsyncSchedules.claim)
+    claim_due = blocking(AsyncSchedules.claim_due)
+    done = blocking(AsyncSchedules.done)
+    release = blocking(AsyncSchedules.release)
 
 
 def _names(members: Members) -> Iterator[tuple[str, str]]:

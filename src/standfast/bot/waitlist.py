@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from standfast.api.drive import Steps, awaited, blocking
-from standfast.api.store import BatchCalls
+from standfast.api.aio import BatchWrites
+from standfast.api.drive import Blocking, blocking
 from standfast.bot.claims import LEASE_S, Claim, lease_end, new_id
 from standfast.bot.entries import Mark, WaitlistEntry, read_entries, with_entries
+from standfast.bot.fields import GuildId
 from standfast.bot.guilds import WAITLISTS, Guilds, Members
-from standfast.bot.ids import GuildId
-from standfast.bot.modes import ModesCalls
-from standfast.bot.promoting import Asked, Asking, checked_terms, choose
-from standfast.bot.waitlist_calls import WaitingCalls
+from standfast.bot.modes import AsyncModes
+from standfast.bot.promotion import Asking, ask, checked_terms, choose
+from standfast.bot.waitlist_calls import AsyncWaiting
 from standfast.errors import ConflictError
 
 
@@ -32,14 +32,14 @@ Claims = list[EntryClaim]
 """Claims in the order in which they were chosen."""
 
 
-class WaitlistCalls(WaitingCalls):
-    """The calls on waitlists, once for both faces."""
+class AsyncWaitlist(AsyncWaiting):
+    """The waitlists of all guilds: `bot.waitlist`."""
 
-    def __init__(self, guilds: Guilds, modes: ModesCalls) -> None:
+    def __init__(self, guilds: Guilds, modes: AsyncModes) -> None:
         super().__init__(guilds)
         self._modes = modes
 
-    def promote(
+    async def promote(
         self,
         guild_id: GuildId,
         *,
@@ -49,7 +49,7 @@ class WaitlistCalls(WaitingCalls):
         team_size: int = 2,
         max_teams: int | None = None,
         lease_s: float = LEASE_S,
-    ) -> Steps[Claims]:
+    ) -> Claims:
         """Claim those who come next for the places that are free; returns them in that order.
 
         `registered`: members (ids) and the names of their teams, or None; or a function that
@@ -71,7 +71,7 @@ class WaitlistCalls(WaitingCalls):
         in their place until then, and nobody is twice.
         """
         if mode is None:
-            mode = yield from self._modes.get(guild_id)
+            mode = await self._modes.get(guild_id)
         terms = checked_terms(
             capacity,
             by_team=self._modes.is_team(mode),
@@ -80,14 +80,15 @@ class WaitlistCalls(WaitingCalls):
         )
         lease_end(self._guilds.clock(), lease_s)  # refused before anything is asked
         key = self._guilds.key(guild_id)
+        may_await = self._guilds.handle.loop() is not None
         claims: Claims = []
 
-        def change(members: Members) -> Steps[Members | None]:
+        async def change(members: Members) -> Members | None:
             claims.clear()
             entries = read_entries(members)
             if not entries:
                 return None
-            answer = yield Asked(registered)
+            answer = await ask(registered, may_await=may_await)
             now = self._guilds.clock()
             chosen = choose(entries, answer, terms=terms, now=now)
             if not chosen:
@@ -101,12 +102,12 @@ class WaitlistCalls(WaitingCalls):
                 claims.append(_claim(key, entries[index], mark))
             return with_entries(members, entries)
 
-        yield from self._guilds.decide(WAITLISTS, guild_id, change)
+        await self._guilds.decide(WAITLISTS, guild_id, change)
         return claims
 
-    def claimed(self, guild_id: GuildId) -> Steps[Claims]:
+    async def claimed(self, guild_id: GuildId) -> Claims:
         """The claims that have not lapsed, whoever made them: each takes a place."""
-        entries = yield from self.entries(guild_id)
+        entries = await self.entries(guild_id)
         now, key = self._guilds.clock(), self._guilds.key(guild_id)
         return [
             _claim(key, entry, entry.claim)
@@ -114,9 +115,9 @@ class WaitlistCalls(WaitingCalls):
             if entry.claim is not None and entry.is_claimed(now)
         ]
 
-    def confirm(
-        self, claim: EntryClaim, *, also: Callable[[BatchCalls], None] | None = None
-    ) -> Steps[None]:
+    async def confirm(
+        self, claim: EntryClaim, *, also: Callable[[BatchWrites], None] | None = None
+    ) -> None:
         """Take somebody off the list who has a place now.
 
         `also(batch)` adds writes that stand or fall together with it, such as the registration:
@@ -142,9 +143,9 @@ class WaitlistCalls(WaitingCalls):
             rest = [entry for entry in entries if not entry.is_claim(claim.id)]
             return with_entries(members, rest)
 
-        yield from self._guilds.change(WAITLISTS, claim.guild_id, change, also=also)
+        await self._guilds.change(WAITLISTS, claim.guild_id, change, also=also)
 
-    def release(self, claim: EntryClaim) -> Steps[bool]:
+    async def release(self, claim: EntryClaim) -> bool:
         """Give a claim back: the entry waits in its place again, and the place is free.
 
         False when it was no longer ours.  The primary decides, as for `promote`.
@@ -160,7 +161,7 @@ class WaitlistCalls(WaitingCalls):
             freed = [_unmarked(entry) if entry.is_claim(claim.id) else entry for entry in entries]
             return with_entries(members, freed)
 
-        yield from self._guilds.change(WAITLISTS, claim.guild_id, change)
+        await self._guilds.change(WAITLISTS, claim.guild_id, change)
         return is_ours
 
 
@@ -172,45 +173,20 @@ def _claim(key: str, entry: WaitlistEntry, mark: Mark) -> EntryClaim:
     return EntryClaim(id=mark.id, guild_id=key, until=mark.until, entry=entry)
 
 
-class Waitlist:
+class Waitlist(Blocking[AsyncWaitlist]):
     """The waitlists of all guilds: `bot.waitlist`."""
 
-    def __init__(self, calls: WaitlistCalls) -> None:
-        self.calls = calls
-
-    add = blocking(WaitlistCalls.add)
-    remove = blocking(WaitlistCalls.remove)
-    update = blocking(WaitlistCalls.update)
-    clear = blocking(WaitlistCalls.clear)
-    entry = blocking(WaitlistCalls.entry)
-    find = blocking(WaitlistCalls.find)
-    position = blocking(WaitlistCalls.position)
-    list = blocking(WaitlistCalls.list)
-    length = blocking(WaitlistCalls.length)
-    suggest_team = blocking(WaitlistCalls.suggest_team)
-    promote = blocking(WaitlistCalls.promote)
-    claimed = blocking(WaitlistCalls.claimed)
-    confirm = blocking(WaitlistCalls.confirm)
-    release = blocking(WaitlistCalls.release)
-
-
-class AsyncWaitlist:
-    """The waitlists of all guilds, awaited."""
-
-    def __init__(self, calls: WaitlistCalls) -> None:
-        self.calls = calls
-
-    add = awaited(WaitlistCalls.add)
-    remove = awaited(WaitlistCalls.remove)
-    update = awaited(WaitlistCalls.update)
-    clear = awaited(WaitlistCalls.clear)
-    entry = awaited(WaitlistCalls.entry)
-    find = awaited(WaitlistCalls.find)
-    position = awaited(WaitlistCalls.position)
-    list = awaited(WaitlistCalls.list)
-    length = awaited(WaitlistCalls.length)
-    suggest_team = awaited(WaitlistCalls.suggest_team)
-    promote = awaited(WaitlistCalls.promote)
-    claimed = awaited(WaitlistCalls.claimed)
-    confirm = awaited(WaitlistCalls.confirm)
-    release = awaited(WaitlistCalls.release)
+    add = blocking(AsyncWaitlist.add)
+    remove = blocking(AsyncWaitlist.remove)
+    update = blocking(AsyncWaitlist.update)
+    clear = blocking(AsyncWaitlist.clear)
+    entry = blocking(AsyncWaitlist.entry)
+    find = blocking(AsyncWaitlist.find)
+    position = blocking(AsyncWaitlist.position)
+    list = blocking(AsyncWaitlist.list)
+    length = blocking(AsyncWaitlist.length)
+    suggest_team = blocking(AsyncWaitlist.suggest_team)
+    promote = blocking(AsyncWaitlist.promote)
+    claimed = blocking(AsyncWaitlist.claimed)
+    confirm = blocking(AsyncWaitlist.confirm)
+    release = blocking(AsyncWaitlist.release)

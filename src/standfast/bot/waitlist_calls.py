@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import msgspec
 
-from standfast.api.drive import Steps
 from standfast.bot.entries import (
     MEMBER,
     REMOVED,
@@ -24,10 +23,9 @@ from standfast.bot.entries import (
     stored_list,
     with_entries,
 )
-from standfast.bot.guilds import WAITLISTS, Guilds, Members
-from standfast.bot.ids import GuildId, number_id
-from standfast.bot.teams import suggest
-from standfast.engine.interfaces import Engine
+from standfast.bot.fields import GuildId, number_id
+from standfast.bot.guilds import WAITLISTS, Members, Part
+from standfast.bot.promotion import suggest
 from standfast.engine.state_machine import Mode
 from standfast.errors import ConflictError, DataError, Unavailable
 from standfast.limits import MAX_WAITLIST_ENTRIES
@@ -53,18 +51,10 @@ class Added(Redacted, frozen=True):
     is_new: bool
 
 
-class WaitingCalls:
-    """The calls on those who wait, once for both faces."""
+class AsyncWaiting(Part):
+    """Those who wait: the part of the waitlist that decides nothing on places."""
 
-    def __init__(self, guilds: Guilds) -> None:
-        self._guilds = guilds
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls."""
-        return self._guilds.engine
-
-    def add(
+    async def add(
         self,
         guild_id: GuildId,
         *,
@@ -74,7 +64,7 @@ class WaitingCalls:
         alt_igns: Iterable[str] = (),
         pronouns: str | None = None,
         team_name: str | None = None,
-    ) -> Steps[Added]:
+    ) -> Added:
         """Put somebody at the end of the list, or give them new details where they stand.
 
         Place and `added_at` are kept then, and a claim too.  It goes on while the primary is away,
@@ -90,13 +80,13 @@ class WaitingCalls:
         )
         now = self._guilds.clock()
         entry = WaitlistEntry(member_id=number_id(member_id, "member"), added_at=now, **details)
-        key = yield from self._guilds.writable(guild_id)
-        members = yield from self._known(guild_id)
+        key = await self._guilds.writable(guild_id)
+        members = await self._known(guild_id)
         before = None if members is None else _of(read_entries(members), entry.member_id)
         is_simple = members is None or (before is None and _is_folded(members))
         if self._decides() and not is_simple:
             try:
-                members = yield from self._guilds.change(
+                members = await self._guilds.change(
                     WAITLISTS, guild_id, lambda found: _with_added(found, entry)
                 )
             except Unavailable:
@@ -105,32 +95,32 @@ class WaitingCalls:
                 return _placed(members, entry, before, now)
         if members is not None:
             _require_room(stored_list(members))
-        members = yield from self._append(key, guild_id, entry.to_json())
+        members = await self._append(key, guild_id, entry.to_json())
         return _placed(members, entry, before, now)
 
-    def remove(self, guild_id: GuildId, member_id: MemberId) -> Steps[WaitlistEntry | None]:
+    async def remove(self, guild_id: GuildId, member_id: MemberId) -> WaitlistEntry | None:
         """Take somebody off the list; returns their entry, None when they were not there.
 
         A place that was offered to them is free again.  It goes on while the primary is away.
         """
-        before, _ = yield from self._edit(guild_id, member_id, lambda entry: None)
+        before, _ = await self._edit(guild_id, member_id, lambda entry: None)
         return before
 
-    def update(
+    async def update(
         self, guild_id: GuildId, member_id: MemberId, **changes: Any
-    ) -> Steps[WaitlistEntry | None]:
+    ) -> WaitlistEntry | None:
         """Change details of somebody where they stand; returns the entry, None without one.
 
         `changes`: discord_tag, ign, alt_igns, pronouns, team_name; DataError("unknown_field") for
         any other.  It goes on while the primary is away.
         """
         details = checked_details(**changes)
-        _, after = yield from self._edit(
+        _, after = await self._edit(
             guild_id, member_id, lambda entry: msgspec.structs.replace(entry, **details)
         )
         return after
 
-    def clear(self, guild_id: GuildId) -> Steps[int]:
+    async def clear(self, guild_id: GuildId) -> int:
         """Take everybody off the list; returns how many there were.
 
         The primary decides: Unavailable("needs_primary") while it is away, unless the store is
@@ -143,64 +133,64 @@ class WaitingCalls:
             count = len(read_entries(members))
             return with_entries(members, []) if stored_list(members) else None
 
-        yield from self._guilds.change(WAITLISTS, guild_id, change)
+        await self._guilds.change(WAITLISTS, guild_id, change)
         return count
 
-    def entry(self, guild_id: GuildId, member_id: MemberId) -> Steps[WaitlistEntry | None]:
+    async def entry(self, guild_id: GuildId, member_id: MemberId) -> WaitlistEntry | None:
         """The entry of a member, claimed or not; None without one."""
-        return _of((yield from self.entries(guild_id)), number_id(member_id, "member"))
+        return _of(await self.entries(guild_id), number_id(member_id, "member"))
 
-    def find(self, guild_id: GuildId, discord_tag: str) -> Steps[WaitlistEntry | None]:
+    async def find(self, guild_id: GuildId, discord_tag: str) -> WaitlistEntry | None:
         """The first entry with this tag, claimed or not; None without one.
 
         Tags can change hands, so two may have the same: the first in the list is meant.  Where
         none is written exactly so, upper and lower case make no difference.
         """
-        entries = yield from self.entries(guild_id)
+        entries = await self.entries(guild_id)
         wanted = discord_tag.strip()
         exact = [entry for entry in entries if entry.discord_tag.strip() == wanted]
         folded = wanted.casefold()
         like = (entry for entry in entries if entry.discord_tag.strip().casefold() == folded)
         return exact[0] if exact else next(like, None)
 
-    def position(self, guild_id: GuildId, member_id: MemberId) -> Steps[int | None]:
+    async def position(self, guild_id: GuildId, member_id: MemberId) -> int | None:
         """The place of a member in the list, from 1; None when not in it, or offered a place."""
-        entries = yield from self.entries(guild_id)
+        entries = await self.entries(guild_id)
         return _position(entries, number_id(member_id, "member"), self._guilds.clock())
 
-    def list(self, guild_id: GuildId) -> Steps[Listed]:
+    async def list(self, guild_id: GuildId) -> Listed:
         """Those who wait, in order; not those to whom a place is offered."""
-        entries = yield from self.entries(guild_id)
+        entries = await self.entries(guild_id)
         now = self._guilds.clock()
         return [entry for entry in entries if not entry.is_claimed(now)]
 
-    def length(self, guild_id: GuildId) -> Steps[int]:
+    async def length(self, guild_id: GuildId) -> int:
         """How many wait: the length of `list`."""
-        return len((yield from self.list(guild_id)))
+        return len(await self.list(guild_id))
 
-    def suggest_team(
+    async def suggest_team(
         self, guild_id: GuildId, team_name: str, *, registered: Iterable[str | None] = ()
-    ) -> Steps[str | None]:
+    ) -> str | None:
         """The team that somebody may have meant, who wrote `team_name`; None: nothing is near it.
 
         Known teams are those of `registered` (names, or a mapping of members to names) and of the
         waitlist.  None too when the team itself is known.  ConfigError("missing_extra") without
         rapidfuzz: pip install 'standfast[bot]'.
         """
-        entries = yield from self.entries(guild_id)
+        entries = await self.entries(guild_id)
         names: Iterable[str | None] = registered
         if isinstance(registered, Mapping):
             names = cast("Mapping[Any, str | None]", registered).values()
         return suggest(team_name, [*names, *(entry.team_name for entry in entries)])
 
-    def entries(self, guild_id: GuildId) -> Steps[Listed]:
+    async def entries(self, guild_id: GuildId) -> Listed:
         """Everybody, claimed or not, in order."""
-        return read_entries((yield from self._guilds.members(WAITLISTS, guild_id)))
+        return read_entries(await self._guilds.members(WAITLISTS, guild_id))
 
-    def _known(self, guild_id: GuildId) -> Steps[Members | None]:
+    async def _known(self, guild_id: GuildId) -> Members | None:
         """The document; None when nothing is known of it here while the primary is away."""
         try:
-            return (yield from self._guilds.members(WAITLISTS, guild_id))
+            return await self._guilds.members(WAITLISTS, guild_id)
         except Unavailable as error:
             if error.code != "not_mirrored":
                 raise
@@ -210,12 +200,12 @@ class WaitingCalls:
         """Whether the primary can be asked to decide; else everything is appended."""
         return self.engine.mode is Mode.DIRECT
 
-    def _edit(
+    async def _edit(
         self,
         guild_id: GuildId,
         member_id: MemberId,
         edit: Callable[[WaitlistEntry], WaitlistEntry | None],
-    ) -> Steps[tuple[WaitlistEntry | None, WaitlistEntry | None]]:
+    ) -> tuple[WaitlistEntry | None, WaitlistEntry | None]:
         """Make another entry of somebody's, or none: what it was before, and what it is then."""
         member = number_id(member_id, "member")
         before: WaitlistEntry | None = None
@@ -229,32 +219,32 @@ class WaitingCalls:
             edited = [edit(one) if one.member_id == member else one for one in entries]
             return with_entries(members, [one for one in edited if one is not None])
 
-        key = yield from self._guilds.writable(guild_id)
+        key = await self._guilds.writable(guild_id)
         if self._decides():
             try:
-                yield from self._guilds.change(WAITLISTS, guild_id, change)
+                await self._guilds.change(WAITLISTS, guild_id, change)
             except Unavailable:
                 pass  # it is appended, which has the same effect whether this had one or not
             else:
                 return before, None if before is None else edit(before)
-        members = yield from self._guilds.members(WAITLISTS, guild_id)
+        members = await self._guilds.members(WAITLISTS, guild_id)
         there = _of(read_entries(members), member)
         if there is None:  # it never was, or the change was made although its reply was lost
             return before, None if before is None else edit(before)
         before, after = there, edit(there)
         stored = change_of(before, REMOVED) if after is None else change_of(after, UPDATED)
         _require_room(stored_list(members))
-        yield from self._append(key, guild_id, stored)
+        await self._append(key, guild_id, stored)
         return before, after
 
-    def _append(self, key: str, guild_id: GuildId, stored: Members) -> Steps[Members | None]:
+    async def _append(self, key: str, guild_id: GuildId, stored: Members) -> Members | None:
         """Append to the list; the document as it is then, None where it is not known here."""
         try:
-            found = yield from self._guilds.collection(WAITLISTS).append(key, f"/{MEMBER}", stored)
+            found = await self._guilds.collection(WAITLISTS).append(key, f"/{MEMBER}", stored)
         except ConflictError as error:
             if error.code != "moved":
                 raise
-            return (yield from self._known(guild_id))
+            return await self._known(guild_id)
         return None if found is None else {MEMBER: found}
 
 

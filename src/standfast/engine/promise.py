@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 
 class Promise(Generic[T]):
-    """The answer to one call, to come.  Made by the face, settled once.
+    """The answer to one call, to come.  Made by the engine, settled once.
 
-    With a loop it is awaited by a task of that loop; without, a thread waits.  A task that is
+    With a loop it is awaited by a task of that loop.  Without, a thread waits; a coroutine that
+    awaits it yields it to the thread that drives the coroutine (`api.drive`).  A task that is
     cancelled gives up the answer only: the op goes on, and is applied or journaled as a whole.
     """
 
@@ -46,8 +47,10 @@ class Promise(Generic[T]):
         return cast(T, self._value)
 
     def __await__(self) -> Generator[Any, None, T]:
-        assert self._future is not None, "a promise without a loop is waited for"
-        return self._future.__await__()
+        return self._yielded() if self._future is None else self._future.__await__()
+
+    def _yielded(self) -> Generator[Any, Any, T]:
+        return (yield self)  # to a driver, which waits for it and sends the answer
 
     def _deliver(self) -> None:
         future = self._future

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from standfast.document.codec import encode
 from standfast.document.jsonb import keeps_exactly
@@ -24,7 +24,7 @@ def build_op(
     if_absent: bool = False,
     ttl_s: float | None = None,
     group: int = 0,
-    base: Document | Missing | None = MISSING,
+    base: Document[Any] | Missing | None = MISSING,
 ) -> Op:
     """An op without lane and sequence; everything that can be refused is refused here."""
     if if_absent:
@@ -71,7 +71,8 @@ def _basis(base: object) -> tuple[Knowledge, str | None]:
             code="usage",
             hint="give the Document that read() returned, or None when there was none",
         )
-    return "present", encode(base.value)
+    document = cast("Document[Any]", base)
+    return "present", encode(document.value)
 
 
 def _ttl_us(ttl_s: float | None) -> int | None:

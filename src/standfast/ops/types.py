@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
 Kind = Literal["put", "patch", "append", "increment", "delete"]
 Status = Literal["applied", "skipped", "refused", "merged", "rejected"]
 Durability = Literal["primary", "journal"]
@@ -227,7 +228,7 @@ class Receipt(msgspec.Struct, frozen=True):
     seq: int = 0
 
 
-class Document(Redacted, frozen=True):
+class Document(Redacted, Generic[T], frozen=True):
     """One document as it was read: value, version, where it came from and how old that is.
 
     `age_s` is how long ago the primary said so (0.0 for `source="primary"`).  `version` is a
@@ -237,7 +238,7 @@ class Document(Redacted, frozen=True):
     content = frozenset({"value"})
 
     key: str
-    value: Any
+    value: T
     version: int
     source: Source
     age_s: float
