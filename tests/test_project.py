@@ -19,7 +19,7 @@ FORBIDDEN = [
     ".".join(["pypi", "org"]),
     ".".join(["files", "pythonhosted"]),
 ]
-MAX_LINES = 450
+MAX_LINES = 800
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
