@@ -11,6 +11,7 @@ import pytest
 
 from standfast.admin import data_dir as local
 from standfast.admin import doctor as checks
+from standfast.system.disks import filesystem_of
 from support.cli import Ran
 from support.cluster import Cluster
 from support.commands import run
@@ -167,11 +168,11 @@ def test_the_file_system_of_a_path(tmp_path: Path) -> None:
         f"over {str(spaced).replace(' ', chr(92) + '040')} overlay rw 0 0\n"
         f"over {str(spaced).replace(' ', chr(92) + '040')} ramfs rw 0 0\nshort\n"
     )
-    assert checks.filesystem_of(tmp_path, mounted) == "ext4"
-    assert checks.filesystem_of(tmp_path / "x" / "storage", mounted) == "tmpfs"
-    assert checks.filesystem_of(tmp_path / "xy", mounted) == "ext4"
-    assert checks.filesystem_of(spaced, mounted) == "ramfs"
-    assert checks.filesystem_of(spaced, "") == ""
+    assert filesystem_of(tmp_path, mounted) == "ext4"
+    assert filesystem_of(tmp_path / "x" / "storage", mounted) == "tmpfs"
+    assert filesystem_of(tmp_path / "xy", mounted) == "ext4"
+    assert filesystem_of(spaced, mounted) == "ramfs"
+    assert filesystem_of(spaced, "") == ""
 
 
 @pytest.mark.parametrize(("ahead_s", "word"), [(61.0, "behind"), (-61.0, "ahead of"), (59.0, "")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,15 +15,12 @@ from standfast.backends.migrations import SCHEMA_VERSION
 from standfast.backends.postgres.facts import ServerFacts
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
+from standfast.system.disks import VOLATILE, filesystem_of, mode_of, mounts
 
 Verdict = Literal["ok", "warn", "fail"]
 
 #: A clock that is further off makes ages, `ttl_s` in an outage and `on_conflict="newest"` wrong.
 MAX_CLOCK_DIFFERENCE_S = 60.0
-#: File systems whose files are gone when the machine or its container starts again.
-VOLATILE = frozenset({"tmpfs", "ramfs"})
-#: Where Linux tells what is mounted.
-MOUNTS = Path("/proc/self/mounts")
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -174,7 +170,7 @@ def _lanes(local: Local) -> Check:
 
 def _disk(data_dir: Path) -> Iterator[Check]:
     try:
-        mode = stat.S_IMODE(data_dir.stat().st_mode)
+        mode = mode_of(data_dir)
     except FileNotFoundError:
         yield Check("data directory", "ok", f"{data_dir.absolute()} is not there yet")
         return
@@ -184,40 +180,12 @@ def _disk(data_dir: Path) -> Iterator[Check]:
         yield Check("data directory", "fail", found, "put STANDFAST_DATA_DIR on a disk")
     else:
         yield Check("data directory", "ok", str(data_dir.absolute()))
-    if mode & 0o007:
+    if mode is None:
+        yield Check(
+            "privacy", "ok", "not checked: this system does not say by a mode who may enter it"
+        )
+    elif mode & 0o007:
         found = f"everybody on this machine may enter it (mode {mode:o})"
         yield Check("privacy", "warn", found, f"chmod o-rwx {data_dir.absolute()}")
     else:
         yield Check("privacy", "ok", f"mode {mode:o}")
-
-
-def mounts() -> str:
-    """What is mounted on this machine; nothing where that cannot be told."""
-    try:
-        return MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""
-
-
-def filesystem_of(path: Path, mounted: str) -> str:
-    """The kind of the file system that a path is on, "" when that is not told.
-
-    `mounted` is in the form of fstab(5): of the mount points above the path, the longest, and of
-    several at one point, the last.
-    """
-    resolved = path.resolve()
-    best, kind = -1, ""
-    for line in mounted.splitlines():
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        point = Path(_unescaped(fields[1]))
-        if (point == resolved or point in resolved.parents) and len(point.parts) >= best:
-            best, kind = len(point.parts), fields[2]
-    return kind
-
-
-def _unescaped(text: str) -> str:
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, char)
-    return text

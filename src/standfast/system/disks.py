@@ -1,0 +1,53 @@
+"""Where a directory is kept and who may enter it, as far as the operating system says."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+#: File systems whose files are gone when the machine or its container starts again.
+VOLATILE = frozenset({"tmpfs", "ramfs"})
+#: Where Linux lists what is mounted; no other system has this file.
+_MOUNTS = Path("/proc/self/mounts")
+#: Whether the mode of a file says who may use it.  Windows has lists of rights in its place, and
+#: shows every directory as open to all.
+_HAS_MODES = hasattr(os, "getuid")
+
+
+def mode_of(path: Path) -> int | None:
+    """The permission bits of a directory; None where they say nothing."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return mode if _HAS_MODES else None
+
+
+def mounts() -> str:
+    """What is mounted on this machine, in the form of fstab(5); "" where that is not known."""
+    try:
+        return _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def filesystem_of(path: Path, mounted: str) -> str:
+    """The kind of the file system that a path is on; "" when that is not known.
+
+    `mounted` is in the form of fstab(5): of the mount points above the path, the longest counts,
+    and of several at one point the last.
+    """
+    resolved = path.resolve()
+    best, kind = -1, ""
+    for line in mounted.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = Path(_unescaped(fields[1]))
+        if (point == resolved or point in resolved.parents) and len(point.parts) >= best:
+            best, kind = len(point.parts), fields[2]
+    return kind
+
+
+def _unescaped(text: str) -> str:
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, char)
+    return text
