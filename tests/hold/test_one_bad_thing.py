@@ -1,0 +1,356 @@
+"""One bad thing stops one thing: a table, a document, a thread, a pooler (rows P1 to P7)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import standfast
+from standfast import StandfastError
+from standfast.api.sync import Store
+from support import backends
+from support.cluster import Cluster
+from support.far import Far, FarPg
+from support.hold import (
+    conflicts,
+    extra_database,
+    has,
+    on_primary,
+    soon,
+    wait_direct,
+)
+from support.pg import Sql, new_role, url_as
+from support.pgbouncer import pooled, why_no_pgbouncer
+from support.proxy import Proxy
+
+MakeFar = Callable[..., FarPg]
+#: How long after the primary is back everything that can go has gone.
+DRAINED_S = 5.0
+
+
+@pytest.fixture
+def as_role(pg_admin_url: str) -> Iterator[tuple[str, str]]:
+    """A database as its one role sees it, which is no superuser, and as the administrator does."""
+    with new_role(pg_admin_url) as role, extra_database(pg_admin_url, f"db_{role}") as url:
+        with Sql(url) as admin:
+            admin(f'GRANT CREATE ON DATABASE "db_{role}" TO "{role}"')
+            admin(f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"')
+        yield url_as(url, role), url
+
+
+FAULTS = {
+    "revoked": ("REVOKE ALL ON t FROM CURRENT_USER", "GRANT ALL ON t TO CURRENT_USER"),
+    "renamed": ("ALTER TABLE t RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO t"),
+    "row-security": (
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE t NO FORCE ROW LEVEL SECURITY; ALTER TABLE t DISABLE ROW LEVEL SECURITY",
+    ),
+    "not-null": (
+        "ALTER TABLE t ADD x integer NOT NULL DEFAULT 0; ALTER TABLE t ALTER x DROP DEFAULT",
+        "ALTER TABLE t DROP x",
+    ),
+}
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="P1: a table's fault stops the replay"
+)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_collection_with_a_fault_is_held_by_itself(
+    as_role: tuple[str, str], tmp_path: Path, fault: str
+) -> None:
+    """P1, R21: a repairable fault of one table rejects nothing and holds up nothing else."""
+    url, admin_url = as_role
+    broken, mended = FAULTS[fault]
+    with (
+        Far.to(url) as line,
+        standfast.open(line.url(url), data_dir=tmp_path / "data") as store,
+    ):
+        wait_direct(store)
+        for name in ("t", "other"):
+            store[name].put("0", 0)
+        keys = [str(number) for number in range(1, 21)]
+        with line.down():
+            for key in keys:
+                store["t"].put(key, 1)
+                store["other"].put(key, 1)
+            with Sql(url) as owner:
+                owner(broken)
+        soon(has(admin_url, "other", keys), within_s=DRAINED_S)
+        assert store["other"].put("new", 1).durable_on == "primary"
+        assert store.health().cause != "everything is on the primary"
+        with Sql(url) as owner:
+            owner(mended)
+        soon(has(admin_url, "t", keys), within_s=DRAINED_S)
+        wait_direct(store)
+        assert conflicts(admin_url) == []
+
+
+BAD_ROWS = {
+    "suppressed": "RETURN NULL",
+    "XX001": "RAISE EXCEPTION 'x' USING ERRCODE = 'XX001'",
+    "57014": "RAISE EXCEPTION 'x' USING ERRCODE = '57014'",
+    "53200": "RAISE EXCEPTION 'x' USING ERRCODE = '53200'",
+}
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P2: one document stops the replay")
+@pytest.mark.parametrize("fault", BAD_ROWS)
+def test_a_document_that_never_goes_is_isolated(
+    far_pg: MakeFar, tmp_path: Path, fault: str
+) -> None:
+    """P2, R21: a document that the server fails on is tried alone, and ends in the conflicts."""
+    far = far_pg()
+    with standfast.open(far.url, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        store["t"].put("0", 0)
+        row_trigger(far.near_url, f"IF NEW.key = 'bad' THEN {BAD_ROWS[fault]}; END IF; RETURN NEW")
+        with far.line.down():
+            for key in ("a", "bad", "b"):
+                store["t"].put(key, 1)
+                store["other"].put(key, 1)
+        soon(has(far.near_url, "other", ["a", "bad", "b"]), within_s=DRAINED_S)
+        soon(has(far.near_url, "t", ["a", "b"]), within_s=DRAINED_S)
+        soon(lambda: conflicts(far.near_url), within_s=60.0)
+        wait_direct(store)
+        assert [found[:2] for found in conflicts(far.near_url)] == [("t", "bad")]
+
+
+def row_trigger(url: str, body: str) -> None:
+    with Sql(url) as admin:
+        admin(
+            "CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $judge$ BEGIN {body}; END $judge$"
+        )
+        admin("CREATE TRIGGER a BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION judge()")
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P3: adoption takes it for applied")
+def test_what_was_refused_in_doubt_is_not_taken_for_applied(
+    pg_cluster: Cluster, pg_database: str, tmp_path: Path
+) -> None:
+    """P3, R18: an acknowledged update whose first send was refused is applied or in the conflicts.
+
+    It was refused in a transaction whose reply was lost; before it can be confirmed, its lane is
+    fenced because of a neighbour's locked row.
+    """
+    with (
+        Proxy(pg_cluster.port) as proxy,
+        Sql(pg_database) as direct,
+        standfast.open(proxy.url(pg_database), data_dir=tmp_path / "data", deadline_s=5.0) as store,
+    ):
+        wait_direct(store)
+        store["t"].put_many({key: {"n": 0} for key in ("first", "neighbour", "counter")})
+        asyncio.run(lose_a_refusal(store.as_async()["t"], proxy, direct))
+        soon(lambda: store.health().lag_ops == 0 or is_fenced(pg_database), within_s=10.0)
+        direct("COMMIT")
+        proxy.delay(0)
+        wait_direct(store)
+        found = on_primary(pg_database, "t")["counter"]
+        assert found.get("mine") == 1 or conflicts(pg_database), found
+
+
+async def lose_a_refusal(t: Any, proxy: Proxy, direct: Sql) -> None:
+    """Two writes in one transaction, one refused, whose reply is lost; then a row is locked."""
+    asked = asyncio.Event()
+
+    def change(value: dict[str, int]) -> dict[str, int]:
+        if not asked.is_set():
+            asked.set()
+            direct("UPDATE t SET data = '{\"n\": 7}' WHERE key = 'counter'")
+        return value | {"mine": 1}
+
+    # While the writer waits for this one, the others come into one batch.
+    proxy.hold_commits(1)
+    first = asyncio.ensure_future(t.put("first", {"n": 1}))
+    await asyncio.to_thread(proxy.wait_fired, "hold_commit", 1)
+    others = [asyncio.ensure_future(t.put("neighbour", {"n": 1}))]
+    others.append(asyncio.ensure_future(t.update("counter", change)))
+    await asyncio.wait_for(asked.wait(), 10)
+    proxy.delay(15)  # so that the lock below is there before the next connection
+    proxy.drop_commit_replies(1)
+    proxy.thaw()
+    await asyncio.to_thread(proxy.wait_fired, "drop_commit_reply", 1)
+    direct("BEGIN")
+    direct("SELECT 1 FROM t WHERE key = 'neighbour' FOR UPDATE")
+    await asyncio.gather(first, *others)  # all of them are acknowledged
+
+
+def is_fenced(url: str) -> bool:
+    with Sql(url) as direct:
+        return bool(direct.one("SELECT count(*) FROM standfast.lanes WHERE state = 'fenced'"))
+
+
+_DESCRIPTORS = """
+import json, os, resource, sys, threading, time
+import psycopg, standfast
+url, data_dir = sys.argv[1:]
+killer = psycopg.connect(url, autocommit=True, application_name="tests")
+with standfast.open(url, data_dir=data_dir) as store:
+    def wait(state, limit_s):
+        until = time.monotonic() + limit_s
+        while store.health().state != state and time.monotonic() < until:
+            time.sleep(0.01)
+        return store.health().state == state
+    def alive():
+        return sum(one.name.startswith("standfast-") for one in threading.enumerate())
+    assert wait("direct", 10)
+    store["c"].put("k", 1)
+    before = alive()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+    fillers = []
+    try:
+        while True:
+            fillers.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    killer.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                   " WHERE application_name = 'standfast' AND datname = current_database()")
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        try:
+            store["c"].put("k", 2)
+        except standfast.StandfastError:
+            time.sleep(0.05)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for filler in fillers:
+        os.close(filler)
+    back = wait("direct", 8)
+    print(json.dumps([back, before - alive(), store.health().healthy]))
+"""
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P4: a thread ends for good")
+def test_a_store_survives_the_lack_of_descriptors(pg_database: str, tmp_path: Path) -> None:
+    """P4, R26: after 3 s without file descriptors every thread is there, and the store direct."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DESCRIPTORS, pg_database, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [True, 0, True]
+
+
+DEAD = pytest.mark.xfail(strict=True, raises=AssertionError, reason="P4: a thread ends for good")
+
+
+@pytest.mark.parametrize("table", ["lanes", pytest.param("collections", marks=DEAD)])
+def test_an_emptied_table_of_ours_ends_no_thread(
+    pg_database: str, tmp_path: Path, table: str
+) -> None:
+    """P4, R26: whatever an emptied table of ours does, every thread goes on and health says so."""
+    with standfast.open(pg_database, data_dir=tmp_path / "data", deadline_s=0.5) as store:
+        wait_direct(store)
+        store["c"].put("k", 1)
+        before = threads()
+        with Sql(pg_database) as admin:
+            admin(f"TRUNCATE standfast.{table}")
+        use(store)
+        assert threads() >= before
+        assert not store.health().healthy
+
+
+@DEAD
+def test_a_removed_data_directory_ends_no_thread(far_pg: MakeFar, tmp_path: Path) -> None:
+    """P4, R26: when the data directory goes, every thread goes on, and health is not green."""
+    far = far_pg()
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=0.5) as store:
+        wait_direct(store)
+        store["c"].put("k", 1)
+        before = threads()
+        shutil.rmtree(tmp_path / "data")
+        with far.line.down():
+            use(store)
+        for _ in range(20):  # through several rounds of connecting and draining
+            use(store)
+            threading.Event().wait(0.1)
+        assert threads() >= before
+        assert not store.health().healthy
+
+
+def use(store: Store) -> None:
+    """Write and read, whatever comes of it."""
+    for number in range(20):
+        with contextlib.suppress(StandfastError):
+            store["c"].put(str(number), number)
+        with contextlib.suppress(StandfastError):
+            store["c"].get(str(number))
+
+
+def threads() -> set[str]:
+    return {one.name for one in threading.enumerate() if one.name.startswith("standfast-")}
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P5: KeyError ends the writer")
+def test_a_trigger_that_changes_keys_refuses_one_call(pg_database: str, tmp_path: Path) -> None:
+    """P5: a write whose key a trigger changes is refused by name, leaves nothing, stops nothing."""
+    with standfast.open(pg_database, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        store["t"].put("first", 1)
+        row_trigger(pg_database, "NEW.key := lower(trim(NEW.key)); RETURN NEW")
+        with pytest.raises(StandfastError) as caught:
+            store["t"].put(" Key ", 1)
+        assert caught.value.code != "closed", caught.value
+        assert "t" in str(caught.value)
+        assert on_primary(pg_database, "t") == {"first": 1}
+        assert store["t"].put("second", 1).durable_on == "primary"
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=(AssertionError, StandfastError),
+    reason="P6: session state and prepared statements leak to others",
+)
+def test_a_pooler_that_nobody_named_is_recognised(pg_database: str, tmp_path: Path) -> None:
+    """P6: through an unnamed transaction pooler nothing of a session of ours reaches others."""
+    if why := why_no_pgbouncer():
+        pytest.skip(why)
+    names = ("lock_timeout", "enable_seqscan", "enable_hashjoin", "plan_cache_mode")
+    show = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
+    with Sql(pg_database) as direct, pooled(pg_database, tmp_path / "pooler") as url:
+        expected = direct(show)
+        with standfast.open(url, data_dir=tmp_path / "data") as store:
+            wait_direct(store)
+            for number in range(10):
+                assert store["c"].put(str(number), number).durable_on == "primary"
+                assert store["c"].get(str(number)) == number
+            with psycopg.connect(url, autocommit=True, prepare_threshold=None) as other:
+                assert other.execute(show).fetchall() == expected
+        assert len(on_primary(pg_database, "c")) == 10
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P7: puts go by the reloaded setting")
+def test_a_receipt_outlives_a_setting_that_is_switched_off(tmp_path: Path) -> None:
+    """P7, I1: with `synchronous_commit = off` reloaded, a receipt still means a commit on disk."""
+    # The writer of the log sleeps, so what was not flushed by its commit is lost for sure.
+    conf = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"}
+    with Cluster(fsync=True, conf=conf) as cluster:
+        url = cluster.url()
+        store = standfast.open(url, data_dir=tmp_path / "data")
+        wait_direct(store)
+        store["c"].put("first", 1)
+        cluster.configure({"synchronous_commit": "off"})
+        cluster.reload()
+        with Sql(url) as other:
+            soon(lambda: other.one("SHOW synchronous_commit") == "off", within_s=10.0)
+        receipts = [store["c"].put(str(number), 1) for number in range(20)]
+        cluster.kill()
+        store.close(timeout_s=0.0)
+        cluster.start()
+        backends.wait_answering(url)
+        sure = {str(number) for number, one in enumerate(receipts) if one.durable_on == "primary"}
+        assert sure - on_primary(url, "c").keys() == set()
