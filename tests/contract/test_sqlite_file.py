@@ -219,7 +219,7 @@ def test_what_is_no_database_is_left_alone(
 @pytest.mark.parametrize(
     "statements",
     [
-        ["CREATE TABLE things (key TEXT PRIMARY KEY, data TEXT)"],
+        ["CREATE TABLE things (id INTEGER PRIMARY KEY, data TEXT)"],
         ["PRAGMA application_id = 1234", "CREATE TABLE t (a)"],
         ["PRAGMA application_id = 1234"],
         ["PRAGMA user_version = 1", "CREATE VIEW v AS SELECT 1"],

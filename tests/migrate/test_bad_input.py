@@ -318,7 +318,7 @@ def test_the_database_of_another_application_is_refused(embedded: Place) -> None
 
     embedded.data_dir.mkdir()
     connection = apsw.Connection(str(embedded.data_dir / "fallback.db"))
-    connection.execute("CREATE TABLE views (key TEXT PRIMARY KEY, data TEXT)")
+    connection.execute("CREATE TABLE views (id INTEGER PRIMARY KEY, data TEXT)")
     connection.close()
     content = (embedded.data_dir / "fallback.db").read_bytes()
     ran = migrate(embedded, embedded.write("views.json", {"a": 1}))

@@ -31,9 +31,10 @@ from standfast.backends.sqlite.file import (
     enter_wal,
     gone,
     inode_of,
+    leave_wal,
     transaction,
 )
-from standfast.backends.sqlite.read import LIVE
+from standfast.backends.sqlite.tables import adopt, adoptable_tables, preview, table_of
 from standfast.errors import ConfigError, Unavailable
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
@@ -51,6 +52,8 @@ from standfast.system.forking import OPENING, watch
 
 #: "stnd" in ASCII: marks the file as ours (PRAGMA application_id).
 APPLICATION_ID = 0x73746E64
+#: What the file is: made by us, or by another program, whose tables we have adopted.
+EMBEDDED, ADOPTED = "embedded primary", "adopted"
 
 
 def now_us() -> int:
@@ -61,7 +64,9 @@ def now_us() -> int:
 class SqliteBackend:
     """Documents in one SQLite file.  Thread-safe; several processes may use the file.
 
-    Nothing is created before the first write.  A file with tables that are not ours is refused.
+    Nothing is created before the first write.  A file of another program with tables in the shape
+    `key TEXT PRIMARY KEY, data` is read as it is, and adopted by the first write; one without such
+    tables is refused.
     `busy_timeout_s` is how long a call waits for another process that is writing.
     """
 
@@ -72,6 +77,7 @@ class SqliteBackend:
         self._path = Path(path).absolute()
         self._busy_timeout_ms = int(busy_timeout_s * 1000)
         self._conn: apsw.Connection | None = None
+        self._adopting = False  # the file is another program's until our first write
         self._inode: Inode | None = None
         self._closed = False
         self._lock = threading.RLock()
@@ -92,6 +98,8 @@ class SqliteBackend:
                     f"{self.display} was closed", code="closed", hint="open the store again"
                 )
             self._check_inode()
+            if create and self._adopting:
+                self._drop_connection()
             if self._conn is None and (create or self._exists()):
                 self._conn = self._open(create=create)
             yield self._conn
@@ -122,6 +130,7 @@ class SqliteBackend:
 
     def _drop_connection(self) -> None:
         conn, self._conn = self._conn, None
+        self._adopting = False
         if conn is not None:
             with contextlib.suppress(apsw.Error):
                 conn.close(True)
@@ -147,10 +156,19 @@ class SqliteBackend:
             # What is not ours must not change, not even by a checkpoint when it is closed again.
             conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             if self._schema_version(conn) == 0 and not create:
-                conn.close(True)
-                return None
+                names = adoptable_tables(conn)
+                if not names:
+                    conn.close(True)
+                    return None
+                preview(conn, (statements for _, statements in migrations("sqlite")), names)
+                self._inode, self._adopting = inode, True
+                return conn
             conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-            enter_wal(conn, self._path, self._busy_timeout_ms / 1000)
+            # Before the first statement that may lock: of several processes one adopts the file.
+            if self._is_shared(conn):
+                leave_wal(conn)
+            else:
+                enter_wal(conn, self._path, self._busy_timeout_ms / 1000)
             self._install(conn)
         except BaseException:
             conn.close(True)
@@ -158,21 +176,28 @@ class SqliteBackend:
         self._inode = inode
         return conn
 
+    def _is_shared(self, conn: apsw.Connection) -> bool:
+        """Whether the program that made the file may still use it, in this very process."""
+        if self._schema_version(conn) == 0:
+            return bool(adoptable_tables(conn))
+        return conn.execute("SELECT role FROM _standfast_identity").get == ADOPTED
+
     def _install(self, conn: apsw.Connection) -> None:
         """Bring the bookkeeping up to date, as one of several processes perhaps."""
         if self._schema_version(conn) == SCHEMA_VERSION:
             return
         with transaction(conn):
             version = self._schema_version(conn)
+            adopted = [] if version else adoptable_tables(conn)
             for number, statements in migrations("sqlite"):
                 if number > version:
                     conn.execute(statements)
             if version == 0:
                 conn.execute(
-                    "INSERT INTO _standfast_identity VALUES (1, ?, 1, 'embedded primary', NULL,"
-                    " NULL, ?)",
-                    (str(uuid.uuid4()), now_us()),
+                    "INSERT INTO _standfast_identity VALUES (1, ?, 1, ?, NULL, NULL, ?)",
+                    (str(uuid.uuid4()), ADOPTED if adopted else EMBEDDED, now_us()),
                 )
+                adopt(conn, adopted, now_us())
                 conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -190,7 +215,7 @@ class SqliteBackend:
                 code="not_a_database",
                 hint="give another path, or move that file away",
             ) from None
-        if owner == 0 and not tables:
+        if owner == 0 and (not tables or (version == 0 and adoptable_tables(conn))):
             return 0
         if owner != APPLICATION_ID:
             raise ConfigError(
@@ -212,7 +237,7 @@ class SqliteBackend:
 
     def schema_version(self) -> int:
         with self._using("looking at the database") as conn:
-            return SCHEMA_VERSION if conn is not None else 0
+            return 0 if conn is None or self._adopting else SCHEMA_VERSION
 
     def install(self, collections: Sequence[str]) -> None:
         with self._writing("creating collections") as conn:
@@ -384,8 +409,9 @@ class SqliteBackend:
         with self._reading(collection) as conn:
             if conn is None:
                 return 0
+            table = table_of(conn, collection)
             return conn.execute(
-                f'SELECT count(*) FROM "{collection}" WHERE {LIVE}', (now_us(),)
+                f"SELECT count(*) FROM {table.sql} WHERE {table.live}", (now_us(),)
             ).get
 
     def dump(self, collection: str, *, in_order: bool = False) -> Iterator[StoredText]:
@@ -394,12 +420,13 @@ class SqliteBackend:
                 return
             # Of its own: one snapshot whatever is written meanwhile, and nobody has to wait.
             snapshot = self._connect()
-        order = "ORDER BY created_at, key" if in_order else ""
+            table = table_of(conn, collection)
+        order = f"ORDER BY {table.time('created_at')}, {table.key_sql}" if in_order else ""
         try:
             with mapped(f"reading `{collection}` in {self.display}"):
                 records = snapshot.execute(
-                    f'SELECT key, data, version, updated_at FROM "{collection}"'
-                    f" WHERE {LIVE} {order}",
+                    f"SELECT {table.key_sql}, {table.data}, {table.version},"
+                    f" {table.time('updated_at')} FROM {table.sql} WHERE {table.live} {order}",
                     (now_us(),),
                 )
                 yield from map(StoredText._make, records)
@@ -414,14 +441,13 @@ class SqliteBackend:
         with self._reading(collection) as conn:
             if conn is None:
                 return {}
-            return {
-                record[0]: Image(*record)
-                for record in conn.execute(
-                    "SELECT key, data, NULL, version, created_at, updated_at, expires_at"
-                    f' FROM "{collection}" WHERE key IN (SELECT value FROM json_each(?))',
-                    (sqlite_write.json_array(keys),),
-                )
-            }
+            table = table_of(conn, collection)
+            found: Any = conn.execute(
+                f"{table.row} FROM {table.sql}"
+                f" WHERE {table.key_sql} IN (SELECT value FROM json_each(?))",
+                (sqlite_write.json_array(keys),),
+            )
+            return {key: Image(key, text, None, *rest) for key, text, *rest in found}
 
     def collections(self) -> list[str]:
         with self._using("listing the collections") as conn:

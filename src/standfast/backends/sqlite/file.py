@@ -6,6 +6,7 @@ is looked at before anything is acknowledged.  Sources: sqlite.org/wal.html, how
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Generator
@@ -67,6 +68,20 @@ def enter_wal(conn: apsw.Connection, path: Path, timeout_s: float) -> None:
             hint="put the data directory on a local disk",
         )
     conn.execute("PRAGMA synchronous = FULL")
+
+
+def leave_wal(conn: apsw.Connection) -> None:
+    """Keep a rollback journal, with synchronous=EXTRA, in a file that an older program uses too.
+
+    Its own copy of SQLite may run in this process.  Each copy drops the locks of the other, and
+    in WAL mode the one that closes its last connection removes the log under the other: what was
+    acknowledged is gone at the next kill -9.  With a rollback journal no lock is needed between
+    two transactions.  As durable as WAL with FULL.  Sources: sqlite.org/howtocorrupt.html, 2.2.1;
+    sqlite.org/pragma.html#pragma_synchronous.
+    """
+    with contextlib.suppress(apsw.BusyError):  # in use right now: it stays as it is this time
+        conn.execute("PRAGMA journal_mode = DELETE")
+    conn.execute("PRAGMA synchronous = EXTRA")
 
 
 @contextmanager

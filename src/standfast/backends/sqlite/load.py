@@ -10,6 +10,7 @@ import apsw
 import msgspec
 
 from standfast.backends.base import Change, Load, LoadReport, RunRecord, stale
+from standfast.backends.sqlite.tables import Table, table_of
 from standfast.backends.sqlite.write import ensure_table, log_change
 from standfast.system.failpoints import failpoint
 
@@ -28,6 +29,7 @@ def pages_written_once(
     the state before the load or after it.  Source: sqlite.org/pragma.html#pragma_synchronous.
     """
     alone = sum(len(load.inserts) for load in loads) >= LARGE_LOAD_ROWS
+    alone = alone and conn.execute("PRAGMA journal_mode").get == "wal"
     if alone:
         conn.set_busy_timeout(0)
         try:
@@ -74,9 +76,10 @@ def read_run(conn: apsw.Connection, run: str) -> RunRecord | None:
 def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     ensure_table(conn, load.collection, now_us)
     name = load.collection
+    table = table_of(conn, name)
     # A row that has expired is no document, but its key is taken.
-    conn.execute(f'DELETE FROM "{name}" WHERE expires_at <= ?', (now_us,))
-    _check_versions(conn, load)
+    conn.execute(f"DELETE FROM {table.sql} WHERE expires_at <= ?", (now_us,))
+    _check_versions(conn, load, table)
     floor = conn.execute(
         "SELECT version_floor FROM _standfast_collections WHERE name = ?", (name,)
     ).get
@@ -90,15 +93,15 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     versions = {key: lowest(key) + 1 for key, _ in load.inserts if key in buried}
     try:
         conn.executemany(
-            f'INSERT INTO "{name}" (key, data, created_at, updated_at, version)'
-            f" VALUES (?1, ?2, ?3, ?3, {floor + 1})",
+            f"INSERT INTO {table.sql} ({table.key_sql}, data, created_at, updated_at, version)"
+            f" VALUES (?1, ?2, {table.stamp('?3')}, {table.stamp('?3')}, {floor + 1})",
             (
                 (key, text, stamp_us)
                 for (key, text), stamp_us in zip(load.inserts, count(now_us), strict=False)
             ),
         )
         conn.executemany(
-            f'UPDATE "{name}" SET version = ? WHERE key = ?',
+            f"UPDATE {table.sql} SET version = ? WHERE {table.key_sql} = ?",
             [(version, key) for key, version in versions.items()],
         )
     except apsw.ConstraintError:
@@ -109,7 +112,7 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     )
     for change in load.changes:
         versions[change.key] = max(change.expected_version, lowest(change.key)) + 1
-        _write_change(conn, name, change, versions[change.key], now_us)
+        _write_change(conn, table, change, versions[change.key], now_us)
     if load.form is not None:
         conn.execute(
             "UPDATE _standfast_collections SET shape = ?, key_field = ? WHERE name = ?",
@@ -122,37 +125,40 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     return LoadReport(floor + 1, versions)
 
 
-def _check_versions(conn: apsw.Connection, load: Load) -> None:
+def _check_versions(conn: apsw.Connection, load: Load, table: Table) -> None:
     """Every row that the plan saw must still be what it saw."""
     for change in load.changes:
         found = conn.execute(
-            f'SELECT version FROM "{load.collection}" WHERE key = ?', (change.key,)
+            f"SELECT version FROM {table.sql} WHERE {table.key_sql} = ?", (change.key,)
         ).get
         if (found or 0) != change.expected_version:
             raise stale(load.collection, change.key)
 
 
 def _write_change(
-    conn: apsw.Connection, name: str, change: Change, version: int, now_us: int
+    conn: apsw.Connection, table: Table, change: Change, version: int, now_us: int
 ) -> None:
+    columns = f"{table.key_sql}, data, created_at, updated_at, version"
     if change.image is not None:
         image = change.image
         text = image.data if image.raw is None else image.raw
         conn.execute(
-            f'INSERT OR REPLACE INTO "{name}" (key, data, created_at, updated_at, version,'
-            " expires_at) VALUES (?, ?, ?, ?, ?, ?)",
+            f"INSERT OR REPLACE INTO {table.sql} ({columns}, expires_at)"
+            f" VALUES (?1, ?2, {table.stamp('?3')}, {table.stamp('?4')}, ?5, ?6)",
             (change.key, text, image.created_us, image.updated_us, version, image.expires_us),
         )
     elif change.text is not None:
         conn.execute(
-            f'INSERT INTO "{name}" (key, data, created_at, updated_at, version)'
-            " VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT (key) DO UPDATE SET data = excluded.data,"
+            f"INSERT INTO {table.sql} ({columns})"
+            f" VALUES (?1, ?2, {table.stamp('?3')}, {table.stamp('?3')}, ?4)"
+            f" ON CONFLICT ({table.key_sql}) DO UPDATE SET data = excluded.data,"
             " version = excluded.version, updated_at = excluded.updated_at, expires_at = NULL",
             (change.key, change.text, now_us, version),
         )
     else:
-        conn.execute(f'DELETE FROM "{name}" WHERE key = ?', (change.key,))
+        conn.execute(f"DELETE FROM {table.sql} WHERE {table.key_sql} = ?", (change.key,))
         return
     conn.execute(
-        "DELETE FROM _standfast_tombstones WHERE collection = ? AND key = ?", (name, change.key)
+        "DELETE FROM _standfast_tombstones WHERE collection = ? AND key = ?",
+        (table.name, change.key),
     )

@@ -9,27 +9,22 @@ import apsw
 
 from standfast.backends.base import readable
 from standfast.backends.sqlite import write as sqlite_write
+from standfast.backends.sqlite.tables import table_of
 from standfast.document.containment import contains
 from standfast.ops.types import Row
-
-#: What is stored and has not expired; its parameter is the time now.
-LIVE = "(expires_at IS NULL OR expires_at > ?)"
-_ROW = "SELECT key, data, version, created_at, updated_at, expires_at"
 
 
 def read_live(
     conn: apsw.Connection, collection: str, keys: Sequence[str], now_us: int
 ) -> dict[str, Row]:
     """The live documents of these keys; missing ones are left out."""
+    table = table_of(conn, collection)
+    start = f"{table.row} FROM {table.sql} WHERE {table.live} AND {table.key_sql}"
     if len(keys) == 1:
-        found = conn.execute(
-            f'{_ROW} FROM "{collection}" WHERE key = ? AND {LIVE}', (keys[0], now_us)
-        )
+        found = conn.execute(f"{start} = ?", (now_us, keys[0]))
     else:
-        found = conn.execute(
-            f'{_ROW} FROM "{collection}" WHERE key IN (SELECT value FROM json_each(?)) AND {LIVE}',
-            (sqlite_write.json_array(keys), now_us),
-        )
+        listed = sqlite_write.json_array(keys)
+        found = conn.execute(f"{start} IN (SELECT value FROM json_each(?))", (now_us, listed))
     return {record[0]: Row(*record) for record in found}
 
 
@@ -44,15 +39,16 @@ def scan_live(
     query: Any,
 ) -> list[Row]:
     """One page of live documents in bytewise key order; with `query`, of those that contain it."""
-    where, values = [LIVE], list[int | str]([now_us])
+    table = table_of(conn, collection)
+    where, values = [table.live], list[int | str]([now_us])
     if prefix:
-        where.append("key >= ? AND substr(key, 1, ?) = ?")
+        where.append(f"{table.key_sql} >= ? AND substr({table.key_sql}, 1, ?) = ?")
         values += [prefix, len(prefix), prefix]
     if after is not None:
-        where.append("key > ?")
+        where.append(f"{table.key_sql} > ?")
         values.append(after)
     records = conn.execute(
-        f'{_ROW} FROM "{collection}" WHERE {" AND ".join(where)} ORDER BY key', values
+        f"{table.row} FROM {table.sql} WHERE {' AND '.join(where)} ORDER BY {table.key_sql}", values
     )
     page: list[Row] = []
     for record in records:

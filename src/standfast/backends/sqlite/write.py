@@ -9,63 +9,13 @@ import msgspec
 
 from standfast.backends.base import encode_outcomes, skip_applied, skip_reissued
 from standfast.backends.sqlite import conflicts as sqlite_conflicts
+from standfast.backends.sqlite import tables
+from standfast.backends.sqlite.tables import table_of
 from standfast.errors import ConfigError
 from standfast.ops.apply import Current
 from standfast.ops.batch import Place, apply_ops, places
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Observed, Op, State
-
-_CREATE = """
-CREATE TABLE "{name}" (
-    key        TEXT NOT NULL PRIMARY KEY,
-    data       TEXT NOT NULL,
-    created_at INTEGER NOT NULL DEFAULT 0,
-    updated_at INTEGER NOT NULL DEFAULT 0,
-    version    INTEGER NOT NULL DEFAULT 0,
-    expires_at INTEGER
-);
-CREATE TRIGGER "{name}_standfast_replace" BEFORE INSERT ON "{name}" WHEN NEW.version = 0 BEGIN
-    INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)
-    SELECT '{name}', key, version, {now} FROM "{name}" WHERE key = NEW.key
-    ON CONFLICT (collection, key) DO UPDATE SET version = max(version, excluded.version);
-END;
-CREATE TRIGGER "{name}_standfast_insert" AFTER INSERT ON "{name}" WHEN NEW.version = 0 BEGIN
-    UPDATE "{name}" SET
-        version = 1 + max(
-            (SELECT version_floor FROM _standfast_collections WHERE name = '{name}'),
-            coalesce((SELECT version FROM _standfast_tombstones
-                       WHERE collection = '{name}' AND key = NEW.key), 0)),
-        created_at = {now}, updated_at = {now}
-     WHERE key = NEW.key;
-    DELETE FROM _standfast_tombstones WHERE collection = '{name}' AND key = NEW.key;
-    INSERT INTO _standfast_changes (collection, keys, at)
-    VALUES ('{name}', json_array(NEW.key), {now});
-END;
-CREATE TRIGGER "{name}_standfast_update" AFTER UPDATE ON "{name}"
-WHEN NEW.version = OLD.version AND OLD.version > 0 BEGIN
-    INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)
-    SELECT '{name}', OLD.key, OLD.version + 1, {now} WHERE OLD.key <> NEW.key
-    ON CONFLICT (collection, key) DO UPDATE SET version = max(version, excluded.version);
-    UPDATE "{name}" SET
-        version = 1 + max(OLD.version, coalesce((SELECT version FROM _standfast_tombstones
-                       WHERE collection = '{name}' AND key = NEW.key), 0)),
-        updated_at = {now}
-     WHERE key = NEW.key;
-    DELETE FROM _standfast_tombstones WHERE collection = '{name}' AND key = NEW.key;
-    INSERT INTO _standfast_changes (collection, keys, at)
-    VALUES ('{name}', json_array(OLD.key, NEW.key), {now});
-END;
-CREATE TRIGGER "{name}_standfast_delete" AFTER DELETE ON "{name}" BEGIN
-    INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)
-    VALUES ('{name}', OLD.key, OLD.version + 1, {now})
-    ON CONFLICT (collection, key)
-    DO UPDATE SET version = max(version, excluded.version), deleted_at = excluded.deleted_at;
-    INSERT INTO _standfast_changes (collection, keys, at)
-    VALUES ('{name}', json_array(OLD.key), {now});
-END;
-"""
-# unixepoch('subsec') needs SQLite 3.42, and the triggers run in the foreign writer's SQLite.
-_NOW = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
 
 
 def json_array(keys: Iterable[str]) -> str:
@@ -98,10 +48,7 @@ def ensure_table(conn: apsw.Connection, name: str, now_us: int) -> None:
     problem = foreign_table(conn, name)
     if problem:
         raise ConfigError(problem, code="not_adoptable", hint="use another name or another file")
-    conn.execute(
-        "INSERT INTO _standfast_collections (name, created_at) VALUES (?, ?)", (name, now_us)
-    )
-    conn.execute(_CREATE.format(name=name, now=_NOW))
+    tables.create(conn, name, now_us)
 
 
 def apply_batch(
@@ -170,15 +117,13 @@ def read_rows(
 ) -> dict[Place, Current]:
     """What is stored at these keys; `stored` collects those that have a row, expired or not."""
     rows: dict[Place, Current] = {}
+    table = table_of(conn, collection)
+    select = f"{table.row} FROM {table.sql} WHERE {table.key_sql} = ?"
     for key in keys:
-        found = conn.execute(
-            "SELECT data, version, created_at, updated_at, expires_at"
-            f' FROM "{collection}" WHERE key = ?',
-            (key,),
-        ).fetchone()
+        found = conn.execute(select, (key,)).fetchone()
         place = (collection, key)
         if found is not None:
-            text, version, created_us, updated_us, expires_us = found
+            _, text, version, created_us, updated_us, expires_us = found
             live = expires_us is None or expires_us > now_us
             rows[place] = Current(
                 *(text if live else None, version),
@@ -207,12 +152,14 @@ def _write_rows(
     now_us: int,
 ) -> None:
     logged: list[str] = []
+    table = table_of(conn, collection)
+    now = table.stamp(":now")
     for key in keys:
         place = (collection, key)
         row = after[place]
         if row.text is None:
             # The trigger buries it and logs the change; several ops may have raised the version.
-            conn.execute(f'DELETE FROM "{collection}" WHERE key = ?', (key,))
+            conn.execute(f"DELETE FROM {table.sql} WHERE {table.key_sql} = ?", (key,))
             conn.execute(
                 "INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)"
                 " VALUES (?, ?, ?, ?) ON CONFLICT (collection, key)"
@@ -230,17 +177,17 @@ def _write_rows(
             "ttl": row.ttl_us,
         }
         if place in stored:
-            fresh = ", created_at = :now" if row.fresh else ""
+            fresh = f", created_at = {now}" if row.fresh else ""
             conn.execute(
-                f'UPDATE "{collection}" SET data = :text, version = :version, updated_at = :now,'
-                f" expires_at = {expires}{fresh} WHERE key = :key",
+                f"UPDATE {table.sql} SET data = :text, version = :version, updated_at = {now},"
+                f" expires_at = {expires}{fresh} WHERE {table.key_sql} = :key",
                 values,
             )
         else:
             expires = "NULL" if expires == "expires_at" else expires
             conn.execute(
-                f'INSERT INTO "{collection}" (key, data, version, created_at, updated_at,'
-                f" expires_at) VALUES (:key, :text, :version, :now, :now, {expires})",
+                f"INSERT INTO {table.sql} ({table.key_sql}, data, version, created_at,"
+                f" updated_at, expires_at) VALUES (:key, :text, :version, {now}, {now}, {expires})",
                 values,
             )
             if before[place].version:
