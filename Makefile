@@ -1,11 +1,15 @@
 # Every target sets itself up: Python >= 3.11, pip and make are all it takes.
 #
 #   PYTHON=...  the interpreter to build .venv with, when it is not the first suitable one on PATH
-#   ARGS=...    passed on to pytest, to the demo or to the benchmarks, e.g. make test ARGS="-k dsn"
+#   ARGS=...    passed on to pytest, to the demo or to the benchmarks, e.g. make test ARGS="-k url"
 
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+# As many workers as there are processors, at most 8: each has a PostgreSQL of its own. Workers take
+# neighbouring tests, which share what was prepared, and help each other at the end.
+WORKERS ?= logical
+PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 # A virtual environment made elsewhere (the checkout was copied or moved), or whose Python is gone,
 # is made again.
@@ -33,8 +37,11 @@ help:  ## list the targets
 demo: $(VENV)/.ready  ## move the sample files into a database, look at them, put them back
 	@$(PY) examples/demo.py $(ARGS)
 
-test: $(VENV)/.ready-test  ## run the tests, with a PostgreSQL of their own
-	@$(PY) -m pytest $(ARGS)
+quick: $(VENV)/.ready-test  ## run the tests that need no server and start no programs
+	@$(PY) -m pytest $(PARALLEL) -m "not pg and not process and not slow" $(ARGS)
+
+test: $(VENV)/.ready-test  ## run all tests but the slow ones, with a PostgreSQL of their own
+	@$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.ready-dev  ## check style, formatting and types
 	@$(PY) -m ruff check .
@@ -46,7 +53,7 @@ format: $(VENV)/.ready-dev  ## format the code and mend what ruff can mend
 	@$(PY) -m ruff format .
 
 chaos: $(VENV)/.ready-test  ## run the long fault-injection tests
-	@$(PY) -m pytest -m slow $(ARGS)
+	@$(PY) -m pytest $(PARALLEL) -m slow $(ARGS)
 
 far: $(VENV)/.ready-test  ## run the tests of the engine with a database 80 ms away
 	@TEST_RTT_MS=80 $(PY) -m pytest tests/engine tests/contract tests/postgres $(ARGS)

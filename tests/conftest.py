@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import CodeType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 
+from support import cluster as clusters
 from support.cluster import Cluster
 from support.far import Far, FarPg
 from support.tls import make_context
@@ -35,15 +38,49 @@ _TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL", "")
 _TEST_RTT_MS = float(os.environ.get("TEST_RTT_MS", "0"))
 
 
-def pytest_configure() -> None:
-    """Refuse a TEST_DATABASE_URL in a form in which the database's name cannot be replaced."""
+#: Fixtures that need a server, and the names that tests give the database that needs one.
+_SERVER_FIXTURES = {"pg_cluster", "pg_admin_url", "pg_url", "pg_database"}
+_SERVER_PARAMETERS = {"postgresql", "pg"}
+#: Where nearly every test starts programs and kills them.
+_PROCESS_FOLDERS = {"crash", "chaos"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a TEST_DATABASE_URL in a form in which the database's name cannot be replaced.
+
+    With `-m "not pg ..."` a server is refused too, so that no test can want one unnoticed.
+    """
     if _TEST_DATABASE_URL and "://" not in _TEST_DATABASE_URL:
         raise pytest.UsageError("TEST_DATABASE_URL must be a URL: postgresql://...")
+    clusters.allowed = "not pg" not in config.getoption("markexpr", "")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a PostgreSQL server (`pg`) and what starts programs (`process`)."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _needs_server(item):
+            item.add_marker("pg")
+        if item.path.parent.name in _PROCESS_FOLDERS:
+            item.add_marker("process")
+
+
+def _needs_server(item: pytest.Function) -> bool:
+    """Whether a test asks for a server: by a fixture, by a parameter, or by making a Cluster."""
+    if not _SERVER_FIXTURES.isdisjoint(item.fixturenames):
+        return True
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    if any(isinstance(value, str) and value in _SERVER_PARAMETERS for value in parameters):
+        return True
+    definitions = item._fixtureinfo.name2fixturedefs.values()  # pyright: ignore[reportPrivateUsage]
+    functions = [item.function, *(found.func for each in definitions for found in each)]
+    codes = [getattr(inspect.unwrap(function), "__code__", None) for function in functions]
+    return any(isinstance(code, CodeType) and "Cluster" in code.co_names for code in codes)
 
 
 @pytest.fixture(scope="session")
 def pg_cluster() -> Iterator[Cluster]:
-    """A running server of our own, one for all tests: who stops it starts it again.
+    """A running server of our own, one for all tests of a worker: who stops it starts it again.
 
     It ignores TEST_DATABASE_URL, since only a server of our own may be stopped.
     """
@@ -70,7 +107,7 @@ def pg_admin_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def pg_url(pg_admin_url: str) -> Iterator[str]:
-    """URL, over TCP and with a password, of a database that all tests share."""
+    """URL, over TCP and with a password, of a database that all tests of a worker share."""
     yield from _temporary_database(pg_admin_url)
 
 

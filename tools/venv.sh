@@ -2,12 +2,13 @@
 # Make or refresh the virtual environment: tools/venv.sh DIRECTORY [test | dev | bench]
 #
 # Called by the Makefile from the top of the checkout. Installs the package in editable form, with
-# the named extra, at the versions of constraints.txt, and writes the stamps that make looks at.
+# the named dependency group, at the versions of constraints.txt, and writes the stamps that make
+# looks at.
 # $PYTHON names the interpreter; without it the first Python >= 3.11 on PATH is taken.
 set -eu
 
 venv=$1
-extra=${2:-}
+group=${2:-}
 stamp=$venv/.ready
 new_enough='import sys; sys.exit(sys.version_info < (3, 11))'
 
@@ -60,14 +61,22 @@ if ! "$venv/bin/python" -c "$new_enough" 2>/dev/null; then
     make_venv
 fi
 
-echo "Installing standfast${extra:+ [$extra]} into $venv ..."
+echo "Installing standfast${group:+ and the group $group} into $venv ..."
 rm -f "$venv"/.ready*
-"$venv/bin/python" -m pip install -qq --editable ".${extra:+[$extra]}" ||
+# pip knows dependency groups from 25.1 on, and older ones are common: the group is read here.
+set -- --editable .
+if [ -n "$group" ]; then
+    requirements=$venv/group-$group.txt
+    "$venv/bin/python" tools/group.py "$group" >"$requirements" ||
+        fail "pyproject.toml has no usable dependency group $group" "see [dependency-groups] there"
+    set -- "$@" --requirement "$requirements"
+fi
+"$venv/bin/python" -m pip install -qq "$@" ||
     fail "the installation into $venv failed: see above" \
         "check the network, or start again with: make distclean"
 
 printf '%s\n' "$PWD" >"$stamp"
-case $extra in
+case $group in
 test) cp "$stamp" "$stamp-test" ;;
 bench) cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-bench" ;;
 dev) cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-dev" ;;

