@@ -16,6 +16,8 @@ import pytest
 from support.cluster import Cluster
 from support.fakediscord import BotProcess, FakeDiscord
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "tournament_bot"
 REGISTER, UNREGISTER = "tournament:register", "tournament:unregister"

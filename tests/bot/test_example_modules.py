@@ -16,6 +16,8 @@ import pytest
 from support.cli import run_cli
 from support.old_bot import GUILD, OTHER, VIEWS, WAITLIST, make_folder, make_tables, read_tables
 
+pytestmark = pytest.mark.process
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tournament_bot"
 CALLS = Path(__file__).parents[1] / "support" / "example_calls.py"
 DOCS = Path(__file__).parents[2] / "docs"

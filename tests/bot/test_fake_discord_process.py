@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from support.fakediscord import BotProcess, FakeDiscord
+
+pytestmark = pytest.mark.process
 
 _SCRIPT = """
 import os

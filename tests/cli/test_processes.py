@@ -14,6 +14,8 @@ import pytest
 from support.cli import run_cli
 from support.moving import Place
 
+pytestmark = pytest.mark.process
+
 STANDFAST = [sys.executable, "-m", "standfast"]
 DOCUMENTS = 20_000
 

@@ -11,6 +11,8 @@ import pytest
 import standfast
 from support.cluster import Cluster
 
+pytestmark = pytest.mark.process
+
 NOWHERE = "postgresql://nobody:secret@127.0.0.1:1/none"
 
 _BEGIN = """

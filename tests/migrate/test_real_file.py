@@ -17,6 +17,8 @@ import pytest
 
 from support.moving import Place
 
+pytestmark = pytest.mark.process
+
 DOCUMENTS = 34_006
 BYTES = 10_000_000
 
