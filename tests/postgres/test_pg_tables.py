@@ -155,7 +155,7 @@ def test_keys_that_are_equal_though_they_differ() -> None:
     key = _Column("key", "text", True, False, False, "loose", False)
     data = _Column("data", "jsonb", True, False, False, "", True)
     error = refused(lambda: _require_columns("things", key, [key, data], adopted=False))
-    assert "its key column `key` takes different texts for equal" in str(error)
+    assert "its key column `key` compares different texts as equal" in str(error)
 
 
 def test_odd_names_of_columns(pg_database: str, db: Sql) -> None:
@@ -294,17 +294,17 @@ REFUSED = [
     ),
     (
         "CREATE TABLE t (key text PRIMARY KEY, data jsonb); CREATE VIEW things AS SELECT * FROM t",
-        "no ordinary table",
+        "not an ordinary table",
     ),
     (
         "CREATE TABLE t (key text PRIMARY KEY, data jsonb);"
         "CREATE MATERIALIZED VIEW things AS SELECT * FROM t",
-        "no ordinary table",
+        "not an ordinary table",
     ),
-    ("CREATE SEQUENCE things", "no ordinary table"),
+    ("CREATE SEQUENCE things", "not an ordinary table"),
     (
         "CREATE TABLE things (key text PRIMARY KEY, data jsonb) PARTITION BY HASH (key)",
-        "no ordinary table",
+        "not an ordinary table",
     ),
     (
         "CREATE TABLE t (key text PRIMARY KEY, data jsonb) PARTITION BY HASH (key);"

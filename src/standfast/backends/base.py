@@ -1,9 +1,8 @@
 """The contract that every backend keeps: `apply(ops) -> outcomes`, `read`, `scan`, and bulk loads.
 
-A backend is dumb and blocking: it locks and reads rows, lets `standfast.ops.batch` decide, writes
-what has changed together with its bookkeeping, and maps foreign errors to ours at its border.  What
-an op means is decided in `fold`, never here.  `contract.suite.backend` is the test-suite that
-every backend passes.
+A backend is simple and blocking: it locks and reads rows, lets `standfast.ops.batch` decide, writes
+the changes together with its bookkeeping, and maps foreign errors to ours.  What an op means is
+decided in `ops`, never here.  The suite in `tests/contract/suite` runs over every backend.
 """
 
 from __future__ import annotations
@@ -188,17 +187,17 @@ class Backend(Protocol):
         on_conflict: OnConflict = "mine",
         lock_timeout_s: float | None = None,
     ) -> Applied:
-        """Apply a batch of ops of one lane in one transaction and tell the outcome of each.
+        """Apply a batch of ops of one lane in one transaction and return the outcome of each.
 
-        Ops at or below the lane's watermark are skipped one by one (R2), with the outcome they
-        had while the lane's last outcomes still tell; so are ops whose `origin` another lane has
-        applied.  `expected_watermark` is the watermark that the
-        caller was last told; a lower one in the database raises `CorruptData("went_back")`.
-        Idempotent: the same ops again change nothing.  Replayed ops are decided by `on_conflict`;
-        what they leave for the ledger is written in the same transaction (R12).  `directory` is
-        the data directory that the lane belongs to: with it the answer holds what the places
-        contain now, and the watermarks of all lanes of that directory.  `lock_timeout_s` is how
-        long the database may wait for somebody's lock before `Unavailable("locked")`.
+        Ops at or below the lane's watermark are skipped one by one (R2), with their outcome if it
+        is among the lane's last outcomes; so are ops whose `origin` another lane has applied.
+        `expected_watermark` is the last watermark that was returned to the caller; a lower one in
+        the database raises `CorruptData("went_back")`.  Idempotent: the same ops again change
+        nothing.  Replayed ops are decided by `on_conflict`; their conflict records are written in
+        the same transaction (R12).  `directory` is the data directory that the lane belongs to:
+        with it the answer contains the places as they are now, and the watermarks of all lanes of
+        that directory.  `lock_timeout_s` is how long the database may wait for a lock before
+        `Unavailable("locked")`.
         """
         ...
 
@@ -213,9 +212,9 @@ class Backend(Protocol):
         directory: str | None = None,
         deadline: float | None = None,
     ) -> dict[str, int]:
-        """Close lanes for good, and tell the final watermark of each.  Idempotent.
+        """Close lanes for good, and return the final watermark of each.  Idempotent.
 
-        Nothing of a fenced lane can commit any more, also not of one that never wrote (R1).
+        No op of a fenced lane can commit afterwards, even if the lane never wrote before (R1).
         """
         ...
 
@@ -239,19 +238,19 @@ class Backend(Protocol):
         name: Identity | None = None,
         deadline: float | None = None,
     ) -> list[ConflictRecord]:
-        """Lines of the ledger in the order of their ids, above `after`; of one op with `name`."""
+        """Conflict records in the order of their ids, above `after`; with `name`, of one op."""
         ...
 
     def conflict(self, number: int) -> ConflictRecord | None:
-        """One line of the ledger."""
+        """One conflict record."""
         ...
 
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
-        """The number of lines of the ledger by their state."""
+        """The number of conflict records by their state."""
         ...
 
     def resolve_conflict(self, number: int, resolution: str) -> bool:
-        """Mark an open line as resolved; False when it is not open."""
+        """Mark an open conflict as resolved; False if it is not open."""
         ...
 
     def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
@@ -331,7 +330,7 @@ def skip_applied(
 ) -> tuple[list[Op], list[Outcome]]:
     """The ops of a batch that are still to be applied, and the outcomes of the others (R2).
 
-    `watermark`, `state` and `outcomes` (as `brief` wrote them) are the locked row of the lane.
+    `watermark`, `state` and `outcomes` (see `encode_outcomes`) are the locked row of the lane.
     """
     if state != "open":
         raise Unavailable(
@@ -341,9 +340,9 @@ def skip_applied(
         )
     if watermark < expected_watermark:
         raise CorruptData(
-            "the database went back in time: it has forgotten writes that it confirmed",
+            "the database went back in time: it has lost writes that it confirmed",
             code="went_back",
-            hint="was it restored from a backup, or did a failover lose its tail?",
+            hint="was it restored from a backup, or did a failover lose its last writes?",
         )
     known = {o.seq: o for o in msgspec.json.decode(outcomes, type=list[Outcome])}
     skipped = [
@@ -357,10 +356,10 @@ def skip_applied(
 
 
 def skip_reissued(ops: Sequence[Op], moved: Container[Identity]) -> tuple[list[Op], list[Outcome]]:
-    """The ops that are still to be applied, and the outcomes of those that others have applied.
+    """The ops that are still to be applied, and the outcomes of those applied by another lane.
 
-    An op that moved here from a closed lane carries its first name.  Where a data directory exists
-    twice, both move what they hold: the one that comes first applies it (R1).
+    An op that moved here from a closed lane carries its first name.  If a data directory exists
+    twice, both copies move the same ops: the first to arrive applies them (R1).
     """
     left: list[Op] = []
     done: list[Outcome] = []

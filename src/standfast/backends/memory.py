@@ -328,7 +328,7 @@ class MemoryBackend:
             return reports
 
     def _check(self, load: Load) -> None:
-        # A row that has expired is no document, but its key is taken.
+        # An expired row is not a document, but its key is taken.
         rows = self._rows(load.collection).rows
         versions = {key: row.version for key, row in rows.items() if self._live(row)}
         for key, _ in load.inserts:

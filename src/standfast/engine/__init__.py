@@ -1,1 +1,1 @@
-"""The engine: takes ops from the faces and brings them to the backend."""
+"""The engine: takes ops from the API and brings them to the backend, now or after an outage."""

@@ -1,4 +1,4 @@
-"""Tells people and programs that the mode has changed: one log line, one call, with the cause."""
+"""Announces a change of the mode: one log line and one call per listener, with the cause."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class StateNotifier:
             self._thread.start()
 
     def announce(self, before: Mode, after: Mode, cause: str, lag_ops: int) -> None:
-        """Tell a change."""
+        """Log a change and queue it for the listeners."""
         level = logging.WARNING if after is Mode.JOURNALING else logging.INFO
         logger.log(level, "%s -> %s: %s; %d writes pending", before, after, cause, lag_ops)
         if self._thread is not None:
             self._queue.put(StateChange(str(before), str(after), cause, lag_ops))
 
     def close(self) -> None:
-        """Let the thread end when everything is told."""
+        """Let the thread end when every change was delivered."""
         if self._thread is not None:
             self._queue.put(None)
 

@@ -1,4 +1,4 @@
-"""A thread that acts when somebody wants it to, at the earliest of the times that were wanted."""
+"""A thread that acts at the earliest of the times that it was scheduled for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger("standfast")
 
 
 class Timer:
-    """One such thread.  `act` may want the next time itself.
+    """One such thread.  `act` may schedule the next time itself.
 
     An error that `act` lets through is a bug: it is logged, `failed` gets it, and the thread ends.
     """
@@ -34,7 +34,7 @@ class Timer:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Let the thread end after what it is at."""
+        """Let the thread end after what it is doing."""
         with self._changed:
             self._closing = True
             self._changed.notify()

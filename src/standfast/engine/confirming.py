@@ -23,8 +23,8 @@ def confirm(local_state: LocalState, sent: Sequence[Sent], applied: Applied, *, 
         outcomes = iter(applied.outcomes)
         for submission, own in sent:
             results = [
-                Result(op, told, Receipt(told.version, "primary", op.lane, op.seq))
-                for op, told in zip(own, outcomes, strict=False)
+                Result(op, outcome, Receipt(outcome.version, "primary", op.lane, op.seq))
+                for op, outcome in zip(own, outcomes, strict=False)
             ]
             completions.value(submission.promise, results)
     failpoint("confirm-answered")

@@ -88,7 +88,7 @@ class EmbeddedEngine:
             return self._pool
 
     def _combine(self, promise: Promise[list[Result]]) -> None:
-        """Commit what waits, unless somebody else has done so for us meanwhile."""
+        """Commit what waits, unless another caller has done so in the meantime."""
         if promise.done:
             return
         with self._lock:
@@ -125,8 +125,8 @@ class EmbeddedEngine:
                 completions.value(
                     promise,
                     [
-                        Result(op, told, Receipt(told.version, "primary", self.lane, told.seq))
-                        for op, told in pairs
+                        Result(op, done, Receipt(done.version, "primary", self.lane, done.seq))
+                        for op, done in pairs
                     ],
                 )
                 start = end

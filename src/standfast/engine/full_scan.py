@@ -1,8 +1,8 @@
-"""Whole collections in the mirror: taken over by a scan of the primary, served while it is away.
+"""Complete collections in the mirror: filled by a scan of the primary, served during an outage.
 
-A *sweep* is a scan of everything, page by page, whose rows go into the mirror; when its last page
-is there, the mirror holds the collection whole, as of the sweep's beginning.  What others add later
-is not in it until the next sweep: like every local read, it is as old as it says.
+A *full scan* reads everything, page by page, and its rows go into the mirror; after the last page
+the mirror is marked complete for this collection, as of the beginning of the scan.  What others add
+later is not in it until the next full scan: like every local read, it is as old as it says.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Pages(Protocol):
 class FullScan:
     """A scan of one collection from its first key to its last, which the mirror follows.
 
-    `over(primary)` is the primary as the pages of the scan see it.  A sweep that is not ended, or
-    whose pages do not follow each other, leaves no mark.
+    `over(primary)` is the primary as the pages of the scan see it.  A scan that does not reach the
+    end, or whose pages do not follow each other, leaves no mark.
     """
 
     def __init__(self, local_state: LocalState, collection: str) -> None:
@@ -70,7 +70,7 @@ class FullScan:
 
     def over(self, primary: Backend) -> Pages:
         """The primary, for the next page."""
-        return _Swept(primary, self)
+        return _ScannedPrimary(primary, self)
 
     def page(
         self, primary: Backend, *, after: str | None, limit: int, deadline: float | None
@@ -84,20 +84,20 @@ class FullScan:
         if after is None:
             self._since_us, self._watermarks = begun_us, observed.watermarks
         elif self._reached is None or after.encode() > self._reached.encode():
-            self._since_us = 0  # something between the pages was not looked at
+            self._since_us = 0  # something between the pages was not read
         self._reached = keys[-1] if keys else after
         if len(rows) < limit and self._since_us:
             self._end(primary, deadline)
         return rows
 
     def _end(self, primary: Backend, deadline: float | None) -> None:
-        """What the mirror knows and the scan has not seen is gone, or was made since."""
+        """Look up what only the mirror has, then mark the collection complete."""
         unseen = self._local_state.unseen(self._collection, before_us=self._since_us)
         try:
             for start in range(0, len(unseen), MAX_READ_KEYS):
                 self._observe(primary, unseen[start : start + MAX_READ_KEYS], deadline)
         except Unavailable:
-            return  # the pages are there; that they are all is not proved
+            return  # the pages are there, but it is not proved that they are all
         self._local_state.take_complete(
             self._collection, since_us=self._since_us, watermarks=self._watermarks
         )
@@ -109,12 +109,12 @@ class FullScan:
         return observed
 
 
-class _Swept:
-    """The primary, with what it tells written through to the mirror."""
+class _ScannedPrimary:
+    """The primary, with every page it returns written to the mirror."""
 
     def __init__(self, primary: Backend, full_scan: FullScan) -> None:
         self._primary = primary
-        self._sweep = full_scan
+        self._full_scan = full_scan
         self.observe = primary.observe
         self.count = primary.count
 
@@ -128,7 +128,7 @@ class _Swept:
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
-        return self._sweep.page(self._primary, after=after, limit=limit, deadline=deadline)
+        return self._full_scan.page(self._primary, after=after, limit=limit, deadline=deadline)
 
 
 class MirrorPages:

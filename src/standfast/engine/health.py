@@ -17,7 +17,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     `state`: direct, draining or journaling, with its `cause`.  `lag_ops` acknowledged writes wait
     for the primary, `lag_bytes` of JSON, the oldest for `lag_s` seconds.  `lane` is the stream of
     ops of this store, `history` the identity of the database that the local files belong to.
-    `ledger` counts lines of the ledger by their state; None while the primary is away.
+    `conflicts` counts conflict records by their state; None while the primary is unreachable.
     """
 
     state: str

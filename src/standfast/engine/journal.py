@@ -238,9 +238,9 @@ class Journal:
             after = found[-1].id
 
     def remove(self, done: Iterable[Pending], *, durable: bool = False) -> None:
-        """Take out what the primary has settled; a power cut may bring it back, and no harm done.
+        """Remove ops that the primary has applied; a power cut may bring them back, without harm.
 
-        `durable` is for what must not come back: writes that somebody gave up.
+        `durable` is for ops that must not come back: writes that were discarded.
 
         The mirror has the outcome already: who reads the journal first, then the mirror, sees each
         op in one of the two.

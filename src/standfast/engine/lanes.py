@@ -1,8 +1,8 @@
-"""Lanes: one opened store's stream of ops, and how others can tell that it has ended.
+"""Lanes: one opened store's stream of ops, and how other processes find out that it has ended.
 
 A lane is a fresh UUID at every open and in every forked child (R1).  Its process holds a lock on a
 file of the lane's name for as long as it lives, whatever kills it; a lane whose lock is free is
-dead.  A copied data directory holds copies of these files, but nobody's locks.
+dead.  A copied data directory holds copies of these files, but none of the locks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from standfast.system.files import make_directory
 from standfast.system.locks import FileLock
 
 FOLDER = "lanes"
-#: Age of a lock file that nobody holds and no journal knows, after which it is removed.
-SWEEP_AGE_S = 3600.0
+#: Age at which a lock file without a holder, unknown to the journal, is removed.
+_LOCK_FILE_AGE_S = 3600.0
 
 
 class Lane:
-    """One stream of ops: its name, the last sequence given, and the watermark it believes in."""
+    """One stream of ops: its name, the last sequence given, and the watermark it expects."""
 
     def __init__(self, data_dir: Path) -> None:
         self.id = str(uuid.uuid4())
@@ -66,13 +66,13 @@ def forget(data_dir: Path, lane: str) -> None:
         (data_dir / FOLDER / f"{lane}.lock").unlink()
 
 
-def sweep(data_dir: Path, known: Container[str]) -> None:
+def remove_old_locks(data_dir: Path, known: Container[str]) -> None:
     """Remove files that processes left which were killed before they noted a lane, or after they
     had closed it.
 
     Young ones stay: their process may be about to lock them.
     """
-    old = time.time() - SWEEP_AGE_S
+    old = time.time() - _LOCK_FILE_AGE_S
     with contextlib.suppress(OSError):
         for path in (data_dir / FOLDER).glob("*.lock"):
             if path.stem not in known and path.stat().st_mtime < old:

@@ -1,8 +1,8 @@
 """The mirror: what the primary last confirmed, kept locally; disposable.
 
 Every row is tagged with the watermarks of the directory's lanes in the snapshot that it came from
-(R8), so that a reader can tell which pending ops are in it.  Rows, watermark and retained ops of a
-batch are one transaction (R6): safe from kill -9 at once, from a power cut a moment later.
+(R8), which show the pending ops that are in it.  Rows, watermark and retained ops of a batch are
+written in one transaction (R6): safe from kill -9 at once, from a power cut a moment later.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CREATE INDEX retained_at ON retained (at_us);
 _WHOLE = """
 CREATE TABLE IF NOT EXISTS whole (
     collection TEXT PRIMARY KEY,
-    since_us   INTEGER NOT NULL,            -- when the sweep that took it over began
+    since_us   INTEGER NOT NULL,            -- when the full scan that filled it began
     watermarks TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
@@ -109,7 +109,7 @@ class Mirror:
             conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
 
     def clear(self) -> None:
-        """Forget everything: what was missed once must not be told."""
+        """Forget everything: a mirror that missed a change must not be read."""
         with self._file.writing("emptying the mirror", durable=False) as conn:
             _clear(conn)
 
@@ -193,7 +193,7 @@ class Mirror:
         return None if found is None else CompleteMark(found[0], _decode_tags(found[1]))
 
     def unseen(self, collection: str, *, before_us: int) -> list[str]:
-        """The keys of documents that nobody has seen since."""
+        """The keys of documents that were not read since."""
         with self._file.reading("reading the mirror") as conn:
             found = conn.execute(
                 "SELECT key FROM rows WHERE collection = ? AND text IS NOT NULL AND seen_us < ?",
@@ -228,7 +228,7 @@ class Mirror:
             ).get
 
     def expected_watermark(self, lane: str) -> int:
-        """The watermark that a lane was last told."""
+        """The watermark of a lane as the primary last returned it."""
         with self._file.reading("reading the mirror") as conn:
             return conn.execute("SELECT watermark FROM lanes WHERE lane = ?", (lane,)).get or 0
 

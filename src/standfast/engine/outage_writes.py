@@ -51,7 +51,8 @@ class Journaling:
     def write_sent(self, sent: Sequence[tuple[Submission, Sequence[Op]]]) -> list[Answer]:
         """Journal ops whose outcome on the primary is unknown, under the names they were sent with.
 
-        What the primary alone can decide is not acknowledged: its caller learns that nobody knows.
+        A write that only the primary can decide is not acknowledged: its caller learns that the
+        outcome is unknown.
         """
         answers: list[Answer] = []
         with self._local_state.journal.writing() as transaction:

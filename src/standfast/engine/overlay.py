@@ -1,4 +1,4 @@
-"""A document as its data directory sees it: the mirror's row with the pending ops laid over it.
+"""A document as its data directory sees it: the mirror's row with the pending ops applied.
 
 Pure.  The mirror holds what the primary confirmed; ops above the row's lane watermarks are pending
 and are applied here, those at or below are in the row already (R5, R8).
@@ -20,9 +20,9 @@ UNCONFIRMED = -1
 class View(Redacted, frozen=True):
     """What is known of one place: its document, if there is one, and how it came about.
 
-    `knowledge` "unknown": nothing can be said, not even that there is no document.  `confirmed` is
-    the version that the primary last told, `pending` names the ops since then that change the
-    document.  `seen_us` is when the primary told it, 0 when it never did.
+    `knowledge` "unknown": nothing is known, not even whether there is a document.  `confirmed` is
+    the version that the primary last returned, `pending` names the ops since then that change the
+    document.  `seen_us` is when the primary returned it, 0 if it never did.
     """
 
     content = frozenset({"text"})
@@ -54,7 +54,7 @@ class MirrorRow(Redacted, frozen=True):
 class CompleteMark(msgspec.Struct, frozen=True):
     """The mark of a collection that the mirror holds whole: as of when, and of which watermarks.
 
-    The watermarks are those at the sweep's beginning: what is pending above them is not in it.
+    The watermarks are those at the beginning of the full scan: ops above them are not in it.
     """
 
     since_us: int
@@ -85,8 +85,8 @@ def view_of(row: MirrorRow | None, pending: Iterable[Op], *, now_us: int) -> Vie
 def after(view: View, op: Op) -> View:
     """The view with one more pending op; an op that the document refuses leaves it as it is.
 
-    A condition was judged when the op was acknowledged, so it is not judged again.  What a patch
-    makes of a document that is not known is not known either.
+    A condition was checked when the op was acknowledged, so it is not checked again.  The result
+    of a patch on an unknown document is unknown, too.
     """
     changed = _changed(view, op)
     if changed is view:
@@ -124,9 +124,10 @@ def lay_over(
     *,
     limit: int,
 ) -> list[Row]:
-    """A page of the primary's rows with the documents on which something is pending laid over.
+    """A page of the primary's rows, with pending changes applied.
 
-    `wanted` tells whether such a document belongs to the page's range and query.
+    `views` are the documents with pending ops; `wanted` says whether one of them belongs to the
+    page's range and query.
     """
     if not views:
         return list(rows)

@@ -1,6 +1,6 @@
-"""What a caller waits for: blocking or awaiting, settled by one of the engine's threads.
+"""What a caller waits for, blocking or awaiting; one of the engine's threads completes it.
 
-A whole batch is settled at once: an event loop is woken once for all of its callers.
+A whole batch is completed at once: an event loop is woken once for all of its callers.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class Promise(Generic[T]):
-    """The answer to one call, to come.  Made by the engine, settled once.
+    """The future answer to one call.  Made by the engine, completed once.
 
     With a loop it is awaited by a task of that loop.  Without, a thread waits; a coroutine that
     awaits it yields it to the thread that drives the coroutine (`api.drive`).  A task that is
-    cancelled gives up the answer only: the op goes on, and is applied or journaled as a whole.
+    cancelled loses only the answer: the op continues, and is applied or journaled as a whole.
     """
 
     __slots__ = ("_error", "_future", "_gate", "_loop", "_value", "done")
@@ -38,7 +38,7 @@ class Promise(Generic[T]):
             self._future = loop.create_future()
 
     def wait(self, timeout_s: float) -> T:
-        """Block until it is settled; DeadlineExceeded when even the engine is stuck that long."""
+        """Block until it is completed; DeadlineExceeded if even the engine is stuck that long."""
         assert self._loop is None, "a promise with a loop is awaited"
         if not self._gate.acquire(timeout=timeout_s):
             raise stuck(timeout_s)
@@ -59,13 +59,13 @@ class Promise(Generic[T]):
             return
         if self._error is not None:
             future.set_exception(self._error)
-            future.exception()  # nobody may wait for it any more: that is no news for the log
+            future.exception()  # marks it as seen: asyncio would log it if no task waits
         else:
             future.set_result(cast(T, self._value))
 
 
 def stuck(timeout_s: float) -> DeadlineExceeded:
-    """The error of a call that nobody answered: the local disk, perhaps, does not."""
+    """The error of a call that got no answer at all, perhaps because the local disk hangs."""
     return DeadlineExceeded(
         f"no answer within {timeout_s:.1f} s, not even of the local files; the outcome is unknown",
         code="stuck",
@@ -74,7 +74,7 @@ def stuck(timeout_s: float) -> DeadlineExceeded:
 
 
 class CompletionBatch:
-    """Collects answers and hands them out together: `with CompletionBatch() as settling:`."""
+    """Collects answers and hands them out together: `with CompletionBatch() as completions:`."""
 
     def __init__(self) -> None:
         self._loops: dict[asyncio.AbstractEventLoop, list[Promise[Any]]] = {}

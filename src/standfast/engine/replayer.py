@@ -1,7 +1,7 @@
-"""Replays the journal: fences lanes of earlier processes, drains batch by batch, rejects poison.
+"""Replays the journal: fences dead lanes, sends batch by batch, rejects what cannot be applied.
 
 One process of a data directory replays at a time, for all of its lanes: the holder of the drain
-lock.  Nothing here decides about modes; a round ends well, or with the error that ended it.
+lock.  Nothing here decides about modes: a round returns, or raises the error that ended it.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ from standfast.system.locks import FileLock
 logger = logging.getLogger("standfast")
 
 Progress = Literal["empty", "nearly", "waiting"]
-"""Nothing is pending but what waits for a lock; less than one batch is; another process replays."""
+"""empty: nothing is pending except ops that wait for a lock; nearly: less than one batch is;
+waiting: another process replays."""
 
-#: Attempts after which an op whose table or right is missing is rejected.
+#: Attempts after which an op is rejected because its table or a right is missing.
 MAX_CONFIG_ATTEMPTS = 5
-#: What a transaction gets at the least, however little of the slice is left.
+#: Shortest time that a transaction gets, however little of the slice is left.
 _SHORTEST_S = 0.2
-#: How long a place whose row is locked by somebody is left alone.
+#: How long a place is left alone after its row was found locked.
 LOCK_PAUSE_S = 0.5
-#: How long the server waits for a lock while the culprit of a batch is looked for.
+#: How long the server waits for a lock while the locked row of a batch is searched for.
 PROBE_LOCK_TIMEOUT_S = 0.02
 
 
@@ -66,12 +67,13 @@ class Replayer:
         self.indirect: set[str] = set()
         """Lanes of this process whose ops all go through the journal."""
         self.confirmed = False
-        """Whether journals over the age limit may be replayed: somebody said so."""
+        """Whether journals over the age limit may be replayed: the user has confirmed it."""
 
     def drain(self, *, until: Progress, deadline: float) -> Progress:
         """Replay until nothing, or less than a batch, is pending, or until the deadline.
 
-        Raises what ended it: `Unavailable` and `DeadlineExceeded` for the primary's absence.
+        Raises the error that ended it: `Unavailable` or `DeadlineExceeded` if the primary does not
+        answer.
         """
         if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return "waiting"
@@ -79,7 +81,7 @@ class Replayer:
             if not self._drain_lock.acquire():
                 return "waiting"
             failpoint("drain-locked")
-            # No transaction of a short slice may hold its caller up for a whole deadline.
+            # A transaction of a short slice must not hold its caller up for a whole deadline.
             self._limit = max(deadline, time.monotonic() + _SHORTEST_S)
             try:
                 while True:
@@ -99,7 +101,7 @@ class Replayer:
     # ---- one round
 
     def _round(self) -> int | None:
-        """One transaction; the number of ops still pending, None when none can go."""
+        """Send one batch; returns the number of pending ops, None if none of them can be sent."""
         window = self._journal.first(2 * MAX_TRANSACTION_OPS)
         if not window:
             self._attempts.clear()
@@ -119,18 +121,18 @@ class Replayer:
         whole = len(window) < 2 * MAX_TRANSACTION_OPS
         batch = next_batch(window, blocked=blocked, whole=whole)
         if not whole and len(batch) == 1 and batch[0][-1].op.group:
-            # The only group of the window may go on behind it.
+            # The group may be longer than the window.
             window = self._journal.first(2 * MAX_BATCH_OPS)
             whole = len(window) < 2 * MAX_BATCH_OPS
             batch = next_batch(window, blocked=blocked, whole=whole)
         return batch
 
     def _refuse_old(self, oldest: Op) -> None:
-        """A journal that was forgotten for long must not overwrite what came since unasked."""
+        """Refuse an old journal: without confirmation it must not overwrite newer changes."""
         if self._confirmed_or_young(oldest):
             return
         raise Unavailable(
-            "the journal holds writes of more than a day ago; they are kept, and not replayed",
+            "the journal has writes that are more than a day old; they are kept, and not replayed",
             code="journal_old",
             hint="look at them (standfast journal list), then: standfast journal drain --confirm",
         )
@@ -141,10 +143,10 @@ class Replayer:
         return time.time() - oldest.at_us / 1e6 < MAX_JOURNAL_AGE_S
 
     def _apply_units(self, batch: list[list[Pending]], *, lock_timeout_s: float | None) -> bool:
-        """Send units of one lane; where the primary refuses, find out which unit it means.
+        """Send units of one lane; if the primary refuses, find out which unit it refuses.
 
-        False: one of them stays behind.  What comes after it on its lane must wait for the next
-        round, since the lane's watermark would pass it.
+        Returns False if a unit stays behind.  The ones after it on its lane must then wait for the
+        next round, since the lane's watermark would pass it.
         """
         pending = [one for unit in batch for one in unit]
         try:
@@ -188,7 +190,7 @@ class Replayer:
         return applied
 
     def _confirm(self, pending: Sequence[Pending], applied: Applied) -> None:
-        """Mirror first, then journal: who reads them the other way round misses nothing."""
+        """Update the mirror first, then the journal: readers go the other way and miss nothing."""
         versions = {outcome.seq: outcome.version for outcome in applied.outcomes}
         refused = {outcome.seq for outcome in applied.outcomes if outcome.status == "refused"}
         done = [one for one in pending if one.op.seq not in refused]
@@ -200,19 +202,19 @@ class Replayer:
             lane=pending[0].op.lane,
             retained=[(one.op, versions.get(one.op.seq)) for one in done],
         )
-        # Refused before it was acknowledged, by a reply that was lost: now it counts as any other.
+        # Refused before it was acknowledged, by a lost reply: now it is sent like any other.
         self._reissue([one for one in pending if one.op.seq in refused])
         self._journal.remove(done)
         rejected = [outcome for outcome in applied.outcomes if outcome.status == "rejected"]
         if rejected:
-            logger.warning("%d replayed writes were rejected in the ledger", len(rejected))
+            logger.warning("%d replayed writes were rejected: see the conflicts", len(rejected))
 
     # ---- what cannot be applied
 
     def _reject(self, unit: list[Pending], error: StandfastError) -> None:
-        """Mark ops that the primary refuses, so that the next round puts them into the ledger."""
+        """Mark ops that the primary refuses, so that the next round records them as conflicts."""
         if unit[0].op.reject:
-            raise error  # not even the ledger takes them: they stay, and the round is tried again
+            raise error  # not even a conflict can be recorded: they stay, and the round is repeated
         if isinstance(error, ConfigError):
             tries = self._attempts[unit[0].id] = self._attempts.get(unit[0].id, 0) + 1
             if tries < MAX_CONFIG_ATTEMPTS:
@@ -220,7 +222,7 @@ class Replayer:
         self._journal.replace(unit, lambda op: msgspec.structs.replace(op, reject=error.code))
 
     def _set_aside(self, unit: list[Pending]) -> None:
-        """Its row is locked by somebody: let the other ops of its lane go on without it."""
+        """Move a unit whose row is locked out of the way of the other ops of its lane."""
         lane = unit[0].op.lane
         window = self._journal.first(MAX_BATCH_OPS)
         places = along_with(window, set(map(place_of, unit)))
@@ -232,23 +234,24 @@ class Replayer:
         until = time.monotonic() + LOCK_PAUSE_S
         self._blocked.update(dict.fromkeys(places, until))
 
-    # ---- lanes of others
+    # ---- lanes of other processes
 
     def _fence_dead_lanes(self) -> None:
-        """Fence the lanes whose processes are gone (R1): nothing of them can commit any more.
+        """Fence the lanes whose processes are gone (R1): none of their ops can commit afterwards.
 
-        Not before all of them is settled: what they left is replayed under the names that it has,
-        so that another copy of the directory, which does the same, settles nothing twice.
+        A lane is fenced only when none of its ops is pending: they are replayed under their own
+        names, so that another copy of the directory, which does the same, applies nothing twice.
         """
         for lane in self._journal.lanes():
             if lanes.is_dead(self._data_dir, lane) and not self._journal.holds(lane):
                 self._adopt(lane)
 
     def _adopt(self, lane: str, *, aside: Set[Place] = frozenset()) -> None:
-        """Fence a lane, and re-issue what it had not settled on fresh lanes, in the same order.
+        """Fence a lane, and re-issue its unapplied ops on new lanes, in the same order.
 
-        The fence tells the final watermark, so it is certain what took effect.  Killed anywhere,
-        the next replayer does the same again.  Ops on the places `aside` get a lane of their own.
+        The fence returns the final watermark, so it is certain which ops took effect.  If the
+        process is killed anywhere in here, the next replayer does it again.  Ops on the places
+        `aside` get a lane of their own.
         """
         deadline = time.monotonic() + self._deadline_s
         failpoint("fence-before")
@@ -271,7 +274,7 @@ class Replayer:
             is_aside = place_of(one) in aside
             if is_aside not in fresh:
                 fresh[is_aside] = Lane(self._data_dir)
-                # Held from here on: a lane that nobody holds would be adopted once more.
+                # Its lock is held from here on: a lane without a holder would be adopted again.
                 self._adopted.append(fresh[is_aside])
                 self._journal.open_lane(fresh[is_aside].id)
             names[one.op.seq] = (fresh[is_aside], fresh[is_aside].next_seq())
@@ -285,7 +288,7 @@ class Replayer:
             self._journal.replace(rest, reissued)
 
     def _close_adopted(self) -> None:
-        """Nothing is pending any more: end the lanes that were opened for what was re-issued."""
+        """End the lanes that were opened for re-issued ops: nothing of them is pending."""
         for lane in self._adopted:
             deadline = time.monotonic() + self._deadline_s
             self.backend.fence([lane.id], directory=self._journal.directory, deadline=deadline)
@@ -294,15 +297,15 @@ class Replayer:
             self._local_state.forget_lane(lane.id)
             lane.end()
         self._adopted.clear()
-        lanes.sweep(self._data_dir, self._journal.lanes())
+        lanes.remove_old_locks(self._data_dir, self._journal.lanes())
 
     def close(self) -> None:
-        """Let go of the lanes that were adopted: whoever replays next adopts them again."""
+        """Release the adopted lanes: the next process to replay adopts them again."""
         for lane in self._adopted:
             lane.lock.release()
 
     def _confirm_applied(self, applied: list[Pending], final: int) -> None:
-        """Ops that took effect before their lane was closed: the mirror must have them first."""
+        """Remove ops that took effect before their lane was closed, once the mirror has them."""
         for collection in sorted({one.op.collection for one in applied}):
             mine = [one for one in applied if one.op.collection == collection]
             for start in range(0, len(mine), MAX_TRANSACTION_OPS):
@@ -321,7 +324,7 @@ class Replayer:
 
 
 def _aged(op: Op, now_us: int) -> Op:
-    """The op with what is left of its time to live; one that is over expires at once."""
+    """The op with the rest of its time to live; if that is over, it expires at once."""
     if not op.ttl_us:
         return op
     return msgspec.structs.replace(op, ttl_us=max(1, op.ttl_us - max(0, now_us - op.at_us)))

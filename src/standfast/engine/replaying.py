@@ -19,7 +19,7 @@ LOCKED_PAUSE_S = 0.2
 
 
 class Replaying:
-    """The thread that replays, and tells the writer how far it has come."""
+    """The thread that replays, and reports to the writer how far it has come."""
 
     def __init__(self, context: EngineContext) -> None:
         self._context = context

@@ -89,7 +89,7 @@ class LocalFile:
                 fresh = True
         if fresh:
             failpoint("file-before-checkpoint")
-            # Into the file itself: the mark tells what it is, also to who does not open it.
+            # Into the file itself: the mark identifies it without opening it as a database.
             conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
         conn.execute("PRAGMA synchronous = NORMAL")
 

@@ -1,8 +1,8 @@
-"""The modes of a store and what moves it from one to the next: pure, without threads or clock.
+"""The modes of a store and the transitions between them: pure, without threads or clock.
 
 JOURNALING: the primary does not answer, writes go into the journal.  DRAINING: it answers again,
 what waits in the journal is replayed, new writes join it.  DIRECT: writes go to the primary.
-`step(situation, event, now)` returns the next situation and what has to be done.
+`step(situation, event, now)` returns the next situation and the actions to take.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def begin(cause: str) -> Situation:
 def step(
     now: Situation, event: Event, at: float, *, jitter: float = 1.0
 ) -> tuple[Situation, tuple[Action, ...]]:
-    """What the event makes of the situation, and what is to be done.
+    """The next situation after an event, and the actions to take.
 
     `at` is the time, `jitter` a factor for pauses, between 0.5 and 1: processes that lost the same
     server must not come back in step.
@@ -104,7 +104,7 @@ def step(
         case Lost(cause):
             if now.mode is Mode.JOURNALING:
                 return now, ()
-            # At once: a single slow or killed connection is no outage.  From DRAINING with a
+            # At once: a single slow or killed connection is not an outage.  From DRAINING with a
             # pause, since a server that answers and then hangs could be asked for ever.
             due = at if now.mode is Mode.DIRECT else at + _pause(now.attempts) * jitter
             next_ = Situation(Mode.JOURNALING, cause, now.attempts + 1, connect_at=due)

@@ -34,8 +34,8 @@ class Submission(msgspec.Struct, frozen=True):
     """The ops of one call, which are acknowledged together, and where the answer goes.
 
     `provisional`: conditions may be judged against local knowledge while the primary is away.
-    `soft`: the condition is that of a read-modify-write; in an outage it is judged against local
-    knowledge too, and what is journaled is the difference that was made.
+    `read_modify_write`: the condition is that of a read-modify-write; during an outage it is judged
+    against local knowledge too, and the journal gets the difference that was made.
     """
 
     promise: Promise[list[Result]]
@@ -90,7 +90,7 @@ class WriteQueue:
             self._queue.put(submission)
 
     def post(self, note: Wakeup | Event) -> None:
-        """Tell the writer something."""
+        """Queue a message for the writer."""
         self._queue.put(note)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What PostgreSQL keeps of lanes and conflicts: fences, the ledger, and who the database is."""
+"""What PostgreSQL keeps of lanes and conflicts: fences, records, identity of the database."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dic
 
 
 def server_identity(conn: Connection[Any]) -> ServerIdentity:
-    """Who this database is; the system identifier tells it from its own copies."""
+    """Who this database is; the system identifier distinguishes it from its own copies."""
     system = ""
     try:
         row = conn.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
@@ -72,7 +72,7 @@ def is_read_only(conn: Connection[Any]) -> bool:
 def conflicts(
     conn: Connection[Any], *, state: str | None, after: int, limit: int, name: Identity | None
 ) -> list[ConflictRecord]:
-    """Lines of the ledger in the order of their ids."""
+    """Conflict records in the order of their ids."""
     lane, seq = name or (None, None)
     with conn.cursor(row_factory=tuple_row) as cur:
         cur.execute(
@@ -85,7 +85,7 @@ def conflicts(
 
 
 def conflict(conn: Connection[Any], number: int) -> ConflictRecord | None:
-    """One line of the ledger."""
+    """One conflict record."""
     row = conn.execute(_ENTRY + " WHERE id = %s", (number,)).fetchone()
     return _entry(row) if row else None
 

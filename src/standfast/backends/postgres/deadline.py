@@ -3,7 +3,7 @@
 No socket option and no server setting notices a server that hangs: its kernel goes on
 acknowledging.  Shutting the socket down does end the wait, within milliseconds, in flight and idle,
 and under TLS.  The socket is duplicated once, when the connection is made, and owned here: a
-duplicate made at the deadline could meet a descriptor that somebody else has got by then.
+duplicate made at the deadline could be of a descriptor that was reused in the meantime.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _IDLE_S = 3600.0
 
 
 class SocketDeadline:
-    """The deadline of one connection: armed for each call, it cuts the socket when it burns down.
+    """The deadline of one connection: armed for each call, it shuts the socket down on expiry.
 
-    Thread-safe.  `blown` stays true: the connection is of no use any more.
+    Thread-safe.  `expired` stays true: the connection cannot be used afterwards.
     """
 
     def __init__(self, fd: int) -> None:
@@ -71,7 +71,7 @@ class SocketDeadline:
 
 
 class Watchdog:
-    """The thread that burns fuses.  It sleeps until the nearest deadline, and then looks again."""
+    """The thread that enforces deadlines.  It sleeps until the nearest one, then looks again."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -81,12 +81,12 @@ class Watchdog:
         threading.Thread(target=self._run, name="standfast-watchdog", daemon=True).start()
 
     def watch(self, socket_deadline: SocketDeadline) -> None:
-        """Look after one more fuse, for as long as it exists."""
+        """Watch one more deadline, for as long as it exists."""
         with self._changed:
             self._socket_deadlines.add(socket_deadline)
 
     def notice(self, at: float) -> None:
-        """Somebody has armed a fuse: wake up in time."""
+        """A deadline was armed: wake up in time."""
         if at < self._next:
             with self._changed:
                 self._next = min(self._next, at)

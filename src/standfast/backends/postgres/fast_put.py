@@ -1,10 +1,10 @@
 """A batch of plain puts in one statement, and so in one round trip and one transaction.
 
-Most writes are puts without a condition.  What they make of a document does not depend on what is
-stored, so nothing has to be read first: the statement passes the gate, upserts, logs and settles
-the lane; when the rows are ours, it makes sure that no tombstone lifts a version (R17).
-Whatever is not plain makes the server abort, and the general way decides.  A resend finds its ops
-settled and skips them; which version a put got, nobody waits for any more then.
+Most writes are puts without a condition.  Their result does not depend on what is stored, so
+nothing has to be read first: the statement checks and advances the watermark, upserts and logs; at
+the end it makes sure that no tombstone has a higher version (R17).  If anything is not plain, the
+server aborts, and the general transaction in `write` decides.  A resend finds its ops at or below
+the watermark and skips them; their callers no longer wait for a version then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from standfast.document.jsonb import JsonbColumns, jsonb_columns_of_many
 from standfast.ops.types import Applied, Observed, Op, Outcome, State
 
 _PUT: LiteralString = """
-WITH settled AS (
+WITH passed AS (
     UPDATE standfast.lanes SET watermark = %(last)b, outcomes = '[]', updated_at = now(),
            directory = coalesce(%(directory)s::uuid, directory)
      WHERE lane = %(lane)s AND generation = 0 AND state = 'open'
@@ -34,7 +34,7 @@ done AS (
     SELECT u.key, u.data::{data_type}, coalesce(u.raw, CASE WHEN u.keep THEN u.data END),
            c.version_floor + 1,
            now() + u.ttl * interval '1 microsecond', now(), now()
-      FROM settled, standfast.collections c,
+      FROM passed, standfast.collections c,
            unnest(%(keys)b::{key_type}[], %(data)b::text[], %(keep)b::boolean[],
                   %(raw)b::text[], %(ttl)b::bigint[]) AS u(key, data, keep, raw, ttl)
      WHERE c.name = %(collection)s
@@ -45,7 +45,7 @@ done AS (
     RETURNING {key_text} AS key, t.version, {created_us} AS created_us, {expires_us} AS expires_us),
 logged AS (
     INSERT INTO standfast.changes (collection, keys)
-    SELECT %(collection)s, CASE WHEN %(count)b <= 1000 THEN %(texts)b::text[] END FROM settled)
+    SELECT %(collection)s, CASE WHEN %(count)b <= 1000 THEN %(texts)b::text[] END FROM passed)
 SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
        server_us, watermarks
   FROM standfast.finish_puts((SELECT count(*) FROM done), %(count)b, %(collection)s,

@@ -76,7 +76,7 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
     """Everything of one collection.  Readers go on meanwhile, writers wait."""
     parts = table.parts()
     conn.execute(sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE").format(**parts))
-    # A row that has expired is no document, but its key is taken.
+    # An expired row is not a document, but its key is taken.
     conn.execute(sql.SQL("DELETE FROM {table} t WHERE NOT {live}").format(**parts))
     _check_versions(conn, table, load)
     floor, buried = _buried(conn, table)
@@ -111,7 +111,7 @@ def _quick_inserts(conn: Connection[Any], table: Table) -> Generator[None]:
     """Put our triggers for foreign inserts to sleep, inside this transaction alone.
 
     They would do nothing, but a BEFORE trigger makes COPY insert row by row, and a transition
-    table copies every row.  Nobody else inserts meanwhile: the table is locked.
+    table copies every row.  No other process inserts meanwhile: the table is locked.
     """
     triggers = ("standfast_stamp_insert", "standfast_log_insert") if table.owned else ()
     alter = sql.SQL("ALTER TABLE {} {} TRIGGER {}")
@@ -247,7 +247,7 @@ def _line(
 def _record_line(record: _Record) -> str:
     key, data, raw, version, created_us, updated_us, expires_us = record
     created, updated, expires = map(_stamp, (created_us, updated_us, expires_us))
-    # A column of type json keeps the line breaks that somebody wrote into it.
+    # A column of type json keeps line breaks.
     exact = _NULL if raw is None else _copy_text(raw)
     return _line(str(key), _copy_text(data), exact, version, created, updated, expires)
 

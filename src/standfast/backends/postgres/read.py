@@ -22,7 +22,7 @@ _OBSERVE: LiteralString = (
     " FROM standfast.lanes l WHERE l.directory = %s AND l.state = 'open')"
     " SELECT u.k, {text}, t.version, {created_us}, {updated_us}, {expires_us}, {live},"
     " greatest(c.version_floor, coalesce(b.version, 0)), (SELECT told FROM lanes)"
-    # An answer without keys still tells the watermarks.
+    # An answer without keys still has the watermarks.
     " FROM standfast.collections c LEFT JOIN unnest(%b::text[]) AS u(k) ON true"
     " LEFT JOIN {table} t ON {same_key}"
     " LEFT JOIN standfast.tombstones b ON b.collection = c.name AND b.key = u.k"
@@ -48,7 +48,7 @@ def observe(
 ) -> Observed:
     """What these places hold, and the lanes' watermarks, in one statement and so one snapshot.
 
-    Where there is no row, the version is the one that a new document would exceed.
+    If there is no row, the version is the one that a new document would exceed.
     """
     found = conn.execute(statement(table, _OBSERVE), (directory, list(keys), table.collection))
     states: list[State] = []

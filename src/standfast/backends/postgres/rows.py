@@ -83,7 +83,7 @@ def write_rows(
     after: dict[Place, Current],
     stored: set[Place],
 ) -> None:
-    """Write what the fold changed, each kind in one statement, and log it as one change."""
+    """Write the rows that changed, each kind in one statement, and log them as one change."""
     kinds: dict[str, list[str]] = {"insert": [], "update": [], "delete": []}
     for key in keys:
         place = (table.collection, key)

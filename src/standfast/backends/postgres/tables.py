@@ -231,9 +231,11 @@ def _judge(
 
 
 def _require_ordinary(collection: str, found: _Found) -> None:
-    """Refuse what is no plain table with one key column."""
+    """Refuse anything but a plain table with one key column."""
     if found.kind != "r":
-        raise _refused(collection, "it is no ordinary table", "give the collection another name")
+        raise _refused(
+            collection, "it is not an ordinary table", "give the collection another name"
+        )
     if found.inherits:
         raise _refused(
             collection, "it inherits, is inherited or is a partition", "use a table of its own"
@@ -258,7 +260,7 @@ def _require_ordinary(collection: str, found: _Found) -> None:
 def _require_columns(
     collection: str, key: _Column, columns: list[_Column], *, adopted: bool
 ) -> None:
-    """Refuse columns in which our values cannot stand, or that we could not fill."""
+    """Refuse columns that cannot hold our values, or that we could not fill."""
     if key.type not in _KEY_TYPES:
         raise _refused(
             collection,
@@ -268,7 +270,7 @@ def _require_columns(
     if not key.deterministic:
         raise _refused(
             collection,
-            f"its key column `{key.name}` takes different texts for equal",
+            f"its key column `{key.name}` compares different texts as equal",
             "give the column a deterministic collation",
         )
     if "%" in key.name:  # the driver would take it for a placeholder
@@ -277,9 +279,9 @@ def _require_columns(
         )
     present = {column.name for column in columns}
     if "data" not in present:
-        hint = "the documents must stand in a column `data` of type jsonb"
+        hint = "the documents must be in a column `data` of type jsonb"
         raise _refused(collection, "it has no column `data`", hint)
-    # One of them alone was made by somebody else, for something else.
+    # One of them alone was made by another program, for another purpose.
     only_ours = {"raw", "expires_at"} & present
     if only_ours and not adopted and not present >= {"version", "raw", "expires_at"}:
         name = min(only_ours)

@@ -1,4 +1,4 @@
-"""One batch of ops in one PostgreSQL transaction: lock, read, fold, write, log, watermark."""
+"""One batch of ops in one PostgreSQL transaction: lock, read, apply, write, log, watermark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from standfast.system.failpoints import failpoint
 
 
 class TransactionOptions(NamedTuple):
-    """Under which a batch is applied: time limits for the server, and what the answer must tell.
+    """How a batch is applied: time limits for the server, and what the answer must contain.
 
     `expires_us` is an instant of the server's clock after which the batch must not take effect;
     the time-outs are in milliseconds, 0 for none.
@@ -118,7 +118,7 @@ class _Batch:
         }
 
     def look(self, options: TransactionOptions) -> tuple[int, str, str, set[Identity]]:
-        """Lock the lane, then the rows in key order, and read all that the fold must know."""
+        """Lock the lane, then the rows in key order, and read all that `apply_ops` needs."""
         conn, lane = self.conn, self.ops[0].lane
         # Whatever the server's default is: what is read after a wait for a lock must be new.
         conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -169,10 +169,10 @@ class _Batch:
             self.stored.add(place)
 
     def _buried(self, table: Table, keys: list[str]) -> Cursor[Any]:
-        """The version to go on from where there is no row (R17), and whether there is one now.
+        """The version to continue from if there is no row (R17), and whether there is one now.
 
-        Nothing locks an absent row: one that somebody else made between the locks and the
-        watermarks would be in the watermarks, but not in what is told of the place.
+        Nothing locks an absent row: a row that another writer inserted between the locks and the
+        watermarks would be in the watermarks, but not in the observed state.
         """
         return self.conn.execute(statement(table, _BURIED), (keys, table.collection))
 
@@ -197,7 +197,7 @@ class _Batch:
                 self._take_rows(table, self._lock(table, mine))
 
     def write(self, before: dict[Place, Current], changed: set[Place]) -> None:
-        """Write what the fold changed, and log it."""
+        """Write the rows that changed, and log them."""
         for table, keys in self.tables:
             mine = [key for key in keys if (table.collection, key) in changed]
             if mine:
@@ -206,7 +206,7 @@ class _Batch:
     def observed(self, changed: set[Place], watermark: int) -> Observed:
         """What the places hold after the batch.
 
-        Left out are those which somebody else filled while the batch waited for another row.
+        Places that another writer filled while the batch waited for another row are left out.
         """
         states = [
             _state(place, row, changed=place in changed, now_us=self.now_us)
@@ -247,7 +247,7 @@ def apply_batch(
                 if origins := [op.origin for op in wanted if op.origin]:
                     conn.execute(_NOTE_MOVED, _columns(origins))
                 watermark = fresh[-1].seq
-                conn.execute(_SETTLE, (watermark, encode_outcomes([*skipped, *done]), ops[0].lane))
+                conn.execute(_ADVANCE, (watermark, encode_outcomes([*skipped, *done]), ops[0].lane))
                 if options.expires_us is not None:
                     conn.execute(_EXPIRE, (options.expires_us,))
             failpoint("pg-before-commit")
@@ -269,7 +269,7 @@ def _columns(names: Sequence[Identity]) -> tuple[list[str], list[int]]:
 
 @contextmanager
 def _pipeline(conn: Connection[Any]) -> Generator[None]:
-    """A pipeline that tells the first error, and does not log the ones that follow from it."""
+    """A pipeline that raises the first error, and does not log the ones that follow from it."""
     failure: BaseException | None = None
     try:
         with conn.pipeline():
@@ -315,7 +315,7 @@ def _state(place: Place, row: Current, *, changed: bool, now_us: int) -> State:
     return State(*place, row.text, row.version, created, updated, expires)
 
 
-_SETTLE: LiteralString = (
+_ADVANCE: LiteralString = (
     "UPDATE standfast.lanes SET watermark = %s, outcomes = %s, updated_at = now()"
     " WHERE lane = %s AND generation = 0"
 )
@@ -335,7 +335,7 @@ _SERIAL = itertools.count()
 
 
 def _enter(conn: Connection[Any], entries: Sequence[ConflictRecord]) -> None:
-    """Write lines of the ledger, in the transaction that passes their ops (R12)."""
+    """Write conflict records, in the transaction whose watermark passes their ops (R12)."""
     fields = (
         *("lane", "seq", "collection", "key", "kind", "pointer", "reason", "base", "mine"),
         *("theirs", "state", "resolution"),

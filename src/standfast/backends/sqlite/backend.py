@@ -311,7 +311,7 @@ class SqliteBackend:
         name: Identity | None = None,
         deadline: float | None = None,
     ) -> list[ConflictRecord]:
-        with self._using("reading the ledger") as conn:
+        with self._using("reading the conflicts") as conn:
             if conn is None:
                 return []
             return sqlite_conflicts.conflicts(
@@ -319,11 +319,11 @@ class SqliteBackend:
             )
 
     def conflict(self, number: int) -> ConflictRecord | None:
-        with self._using("reading the ledger") as conn:
+        with self._using("reading the conflicts") as conn:
             return conn and sqlite_conflicts.conflict(conn, number)
 
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
-        with self._using("reading the ledger") as conn:
+        with self._using("reading the conflicts") as conn:
             return sqlite_conflicts.counts(conn) if conn is not None else {}
 
     def resolve_conflict(self, number: int, resolution: str) -> bool:
@@ -377,12 +377,12 @@ class SqliteBackend:
                 return Observed(missing)
             now = now_us()
             with transaction(conn, "BEGIN"):  # one snapshot of rows and watermarks
-                told = sqlite_conflicts.watermarks(conn, directory)
+                watermarks = sqlite_conflicts.watermarks(conn, directory)
                 if not sqlite_write.is_collection(conn, collection):
-                    return Observed(missing, told)
+                    return Observed(missing, watermarks)
                 rows = sqlite_write.read_rows(conn, collection, keys, now, set())
             states = [sqlite_write.state_of(place, row, now) for place, row in rows.items()]
-            return Observed(states, told)
+            return Observed(states, watermarks)
 
     def scan(
         self,
@@ -418,7 +418,7 @@ class SqliteBackend:
         with self._reading(collection) as conn:
             if conn is None:
                 return
-            # Of its own: one snapshot whatever is written meanwhile, and nobody has to wait.
+            # Of its own: one snapshot whatever is written meanwhile, and no other call has to wait.
             snapshot = self._connect()
             table = table_of(conn, collection)
         order = f"ORDER BY {table.time('created_at')}, {table.key_sql}" if in_order else ""

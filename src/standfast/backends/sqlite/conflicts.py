@@ -1,4 +1,4 @@
-"""What a SQLite file keeps of lanes and conflicts: fences, watermarks, the ledger."""
+"""What a SQLite file keeps of lanes and conflicts: fences, watermarks, conflict records."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def watermarks(conn: apsw.Connection, directory: str | None) -> dict[str, int]:
 
 
 def entered(conn: apsw.Connection, ops: Sequence[Op]) -> set[Identity]:
-    """Those of the pending ops that the conditions rest on which stand in the ledger."""
+    """The pending ops that the conditions depend on and that have a conflict record."""
     return {
         name
         for name in {name for op in ops for name in op.pending}
@@ -73,7 +73,7 @@ def entered(conn: apsw.Connection, ops: Sequence[Op]) -> set[Identity]:
 
 
 def enter(conn: apsw.Connection, entries: Sequence[ConflictRecord], now_us: int) -> None:
-    """Write lines of the ledger, in the transaction that passes their ops (R12)."""
+    """Write conflict records, in the transaction whose watermark passes their ops (R12)."""
     for entry in entries:
         values = [getattr(entry, field) for field in _FIELDS[2:]]
         conn.execute(
@@ -87,7 +87,7 @@ def enter(conn: apsw.Connection, entries: Sequence[ConflictRecord], now_us: int)
 def conflicts(
     conn: apsw.Connection, *, state: str | None, after: int, limit: int, name: Identity | None
 ) -> list[ConflictRecord]:
-    """Lines of the ledger in the order of their ids."""
+    """Conflict records in the order of their ids."""
     lane, seq = name or (None, None)
     found = conn.execute(
         _ENTRY + " WHERE id > :after AND (:state IS NULL OR state = :state)"
@@ -98,7 +98,7 @@ def conflicts(
 
 
 def conflict(conn: apsw.Connection, number: int) -> ConflictRecord | None:
-    """One line of the ledger."""
+    """One conflict record."""
     row = conn.execute(_ENTRY + " WHERE id = ?", (number,)).fetchone()
     return _entry(row) if row else None
 

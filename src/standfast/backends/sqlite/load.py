@@ -22,7 +22,7 @@ LARGE_LOAD_ROWS = 5_000
 def pages_written_once(
     conn: apsw.Connection, loads: Sequence[Load], busy_timeout_ms: int
 ) -> Generator[None]:
-    """Write the pages of a large load once, where nobody else has the file open.
+    """Write the pages of a large load once, if no other process has the file open.
 
     WAL writes every page twice: to the log, and at the checkpoint.  A rollback journal only keeps
     old pages, of which a load has few.  With synchronous=EXTRA it is as durable: a power cut leaves
@@ -77,7 +77,7 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     ensure_table(conn, load.collection, now_us)
     name = load.collection
     table = table_of(conn, name)
-    # A row that has expired is no document, but its key is taken.
+    # An expired row is not a document, but its key is taken.
     conn.execute(f"DELETE FROM {table.sql} WHERE expires_at <= ?", (now_us,))
     _check_versions(conn, load, table)
     floor = conn.execute(

@@ -1,4 +1,4 @@
-"""One batch of ops in one SQLite transaction: read, fold, write, log, watermark."""
+"""One batch of ops in one SQLite transaction: read, apply, write, log, watermark."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def apply_batch(
         changed = [k for k in keys if rows[(collection, k)] is not before[(collection, k)]]
         if changed:
             _write_rows(conn, collection, changed, before, rows, stored, now_us)
-    told = sorted(skipped + moved + done, key=lambda outcome: outcome.seq)
+    outcomes = sorted(skipped + moved + done, key=lambda outcome: outcome.seq)
     if fresh:
         watermark = fresh[-1].seq
         sqlite_conflicts.enter(conn, entries, now_us)
@@ -92,12 +92,14 @@ def apply_batch(
             " ON CONFLICT (lane, generation) DO UPDATE SET watermark = excluded.watermark,"
             " outcomes = excluded.outcomes, updated_at = excluded.updated_at,"
             " directory = coalesce(excluded.directory, directory)",
-            (lane, watermark, encode_outcomes(told), now_us, directory),
+            (lane, watermark, encode_outcomes(outcomes), now_us, directory),
         )
     if directory is None:
-        return Applied(told, watermark)
+        return Applied(outcomes, watermark)
     states = [state_of(place, row, now_us) for place, row in rows.items()]
-    return Applied(told, watermark, Observed(states, sqlite_conflicts.watermarks(conn, directory)))
+    return Applied(
+        outcomes, watermark, Observed(states, sqlite_conflicts.watermarks(conn, directory))
+    )
 
 
 def state_of(place: Place, row: Current, now_us: int) -> State:
