@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from standfast.document.values import MISSING
 from standfast.errors import (
     ConfigError,
     ConflictError,
@@ -57,7 +58,7 @@ def open(
     the primary, default 1.0.
 
     The rest is for PostgreSQL, and says what happens while it does not answer.  `fallback`:
-    "read-write" goes on with both, "read-only" refuses writes, "off" refuses both.  `sole_writer`:
+    "read-write" keeps both working, "read-only" refuses writes, "off" refuses both.  `sole_writer`:
     this data directory alone writes these collections, so that conditions can be judged here.
     `max_stale_s`: older local knowledge than that is not served.  `on_conflict`: who wins when a
     write from the journal meets another one: "mine", "theirs", "newest", or a function
@@ -65,8 +66,8 @@ def open(
     power cut at once.  `max_journal_ops`, `max_journal_bytes`: how much the journal holds before
     writes are refused (default 1,000,000 and 1 GiB).
 
-    A PostgreSQL that does not answer is no error, unless `fallback="off"`: the store begins with
-    its journal and its mirror.  Raises ConfigError for a wrong URL or directory, and Unavailable
+    A PostgreSQL that does not answer is not an error, unless `fallback="off"`: the store begins
+    with its journal and its mirror.  Raises ConfigError for a wrong URL or directory, Unavailable
     when the database answers with a refusal.
     """
     from standfast.api.opening import open_store, outage_options
@@ -114,7 +115,25 @@ def open_async(
     return open_async_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
 
 
+#: Names that are loaded when they are first used, and where they are.
+_LAZY = {
+    "AsyncBatch": "api.aio",
+    "AsyncCollection": "api.aio",
+    "AsyncJsonFile": "jsonfile",
+    "AsyncStore": "api.aio",
+    "Batch": "api.sync",
+    "Collection": "api.sync",
+    "Health": "engine.health",
+    "JsonFile": "jsonfile",
+    "Opening": "api.aio",
+    "Saved": "jsonfile",
+    "StateChange": "engine.announce",
+    "Store": "api.sync",
+    "WriteOutcome": "api.store",
+}
+
 __all__ = [
+    "MISSING",
     "AsyncBatch",
     "AsyncCollection",
     "AsyncJsonFile",
@@ -130,6 +149,7 @@ __all__ = [
     "Health",
     "JsonFile",
     "MigrationError",
+    "Opening",
     "ProvisionalVersion",
     "Receipt",
     "Saved",
@@ -143,20 +163,9 @@ __all__ = [
     "open_async",
 ]
 
-_LAZY = {
-    "AsyncBatch": "api.aio",
-    "AsyncCollection": "api.aio",
-    "AsyncStore": "api.aio",
-    "AsyncJsonFile": "jsonfile",
-    "Batch": "api.sync",
-    "Collection": "api.sync",
-    "Health": "engine.health",
-    "JsonFile": "jsonfile",
-    "Saved": "jsonfile",
-    "StateChange": "engine.announce",
-    "Store": "api.sync",
-    "WriteOutcome": "api.store",
-}
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> object:

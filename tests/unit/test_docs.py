@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from standfast.errors import CODES
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "standfast"
 PAGES = sorted(
@@ -116,12 +118,19 @@ def codes_in(tree: ast.Module) -> Iterator[object]:
                 pass
 
 
-def test_every_error_code_is_documented() -> None:
-    """docs/errors.md explains every code of an error, and no code that does not exist."""
+def documented_codes() -> list[tuple[str, bool]]:
+    """The codes of docs/errors.md, and whether each is marked as retryable."""
     text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     tables = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    own = text[text.index("Each class has a code") : text.index("## The database")]
-    documented = [code for cell in [own, *tables] for code in re.findall(r"`([a-z_]+)`", cell)]
+    own = text[text.index("Each class has a code") : text.index("## What may be tried")]
+    own = own.replace("`unavailable`, `deadline`", "`unavailable` †, `deadline` †")
+    found = [match for cell in [own, *tables] for match in re.findall(r"`([a-z_]+)`( †)?", cell)]
+    return [(code, bool(mark)) for code, mark in found]
+
+
+def test_every_error_code_is_documented() -> None:
+    """docs/errors.md explains every code of an error, and no code that does not exist."""
+    documented = [code for code, _ in documented_codes()]
     assert len(documented) == len(set(documented))
     used: set[object] = set()
     constants: set[object] = set()
@@ -132,3 +141,29 @@ def test_every_error_code_is_documented() -> None:
     assert len(used) > 100
     assert used - set(documented) - {None} == set()
     assert set(documented) - constants == set()
+    assert used - set(CODES) - {None} == set()
+
+
+def test_the_registry_of_codes_is_true() -> None:
+    """CODES and docs/errors.md have the same codes, and the same ones of them are retryable."""
+    assert dict(documented_codes()) == {code: known.retryable for code, known in CODES.items()}
+    assert {name for known in CODES.values() for name in known.classes} <= ERRORS | {"command"}
+
+
+def test_errors_have_the_class_of_their_code_and_a_hint() -> None:
+    """Wherever an error is made with a code, it has a class that CODES names, and a hint."""
+    wrong: list[str] = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(name), keywords=options) if name in ERRORS:
+                    given = {option.arg: option.value for option in options}
+                    place = f"{path.relative_to(PACKAGE)}:{node.lineno}"
+                    code = given.get("code")
+                    if isinstance(code, ast.Constant) and name not in CODES[code.value].classes:
+                        wrong.append(f"{place}: {name}({code.value})")
+                    if "hint" not in given and None not in given:
+                        wrong.append(f"{place}: no hint")
+                case _:
+                    pass
+    assert wrong == []

@@ -129,7 +129,11 @@ def require_yes(question: str, *, yes: bool, as_json: bool) -> None:
             hint="give --yes",
         )
     if not agreed:
-        raise StandfastError("not confirmed; nothing was changed", code="not_confirmed")
+        raise StandfastError(
+            "not confirmed; nothing was changed",
+            code="not_confirmed",
+            hint="answer y, or give --yes",
+        )
 
 
 class _Warner(logging.Handler):

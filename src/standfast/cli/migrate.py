@@ -163,7 +163,11 @@ def _confirm(plan: Plan, yes: bool, *, ask: bool) -> None:
             hint="give --yes, or name the files themselves",
         )
     if not agreed:
-        raise MigrationError("not confirmed; nothing was changed", code="not_confirmed")
+        raise MigrationError(
+            "not confirmed; nothing was changed",
+            code="not_confirmed",
+            hint="answer y, or give --yes",
+        )
 
 
 def _exit(plan: Plan, result: Result | None) -> Exit:

@@ -66,6 +66,7 @@ def collection_name(name: object) -> str:
         raise ConfigError(
             f"a collection's name must be a string, not {type(name).__name__}",
             code="bad_collection",
+            hint="give the name as text",
         )
     hint = "use a letter or underscore, then letters, digits and underscores"
     if not _COLLECTION.fullmatch(name):

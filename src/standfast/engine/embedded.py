@@ -135,7 +135,11 @@ class EmbeddedEngine:
         self, batch: list[_Waiting], error: BaseException, completions: CompletionBatch
     ) -> None:
         """The error of one caller is not that of the others: they are tried one by one."""
-        if len(batch) == 1 or not isinstance(error, StandfastError) or error.retryable:
+        if (
+            len(batch) == 1
+            or not isinstance(error, StandfastError)
+            or isinstance(error, Unavailable)
+        ):
             for promise, _ in batch:
                 completions.error(promise, error)
             return

@@ -10,7 +10,16 @@ from standfast.document.names import key_text
 from standfast.document.patch import parse_pointer
 from standfast.document.values import MISSING, Missing
 from standfast.errors import ConfigError, ConflictError, CorruptData, DataError, StandfastError
-from standfast.ops.types import ABSENT, Document, Kind, Knowledge, Op, Outcome, ProvisionalVersion
+from standfast.ops.types import (
+    ABSENT,
+    Document,
+    Identity,
+    Kind,
+    Knowledge,
+    Op,
+    Outcome,
+    ProvisionalVersion,
+)
 
 
 def build_op(
@@ -27,36 +36,47 @@ def build_op(
     base: Document[Any] | Missing | None = MISSING,
 ) -> Op:
     """An op without lane and sequence; everything that can be refused is refused here."""
-    if if_absent:
-        if if_version is not None:
-            raise ConfigError(
-                "if_version and if_absent exclude each other", code="usage", hint="give one of them"
-            )
-        if_version = ABSENT
-    pending = if_version.pending if isinstance(if_version, ProvisionalVersion) else ()
-    seen, base_text = _basis(base)
-    if pointer:
-        parse_pointer(pointer)
-    text = None if body is MISSING else encode(body)
+    text_key = key_text(key)
     exact = None
-    if kind == "put" and text is not None and "\\u" not in text:
-        exact = keeps_exactly(body)  # here, where the value is at hand
+    try:
+        condition, pending = _condition(if_version, if_absent)
+        seen, base_text = _basis(base)
+        if pointer:
+            parse_pointer(pointer)
+        text = None if body is MISSING else encode(body)
+        if kind == "put" and text is not None and "\\u" not in text:
+            exact = keeps_exactly(body)  # here, where the value is at hand
+        ttl_us = _ttl_us(ttl_s)
+    except (ConfigError, DataError) as error:
+        raise error.about(f"{kind} of key {text_key!r} in `{collection}`") from None
     return Op(
         lane="",
         seq=0,
         kind=kind,
         collection=collection,
-        key=key_text(key),
+        key=text_key,
         body=text,
         pointer=pointer,
-        if_version=if_version if if_version is None else int(if_version),
+        if_version=condition,
         pending=pending,
-        ttl_us=_ttl_us(ttl_s),
+        ttl_us=ttl_us,
         group=group,
         seen=seen,
         base=base_text,
         exact=exact,
     )
+
+
+def _condition(if_version: int | None, if_absent: bool) -> tuple[int | None, tuple[Identity, ...]]:
+    """The version that the document must have, and own pending ops that it must contain."""
+    if not if_absent:
+        pending = if_version.pending if isinstance(if_version, ProvisionalVersion) else ()
+        return if_version if if_version is None else int(if_version), pending
+    if if_version is not None:
+        raise ConfigError(
+            "if_version and if_absent exclude each other", code="usage", hint="give one of them"
+        )
+    return ABSENT, ()
 
 
 def _basis(base: object) -> tuple[Knowledge, str | None]:
@@ -67,7 +87,7 @@ def _basis(base: object) -> tuple[Knowledge, str | None]:
         return "absent", None
     if not isinstance(base, Document):
         raise ConfigError(
-            f"base={type(base).__name__} is no document",
+            f"base={type(base).__name__} is not a Document",
             code="usage",
             hint="give the Document that read() returned, or None when there was none",
         )
@@ -80,7 +100,7 @@ def _ttl_us(ttl_s: float | None) -> int | None:
         return None
     if not 0 < ttl_s < 10**10:
         raise ConfigError(
-            f"ttl_s={ttl_s!r} is no time to live", code="usage", hint="give seconds above 0"
+            f"ttl_s={ttl_s!r} is not a time to live", code="usage", hint="give seconds above 0"
         )
     return max(1, int(ttl_s * 1_000_000))
 

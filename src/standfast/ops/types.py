@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from reprlib import Repr
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
@@ -15,6 +16,10 @@ Source = Literal["primary", "mirror"]
 Knowledge = Literal["unknown", "absent", "present"]
 Identity = tuple[str, int]
 """What names an op for ever: its lane and its sequence."""
+
+#: What the repr of a document shows of its value: a look at it, not all of it.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxlist = 2, 4
 
 #: `if_version` of an op that must find no document.
 ABSENT = 0
@@ -227,6 +232,10 @@ class Receipt(msgspec.Struct, frozen=True):
     lane: str = ""
     seq: int = 0
 
+    def __repr__(self) -> str:
+        name = f", lane='{self.lane[:8]}...', seq={self.seq}" if self.lane else ""
+        return f"Receipt(version={self.version}, durable_on={self.durable_on!r}{name})"
+
 
 class Document(Redacted, Generic[T], frozen=True):
     """One document as it was read: value, version, where it came from and how old that is.
@@ -235,7 +244,7 @@ class Document(Redacted, Generic[T], frozen=True):
     `ProvisionalVersion` where own pending ops are laid over the mirror.
     """
 
-    content = frozenset({"value"})
+    content = frozenset({"value"})  # in what `rich` prints, such as the variables of a traceback
 
     key: str
     value: T
@@ -244,6 +253,10 @@ class Document(Redacted, Generic[T], frozen=True):
     age_s: float
     created_at: datetime
     updated_at: datetime
+
+    def __repr__(self) -> str:
+        shown = f"key={self.key!r}, version={self.version}, value={_SHORT.repr(self.value)}"
+        return f"Document({shown}, source={self.source!r}, age_s={self.age_s:.3g})"
 
 
 def from_microseconds(stamp_us: int) -> datetime:
