@@ -79,7 +79,10 @@ class Far:
         return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self.port}", query=query))
 
     def set(self, **settings: Any) -> None:
-        """`rtt_s`, `up_bytes_s`, `down_bytes_s`, `silent`, `max_connections` and `tls`, by name."""
+        """Change settings of the line, by name.
+
+        `rtt_s`, `up_bytes_s`, `down_bytes_s`, `silent`, `max_connections`, `tls`, `upstream_port`.
+        """
         self._do("set", **settings)
 
     def silence(self, silent: bool = True) -> None:

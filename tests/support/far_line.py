@@ -80,6 +80,8 @@ class Line:
         for name, value in settings.items():
             if name in ("up_bytes_s", "down_bytes_s"):
                 getattr(self, name.removesuffix("_bytes_s")).bytes_s = value
+            elif name == "upstream_port":
+                self.server = (self.server[0], value)
             else:
                 assert name in ("rtt_s", "silent", "max_connections", "tls"), name
                 setattr(self, name, value)
