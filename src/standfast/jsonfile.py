@@ -51,10 +51,10 @@ _warned: set[Path] = set()
 class Saved(msgspec.Struct, frozen=True):
     """What a save did: documents put, documents deleted, and how many writes were merged.
 
-    Merged means that somebody else had changed the document since it was loaded: what only they
-    changed was kept; where both changed the same field, the ledger has base, mine and theirs.  A
-    delete that gave way to their change counts as merged only.  In an outage nothing is merged yet:
-    that happens when PostgreSQL is back.
+    Merged means that another process had changed the document since it was loaded: what only they
+    changed was kept; if both changed the same field, base, mine and theirs are recorded as a
+    conflict.  A delete that yielded to their change counts as merged only.  During an outage
+    nothing is merged yet: that happens when PostgreSQL is back.
     """
 
     written: int = 0
@@ -179,8 +179,8 @@ class _File:
         return results
 
     def _remember(self, keys: Sequence[str], changes: Difference) -> None:
-        """The basis is what was saved, also where that was merged: what the merge added is
-        somebody else's change then, and not missed as if the caller had removed it."""
+        """The basis is what was saved, also if that was merged: what the merge added is then a
+        change by others, and not mistaken for something that the caller removed."""
         for key in keys:
             known = changes.puts.get(key)
             if known is None:
@@ -283,7 +283,7 @@ class AsyncJsonFile:
         (`{}` when there is none).  Pages of 1,000 documents are a snapshot each.
 
         ConfigError("not_migrated") when nothing is stored and the file is still there.  In an
-        outage it comes from the mirror, with what is pending laid over it:
+        outage it comes from the mirror, with pending writes applied:
         Unavailable("not_mirrored") when this data directory has never loaded it before.
         """
         async with self._turn() as file:
@@ -392,7 +392,7 @@ def shared_store() -> Store:
 
 
 def _after_fork() -> None:
-    """Whoever was opening a store goes on in the parent only."""
+    """A store that was being opened is opened in the parent only."""
     global _opening
     _opening = threading.Lock()
 

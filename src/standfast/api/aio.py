@@ -94,7 +94,7 @@ class AsyncCollection(Generic[T]):
         when there is none; else ConflictError.  `ttl_s`: it expires that many seconds from now by
         the database's clock; without it, it does not expire.  `base`: the document that the value
         was made from (None: there was none); what others changed since then is merged, three-way
-        and field by field, and what cannot be merged is in the ledger.
+        and field by field, and what cannot be merged is recorded as a conflict.
 
         While the primary is away the receipt says `durable_on="journal"` and has no version.  A
         condition needs the primary then, `Unavailable("needs_primary")`, unless `provisional`: it
@@ -171,7 +171,7 @@ class AsyncCollection(Generic[T]):
     async def update(
         self, key: str | int, change: Callable[[T], T], *, default: T | Missing = MISSING
     ) -> Receipt:
-        """Read, let `change` make a new value of the old one, and put it if nobody was faster.
+        """Read, let `change` compute a new value, and put it if no other write came first.
 
         Compare-and-set inside: `change` may be called several times and must be pure.  A missing
         document starts as `default`; without one, it is a ConflictError.  While the primary is

@@ -22,10 +22,10 @@ _LONGEST_LEASE_S = 24 * 3600.0
 
 
 class Claim(Redacted, frozen=True, kw_only=True):
-    """Something that this process has taken, and nobody else gets before `until`.
+    """The exclusive right of this process to handle something until `until`.
 
-    What it is, is told by its kinds: `DueClaim.due` is a schedule, `EntryClaim.entry` somebody on
-    the waitlist.
+    The subclasses say what: `DueClaim.due` is a schedule, `EntryClaim.entry` an entry of the
+    waitlist.
     """
 
     id: str
@@ -55,7 +55,7 @@ def mark_of(claim_id: str, until: datetime) -> dict[str, Any]:
 
 
 def is_live(mark: object, now: datetime) -> bool:
-    """Whether a mark still holds.  At `until` it has lapsed; what is no mark never holds."""
+    """Whether a mark still holds; at `until` it has lapsed.  Anything else never holds."""
     if not isinstance(mark, Mapping):
         return False
     until = stored_time(cast("Mapping[str, Any]", mark).get("until"))
@@ -63,5 +63,5 @@ def is_live(mark: object, now: datetime) -> bool:
 
 
 def is_of(mark: object, claim_id: str) -> bool:
-    """Whether a mark is that of this claim, lapsed or not: nobody else has taken it since."""
+    """Whether a mark is that of this claim, lapsed or not: no other claim was made since."""
     return isinstance(mark, Mapping) and cast("Mapping[str, Any]", mark).get("id") == claim_id

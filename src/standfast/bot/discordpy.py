@@ -61,14 +61,14 @@ class StorageMixin(discord.Client):
     """Gives a client its state: to be put before `commands.Bot` or `discord.Client` in the bases.
 
     In `setup_hook`, before the gateway, it opens the storage and re-adds the views of all persisted
-    messages: from the mirror when PostgreSQL is down, and as soon as it can be told when even that
-    knows nothing.  After the first ready it runs `reconcile`, then carries out what is scheduled,
-    every `schedule_interval_s`.  `close` ends Discord first and the storage afterwards.  A subclass
-    that has a `setup_hook` or `close` of its own calls `super()`'s.
+    messages: from the mirror when PostgreSQL is down; if the mirror is not complete, as soon as
+    PostgreSQL is back.  After the first ready event it runs `reconcile`, then carries out due
+    schedules every `schedule_interval_s`.  `close` closes the Discord connection first and the
+    storage afterwards.  A subclass that overrides `setup_hook` or `close` calls `super()`.
 
     With the default deadline of 1.0 s a call of the storage takes little more than that in the
-    moment in which PostgreSQL stops to answer, and milliseconds before and afterwards: it fits into
-    the 3 s that Discord leaves for an answer.
+    moment in which PostgreSQL stops answering, and milliseconds before and afterwards: it fits into
+    the 3 s that Discord allows for a response.
     """
 
     #: Options of `standfast.open_async`.
@@ -229,8 +229,8 @@ class StorageMixin(discord.Client):
     async def run_due(self) -> int:
         """Claim and carry out what is due now; returns how many schedules were done.
 
-        While nobody can decide on claims (the primary is down and the store is no `sole_writer`)
-        nothing is done: it stays due.
+        While claims cannot be decided (the primary is down and the store is not a `sole_writer`)
+        nothing is done: the schedules stay due.
         """
         try:
             claims = await self.state.schedules.claim_due()
@@ -244,16 +244,16 @@ class StorageMixin(discord.Client):
             except Exception:
                 # The application's handler, or Discord: whatever it is, it is not done.
                 logger.exception("schedule %r of guild %s failed", claim.due.name, claim.guild_id)
-                await self._settle(self.state.schedules.release, claim)
+                await self._finish(self.state.schedules.release, claim)
             else:
-                done += await self._settle(self.state.schedules.done, claim)
+                done += await self._finish(self.state.schedules.done, claim)
         return done
 
-    async def _settle(
-        self, settle: Callable[[DueClaim], Coroutine[Any, Any, bool]], claim: DueClaim
+    async def _finish(
+        self, finish: Callable[[DueClaim], Coroutine[Any, Any, bool]], claim: DueClaim
     ) -> bool:
         try:
-            return await settle(claim)
+            return await finish(claim)
         except StandfastError as error:
             logger.warning("schedule %r is due again later: %s", claim.due.name, error)
             return False
@@ -261,7 +261,7 @@ class StorageMixin(discord.Client):
     # ---- what happened while the bot was away
 
     async def reconcile(self) -> Reconciliation:
-        """Compare the records with Discord: drop messages that are gone, tell who has left.
+        """Compare the records with Discord: drop messages that are gone, report members who left.
 
         A record is dropped only when Discord says that its message or channel does not exist.
         """

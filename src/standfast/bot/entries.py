@@ -2,11 +2,11 @@
 
 The document of a guild is `{"waitlist": [entry, ...]}` in the order in which people wait.
 
-While the primary is away, what is done to the list is appended to it: then it merges with what
-others do meanwhile, where two whole lists would not.  So an element may be a later word on somebody
-who stands in the list already: with `"change": "updated"` or `"removed"`, or as one more entry of
-theirs.  Reading folds that in, and the next write of the list that the primary decides stores it
-folded.
+During an outage, changes are appended to the list: appended elements merge with those of other
+processes, while two whole lists would conflict.  So an element may be a later change of a member
+who is in the list already: with `"change": "updated"` or `"removed"`, or as a second entry.
+Reading applies these changes; the next write of the list that the primary decides stores the
+result.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class WaitlistEntry(Redacted, frozen=True, kw_only=True):
-    """Somebody on the waitlist.
+    """One member on the waitlist.
 
     `added_at` is when the place in the list was taken (None: an older entry does not say).
     `claim`: a place was offered, which is reserved until then; it may have lapsed.  `extra` holds
@@ -70,7 +70,7 @@ class WaitlistEntry(Redacted, frozen=True, kw_only=True):
         return self.claim is not None and now < self.claim.until
 
     def is_claim(self, claim_id: str) -> bool:
-        """Whether it carries the mark of this claim, lapsed or not: nobody has taken it since."""
+        """Whether it carries the mark of this claim, lapsed or not: no other was made since."""
         return self.claim is not None and self.claim.id == claim_id
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class WaitlistEntry(Redacted, frozen=True, kw_only=True):
 
 
 def stored_list(members: Mapping[str, Any]) -> list[Any]:
-    """The list of a guild's document as it is stored; CorruptData("bad_entry") when it is none."""
+    """The list of a guild's document as it is stored; CorruptData("bad_entry") if not a list."""
     stored = members.get(MEMBER)
     if stored is None:
         return []
@@ -103,8 +103,8 @@ def stored_list(members: Mapping[str, Any]) -> list[Any]:
 def read_entries(members: Mapping[str, Any]) -> list[WaitlistEntry]:
     """The entries of a guild's document, in order, each member of the guild once.
 
-    Somebody who stands there twice, because two processes added them, has the first place and the
-    latest details.  CorruptData("bad_entry"), which names the place, for what is no entry.
+    A member who is there twice, because two processes added them, has the first place and the
+    latest details.  CorruptData("bad_entry"), which names the place, for an invalid entry.
     """
     found: dict[int, WaitlistEntry] = {}
     for index, one in enumerate(stored_list(members)):
@@ -113,7 +113,7 @@ def read_entries(members: Mapping[str, Any]) -> list[WaitlistEntry]:
         change = one.get(_CHANGE)
         if change == REMOVED:
             found.pop(entry.member_id, None)
-        elif change != UPDATED or first is not None:  # else somebody else has removed it
+        elif change != UPDATED or first is not None:  # else another process has removed it
             found[entry.member_id] = entry if first is None else _merged(first, entry)
     return list(found.values())
 
@@ -163,9 +163,9 @@ def read_entry(stored: Any, place: tuple[str | int, ...] = ()) -> WaitlistEntry:
 
 
 def checked_details(**details: Any) -> dict[str, Any]:
-    """What a caller says of somebody, as an entry holds it.  DataError, which names the place.
+    """The details that a caller gives, as an entry holds them.  DataError, which names the place.
 
-    "unknown_field" for what is none of discord_tag, ign, alt_igns, pronouns and team_name;
+    "unknown_field" for anything but discord_tag, ign, alt_igns, pronouns and team_name;
     "wrong_type"; "too_long" above the limits.  `alt_igns` may be one string with commas, too.
     """
     checked: dict[str, Any] = {}

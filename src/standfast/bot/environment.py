@@ -28,11 +28,11 @@ _VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The name of an environment (None: it has none), and the guild in which it is tried out.
+    """The name of an environment (None: it has none), and the guild in which it is tested.
 
     Names are compared in lower case; `main` and `prod` are `production`.  A process with a
-    `dev_guild` that is not production sees and writes that guild alone.  ConfigError for a name
-    that is none, or a `dev_guild` that is no guild's id.
+    `dev_guild` that is not production sees and writes that guild alone.  ConfigError for an
+    invalid name, or a `dev_guild` that is not a guild id.
     """
 
     name: str | None = None
@@ -46,9 +46,9 @@ class Environment:
 
     @classmethod
     def detect(cls, environ: Mapping[str, str] | None = None) -> Environment:
-        """The environment that variables tell of, by default those of this process.
+        """The environment that variables describe, by default those of this process.
 
-        STANDFAST_ENVIRONMENT, else what the host says: RAILWAY_ENVIRONMENT_NAME,
+        STANDFAST_ENVIRONMENT, else the hosting provider's: RAILWAY_ENVIRONMENT_NAME,
         RAILWAY_ENVIRONMENT, VERCEL_ENV, RENDER (`true` is production, and development in a
         preview of a pull request); else development when DEV_GUILD_ID is set; else none.  A blank
         variable counts as unset.

@@ -49,7 +49,7 @@ class Guard:
     async def admit(self) -> None:
         """Let a write pass, or raise ConfigError("wrong_environment").
 
-        A process that is limited to its own guild passes, since it reaches nobody else's.  The
+        A process that is limited to its own guild passes, since it reaches no other.  The
         first process with a name stamps the store; one with another name, or with none, is
         refused from then on.  While the primary is away and the name is not known here,
         production and processes without a name pass; others get
@@ -69,30 +69,30 @@ class Guard:
                     "the primary does not answer, and which environment this store belongs to is"
                     f" not known here: {problem.message}",
                     code="environment_unknown",
-                    hint="try again when the primary is back; production goes on meanwhile",
+                    hint="try again when the primary is back; production may write meanwhile",
                 ) from error
         if known is not None and known != self.environment.name:
             raise self._refusal(known)
 
     async def _learn(self) -> str | None:
-        """The store's name, stamped with our own when it has none; None: nobody has a name."""
-        found, told = await self._read()
+        """The store's name, stamped with our own when it has none; None: neither has a name."""
+        found, from_primary = await self._read()
         mine = self.environment.name
         if found is None and mine is not None:
             try:
                 await self._stamps.put(KEY, {"name": mine}, if_absent=True)
             except ConflictError:
-                found, told = await self._read()
+                found, from_primary = await self._read()
             else:
                 self._store_name = mine
                 return mine
         name = None if found is None else _name_of(found.value)
-        if name is not None or told:  # that there is none, only the primary can tell
+        if name is not None or from_primary:  # only the primary knows that there is none
             self._store_name = name
         return name
 
     async def _read(self) -> tuple[Document[Any] | None, bool]:
-        """The stamp, and whether the primary itself told it."""
+        """The stamp, and whether it came from the primary."""
         result = await self._documents.read_one(KEY)
         return self._documents.of(result, KEY), result.from_primary
 

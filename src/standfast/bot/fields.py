@@ -115,7 +115,7 @@ def aware(when: datetime | str, what: str) -> datetime:
     """A time that a caller gives, as an aware datetime.
 
     A string is ISO 8601.  DataError("naive_datetime") without a timezone, since what it means
-    would depend on the machine; DataError("bad_time") when it is no time.
+    would depend on the machine; DataError("bad_time") if it is not a time.
     """
     time = when
     if isinstance(time, str):

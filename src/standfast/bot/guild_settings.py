@@ -22,23 +22,25 @@ class AsyncGuildSettings(Part):
 
     def __init__(self, guilds: Guilds, *, defaults: Mapping[str, Any]) -> None:
         super().__init__(guilds)
-        self._defaults = encode(dict(defaults))  # as text: nobody changes it by what `get` returns
+        self._defaults = encode(
+            dict(defaults)
+        )  # as text: callers cannot change it through what `get` returns
         self._names = frozenset(defaults)
 
     async def get(self, guild_id: GuildId, name: str | None = None) -> Any:
         """All settings of a guild as a dict, or the one of this name.
 
-        Objects in objects are laid over the default member by member.  Without defaults, a name
+        Nested objects override the default member by member.  Without defaults, a name
         that is not set is None.
         """
         if name is not None:
             self._known(name)
         own = await self._guilds.members(SETTINGS, guild_id)
-        settings = _laid_over(decode(self._defaults), own)
+        settings = _overridden(decode(self._defaults), own)
         return settings if name is None else settings.get(name)
 
     async def patch(self, guild_id: GuildId, changes: Mapping[str, Any]) -> Receipt:
-        """Change settings by a merge patch (RFC 7396); it goes on in an outage.
+        """Change settings by a merge patch (RFC 7396); works during an outage.
 
         None puts a setting back to its default.  A value that is the default is not stored: the
         guild follows the default when that changes.
@@ -52,7 +54,7 @@ class AsyncGuildSettings(Part):
         return await self._guilds.patch(SETTINGS, guild_id, patch)
 
     async def reset(self, guild_id: GuildId, *names: str) -> Receipt:
-        """Put these settings back to their defaults, without names all; it goes on in an outage."""
+        """Put these settings back to their defaults, without names all; works during an outage."""
         if names:
             patch: Members = {self._known(name): None for name in names}
             return await self._guilds.patch(SETTINGS, guild_id, patch)
@@ -82,11 +84,11 @@ class GuildSettings(Blocking[AsyncGuildSettings]):
     overrides = blocking(AsyncGuildSettings.overrides)
 
 
-def _laid_over(default: Members, own: Members) -> Members:
+def _overridden(default: Members, own: Members) -> Members:
     """The own values where there are some; what a null stands for in the document, stays null."""
     merged = default | own
     for name in default.keys() & own.keys():
         below, above = default[name], own[name]
         if isinstance(below, dict) and isinstance(above, dict):
-            merged[name] = _laid_over(cast("Members", below), cast("Members", above))
+            merged[name] = _overridden(cast("Members", below), cast("Members", above))
     return merged

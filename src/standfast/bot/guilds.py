@@ -43,7 +43,7 @@ class Guilds:
         now = self._clock()
         if now.utcoffset() is None:
             raise ConfigError(
-                "the clock tells a time without a timezone",
+                "the clock returns a time without a timezone",
                 code="usage",
                 hint="clock=lambda: datetime.now(UTC)",
             )
@@ -109,7 +109,7 @@ class Guilds:
     # ---- writing
 
     async def patch(self, collection: str, guild_id: GuildId, patch: Members) -> Receipt:
-        """Change members of a guild's document by a merge patch; it goes on in an outage."""
+        """Change members of a guild's document by a merge patch; works during an outage."""
         key = await self.writable(guild_id)
         return await self.collection(collection).patch(key, patch)
 
@@ -121,7 +121,7 @@ class Guilds:
     ) -> bool:
         """Patch a guild's document by what is in it; False when `patch_of` gives no patch.
 
-        For removals, which go on in an outage: the members are None where they are not known then.
+        For removals, which work during an outage: the members are None if they are unknown then.
         """
         key = await self.writable(guild_id)
         try:
@@ -142,7 +142,7 @@ class Guilds:
         *,
         also: Callable[[BatchWrites], None] | None = None,
     ) -> Members:
-        """As `decide`, where `change` asks nobody: it is a plain function."""
+        """As `decide`, for a `change` that does no I/O: it is a plain function."""
 
         async def changed(members: Members) -> Members | None:
             return change(members)

@@ -32,7 +32,7 @@ class AsyncMessages(Part):
     async def set(
         self, guild_id: GuildId, name: str, channel_id: int | str, message_id: int | str
     ) -> Receipt:
-        """Remember where a message is; it goes on in an outage.
+        """Remember where a message is; works during an outage.
 
         DataError("bad_name") for `event_mode`, `claims` and names that end with `_schedule`, which
         mean something else in the document; DataError("bad_id").
@@ -50,7 +50,7 @@ class AsyncMessages(Part):
     async def remove(
         self, guild_id: GuildId, name: str, *, message_id: int | str | None = None
     ) -> bool:
-        """Forget where the message is; False when it was not known.  It goes on in an outage.
+        """Forget where the message is; False when it was not known.  Works during an outage.
 
         `message_id`: only if it is this one, by a look right before.
         """

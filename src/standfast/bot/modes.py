@@ -41,20 +41,20 @@ class AsyncModes(Part):
         if mode in self.names:
             return mode
         raise DataError(
-            f"{mode!r} is no event mode" if is_name(mode) else "an event mode is a name",
+            f"{mode!r} is not an event mode" if is_name(mode) else "an event mode is a name",
             code="unknown_mode",
             hint=f"one of {', '.join(self.names)}",
         )
 
     def is_team(self, mode: str) -> bool:
-        """Whether teams play in this mode; DataError("unknown_mode") when it is none."""
+        """Whether teams play in this mode; DataError("unknown_mode") if there is no such mode."""
         return self.known(mode) in self.team_names
 
     async def get(self, guild_id: GuildId) -> str:
         """The mode of a guild.
 
-        CorruptData("unknown_mode") when one is stored that is not known any more: what is wrong
-        with it should be decided by somebody, and `set` corrects it.
+        CorruptData("unknown_mode") if the stored mode is no longer among the known ones: the
+        default could be the wrong rules for an event.  `set` corrects it.
         """
         members = await self._guilds.members(VIEWS, guild_id)
         mode = members.get(MODE)
@@ -69,7 +69,7 @@ class AsyncModes(Part):
         )
 
     async def set(self, guild_id: GuildId, mode: str) -> Receipt:
-        """Set the mode of a guild; it goes on in an outage.  DataError("unknown_mode")."""
+        """Set the mode of a guild; works during an outage.  DataError("unknown_mode")."""
         return await self._guilds.patch(VIEWS, guild_id, {MODE: self.known(mode)})
 
 

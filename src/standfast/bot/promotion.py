@@ -21,7 +21,7 @@ Registered = Mapping[Any, str | None]
 """Who is registered: a member's id (an int or its decimal string), and the name of their team."""
 
 Asking = Registered | Callable[[], Registered] | Callable[[], Awaitable[Registered]]
-"""What `promote` is told of them: a mapping, or a function that is asked for one."""
+"""What `promote` accepts: a mapping, or a function that returns one."""
 
 
 class PromotionRules(NamedTuple):
@@ -103,7 +103,7 @@ def _by_number(registered: object) -> dict[int, str | None]:
 
 def _bad_registered(problem: str) -> DataError:
     return DataError(
-        f"registered= does not tell who is registered: {problem}",
+        f"registered= is not a mapping of members to teams: {problem}",
         code="bad_registered",
         hint="give {member_id: team_name or None}, or a function that returns that",
     )
@@ -189,7 +189,7 @@ def select(
     3. else the first without a team.
 
     A team that has no members yet is a new one, and needs that there are fewer than `max_teams`.
-    No team gets above `team_size`.  When places are left in the end, nobody of those who still wait
+    No team gets above `team_size`.  When places are left in the end, none of the remaining entries
     could have had one.  Deterministic, in linear time.
     """
     if not by_team:
@@ -201,8 +201,8 @@ class _ByTeam:
     """The choice by team.
 
     Who was passed over stays passed over: spots and teams only become fewer, and a team that could
-    not be opened is never opened by somebody else.  So each of the three searches goes over the
-    list once, and goes on where it stopped.  Whoever is taken of a team is its first who waits,
+    not be opened is never opened by another entry.  So each of the three searches goes over the
+    list once, and continues where it stopped.  Whoever is taken of a team is its first who waits,
     since the same holds for all of its members.
     """
 

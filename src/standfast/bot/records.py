@@ -40,7 +40,7 @@ class AsyncGuildRecords(Part):
         return await self._guilds.members(VIEWS, guild_id)
 
     async def patch(self, guild_id: GuildId, changes: Mapping[str, Any]) -> Receipt:
-        """Change that document by a merge patch (RFC 7396), unchecked; it goes on in an outage."""
+        """Change that document by a merge patch (RFC 7396), unchecked; works during an outage."""
         return await self._guilds.patch(VIEWS, guild_id, dict(changes))
 
     async def ids(self) -> list[str]:

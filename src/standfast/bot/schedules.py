@@ -37,7 +37,7 @@ class Due(Redacted, frozen=True):
 
 
 class DueClaim(Claim, frozen=True, kw_only=True):
-    """A due schedule that this process has taken: nobody else gets it before `until`."""
+    """A due schedule that this process has claimed: no other process gets it before `until`."""
 
     due: Due
 
@@ -51,7 +51,7 @@ class AsyncSchedules(Part):
     # ---- times
 
     async def set(self, guild_id: GuildId, name: str, when: datetime | str) -> Receipt:
-        """Set the time of a schedule, or move it; it goes on in an outage.
+        """Set the time of a schedule, or move it; works during an outage.
 
         A string is ISO 8601.  DataError("naive_datetime") without a timezone.  A claim on the
         former time does not hold for the new one.
@@ -62,7 +62,7 @@ class AsyncSchedules(Part):
     async def get(self, guild_id: GuildId, name: str) -> datetime | None:
         """The time of a schedule, or None; a time stored without a timezone is UTC.
 
-        CorruptData("bad_time") when what is stored is no time.
+        CorruptData("bad_time") if the stored value is not a time.
         """
         member = schedule_member(name)
         members = await self._guilds.members(VIEWS, guild_id)
@@ -71,7 +71,7 @@ class AsyncSchedules(Part):
     async def clear(self, guild_id: GuildId, name: str) -> bool:
         """Remove a schedule, claimed or not; False when there was none.
 
-        It goes on in an outage.  Where nothing is known of the guild then, the answer is True.
+        Works during an outage.  If nothing is known of the guild then, the answer is True.
         """
         member = schedule_member(name)
 
@@ -94,10 +94,10 @@ class AsyncSchedules(Part):
         return {name: when for when, name in sorted(found)}
 
     async def due(self, now: datetime | None = None) -> builtins.list[Due]:
-        """What is due in all guilds, sorted by time; what somebody has claimed is left out.
+        """What is due in all guilds, sorted by time, without claimed schedules.
 
-        `now` is the time of the clock by default.  A schedule whose stored time is none is left
-        out too, with a warning in the log.  In an outage as `messages.list`.
+        `now` is the time of the clock by default.  A schedule whose stored time is not valid is
+        left out too, with a warning in the log.  In an outage as `messages.list`.
         """
         clock = self._guilds.clock()
         limit = clock if now is None else aware(now, "now")
@@ -110,7 +110,7 @@ class AsyncSchedules(Part):
     # ---- claims
 
     async def claim(self, due: Due, *, lease_s: float = LEASE_S) -> DueClaim | None:
-        """Take a schedule for `lease_s` seconds; None: somebody else has it, or it was moved.
+        """Take a schedule for `lease_s` seconds; None: another process has it, or it was moved.
 
         A claim that is neither `done` nor released lapses then, and the schedule is due again.
         While the primary is away Unavailable("needs_primary"), unless the store was opened with
@@ -141,7 +141,7 @@ class AsyncSchedules(Part):
     async def claim_due(
         self, now: datetime | None = None, *, lease_s: float = LEASE_S
     ) -> builtins.list[DueClaim]:
-        """Take everything that is due and nobody else has, in order of time.
+        """Claim everything that is due and not claimed yet, in order of time.
 
         When the primary goes away in between, what was taken until then is returned.
         """
@@ -158,21 +158,21 @@ class AsyncSchedules(Part):
         return claims
 
     async def done(self, claim: DueClaim) -> bool:
-        """Remove a claimed schedule; False when the claim had lapsed and went to somebody else.
+        """Remove a claimed schedule; False if the claim lapsed and another process took it.
 
         A schedule that was moved meanwhile stays, at its new time.
         """
-        return await self._settle(claim, remove=True)
+        return await self._finish(claim, remove=True)
 
     async def release(self, claim: DueClaim) -> bool:
         """Give a claimed schedule back: it is due again.  False as for `done`."""
-        return await self._settle(claim, remove=False)
+        return await self._finish(claim, remove=False)
 
-    async def _settle(self, claim: DueClaim, *, remove: bool) -> bool:
+    async def _finish(self, claim: DueClaim, *, remove: bool) -> bool:
         name, member = claim.due.name, schedule_member(claim.due.name)
         ours = False
 
-        def settle(members: Members) -> Members | None:
+        def finished(members: Members) -> Members | None:
             nonlocal ours
             marks = dict(_marks(members))
             ours = is_of(marks.pop(name, None), claim.id)
@@ -185,7 +185,7 @@ class AsyncSchedules(Part):
                 del after[member]
             return after
 
-        await self._guilds.change(VIEWS, claim.guild_id, settle)
+        await self._guilds.change(VIEWS, claim.guild_id, finished)
         return ours
 
 
@@ -216,7 +216,7 @@ def _time(members: Members, member: str, key: str) -> datetime | None:
     when = stored_time(value)
     if value is not None and when is None:
         raise CorruptData(
-            f"`{member}` of guild {key} in `{VIEWS}` is no time in ISO 8601",
+            f"`{member}` of guild {key} in `{VIEWS}` is not a time in ISO 8601",
             code="bad_time",
             hint="set it anew, or clear it",
         )
@@ -228,7 +228,7 @@ def _due_of(key: str, members: Members, *, limit: datetime, clock: datetime) -> 
     for name, member in _names(members):
         when = stored_time(members[member])
         if when is None:
-            logger.warning("`%s` of guild %s in `%s` is no time: left out", member, key, VIEWS)
+            logger.warning("`%s` of guild %s in `%s` is not a time: left out", member, key, VIEWS)
         elif when <= limit and not _is_claimed(members, Due(key, name, when), clock):
             yield Due(key, name, when)
 
@@ -239,7 +239,7 @@ def _marks(members: Members) -> dict[str, Any]:
 
 
 def _is_claimed(members: Members, due: Due, now: datetime) -> bool:
-    """Whether somebody has the schedule: a live mark, made for this very time."""
+    """Whether the schedule is claimed: a live mark, made for this very time."""
     mark: Any = _marks(members).get(due.name)
     if not is_live(mark, now):
         return False

@@ -23,7 +23,7 @@ from standfast.errors import ConflictError
 
 
 class EntryClaim(Claim, frozen=True, kw_only=True):
-    """A place that is offered to somebody on the waitlist, and reserved until then."""
+    """A place that is offered to an entry of the waitlist, and reserved until `until`."""
 
     entry: WaitlistEntry
 
@@ -118,15 +118,16 @@ class AsyncWaitlist(AsyncWaiting):
     async def confirm(
         self, claim: EntryClaim, *, also: Callable[[BatchWrites], None] | None = None
     ) -> None:
-        """Take somebody off the list who has a place now.
+        """Take an entry off the list: its member has a place now.
 
-        `also(batch)` adds writes that stand or fall together with it, such as the registration:
-        then the capacity is kept however late this call is.  It may be called several times.
+        `also(batch)` adds writes that take effect together with it or not at all, such as the
+        registration: then the capacity is kept however late this call is.  It may be called
+        several times.
 
-        ConflictError("claim_lapsed"): the place or the entry went to somebody else, or they left
-        the list; nothing was written, and a registration that was made before has to be undone.  A
-        claim that lapsed and that nothing has happened to since is confirmed.  The primary
-        decides, as for `promote`.  After DeadlineExceeded("unknown_outcome") look whether the
+        ConflictError("claim_lapsed"): the place or the entry went to another member, or they
+        left the list; nothing was written, and a registration that was made before has to be
+        undone.  A lapsed claim that no other one has replaced is confirmed.  The primary decides,
+        as for `promote`.  After DeadlineExceeded("unknown_outcome") look whether the
         writes of `also` are there: if so, do not repeat it, since that would find no claim.
         """
 
@@ -135,7 +136,7 @@ class AsyncWaitlist(AsyncWaiting):
             if not any(entry.is_claim(claim.id) for entry in entries):
                 raise ConflictError(
                     f"the claim on an entry of the waitlist of guild {claim.guild_id} is no longer"
-                    " there: it lapsed and went to somebody else, or the member left the list",
+                    " there: it lapsed and the place was given away, or the member left the list",
                     code="claim_lapsed",
                     hint="nothing was written; undo the registration if it was made before, or"
                     " promote with a longer lease_s",

@@ -1,7 +1,7 @@
 """Who waits on the waitlist of each guild, and in which order.
 
-Adding, removing and updating go on while the primary is away: they are appended to the list then
-(`entries`), so that they merge with what others do.
+Adding, removing and updating work during an outage: changes are appended to the list then
+(`entries`), so that they merge with those of other processes.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Listed = list[WaitlistEntry]
 
 
 class Added(Redacted, frozen=True):
-    """Where somebody stands who was added.
+    """The result of `add`.
 
-    `position` counts from 1, among those to whom no place is offered; None for somebody to whom one
-    is, and where the list is not known here while the primary is away.  `is_new`: they did not
-    stand there before.
+    `position` counts from 1, among those to whom no place is offered; None for a member to whom one
+    is, and if the list is unknown here during an outage.  `is_new`: the member was not in the list
+    before.
     """
 
     position: int | None
@@ -52,7 +52,7 @@ class Added(Redacted, frozen=True):
 
 
 class AsyncWaiting(Part):
-    """Those who wait: the part of the waitlist that decides nothing on places."""
+    """The calls of a waitlist that do not give places away; `AsyncWaitlist` adds those that do."""
 
     async def add(
         self,
@@ -65,10 +65,10 @@ class AsyncWaiting(Part):
         pronouns: str | None = None,
         team_name: str | None = None,
     ) -> Added:
-        """Put somebody at the end of the list, or give them new details where they stand.
+        """Add a member at the end of the list, or give them new details at their place.
 
-        Place and `added_at` are kept then, and a claim too.  It goes on while the primary is away,
-        and what others do meanwhile is kept.  DataError, which names the place, for details over
+        Place and `added_at` are kept then, and a claim too.  Works during an outage, and changes
+        by others in the meantime are kept.  DataError, which names the place, for details over
         their limits; "waitlist_full" for a new entry beyond 10,000.
         """
         details = checked_details(
@@ -83,7 +83,7 @@ class AsyncWaiting(Part):
         key = await self._guilds.writable(guild_id)
         members = await self._known(guild_id)
         before = None if members is None else _of(read_entries(members), entry.member_id)
-        is_simple = members is None or (before is None and _is_folded(members))
+        is_simple = members is None or (before is None and _is_plain(members))
         if self._decides() and not is_simple:
             try:
                 members = await self._guilds.change(
@@ -99,9 +99,9 @@ class AsyncWaiting(Part):
         return _placed(members, entry, before, now)
 
     async def remove(self, guild_id: GuildId, member_id: MemberId) -> WaitlistEntry | None:
-        """Take somebody off the list; returns their entry, None when they were not there.
+        """Remove a member from the list; returns their entry, None if they were not there.
 
-        A place that was offered to them is free again.  It goes on while the primary is away.
+        A place that was offered to them is free again.  Works during an outage.
         """
         before, _ = await self._edit(guild_id, member_id, lambda entry: None)
         return before
@@ -109,10 +109,10 @@ class AsyncWaiting(Part):
     async def update(
         self, guild_id: GuildId, member_id: MemberId, **changes: Any
     ) -> WaitlistEntry | None:
-        """Change details of somebody where they stand; returns the entry, None without one.
+        """Change details of a member at their place; returns the entry, None without one.
 
         `changes`: discord_tag, ign, alt_igns, pronouns, team_name; DataError("unknown_field") for
-        any other.  It goes on while the primary is away.
+        any other.  Works during an outage.
         """
         details = checked_details(**changes)
         _, after = await self._edit(
@@ -171,7 +171,7 @@ class AsyncWaiting(Part):
     async def suggest_team(
         self, guild_id: GuildId, team_name: str, *, registered: Iterable[str | None] = ()
     ) -> str | None:
-        """The team that somebody may have meant, who wrote `team_name`; None: nothing is near it.
+        """The team that was probably meant by `team_name`; None if no name is similar.
 
         Known teams are those of `registered` (names, or a mapping of members to names) and of the
         waitlist.  None too when the team itself is known.  ConfigError("missing_extra") without
@@ -206,7 +206,7 @@ class AsyncWaiting(Part):
         member_id: MemberId,
         edit: Callable[[WaitlistEntry], WaitlistEntry | None],
     ) -> tuple[WaitlistEntry | None, WaitlistEntry | None]:
-        """Make another entry of somebody's, or none: what it was before, and what it is then."""
+        """Edit or remove the entry of a member; returns it as it was before and as it is after."""
         member = number_id(member_id, "member")
         before: WaitlistEntry | None = None
 
@@ -258,8 +258,8 @@ def _position(entries: Iterable[WaitlistEntry], member_id: int, now: datetime) -
     return next((place for place, entry in places if entry.member_id == member_id), None)
 
 
-def _is_folded(members: Members) -> bool:
-    """Whether one more entry can simply be appended: there is a list, and it is folded."""
+def _is_plain(members: Members) -> bool:
+    """Whether one more entry can simply be appended: there is a list without changes in it."""
     has_list = MEMBER not in members or members[MEMBER] is not None
     return has_list and len(stored_list(members)) == len(read_entries(members))
 
@@ -274,7 +274,7 @@ def _with_added(members: Members, entry: WaitlistEntry) -> Members:
 def _placed(
     members: Members | None, entry: WaitlistEntry, before: WaitlistEntry | None, now: datetime
 ) -> Added:
-    """Where somebody stands after they were added; `before`: where they stood already."""
+    """The result of `add`; `before` is the entry that was there already."""
     entries = [entry] if members is None else read_entries(members)
     found = _of(entries, entry.member_id) or entry
     position = None if members is None else _position(entries, entry.member_id, now)
@@ -286,5 +286,5 @@ def _require_room(entries: list[Any]) -> None:
         raise DataError(
             f"a waitlist has {len(entries)} entries, and {MAX_WAITLIST_ENTRIES} is the limit",
             code="waitlist_full",
-            hint="nothing was written; take off those who do not wait any more",
+            hint="nothing was written; remove members who no longer wait",
         )
