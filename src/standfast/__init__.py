@@ -49,6 +49,7 @@ def open(
     local_durability: Literal["normal", "full"] = "normal",
     max_journal_ops: int | None = None,
     max_journal_bytes: int | None = None,
+    max_connections: int | None = None,
 ) -> Store:
     """Open a store; use it as a context manager or call its `close()`.
 
@@ -64,7 +65,8 @@ def open(
     write from the journal meets another one: "mine", "theirs", "newest", or a function
     `(base, mine, theirs) -> value`.  `local_durability`: "full" makes local knowledge survive a
     power cut at once.  `max_journal_ops`, `max_journal_bytes`: how much the journal holds before
-    writes are refused (default 1,000,000 and 1 GiB).
+    writes are refused (default 1,000,000 and 1 GiB).  `max_connections`: how many connections this
+    store has to PostgreSQL (default 3); with fewer, writes, reads and replays wait for each other.
 
     A PostgreSQL that does not answer is not an error, unless `fallback="off"`: the store begins
     with its journal and its mirror.  Raises ConfigError for a wrong URL or directory, Unavailable
@@ -80,6 +82,7 @@ def open(
         local_durability=local_durability,
         max_journal_ops=max_journal_ops,
         max_journal_bytes=max_journal_bytes,
+        max_connections=max_connections,
     )
     return open_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
 
@@ -96,6 +99,7 @@ def open_async(
     local_durability: Literal["normal", "full"] = "normal",
     max_journal_ops: int | None = None,
     max_journal_bytes: int | None = None,
+    max_connections: int | None = None,
 ) -> Opening:
     """Open an asynchronous store: `async with standfast.open_async() as store:`, or await it.
 
@@ -111,6 +115,7 @@ def open_async(
         local_durability=local_durability,
         max_journal_ops=max_journal_ops,
         max_journal_bytes=max_journal_bytes,
+        max_connections=max_connections,
     )
     return open_async_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
 

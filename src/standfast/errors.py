@@ -216,6 +216,7 @@ journal_full         Unavailable * : the journal has reached its limit
 journal_old          Unavailable   : writes of more than a day ago wait for a decision
 closed               Unavailable   : the store was closed
 forked               Unavailable   : the store was opened before the process forked
+busy                 Unavailable * : other threads use every connection, and none was free in time
 fenced               Unavailable * : another process has closed this store's lane
 no_primary           ConfigError   : the command is about a PostgreSQL, and the URL names none
 # connections and servers

@@ -70,6 +70,10 @@ RETENTION_S = 600.0
 #: Bytes of such writes that are kept at the most; the older half goes when there are more.
 MAX_RETAINED_BYTES = 256 * 1024 * 1024
 
+#: Connections of one store to its primary: one each for writes, reads and replays. Free plans of
+#: hosts allow about 20 for everybody.
+MAX_CONNECTIONS = 3
+
 #: Seconds that one attempt to connect may take.
 CONNECT_DEADLINE_S = 1.0
 

@@ -79,7 +79,7 @@ def test_help_loads_no_driver(words: list[str]) -> None:
     )
     loaded = set(json.loads(done.stdout.splitlines()[-1].replace("'", '"')))
     assert "click" in loaded
-    assert loaded & {"psycopg", "psycopg_pool", "apsw", "rich", "asyncio"} <= (
+    assert loaded & {"psycopg", "apsw", "rich", "asyncio"} <= (
         {"asyncio"} if words[0] == "migrate" else set()
     )
 

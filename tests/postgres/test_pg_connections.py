@@ -137,7 +137,7 @@ def test_no_descriptor_is_left_behind(pg_database: str, hole: int) -> None:
         for _ in range(25):
             backend.connect(soon(PATIENCE_S))
         for _ in range(25):
-            backend._connections.drop()
+            backend.line.drop()
             backend.connect(soon(PATIENCE_S))
             with pytest.raises(Unavailable):
                 nowhere.connect(soon(0.001))

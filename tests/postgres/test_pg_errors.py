@@ -12,10 +12,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import pytest
-from psycopg_pool import PoolTimeout
 
 from standfast import ConfigError, DataError, StandfastError, Unavailable
-from standfast.backends.postgres.errors import explain, mapped
+from standfast.backends.postgres.errors import explain
 from support.cluster import Cluster
 from support.pg import Sql, opened, url_as
 
@@ -166,7 +165,6 @@ def test_a_name_that_looks_like_a_reason(pg_cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("original", "kind", "code"),
     [
-        (PoolTimeout("couldn't get a connection after 5.00 sec"), Unavailable, "connection"),
         (psycopg.OperationalError("the connection is lost"), Unavailable, "connection"),
         (psycopg.OperationalError(""), Unavailable, "connection"),
         (psycopg.OperationalError("x" * 10_000), Unavailable, "connection"),
@@ -192,8 +190,7 @@ def test_errors_without_a_state(
     """Without an SQLSTATE the driver's class and libpq's words decide."""
 
     def run() -> None:
-        with mapped("trying"):
-            raise original
+        raise explain(original, "trying")
 
     error = failure(run, kind, code)
     assert str(error).startswith("trying: ")

@@ -37,10 +37,8 @@ def soon(seconds: float) -> float:
 
 @contextmanager
 def line(url: str, **options: Any) -> Iterator[PostgresBackend]:
-    """One connection that is not made yet; what it was made from is closed."""
-    parent = PostgresBackend(parse_url(url), **options)
-    backend = parent.new_handle()
-    parent.close()
+    """One connection that is not made yet."""
+    backend = PostgresBackend(parse_url(url), **options).new_handle()
     try:
         yield backend
     finally:

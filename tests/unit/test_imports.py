@@ -39,7 +39,6 @@ IMPURE = {
     "io",
     "os",
     "psycopg",
-    "psycopg_pool",
     "selectors",
     "shutil",
     "signal",
@@ -151,4 +150,4 @@ def test_importing_standfast_loads_no_driver() -> None:
     )
     loaded = set(done.stdout.split())
     assert "standfast" in loaded
-    assert loaded & {"psycopg", "psycopg_pool", "rich", "click", "asyncio"} == set()
+    assert loaded & {"psycopg", "rich", "click", "asyncio"} == set()

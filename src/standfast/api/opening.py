@@ -18,7 +18,7 @@ from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine
 from standfast.engine.local_state import Fallback, OutageOptions
 from standfast.errors import ConfigError
-from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.limits import MAX_CONNECTIONS, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.reconcile import OnConflict
 from standfast.system.platform import at_fork
 
@@ -39,6 +39,7 @@ def outage_options(
     local_durability: Literal["normal", "full"] = "normal",
     max_journal_ops: int | None = None,
     max_journal_bytes: int | None = None,
+    max_connections: int | None = None,
 ) -> OutageOptions:
     """The options of a store, judged; ConfigError names the one that is wrong."""
     _choose("fallback", fallback, ("read-write", "read-only", "off"))
@@ -49,6 +50,7 @@ def outage_options(
         ("max_stale_s", max_stale_s),
         ("max_journal_ops", max_journal_ops),
         ("max_journal_bytes", max_journal_bytes),
+        ("max_connections", max_connections),
     )
     for name, value in limits:
         if value is not None and not value > 0:
@@ -63,6 +65,7 @@ def outage_options(
         local_durability=local_durability,
         max_journal_ops=max_journal_ops or MAX_JOURNAL_OPS,
         max_journal_bytes=max_journal_bytes or MAX_JOURNAL_BYTES,
+        max_connections=max_connections or MAX_CONNECTIONS,
     )
 
 
@@ -108,7 +111,7 @@ def open_engine(settings: Settings, options: OutageOptions) -> Engine:
     """The engine of these settings, with its threads running."""
     for warning in settings.target.warnings:
         logger.warning("%s: %s", settings.source, warning)
-    backend = backend_for(settings.target)
+    backend = backend_for(settings.target, max_connections=options.max_connections)
     try:
         engine = _engine_for(settings, options, backend)
     except BaseException:
@@ -152,7 +155,7 @@ atexit.register(_close_all)
 at_fork(in_child=_forget_all)
 
 
-def backend_for(target: Target) -> Backend:
+def backend_for(target: Target, *, max_connections: int = MAX_CONNECTIONS) -> Backend:
     """The backend of a target; nothing is opened yet.  psycopg is imported only for PostgreSQL."""
     if target.kind == "sqlite":
         from standfast.backends.sqlite.backend import SqliteBackend
@@ -160,7 +163,7 @@ def backend_for(target: Target) -> Backend:
         return SqliteBackend(target.path)
     from standfast.backends.postgres.backend import PostgresBackend
 
-    return PostgresBackend(target)
+    return PostgresBackend(target, max_connections=max_connections)
 
 
 def refuse_mirror(settings: Settings) -> None:

@@ -5,6 +5,7 @@ Nobody else waits for a connection: libpq cannot keep a short deadline, and a re
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -26,7 +27,8 @@ class Connector:
 
     def __init__(self, context: EngineContext, backends: Sequence[Backend]) -> None:
         self._context = context
-        self._backends = backends
+        self._backends = list(dict.fromkeys(backends))
+        self._lock = threading.Lock()
         self._reached = False
         self.timer = Timer("standfast-connector", self.attempt, failed=context.fail)
 
@@ -34,8 +36,9 @@ class Connector:
         """Make the connections that are missing; tells the writer how it went."""
         try:
             for backend in self._backends:
-                if self._context.mode is Mode.JOURNALING or not backend.connected:
-                    self._connect(backend)
+                with self._lock:
+                    if self._context.mode is Mode.JOURNALING or not backend.connected:
+                        self._connect(backend, CONNECT_DEADLINE_S)
         except StandfastError as error:
             refused = error.code in _REFUSALS or isinstance(error, ConfigError | CorruptData)
             self._context.post(NotConnected(error.code, refused))
@@ -45,10 +48,16 @@ class Connector:
         self._context.post(Connected())
         return None
 
-    def _connect(self, backend: Backend) -> None:
+    def ensure(self, backend: Backend, *, timeout_s: float) -> None:
+        """Make this connection if it is missing, in the caller's thread."""
+        with self._lock:
+            if not backend.connected:
+                self._connect(backend, timeout_s)
+
+    def _connect(self, backend: Backend, timeout_s: float) -> None:
         """In JOURNALING every connection is made anew: the old ones are what failed."""
         self._context.refuse_held()
-        backend.connect(time.monotonic() + CONNECT_DEADLINE_S, accept=self._recognise)
+        backend.connect(time.monotonic() + timeout_s, accept=self._recognise)
         failpoint("connected")
         self._reached = True
 

@@ -16,7 +16,7 @@ from standfast.engine.journal import History, Journal
 from standfast.engine.mirror import Mirror
 from standfast.engine.overlay import CompleteMark, View, view_of
 from standfast.errors import CorruptData, StandfastError, Unavailable
-from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.limits import MAX_CONNECTIONS, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Observed, Op, ServerIdentity
 
@@ -31,6 +31,8 @@ class OutageOptions(msgspec.Struct, frozen=True, kw_only=True):
     `fallback`: what still works then.  `sole_writer`: this data directory alone writes these
     collections, so conditions may be judged locally.  `max_stale_s`: the oldest local knowledge
     that is served.  `local_durability` "full": the mirror survives a power cut at once.
+    `max_connections`: the connections of this process to the primary; with fewer than 3, writes,
+    reads and replays wait for each other.
     """
 
     fallback: Fallback = "read-write"
@@ -40,6 +42,7 @@ class OutageOptions(msgspec.Struct, frozen=True, kw_only=True):
     local_durability: Literal["normal", "full"] = "normal"
     max_journal_ops: int = MAX_JOURNAL_OPS
     max_journal_bytes: int = MAX_JOURNAL_BYTES
+    max_connections: int = MAX_CONNECTIONS
 
 
 class LocalState:

@@ -102,7 +102,7 @@ class Reader:
             if away:
                 self.suspect = True
                 self._context.primary_missed(error.code)
-            if away or error.code == "locked":
+            if away or error.code in ("locked", "busy"):
                 self._answer_locally(questions)
             else:
                 with CompletionBatch() as completions:

@@ -69,7 +69,12 @@ class ReplicatedEngine:
         self._connector = Connector(
             self, [self.replayer.backend, self._writing_backend, self._reader.primary]
         )
-        self._scanning = Scanning(primary, deadline_s=deadline_s)
+        self._scanning = Scanning(
+            primary,
+            lambda backend: self._connector.ensure(backend, timeout_s=deadline_s),
+            deadline_s=deadline_s,
+            max_connections=local_state.options.max_connections,
+        )
 
     def start(self) -> None:
         """Start the threads, and wait for the primary, but not for long.

@@ -15,14 +15,27 @@ from standfast.errors import StandfastError, Unavailable
 
 T = TypeVar("T")
 
-#: Threads that serve scans, each with a connection of its own.
+#: Threads that serve scans, where there are connections that nothing else needs while the store is
+#: DIRECT: the replayer's is one.
 SCANNERS = 2
 
 
 class Scanning:
-    """Runs scans on a few connections of their own, so that they never hold up single reads."""
+    """Runs scans on few connections, so that they never hold up single reads if there are enough.
 
-    def __init__(self, primary: Backend, *, deadline_s: float) -> None:
+    `connect` makes a connection that is missing.
+    """
+
+    def __init__(
+        self,
+        primary: Backend,
+        connect: Callable[[Backend], object],
+        *,
+        deadline_s: float,
+        max_connections: int,
+    ) -> None:
+        self._connect = connect
+        self._threads = max(1, min(SCANNERS, max_connections - 2))
         self._deadline_s = deadline_s
         self._pool: ThreadPoolExecutor | None = None
         self._primary = primary
@@ -42,7 +55,7 @@ class Scanning:
         """
         promise: Promise[T] = Promise(loop)
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(SCANNERS, thread_name_prefix="standfast-scan")
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="standfast-scan")
         self._pool.submit(self._do, work, missed, promise)
         return promise
 
@@ -80,8 +93,8 @@ class Scanning:
             self._made.append(backend)
         if not backend.connected:
             try:
-                backend.connect(time.monotonic() + self._deadline_s)
-            except Unavailable:
+                self._connect(backend)
+            except StandfastError:
                 self._idle.put(backend)
                 raise
         return backend

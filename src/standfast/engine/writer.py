@@ -241,7 +241,7 @@ class Writer:
             self.lane.end()
             self.lane = self._open_lane()
             self._send([submission for submission, _ in sent], lock_timeout_s=lock_timeout_s)
-        elif error.code == "locked" and self._is_late(sent):
+        elif error.code == "busy" or (error.code == "locked" and self._is_late(sent)):
             self._put_aside(sent, error)
         elif len(sent) > 1:
             self._halve(sent, PROBE_LOCK_TIMEOUT_S if error.code == "locked" else lock_timeout_s)
@@ -256,7 +256,7 @@ class Writer:
         return min(one.deadline for one, _ in sent) - time.monotonic() < SHORTEST_S
 
     def _put_aside(self, sent: Sequence[Sent], error: StandfastError) -> None:
-        """Somebody holds a lock: these wait in the journal, on a lane of their own."""
+        """A row is locked, or every connection in use: these wait in a side lane."""
         aside = [submission for submission, _ in sent if not submission.conditional]
         if aside:
             self._journal(aside, self.side_lane())

@@ -17,14 +17,14 @@ from standfast.backends.postgres import read as pgread
 from standfast.backends.postgres import rows as pgrows
 from standfast.backends.postgres import schema as pgschema
 from standfast.backends.postgres import write as pgwrite
-from standfast.backends.postgres.connection import DeadlineConnection
+from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
 from standfast.backends.postgres.session import Sessions, time_left
 from standfast.backends.postgres.tables import Table, find_table, has_schema
 from standfast.config.settings import Target
 from standfast.document.jsonb import compact
 from standfast.errors import ConfigError
-from standfast.limits import MAX_TRANSACTION_ATTEMPTS
+from standfast.limits import MAX_CONNECTIONS, MAX_TRANSACTION_ATTEMPTS
 from standfast.ops.batch import places
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, ConflictRecord, Identity, Observed, Op, Row
@@ -47,21 +47,43 @@ class PostgresBackend(Sessions):
         self,
         target: Target,
         *,
+        max_connections: int = MAX_CONNECTIONS,
         connect_timeout_s: float = 5.0,
         lock_timeout_s: float = 2.0,
+        connections: Connections | None = None,
         line: DeadlineConnection | None = None,
     ) -> None:
         super().__init__(
             target,
-            connect_timeout_s=connect_timeout_s,
+            connections
+            or Connections(
+                target, max_connections=max_connections, connect_timeout_s=connect_timeout_s
+            ),
+            line,
             lock_timeout_s=lock_timeout_s,
-            line=line,
         )
+        self._lock_timeout_s = lock_timeout_s
+        self._handles: list[PostgresBackend] = []
+        self._next_handle = 0
         self._tables: dict[str, Table] = {}
 
     def new_handle(self) -> PostgresBackend:
-        """For one thread of the engine: one connection, which only `connect` makes."""
-        return PostgresBackend(self.target, line=DeadlineConnection(self.target))
+        """For one thread of the engine: one connection of the set, which only `connect` makes.
+
+        Where more handles are wanted than the set has connections, threads share one, in turns.
+        """
+        lines = self.connections.all
+        index, self._next_handle = self._next_handle % len(lines), self._next_handle + 1
+        if index == len(self._handles):
+            self._handles.append(
+                PostgresBackend(
+                    self.target,
+                    lock_timeout_s=self._lock_timeout_s,
+                    connections=self.connections,
+                    line=lines[index],
+                )
+            )
+        return self._handles[index]
 
     def schema_version(self) -> int:
         with self.connection("looking at the schema") as conn:
@@ -161,7 +183,7 @@ class PostgresBackend(Sessions):
                     tables = [(self._tables[name], keys) for name, keys in touched.items()]
                     limited = self.limited(options, deadline, lock_timeout_s)
                     written = self._send(conn, tables, ops, limited, lock_timeout_s)
-                    self.note_clock(written.server_us, written.at)
+                    self.clock = (written.server_us, written.at)
                     return written.applied
                 except psycopg.Error as error:
                     self._forget_tables(error)
@@ -183,7 +205,8 @@ class PostgresBackend(Sessions):
         """The short way for plain puts on a line, whose session has its settings; else the long."""
         table = tables[0][0]
         short = (
-            self.has_settings
+            self.line is not None
+            and self.line.has_settings
             and options.directory is not None
             and lock_timeout_s is None
             and pgputs.is_plain(ops)

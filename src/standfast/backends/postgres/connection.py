@@ -1,7 +1,8 @@
-"""One connection with a deadline on everything, made by whoever calls `connect`.
+"""The connections to one database: few, each with a deadline on everything.
 
-The engine's threads own one each: no pool stands between them and their connection, and none of
-them ever waits for one to be made.
+A set of them is bounded.  The engine's threads have their own ones of it, which only `connect`
+makes, so that none of them ever waits for one to be made; whoever else needs a connection borrows
+one that is free.
 """
 
 from __future__ import annotations
@@ -9,79 +10,122 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg import Connection, pq
+from psycopg import Connection, IsolationLevel, pq
 from psycopg.conninfo import make_conninfo
 
 from standfast.backends.postgres.deadline import SocketDeadline
-from standfast.backends.postgres.errors import mapped
-from standfast.backends.postgres.pool import configure, has_ended, parameters
+from standfast.backends.postgres.errors import explain, from_psycopg
 from standfast.config.settings import Target
 from standfast.errors import DeadlineExceeded, Unavailable
 from standfast.system.platform import is_ready
+
+T = TypeVar("T")
+
+#: How long one connection is waited for before it is looked whether another one is free.
+_NEXT_S = 0.02
+
+
+def parameters(target: Target) -> dict[str, Any]:
+    """What libpq is given: the target's own words, and ours where it says nothing.
+
+    Keepalives are the second line of defence: they notice a network that swallows packets.
+    """
+    return {
+        "application_name": "standfast",
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        **target.params,
+        "client_encoding": "utf8",
+    }
 
 
 class DeadlineConnection:
     """One connection to one database.  Used by one thread at a time; `close` may come from any."""
 
     def __init__(self, target: Target) -> None:
-        params = parameters(target, connect_timeout_s=5.0)
         # Where libpq should try several hosts, each gets its share of the time.
-        self._conninfos = [make_conninfo("", **one) for one in _single_hosts(params)]
+        self._conninfos = [make_conninfo("", **one) for one in _single_hosts(parameters(target))]
         self._prepare = None if target.pooler else 5
         self._display = target.display
         self._lock = threading.Lock()
-        # Held by whoever uses the line: libpq knows nothing of threads, and would be freed under
-        # the one that waits in it.
-        self._turn = threading.RLock()
+        # Held by whoever uses the connection: libpq knows nothing of threads, and would be freed
+        # under the one that waits in it.
+        self._turn = threading.Lock()
         self._conn: Connection[Any] | None = None
         self._socket_deadline: SocketDeadline | None = None
         self._busy = False
         self._closed = False
+        # Whether `connect` has made it: what was made for a borrower, nobody has looked at.
+        self._accepted = False
+        self.has_settings = False
+        """Whether the session has its limits, so that a single statement needs no transaction."""
+        self.session: tuple[int, Any] | None = None
+        """The server's process of the last connection and its beginning, once it is known."""
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection that nobody is known to have ended."""
+        """Whether `connect` has made a connection that nobody is known to have ended."""
+        return self._accepted and self.open
+
+    @property
+    def open(self) -> bool:
+        """The same, whoever has made it."""
         conn = self._conn
         return conn is not None and not conn.closed
 
-    @contextmanager
-    def exclusive(self, deadline: float) -> Generator[None]:
-        """Keep every other thread off the line; one that is on it is cut off first."""
+    def connect(
+        self,
+        deadline: float,
+        prepare: Callable[[Connection[Any]], T],
+        *,
+        accept: Callable[[T], object] | None = None,
+    ) -> T:
+        """Make the connection anew, until this instant of `time.monotonic()`.
+
+        A thread that uses it is cut off first.  `prepare` has it before anybody else, and `accept`
+        is shown what it returned; what they raise is raised, and no connection is left.
+        """
         with self._lock:
             socket_deadline = self._socket_deadline if self._busy else None
         if socket_deadline is not None:
             socket_deadline.shutdown()
-        with self._own_turn(f"connecting to {self._display}", deadline):
-            yield
-
-    @contextmanager
-    def _own_turn(self, doing: str, deadline: float | None) -> Generator[None]:
-        wait_s = -1 if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._turn.acquire(timeout=wait_s):
-            raise Unavailable(
-                f"{doing}: another thread has the connection", code="connection", hint="try again"
-            )
+        doing = f"connecting to {self._display}"
+        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise _busy(doing)
         try:
-            yield
+            self._make(deadline)
+            with self._in_use(f"looking at the database on {self._display}", deadline) as conn:
+                found = prepare(conn)
+            if accept is not None:
+                accept(found)
+            self._accepted = True
+            return found
+        except BaseException:
+            self.drop()
+            raise
         finally:
             self._turn.release()
 
-    def connect(self, deadline: float) -> None:
-        """Make the connection anew, until this instant of `time.monotonic()`."""
-        with self.exclusive(deadline):
-            self.drop()
-            with mapped(f"connecting to {self._display}"):
-                conn = self._connect(deadline)
-            socket_deadline = SocketDeadline(conn.fileno())
-            with self._lock:
-                if not self._closed:
-                    self._conn, self._socket_deadline = conn, socket_deadline
-                    return
+    def _make(self, deadline: float) -> None:
+        self.drop()
+        try:
+            conn = self._connect(deadline)
+        except psycopg.Error as error:
+            # The original's text may hold a connection string: it is not chained.
+            raise explain(error, f"connecting to {self._display}") from None
+        socket_deadline = SocketDeadline(conn.fileno())
+        with self._lock:
+            if not self._closed:
+                self._conn, self._socket_deadline = conn, socket_deadline
+                return
         socket_deadline.close()
         conn.close()
         raise Unavailable(f"{self._display} was closed", code="closed", hint="open the store again")
@@ -124,17 +168,45 @@ class DeadlineConnection:
         conn: Connection[Any] = Connection(pgconn)
         conn.autocommit = True
         conn.prepare_threshold = self._prepare
-        configure(conn)
+        # Whatever the server's default is: what we read after a lock was waited for must be new.
+        conn.isolation_level = IsolationLevel.READ_COMMITTED
         return conn
 
     @contextmanager
     def use(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
         """The connection for one piece of work, cut off at `deadline`.
 
-        `Unavailable("connection")`: nothing was sent.  `DeadlineExceeded`, and
-        `Unavailable("connection_lost")`: something may have taken effect.
+        `Unavailable("connection")`, and "busy" where another thread has it: nothing was sent.
+        `DeadlineExceeded`, and `Unavailable("connection_lost")`: something may have taken effect.
         """
-        with self._own_turn(doing, deadline), self._in_use(doing, deadline) as conn:
+        doing = f"{doing} on {self._display}"
+        if not self._turn.acquire(timeout=-1 if deadline is None else _wait_s(deadline)):
+            raise _busy(doing) if self._accepted else _missing(doing)
+        try:
+            if not self._accepted:
+                self.drop()
+            with self._in_use(doing, deadline) as conn:
+                yield conn
+        finally:
+            self._turn.release()
+
+    def borrow(self, timeout_s: float) -> bool:
+        """Take it, to give it back by `give_back`; False when another has it for longer."""
+        return self._turn.acquire(timeout=timeout_s)
+
+    def give_back(self) -> None:
+        """The other side of `borrow`."""
+        self._turn.release()
+
+    @contextmanager
+    def borrowed(
+        self, doing: str, deadline: float | None, *, connect_deadline: float
+    ) -> Generator[Connection[Any]]:
+        """As `use`, for whoever has borrowed it; it is made where it is missing or has ended."""
+        conn = self._conn
+        if conn is None or _has_ended(conn):
+            self._make(connect_deadline)
+        with self._in_use(f"{doing} on {self._display}", deadline) as conn:
             yield conn
 
     @contextmanager
@@ -143,41 +215,42 @@ class DeadlineConnection:
             conn, socket_deadline = self._conn, self._socket_deadline
             self._busy = conn is not None
         if conn is None or socket_deadline is None:
-            raise Unavailable(
-                f"{doing}: there is no connection", code="connection", hint="it is being made"
-            )
+            raise _missing(doing)
         if deadline is not None:
             socket_deadline.arm(deadline)
         try:
-            if has_ended(conn):
+            if _has_ended(conn):
                 raise Unavailable(
                     f"{doing}: the server ended the connection", code="connection", hint="try again"
                 )
-            with mapped(doing, sent=True):
-                yield conn
-        except Unavailable as error:
-            if socket_deadline.expired and error.code in ("connection", "connection_lost"):
-                raise DeadlineExceeded(
+            yield conn
+        except (psycopg.Error, Unavailable) as error:
+            ours = from_psycopg(error, doing) if isinstance(error, psycopg.Error) else error
+            if socket_deadline.expired and ours.code in ("connection", "connection_lost"):
+                ours = DeadlineExceeded(
                     f"{doing}: no answer in time; the outcome is unknown",
                     hint="read the document when the database answers again",
-                ) from None
-            raise
+                )
+            # The original's text may hold rows or a connection string: it is not chained.
+            raise ours from None
         finally:
             socket_deadline.disarm()
             with self._lock:
                 self._busy = False
                 closed = self._closed
-            if closed or socket_deadline.expired or conn.closed or not _is_idle(conn):
+            idle = conn.info.transaction_status == pq.TransactionStatus.IDLE
+            if closed or socket_deadline.expired or conn.closed or not idle:
                 self.drop()
 
     def drop(self) -> None:
         """Give the connection up, without a word to the server that could block.
 
-        For whoever has the line to itself.
+        For whoever has the connection to itself.
         """
         with self._lock:
             conn, self._conn = self._conn, None
             socket_deadline, self._socket_deadline = self._socket_deadline, None
+            self.has_settings = self._accepted = False
         if socket_deadline is not None:
             socket_deadline.shutdown()
             socket_deadline.close()
@@ -202,8 +275,79 @@ class DeadlineConnection:
             socket_deadline.close()
 
 
-def _is_idle(conn: Connection[Any]) -> bool:
-    return conn.info.transaction_status == pq.TransactionStatus.IDLE
+class Connections:
+    """A bounded set of connections to one database, made when they are needed.  Thread-safe."""
+
+    def __init__(self, target: Target, *, max_connections: int, connect_timeout_s: float) -> None:
+        self._display = target.display
+        self._timeout_s = connect_timeout_s
+        self.all = [DeadlineConnection(target) for _ in range(max_connections)]
+
+    @contextmanager
+    def use(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
+        """A free one for one piece of work, cut off at `deadline`; without one, it has no limit.
+
+        It is made where it is missing.  `Unavailable("busy")`: none was free in time.
+        """
+        line = self._borrow(doing, time.monotonic() + self._timeout_s)
+        try:
+            until = time.monotonic() + self._timeout_s
+            with line.borrowed(doing, deadline, connect_deadline=until) as conn:
+                yield conn
+        finally:
+            line.give_back()
+
+    def _borrow(self, doing: str, until: float) -> DeadlineConnection:
+        """Take a connection that nobody uses; one that is there already if possible."""
+        while True:
+            lines = sorted(self.all, key=lambda line: not line.open)
+            for line in lines:
+                if line.borrow(0):
+                    return line
+            if time.monotonic() > until:
+                raise _busy(f"{doing} on {self._display}")
+            if lines[0].borrow(_NEXT_S):
+                return lines[0]
+
+    def close(self) -> None:
+        """Close all of them, for good.  Idempotent."""
+        for line in self.all:
+            line.close()
+
+
+def _busy(doing: str) -> Unavailable:
+    return Unavailable(
+        f"{doing}: other threads use every connection, and none was free in time",
+        code="busy",
+        hint="nothing was sent; try again, or allow more with max_connections=",
+    )
+
+
+def _missing(doing: str) -> Unavailable:
+    return Unavailable(
+        f"{doing}: there is no connection", code="connection", hint="it is being made"
+    )
+
+
+def _wait_s(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _has_ended(conn: Connection[Any]) -> bool:
+    """Whether the server has closed a connection, seen without asking it.
+
+    There is nothing to read on an idle connection unless the server said good-bye, or something
+    harmless; only then it is asked.
+    """
+    if conn.closed:
+        return True
+    if not is_ready(conn.fileno()):
+        return False
+    try:
+        conn.execute("")
+    except psycopg.Error:
+        return True
+    return False
 
 
 def _single_hosts(params: dict[str, Any]) -> Iterator[dict[str, Any]]:

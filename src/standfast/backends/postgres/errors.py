@@ -8,11 +8,8 @@ Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
 
@@ -95,10 +92,6 @@ def _without_state(error: psycopg.Error, doing: str, connecting: bool) -> Standf
     Only while connecting does the text tell more: a connection that ends later may speak of TLS,
     too, and is lost all the same.
     """
-    if isinstance(error, PoolTimeout):
-        return Unavailable(
-            f"{doing}: no connection in time", code="connection", hint=_CLASSES["08"][2]
-        )
     if isinstance(error, psycopg.DataError):
         return DataError(
             f"{doing}: a value cannot be sent", code="refused", hint="U+0000 is in no text of SQL"
@@ -114,18 +107,13 @@ def _without_state(error: psycopg.Error, doing: str, connecting: bool) -> Standf
     return kind(f"{doing}: {reason}", code=code, hint=hint)
 
 
-@contextmanager
-def mapped(doing: str, *, sent: bool = False) -> Generator[None]:
-    """Run a block in which psycopg's errors become ours.
+def from_psycopg(error: psycopg.Error, doing: str) -> StandfastError:
+    """Our error for one of statements that may have reached the server.
 
-    `sent`: statements may have reached the server, so a connection that ends now leaves their
-    outcome open; the code is `connection_lost` then, not `connection` or `shutdown`.
+    A connection that ends then leaves their outcome open: the code is `connection_lost`, not
+    `connection` or `shutdown`.
     """
-    try:
-        yield
-    except psycopg.Error as error:
-        ours = explain(error, doing, connecting=not sent)
-        if sent and ours.code in ("connection", "shutdown"):
-            ours.code = "connection_lost"
-        # The original's text may hold rows or a connection string: it is not chained.
-        raise ours from None
+    ours = explain(error, doing, connecting=False)
+    if ours.code in ("connection", "shutdown"):
+        ours.code = "connection_lost"
+    return ours

@@ -11,8 +11,7 @@ from psycopg import Connection
 
 from standfast.backends.postgres import conflicts as pgconflicts
 from standfast.backends.postgres import schema as pgschema
-from standfast.backends.postgres.connection import DeadlineConnection
-from standfast.backends.postgres.pool import Connections
+from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.write import TransactionOptions
 from standfast.config.settings import Target
 from standfast.errors import ConfigError, Unavailable
@@ -25,68 +24,59 @@ _AFTER_DEADLINE_MS = 1000
 
 
 class Sessions:
-    """The connections to one database: a pool, or a line that only `connect` makes."""
+    """A way to one database: over any connection of a set, or over one, which `connect` makes."""
 
     def __init__(
         self,
         target: Target,
+        connections: Connections,
+        line: DeadlineConnection | None,
         *,
-        connect_timeout_s: float = 5.0,
-        lock_timeout_s: float = 2.0,
-        line: DeadlineConnection | None = None,
+        lock_timeout_s: float,
     ) -> None:
         self.target = target
         self.display = target.display
+        self.connections = connections
+        self.line = line
+        self.connection = connections.use if line is None else line.use
+        """`connection(doing, deadline=None)`: one for a piece of work; errors become ours."""
         self._lock_timeout_ms = int(lock_timeout_s * 1000)
-        self._connections = line or Connections(target, timeout_s=connect_timeout_s)
-        self._clock: tuple[int, float] | None = None
-        self._session: tuple[int, Any] | None = None
+        self.clock: tuple[int, float] | None = None
+        """What the server's clock showed at an instant of `time.monotonic()`, or earlier."""
         self._schema: str | None = target.schema
-        self.has_settings = False
-        """Whether the session has its limits, so that a single statement needs no transaction."""
-
-    def note_clock(self, server_us: int, at: float) -> None:
-        """The server's clock showed this at that instant of `time.monotonic()`, or earlier."""
-        self._clock = (server_us, at)
 
     def close(self) -> None:
-        """Release every connection.  Idempotent."""
-        self._connections.close()
+        """Release the connections.  Idempotent."""
+        (self.line or self.connections).close()
 
     @property
     def connected(self) -> bool:
-        return self._connections.connected
+        return self.line is None or self.line.connected
 
     def connect(
         self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
     ) -> ServerIdentity:
         """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
-        with self._connections.exclusive(deadline):
-            self._connections.connect(deadline)
-            try:
-                with self.connection("looking at the database", deadline) as conn:
-                    self._check(conn)
-                    self._require_writable(conn)
-                    self._prepare_session(conn)
-                    self._end_predecessor(conn)
-                    self.measure_clock(conn)
-                    server_identity = pgconflicts.server_identity(conn)
-                if accept is not None:
-                    accept(server_identity)
-                return server_identity
-            except BaseException:
-                self._connections.drop()
-                raise
+        if self.line is not None:
+            return self.line.connect(deadline, self._prepare, accept=accept)
+        with self.connection("looking at the database", deadline) as conn:
+            found = self._prepare(conn)
+        if accept is not None:
+            accept(found)
+        return found
+
+    def _prepare(self, conn: Connection[Any]) -> ServerIdentity:
+        self._check(conn)
+        self._require_writable(conn)
+        if self.line is not None:
+            self._prepare_session(conn, self.line)
+            self._end_predecessor(conn, self.line)
+        self.measure_clock(conn)
+        return pgconflicts.server_identity(conn)
 
     def server_identity(self, deadline: float) -> ServerIdentity:
         with self.connection("looking at the database", deadline) as conn:
             return pgconflicts.server_identity(conn)
-
-    @contextmanager
-    def connection(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
-        """A connection for one piece of work; errors of the driver become ours."""
-        with self._connections.use(f"{doing} on {self.display}", deadline) as conn:
-            yield conn
 
     @contextmanager
     def transaction(
@@ -145,7 +135,7 @@ class Sessions:
             self._schema = str(row[0])
         return self._schema
 
-    def _prepare_session(self, conn: Connection[Any]) -> None:
+    def _prepare_session(self, conn: Connection[Any], line: DeadlineConnection) -> None:
         """Settings that hold for the session, where a session is ours: not behind a pooler.
 
         A single statement then needs no transaction around it to have its limits.
@@ -166,7 +156,7 @@ class Sessions:
             " THEN set_config('synchronous_commit', 'on', false) END",
             (f"{_LINE_PATIENCE_MS}ms",),
         )
-        self.has_settings = True
+        line.has_settings = True
 
     def limited(
         self,
@@ -186,8 +176,8 @@ class Sessions:
             return options._replace(lock_timeout_ms=lock_ms)
         left_ms = max(1, int(time_left(deadline) * 1000))
         expires_us = None
-        if self._clock is not None:
-            server_us, at = self._clock
+        if self.clock is not None:
+            server_us, at = self.clock
             expires_us = server_us + int((deadline - at) * 1_000_000)
         return options._replace(
             lock_timeout_ms=max(1, min(lock_ms, left_ms * 4 // 10)),
@@ -195,7 +185,7 @@ class Sessions:
             expires_us=expires_us,
         )
 
-    def _end_predecessor(self, conn: Connection[Any]) -> None:
+    def _end_predecessor(self, conn: Connection[Any], line: DeadlineConnection) -> None:
         """End the session whose connection was cut: it would go on holding its locks.
 
         A server that waits for the rest of a message has no time limit for that.
@@ -203,7 +193,7 @@ class Sessions:
         row = conn.execute(
             "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         ).fetchone()
-        before, self._session = self._session, row and (int(row[0]), row[1])
+        before, line.session = line.session, row and (int(row[0]), row[1])
         if before is not None and not self.target.pooler:
             conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -218,7 +208,7 @@ class Sessions:
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
         ).fetchone()
         assert row is not None, "a SELECT without FROM returns a row"
-        self._clock = (int(row[0]), time.monotonic())
+        self.clock = (int(row[0]), time.monotonic())
 
 
 def time_left(deadline: float | None) -> float:
