@@ -21,6 +21,9 @@ from support.outage_stage import Apps, Scene, Server
 
 #: Points that are tried at the same time: most of the time they wait.
 _AT_ONCE = 3
+#: Cases that are begun before their tests: enough for the threads. Those far ahead may be another
+#: worker's.
+_AHEAD = 6
 _SCENARIOS = {"left": LEFT_BEHIND, "fresh": FRESH}
 _EACH = [(name, point) for name, points in _SCENARIOS.items() for point in points]
 _SLOW_SEEDS = chosen_seeds(1, 2, 3, 4, 5)
@@ -50,7 +53,8 @@ class Case(NamedTuple):
 class Trials:
     """Carries the cases out, some at a time, before a test asks for their results."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path, cases: list[Case]) -> None:
+        self._cases = cases
         self._server = server
         self._folder = folder
         self._leash = Leash()
@@ -65,12 +69,11 @@ class Trials:
         server.quiet(self._left.name)
         self._results: dict[Case, Future[list[str]]] = {}
 
-    def begin(self, case: Case) -> None:
-        self._results[case] = self._pool.submit(self._run, case)
-
     def result(self, case: Case) -> list[str]:
-        if case not in self._results:
-            self.begin(case)
+        at = self._cases.index(case)
+        for each in self._cases[at : at + _AHEAD]:
+            if each not in self._results:
+                self._results[each] = self._pool.submit(self._run, each)
         return self._results[case].result()
 
     def _run(self, case: Case) -> list[str]:
@@ -113,15 +116,16 @@ def kill_at(scene: Scene, case: Case) -> list[str]:
 def trials(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Trials]:
+    cases: list[Case] = []
+    for item in request.session.items:
+        if item.path == request.path and isinstance(item, pytest.Function):
+            found = getattr(item, "callspec", None)
+            if found is not None:
+                cases.append(Case(**{"seed": 0, **found.params}))
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster())
-        trials = Trials(Server(cluster), tmp_path_factory.mktemp("points"))
+        trials = Trials(Server(cluster), tmp_path_factory.mktemp("points"), cases)
         stack.callback(trials.close)
-        for item in request.session.items:
-            if item.path == request.path and isinstance(item, pytest.Function):
-                found = getattr(item, "callspec", None)
-                if found is not None:
-                    trials.begin(Case(**{"seed": 0, **found.params}))
         yield trials
 
 

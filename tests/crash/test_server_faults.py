@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -22,7 +21,7 @@ from support.cluster import Cluster
 from support.crash_files import SOURCES
 from support.crash_snapshot import files_of, look
 from support.crash_stage import Stage, make_stage
-from support.crash_world import TIMEOUT_S, Done, World
+from support.crash_world import TIMEOUT_S, Done, Started, World
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ FAULTS = [kill, stop, terminate]
 
 
 @contextmanager
-def in_the_load(cluster: Cluster, world: World, *command: str) -> Iterator[subprocess.Popen[str]]:
+def in_the_load(cluster: Cluster, world: World, *command: str) -> Iterator[Started]:
     """A command while its load has written one collection and waits for a lock on the next."""
     assert world.url is not None
     blocker = psycopg.connect(world.url)

@@ -24,10 +24,14 @@ from psycopg import sql
 from standfast.api.opening import backend_for, open_store
 from standfast.backends.base import Backend
 from standfast.config.settings import load_settings
+from support import command_server
+from support.command_server import Command
 from support.crash_files import CANARY, SOURCES, fill, write_sources
 
 #: Every command has to end within this time; only a hanging one reaches it.
 TIMEOUT_S = 120.0
+
+Started = subprocess.Popen[str] | Command
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class World:
         failpoint: str = "",
         under: Sequence[str] = (),
         limits: Callable[[], object] | None = None,
-    ) -> subprocess.Popen[str]:
+    ) -> Started:
         """Start `standfast ARGS` on this world.
 
         `under` is a command that runs it; `limits` is called in the new process before.
@@ -89,6 +93,8 @@ class World:
             settings["DATABASE_URL"] = self.url
         if failpoint:
             settings["STANDFAST_FAILPOINT"] = failpoint
+        if not under and limits is None:
+            return command_server.start(args, env=os.environ | settings, cwd=self.root)
         return subprocess.Popen(
             [*under, sys.executable, "-m", "standfast", *args],
             env=os.environ | settings,
@@ -101,9 +107,10 @@ class World:
             preexec_fn=limits,
         )
 
-    def end(self, process: subprocess.Popen[str]) -> Done:
+    def end(self, process: Started) -> Done:
         """Wait for a command; whatever it is, it must not have shown a value or the password."""
         out, err = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode is not None, "it has ended"
         done = Done(process.returncode, out, err)
         self.assert_discreet(done.all, "output")
         return done
