@@ -147,8 +147,8 @@ class EmbeddedEngine:
             self._commit([one])
 
     def _apply(self, ops: Sequence[Op]) -> Applied:
-        """A reply that is lost with the connection is asked for again: the same lane and sequences
-        take effect at most once, and the lane remembers their outcomes."""
+        """Apply ops, and once more if the reply is lost: the same lane and sequences take effect at
+        most once, and the lane remembers their outcomes."""
         try:
             return self.primary.apply(ops, expected_watermark=self._watermark)
         except Unavailable as first:
@@ -175,7 +175,7 @@ class EmbeddedEngine:
         local: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> ReadResult | Promise[ReadResult]:
-        """Read one place, at once."""
+        """Read one place of the local database, in the caller's thread."""
         self.require_open()
         return ReadResult(_view(self.primary.read(collection, [key]).get(key)), True)
 
@@ -186,12 +186,12 @@ class EmbeddedEngine:
         what: str,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
-        """Run a piece of reading, at once."""
+        """Run `work` on the local database, in the caller's thread; the promise is done."""
         self.require_open()
         return completed(lambda: work(self.primary, float("inf")), loop=loop)
 
     def full_scan(self, collection: str) -> FullScan | None:
-        """There is no mirror."""
+        """None: an embedded store has no mirror to fill."""
         return None
 
     def pages(
@@ -203,12 +203,12 @@ class EmbeddedEngine:
         full_scan: FullScan | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
-        """Read a collection, at once."""
+        """Run `work` on the local database, in the caller's thread; the promise is done."""
         self.require_open()
         return completed(lambda: work(self.primary, float("inf")), loop=loop)
 
     def pending_views(self, collection: str) -> dict[str, View]:
-        """Nothing ever is pending."""
+        """Nothing is ever pending."""
         return {}
 
     # ---- the end
@@ -226,7 +226,7 @@ class EmbeddedEngine:
         )
 
     def is_pending(self, lane: str, seq: int) -> bool:
-        """Nothing ever is."""
+        """Nothing is ever pending."""
         return False
 
     def require_open(self) -> None:

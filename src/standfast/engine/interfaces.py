@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class ReadResult(Redacted, frozen=True):
-    """What a read found: a view of the place, and whether the primary itself told it."""
+    """What a read found: a view of the place, and whether it came from the primary."""
 
     content = frozenset()
 
@@ -33,7 +33,7 @@ class ReadResult(Redacted, frozen=True):
 
 
 class Engine(Protocol):
-    """An engine as the faces know it, whether its primary is local or elsewhere."""
+    """What the API needs of an engine, whether its primary is local or elsewhere."""
 
     primary: Backend
     situation: Situation
@@ -46,7 +46,7 @@ class Engine(Protocol):
 
     @property
     def call_timeout_s(self) -> float:
-        """How long a caller waits for an answer of the engine at the very most."""
+        """The longest time that a caller waits for an answer of the engine."""
         ...
 
     def submit(
@@ -149,11 +149,11 @@ class EngineContext(Protocol):
         ...
 
     def fail(self, error: BaseException) -> None:
-        """Note that a thread of the engine has ended by a bug: health tells it."""
+        """Note that a thread of the engine has ended by a bug; `health` reports it."""
         ...
 
     def post(self, event: Event) -> None:
-        """Tell the writer that something happened."""
+        """Send an event to the writer."""
         ...
 
     def situation_changed(self, before: Situation, actions: tuple[Action, ...]) -> None:
@@ -165,7 +165,7 @@ class EngineContext(Protocol):
         ...
 
     def hold_off(self, error: StandfastError) -> None:
-        """Write nothing to this primary until somebody has decided."""
+        """Write nothing to this primary until the user has decided."""
         ...
 
     def refuse_held(self) -> None:

@@ -1,4 +1,4 @@
-"""What travels between the faces, the engine and the backends: ops, rows, outcomes, receipts."""
+"""What travels between the API, the engine and the backends: ops, rows, outcomes, receipts."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class Op(Redacted, frozen=True, kw_only=True):
     (`ABSENT`: unless there is no document).  Where the caller saw own pending ops on top of that
     version, `pending` names those that change the document: the condition holds only if the row is
     exactly that version with exactly these ops applied, none of them rejected.
-    Ops of one non-zero `group` stand or fall together.
+    Ops of one non-zero `group` are applied together or not at all.
 
     The rest is set when the op goes through the journal.  `replay`: it was acknowledged, so what
-    cannot be applied goes into the ledger instead of back to a caller.  `seen` and `base` say what
-    its writer knew of the document, own pending ops included.  `reject`: the reason for which it
-    goes into the ledger unapplied.  `at_us` is when it was acknowledged, by this machine's clock.
+    cannot be applied becomes a conflict, not an error of a caller.  `seen` and `base` say what its
+    writer knew of the document, own pending ops included.  `reject`: the reason for which it is
+    to be rejected.  `at_us` is when it was acknowledged, by this machine's clock.
     `origin` is the name that its receipt carries, when a fence made it move to another lane.
-    `exact` says of a put whether jsonb gives its body back exactly (None: nobody has looked).
+    `exact` says of a put whether jsonb gives its body back exactly (None: not examined).
     """
 
     content = frozenset({"body", "base"})
@@ -93,10 +93,10 @@ class Outcome(Redacted, frozen=True, array_like=True):
 
     `applied`: `version` is the document's new version and `text` its new JSON text (None after a
     delete).  `skipped`: the lane's watermark had already passed the op; `version` is the one it got
-    then when the lane's last outcomes still tell, else None.  `refused`: nothing was changed;
+    then if the lane's last outcomes include it, else None.  `refused`: nothing was changed;
     `code` and `message` say why, and `version` is the one that was found.  On replay only:
-    `merged`: as `applied`, but the document had moved, which the ledger tells; `rejected`: nothing
-    was changed, and the op stands in the ledger with `code` as its reason.
+    `merged`: as `applied`, but the document had changed, and a conflict was recorded; `rejected`:
+    nothing was changed, and a conflict was recorded with `code` as its reason.
     """
 
     content = frozenset({"text"})
@@ -148,11 +148,11 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class ConflictRecord(Redacted, frozen=True, kw_only=True):
-    """One line of the ledger: an op that was merged, rejected or overwrote something, and why.
+    """One conflict: an op that was merged, rejected or overwrote something, and why.
 
     `base`, `mine` and `theirs` are JSON texts: what the writer knew, what the op carries, what was
     found.  `pointer` is that of an append or increment, as JSON text too.  `state` is `open` while
-    somebody should look at it, else `merged` or `resolved`.
+    it waits for a decision, else `merged` or `resolved`.
     """
 
     content = frozenset({"base", "mine", "theirs"})
@@ -187,7 +187,7 @@ class ServerIdentity(msgspec.Struct, frozen=True):
 class Row(Redacted, frozen=True):
     """One stored document: exact JSON text, version and times in microseconds since 1970 UTC.
 
-    `seen_us`: for a row of the mirror, when the primary told it (None: it is the primary's own).
+    `seen_us`: for a row of the mirror, when the primary returned it (None: a row of the primary).
     """
 
     content = frozenset({"text"})
@@ -223,8 +223,8 @@ class Receipt(msgspec.Struct, frozen=True):
     """Proof of one acknowledged write.
 
     `version` is the document's version (None when only the primary can decide it, later);
-    `durable_on` says where the write is safe.  `lane` and `seq` identify the op: what became of a
-    write that went through the journal is told by `store.outcome(receipt)`.
+    `durable_on` says where the write is safe.  `lane` and `seq` identify the op:
+    `store.outcome(receipt)` reports what became of a write that went through the journal.
     """
 
     version: int | None
@@ -241,7 +241,7 @@ class Document(Redacted, Generic[T], frozen=True):
     """One document as it was read: value, version, where it came from and how old that is.
 
     `age_s` is how long ago the primary said so (0.0 for `source="primary"`).  `version` is a
-    `ProvisionalVersion` where own pending ops are laid over the mirror.
+    `ProvisionalVersion` where own pending ops are applied over the mirror.
     """
 
     content = frozenset({"value"})  # in what `rich` prints, such as the variables of a traceback
