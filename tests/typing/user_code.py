@@ -1,0 +1,162 @@
+"""Code as users write it, with the types that a checker must find; `test_typing` checks it.
+
+It is checked and never run.  Where a line is wrong on purpose, the comment says that it must be
+found: both checkers report a comment that suppresses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, assert_type
+
+import msgspec
+
+import standfast
+from standfast import (
+    AsyncBatch,
+    AsyncCollection,
+    AsyncJsonFile,
+    AsyncStore,
+    Batch,
+    Collection,
+    Document,
+    Health,
+    JsonFile,
+    Receipt,
+    Saved,
+    StateChange,
+    Store,
+    WriteOutcome,
+)
+from standfast.bot import AsyncBotStore, BotStore, Due, DueClaim, EntryClaim, Message, WaitlistEntry
+
+
+class Player(msgspec.Struct):
+    name: str
+    score: int = 0
+
+
+@dataclass
+class Team:
+    members: list[str]
+
+
+def won(player: Player) -> Player:
+    return Player(player.name, player.score + 1)
+
+
+def synchronous(store: Store) -> None:
+    players = store.collection("players", type=Player, index=True)
+    assert_type(players, Collection[Player])
+    assert_type(players.get("1"), Player | None)
+    assert_type(players.get(1, Player("nobody")), Player)
+    assert_type(players.get("1", 0), Player | int)
+    assert_type(players.get("1", default=None, consistency="local"), Player | None)
+    assert_type(players.read("1"), Document[Player] | None)
+    assert_type(players.get_many(["1", 2]), dict[str, Player])
+    assert_type(players.put("1", Player("ann"), if_absent=True, ttl_s=60), Receipt)
+    assert_type(players.put_many({"1": Player("ann")}), dict[str, Receipt])
+    assert_type(players.update("1", won, default=Player("ann")), Receipt)
+    assert_type(players.patch("1", {"score": 2}), Receipt)
+    assert_type(players.append("1", "/list", 1), list[Any] | None)
+    assert_type(players.increment("1", "/score"), int | float | None)
+    assert_type(players.pop("1"), Player | None)
+    assert_type(players.get_or_create("1", Player("ann")), Player)
+    assert_type(players.delete("1", if_version=3), Receipt)
+    assert_type(players.keys(prefix="8"), list[str])
+    assert_type(players.count(), int)
+    assert_type(players.items(), Iterator[tuple[str, Player]])
+    assert_type(players.find({"score": 1}), Iterator[Document[Player]])
+    if (found := players.read("1")) is not None:
+        assert_type(found.value.score, int)
+        players.put("1", won(found.value), base=found, if_version=found.version)
+    players.put("1", Team([]))  # type: ignore[arg-type]
+    players.put("1", Player("ann"), if_vesrion=1)  # type: ignore[call-arg]
+    won(players.get("1"))  # type: ignore[arg-type]
+
+    assert_type(store.collection("teams", type=Team), Collection[Team])
+    assert_type(store.collection("lists", type=list[int]), Collection[list[int]])
+    assert_type(store.outcome(Receipt(1, "primary")), WriteOutcome)
+    assert_type(store.health(), Health)
+    assert_type(store.as_async(), AsyncStore)
+
+
+def untyped(store: Store) -> None:
+    views = store["persisted_views"]
+    assert_type(views, Collection[Any])
+    assert_type(views.get("8138"), Any | None)
+    assert_type(views.get("8138", {})["event_mode"], Any)
+    assert_type(views.get_or_create("8138", {}), Any)
+    views.update("8138", lambda view: {**view, "open": True}, default={})
+    for key, value in views.items(prefix="81"):
+        assert_type(key, str)
+        assert_type(value, Any)
+    with store.batch() as batch:
+        assert_type(batch, Batch)
+        batch.put("waitlist_data", "1", {}, if_version=2)
+        batch.delete("persisted_views", 2)
+    assert_type(batch.receipts, list[Receipt])
+
+
+def said(change: StateChange) -> None:
+    assert_type(change, StateChange)
+
+
+def whole_program() -> None:
+    with standfast.open("sqlite:///x.db", deadline_s=0.5) as store:
+        store.on_state_change(said)
+        synchronous(store)
+        untyped(store)
+        file = JsonFile("players.json", store=store)
+        assert_type(file.save({"1": 2}), Saved)
+        data: dict[str, int] = file.load()
+        data["1"] += 1
+        bot(BotStore(store))
+    try:
+        store["x"].put("1", 1)
+    except standfast.Unavailable as error:
+        assert_type(error.retryable, bool)
+        assert_type(error.hint, str)
+
+
+def bot(state: BotStore) -> None:
+    assert_type(state.messages.set(1, "registration", 2, 3), Receipt)
+    assert_type(state.messages.list(), list[Message])
+    assert_type(state.modes.get(1), str)
+    assert_type(state.schedules.due(), list[Due])
+    assert_type(state.schedules.claim_due(), list[DueClaim])
+    assert_type(state.waitlist.list(1), list[WaitlistEntry])
+    assert_type(state.waitlist.promote(1, capacity=2, registered={}), list[EntryClaim])
+    assert_type(state.allows("1"), bool)
+
+
+async def asynchronous(store: AsyncStore) -> None:
+    players = store.collection("players", type=Player)
+    assert_type(players, AsyncCollection[Player])
+    assert_type(await players.get("1"), Player | None)
+    assert_type(await players.get("1", 0), Player | int)
+    assert_type(await players.read("1"), Document[Player] | None)
+    assert_type(await players.put("1", Player("ann")), Receipt)
+    assert_type(await players.update("1", won), Receipt)
+    assert_type(await players.increment("1", "/score"), int | float | None)
+    assert_type(players.items(), AsyncIterator[tuple[str, Player]])
+    async for document in players.find({"score": 1}):
+        assert_type(document, Document[Player])
+    async with store.batch() as batch:
+        assert_type(batch, AsyncBatch)
+        batch.put("x", "1", {})
+    assert_type(await store["x"].get("1", {}), Any)
+    assert_type(await store.health(), Health)
+    await players.put("1", Team([]))  # type: ignore[arg-type]
+
+
+async def whole_asynchronous_program() -> None:
+    async with standfast.open_async() as store:
+        await asynchronous(store)
+        file = AsyncJsonFile("players.json", store=store)
+        assert_type(await file.save({}), Saved)
+        state = AsyncBotStore(store)
+        assert_type(await state.modes.get(1), str)
+        assert_type(await state.waitlist.entry(1, 2), WaitlistEntry | None)
+    assert_type(await standfast.open_async(), AsyncStore)
