@@ -235,6 +235,7 @@ server_encoding      ConfigError   : the database's encoding cannot hold every t
 schema               ConfigError   : the schema was not applied
 schema_newer         ConfigError   : a newer standfast has made the schema
 other_schema         ConfigError   : the collection's table is in another schema
+foreign_owner        ConfigError   : a role that this one does not trust owns schema or table
 not_adoptable        ConfigError   : the table cannot be used as a collection
 database             ConfigError   : the database refused a statement
 shutdown             Unavailable * : the server is starting, stopping, or cut the session off

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,23 +13,36 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
 from standfast.engine.embedded import EmbeddedEngine
+from support.roles import app_role
 
 pytest.register_assert_rewrite("contract.suite")
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql", "postgresql-app"])
 def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Backend]]:
-    """Each call opens the same database once more: what another program would do."""
+    """Each call opens the same database once more: what another program would do.
+
+    `postgresql-app` is a role with the least rights, as `standfast schema sql --role` grants them,
+    in a bookkeeping that a role without login owns.
+    """
     if request.param == "memory":
         memory = MemoryBackend()
         yield lambda: memory
         return
     made: list[Backend] = []
+    closing = ExitStack()
     if request.param == "sqlite":
         path = tmp_path / "data" / "fallback.db"
 
         def make() -> Backend:
             made.append(SqliteBackend(path))
+            return made[-1]
+    elif request.param == "postgresql-app":
+        admin, database = map(request.getfixturevalue, ("pg_admin_url", "pg_database"))
+        app = closing.enter_context(app_role(admin, database))
+
+        def make() -> Backend:
+            made.append(app.backend())
             return made[-1]
     else:
         target = parse_url(request.getfixturevalue("pg_database"))
@@ -37,9 +51,10 @@ def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
             made.append(PostgresBackend(target))
             return made[-1]
 
-    yield make
-    for backend in made:
-        backend.close()
+    with closing:
+        yield make
+        for backend in made:
+            backend.close()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
 from standfast.errors import DataError
 from standfast.ops.types import Applied, Observed, Op
+from support.roles import app_role
 
 
 class TestMemory(BackendContract):
@@ -93,6 +94,28 @@ class TestPostgresLine(TestPostgres):
         backend = _Writer(PostgresBackend(parse_url(pg_database)))
         yield cast(Backend, backend)
         backend.close()
+
+
+class TestPostgresApp(TestPostgres):
+    """As a role with the least rights, in a bookkeeping that a role without login owns."""
+
+    @pytest.fixture
+    def backend(self, pg_admin_url: str, pg_database: str) -> Iterator[Backend]:
+        with app_role(pg_admin_url, pg_database) as app:
+            backend = app.backend()
+            yield backend
+            backend.close()
+
+
+class TestPostgresAppLine(TestPostgres):
+    """The same over one connection, as the engine's threads use it."""
+
+    @pytest.fixture
+    def backend(self, pg_admin_url: str, pg_database: str) -> Iterator[Backend]:
+        with app_role(pg_admin_url, pg_database) as app:
+            backend = _Writer(app.backend())
+            yield cast(Backend, backend)
+            backend.close()
 
 
 class TestPostgresAdopted(TestPostgres):

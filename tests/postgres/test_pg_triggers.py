@@ -340,7 +340,7 @@ def test_tables_of_several_owners(role: str, pg_database: str, db: Sql) -> None:
     db(f"GRANT CREATE ON SCHEMA public TO {role}")
     with opened(url_as(pg_database, role)) as first:
         first["own"].put("1", 1)
-    with opened(pg_database) as store:
+    with opened(f"{pg_database}?trust={role}") as store:
         store["things"].put("1", LOSSY)
         db.changes()
         db("UPDATE things SET data = '2'")

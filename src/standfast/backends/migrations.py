@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 #: The schema that this version of the library writes and understands.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def migrations(database: str) -> list[tuple[int, str]]:

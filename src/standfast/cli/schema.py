@@ -54,19 +54,17 @@ def sql_command(
 def _postgres_script(
     settings: Settings, names: list[str], role: str | None, *, offline: bool
 ) -> str:
-    from standfast.backends.postgres import schema as pgschema
     from standfast.backends.postgres.backend import PostgresBackend
+    from standfast.backends.postgres.script import ScriptOptions, script
 
-    schema = settings.target.schema or "public"
+    options = ScriptOptions(role=role, trusted=settings.target.trust)
     if offline:
-        text = pgschema.script(None, schema, names)
-    else:
-        backend = PostgresBackend(settings.target)
-        try:
-            text, schema = backend.schema_script(names)
-        finally:
-            backend.close()
-    return text + (pgschema.grants(role, schema, names) if role else "")
+        return script(None, settings.target.schema or "public", names, options)
+    backend = PostgresBackend(settings.target)
+    try:
+        return backend.schema_script(names, options=options)
+    finally:
+        backend.close()
 
 
 @schema_command.command("status")

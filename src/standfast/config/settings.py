@@ -74,7 +74,8 @@ class Target:
 
     `path` is SQLite's file, "" for PostgreSQL. `params` are libpq keywords for
     `psycopg.conninfo.make_conninfo(**params)`; they hold the password, so print the target and not
-    them: `str()` and `repr()` give `display`. `schema` None is the default search path.
+    them: `str()` and `repr()` give `display`. `schema` None is the default search path. `trust` are
+    roles that may own what standfast uses, beside those that are trusted anyway.
     `pooler` says that each transaction may meet another session, so that no session state holds.
     `warnings` name, once each, the foreign parameters that were moved or left out.
     """
@@ -83,6 +84,7 @@ class Target:
     path: str = ""
     params: dict[str, str] = field(default_factory=dict[str, str], hash=False)
     schema: str | None = None
+    trust: tuple[str, ...] = ()
     pooler: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -157,6 +159,7 @@ def parse_url(url: str, *, environ: Mapping[str, str] | None = None) -> Target:
         path=parts.path,
         params=params,
         schema=parts.schema,
+        trust=parts.trust,
         pooler=bool(pooler),
         warnings=tuple(parts.warnings),
     )

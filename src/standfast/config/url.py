@@ -55,7 +55,7 @@ _DROPPED = frozenset(
     supa uselibpqcompat workaround
     """.split()
 )
-_FOREIGN = _DROPPED | _SCHEMAS | _STATEMENT_CACHES | {"pgbouncer"}
+_FOREIGN = _DROPPED | _SCHEMAS | _STATEMENT_CACHES | {"pgbouncer", "trust"}
 _FOREIGN_SQLITE = frozenset("cache check_same_thread connection_limit timeout uri".split())
 
 _QUOTES = {"'": "'", '"': '"', "`": "`", "\u2018": "\u2019", "\u201c": "\u201d"}
@@ -99,6 +99,7 @@ class Parts:
     path: str = ""
     params: dict[str, str] = field(default_factory=dict[str, str])
     schema: str | None = None
+    trust: tuple[str, ...] = ()
     pooler: bool | None = None
     warnings: dict[str, None] = field(default_factory=dict[str, None])
 
@@ -325,6 +326,9 @@ def _take_all(parts: Parts, pairs: Iterable[tuple[str, str]]) -> None:
 
 def _take_foreign(parts: Parts, name: str, value: str) -> None:
     warning = _MOVED
+    if name == "trust":
+        parts.trust = tuple(filter(None, value.split(",")))
+        return
     if name in _SCHEMAS:
         if not _IDENTIFIER.fullmatch(value):
             raise bad_url(

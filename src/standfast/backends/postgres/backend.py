@@ -16,6 +16,7 @@ from standfast.backends.postgres import load as pgload
 from standfast.backends.postgres import read as pgread
 from standfast.backends.postgres import rows as pgrows
 from standfast.backends.postgres import schema as pgschema
+from standfast.backends.postgres import script as pgscript
 from standfast.backends.postgres import write as pgwrite
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
@@ -92,14 +93,15 @@ class PostgresBackend(Sessions):
     def install(self, collections: Sequence[str]) -> None:
         with self.connection("creating the schema") as conn:
             with self.transaction(conn):
-                pgschema.install(conn)
+                pgschema.install(conn, self.target.trust)
             self.writable(conn, collections)
 
-    def schema_script(self, collections: list[str]) -> tuple[str, str]:
-        """The SQL that is missing for these collections, and the schema their tables are in."""
+    def schema_script(self, collections: Sequence[str], *, options: pgscript.ScriptOptions) -> str:
+        """The SQL that is missing for these collections, as a script."""
         with self.connection("looking at the schema") as conn:
             schema = self.schema_of(conn)
-            return pgschema.script(conn, schema, collections), schema
+            options = options._replace(trusted=self.target.trust)
+            return pgscript.script(conn, schema, collections, options)
 
     def identity(self) -> str | None:
         with self.connection("reading the identity") as conn:
@@ -114,7 +116,7 @@ class PostgresBackend(Sessions):
         """The table for reading: known, found as it stands, or None.  Creates nothing."""
         table = self._tables.get(collection)
         if table is None:
-            table = find_table(conn, collection, self.schema_of(conn))
+            table = find_table(conn, collection, self.schema_of(conn), self.target.trust)
             if table is not None:
                 self._require_own_schema(table)
                 if table.ready:
@@ -138,7 +140,8 @@ class PostgresBackend(Sessions):
         if not missing:
             return
         with self.transaction(conn):
-            tables = {n: pgschema.ensure_table(conn, n, self.schema_of(conn)) for n in missing}
+            schema, trust = self.schema_of(conn), self.target.trust
+            tables = {n: pgschema.ensure_table(conn, n, schema, trust) for n in missing}
             for table in tables.values():
                 self._require_own_schema(table)
             failpoint("pg-tables-made")
@@ -157,7 +160,10 @@ class PostgresBackend(Sessions):
     def create_index(self, collection: str) -> None:
         with self.connection(f"indexing `{collection}`") as conn:
             self.writable(conn, [collection])
-            conn.execute(pgschema.index_statement(self._tables[collection]))
+            table = self._tables[collection]
+            # IF NOT EXISTS asks who owns the table before it looks.
+            if not pgschema.has_index(conn, table):
+                conn.execute(pgschema.index_statement(table.schema, table.name))
 
     # ---- writing
 
@@ -234,7 +240,7 @@ class PostgresBackend(Sessions):
         ):
             if not has_schema(conn):
                 # A zombie of theirs would create it: then its first write finds nothing closed.
-                pgschema.install(conn)
+                pgschema.install(conn, self.target.trust)
             final = pgconflicts.fence(conn, sorted(set(lanes)), directory)
             failpoint("pg-lanes-fenced")
             return final

@@ -33,6 +33,7 @@ _EXACT: dict[str, tuple[type[StandfastError], str, str]] = {
     "53100": (Unavailable, "disk_full", "free space on the database server"),
     "SF001": (Unavailable, "expired", "the server was too slow, or its clock jumped: try again"),
     "SF002": (Unavailable, "contended", "look for a trigger on the table that suppresses rows"),
+    "SF003": (ConfigError, "not_adoptable", "restore the table's columns and triggers"),
     "08P01": (Unavailable, "connection", "the pooler gave up waiting for a server connection"),
     "22003": (DataError, "out_of_range", "the table's key column cannot hold this key"),
 }

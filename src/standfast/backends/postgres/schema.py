@@ -1,7 +1,8 @@
-"""The bookkeeping schema in PostgreSQL: read, created by numbered migrations, printed for a DBA."""
+"""The bookkeeping schema in PostgreSQL: read, and created by numbered migrations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, LiteralString, cast
 
 from psycopg import Connection, sql
@@ -15,6 +16,7 @@ from standfast.backends.postgres.tables import (
     has_schema,
     require_rights,
 )
+from standfast.backends.postgres.trust import require_trusted
 from standfast.errors import ConfigError
 
 #: Oldest PostgreSQL that works: CREATE OR REPLACE TRIGGER came with 14.
@@ -24,6 +26,10 @@ MIN_SERVER_VERSION = 140000
 DDL_LOCK = 0x7374616E_64666173
 #: Time for others who start at the same moment and create the schema before us.
 _INSTALL_WAIT = "15s"
+#: Names are looked up in PostgreSQL's own catalog, for the rest of the transaction.
+PIN_SEARCH_PATH: LiteralString = (
+    "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
+)
 #: Key of the lock that one bulk load holds.
 LOAD_LOCK = DDL_LOCK + 1
 
@@ -44,12 +50,13 @@ def schema_version(conn: Connection[Any]) -> int:
     return version
 
 
-def install(conn: Connection[Any]) -> int:
+def install(conn: Connection[Any], trusted: Sequence[str] = ()) -> int:
     """Bring the schema up to date inside the caller's transaction; returns the number applied.
 
     Two processes that start at once wait for each other on a transaction-scoped lock, so this works
-    behind transaction poolers too.
+    behind transaction poolers too.  ConfigError `foreign_owner` where a stranger owns any of it.
     """
+    conn.execute(PIN_SEARCH_PATH)
     row = conn.execute(
         "SELECT current_setting('lock_timeout'), set_config('lock_timeout', %s, true)",
         (_INSTALL_WAIT,),
@@ -57,70 +64,60 @@ def install(conn: Connection[Any]) -> int:
     assert row is not None, "a SELECT without FROM returns a row"
     conn.execute("SELECT pg_advisory_xact_lock(%s)", (DDL_LOCK,))
     conn.execute("SELECT set_config('lock_timeout', %s, true)", (row[0],))
+    require_trusted(conn, trusted)
     present = schema_version(conn)
+    named = "SELECT FROM pg_namespace WHERE nspname = 'standfast'"
+    if not present and conn.execute(named).fetchone() is None:
+        conn.execute("CREATE SCHEMA standfast")
     for number, statements in migrations("postgres"):
         if number > present:
             conn.execute(cast(LiteralString, statements))
             conn.execute("INSERT INTO standfast.schema_version (version) VALUES (%s)", (number,))
+    if present < SCHEMA_VERSION:
+        require_trusted(conn, trusted)  # a schema that somebody made just now
     return SCHEMA_VERSION - present
 
 
-def ensure_table(conn: Connection[Any], collection: str, schema: str) -> Table:
+def ensure_table(
+    conn: Connection[Any], collection: str, schema: str, trusted: Sequence[str] = ()
+) -> Table:
     """The collection's table, created or adopted inside the caller's transaction if need be."""
-    install(conn)
-    table = find_table(conn, collection, schema)
+    install(conn, trusted)
+    table = find_table(conn, collection, schema, trusted)
     if table is None or not table.ready:
         if table is not None:
             require_rights(table)
-        for statement in _statements(table, collection, schema):
+        for statement in table_statements(table, collection, schema):
             conn.execute(statement)
-        table = find_table(conn, collection, schema)
+        table = find_table(conn, collection, schema, trusted)
     assert table is not None, "a table that was just created is there"
     assert table.ready, "a table that was just created or adopted is ready"
     return table
 
 
-def _statements(table: Table | None, collection: str, schema: str) -> list[sql.Composed]:
+def table_statements(table: Table | None, collection: str, schema: str) -> list[sql.Composed]:
+    """The statements that create the collection's table, or adopt the one that is there."""
     return create_statements(collection, schema) if table is None else adopt_statements(table)
 
 
-def index_statement(table: Table) -> sql.Composed:
+def index_name(table: str) -> str:
+    """The name of the index that answers `find`."""
+    return table[:58] + "_find"
+
+
+def has_index(conn: Connection[Any], table: Table) -> bool:
+    """Whether the table has it."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+        " JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace"
+        " WHERE n.nspname = %s AND t.relname = %s AND c.relname = %s AND i.indisvalid)",
+        (table.schema, table.name, index_name(table.name)),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def index_statement(schema: str, table: str) -> sql.Composed:
     """The index that answers `find` by containment (jsonb_path_ops: `@>` only, and small)."""
     return sql.SQL(
         "CREATE INDEX IF NOT EXISTS {} ON {} USING gin ((data::jsonb) jsonb_path_ops)"
-    ).format(sql.Identifier(table.name[:58] + "_find"), table.sql)
-
-
-def script(conn: Connection[Any] | None, schema: str, collections: list[str]) -> str:
-    """All of it as one SQL script for a DBA: the schema, and the tables of these collections.
-
-    With a connection, tables that exist are adopted; without one they are created.
-    """
-    parts = ["BEGIN;\n"]
-    present = schema_version(conn) if conn is not None else 0
-    for number, statements in migrations("postgres"):
-        if number > present:
-            parts.append(statements)
-            parts.append(f"INSERT INTO standfast.schema_version (version) VALUES ({number});\n")
-    for collection in collections:
-        table = find_table(conn, collection, schema) if conn is not None else None
-        if table is None or not table.ready:
-            parts.extend(
-                statement.as_string(conn) + ";\n"
-                for statement in _statements(table, collection, schema)
-            )
-    parts.append("COMMIT;\n")
-    return "".join(parts)
-
-
-def grants(role: str, schema: str, collections: list[str]) -> str:
-    """The rights that a role without DDL rights needs to work on an installed schema."""
-    name = sql.Identifier(role).as_string(None)
-    tables = ", ".join(sql.Identifier(schema, c).as_string(None) for c in collections)
-    lines = [
-        f"GRANT USAGE ON SCHEMA standfast TO {name};",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA standfast TO {name};",
-    ]
-    if tables:
-        lines.append(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {name};")
-    return "\n".join(lines) + "\n"
+    ).format(sql.Identifier(index_name(table)), sql.Identifier(schema, table))

@@ -12,6 +12,7 @@ from psycopg import Connection
 from standfast.backends.postgres import conflicts as pgconflicts
 from standfast.backends.postgres import schema as pgschema
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
+from standfast.backends.postgres.trust import require_trusted
 from standfast.backends.postgres.write import TransactionOptions
 from standfast.config.settings import Target
 from standfast.errors import ConfigError, Unavailable
@@ -111,6 +112,7 @@ class Sessions:
                 code="server_encoding",
                 hint="create the database with ENCODING 'UTF8'",
             )
+        require_trusted(conn, self.target.trust)
         pgschema.schema_version(conn)
         self.schema_of(conn)
 

@@ -7,11 +7,14 @@ put on it, nothing else changes.  What cannot be adopted safely is refused by na
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 from psycopg import Connection, sql
 
+from standfast.backends.postgres.trust import require_trusted
+from standfast.backends.postgres.trust import tables as trust_tables
 from standfast.errors import ConfigError
 
 _KEY_TYPES: dict[str, LiteralString] = {
@@ -172,8 +175,13 @@ class _Column(NamedTuple):
     deterministic: bool
 
 
-def find_table(conn: Connection[Any], collection: str, schema: str) -> Table | None:
-    """The collection's table as it stands, or None; ConfigError when it cannot be adopted."""
+def find_table(
+    conn: Connection[Any], collection: str, schema: str, trusted: Sequence[str] = ()
+) -> Table | None:
+    """The collection's table as it stands, or None; ConfigError when it cannot be adopted.
+
+    `foreign_owner`: a stranger owns it, whose triggers would run as whoever writes to it.
+    """
     with conn.cursor() as cur:
         registered = None
         if has_schema(conn):
@@ -192,6 +200,7 @@ def find_table(conn: Connection[Any], collection: str, schema: str) -> Table | N
                     hint="it was dropped or renamed: restore it",
                 )
             return None
+        require_trusted(conn, trusted, trust_tables(place[0], [place[1]]))
         columns = [_Column(*record) for record in cur.execute(_COLUMNS, (found[0],))]
     return _judge(collection, place, _Found(*found), columns, registered and registered[2])
 

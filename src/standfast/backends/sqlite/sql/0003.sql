@@ -1,0 +1,1 @@
+-- Version 3 is about roles and rights, which are PostgreSQL's: a file has none.

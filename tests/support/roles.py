@@ -1,0 +1,94 @@
+"""An app with the least rights: a DBA runs the printed script, a role without login owns the rest.
+
+with app_role(pg_admin_url, pg_database) as app:
+    backend = app.backend()         # a PostgresBackend whose missing tables the DBA makes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import Connection, sql
+
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.postgres.script import ScriptOptions, script
+from standfast.config.settings import Target, parse_url
+from support.pg import new_role, url_as
+
+_ONE_DBA = Lock()
+
+
+@dataclass
+class AppRole:
+    """A role that may work on one database, and the superuser who runs the scripts for it."""
+
+    name: str
+    dba_url: str
+    owner: str
+
+    @property
+    def url(self) -> str:
+        return url_as(self.dba_url, self.name)
+
+    def run_script(
+        self, collections: Sequence[str] = (), schema: str = "public", **options: Any
+    ) -> None:
+        """What a DBA does with the output of `standfast schema sql --role`."""
+        made = ScriptOptions(role=self.name, owner=self.owner, **options)
+        # One DBA at a time: a script says what was missing when it was printed.
+        with _ONE_DBA, psycopg.connect(self.dba_url, autocommit=True) as dba:
+            dba.execute(cast(LiteralString, script(dba, schema, collections, made)))
+
+    def backend(self, **options: Any) -> PostgresBackend:
+        return _AppBackend(self, parse_url(self.url), **options)
+
+
+class _AppBackend(PostgresBackend):
+    """Calls the DBA for every collection that has no table yet: the app may not make one."""
+
+    def __init__(self, app: AppRole, target: Target, **options: Any) -> None:
+        super().__init__(target, **options)
+        self._app = app
+
+    def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
+        missing = [name for name in collections if name not in self._tables]
+        if missing:
+            self._app.run_script(missing)
+        super().writable(conn, collections)
+
+    def create_index(self, collection: str) -> None:
+        self._app.run_script([collection], indexes=True)
+        super().create_index(collection)
+
+    def install(self, collections: Sequence[str]) -> None:
+        self._app.run_script(collections)
+        super().install(collections)
+
+    def new_handle(self) -> PostgresBackend:
+        made = super().new_handle()
+        return _AppBackend(self._app, self.target, line=made._connections)
+
+
+@contextmanager
+def app_role(admin_url: str, database_url: str) -> Generator[AppRole]:
+    """A fresh app role and a fresh owner; the database is left without either when the block ends.
+
+    Roles are the cluster's: whatever they own in the database has to go before they can.
+    """
+    with new_role(admin_url) as name:
+        owner = f"{name}_owner"
+        app = AppRole(name, database_url, owner)
+        app.run_script()
+        try:
+            yield app
+        finally:
+            with psycopg.connect(database_url, autocommit=True) as dba:
+                dba.execute("DROP SCHEMA IF EXISTS standfast CASCADE")
+                for role in (name, owner):
+                    dba.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
+                dba.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(owner)))
