@@ -1,0 +1,218 @@
+"""The local disk: full, damaged, locked, copied (rows D1 to D6)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+import pytest
+
+import standfast
+from standfast import StandfastError
+from support.crash_disk import why_no_mounts
+from support.disk_app import play
+from support.far import FarPg
+from support.hold import on_primary, soon, wait_direct
+
+MakeFar = Callable[..., FarPg]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """Where `play` mounts a small file system for its app alone."""
+    if why := why_no_mounts():
+        pytest.skip(why)
+    return tmp_path / "small"
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="D1: that it failed is only in memory"
+)
+def test_a_mirror_that_missed_writes_is_not_read(pg_database: str, small_disk: Path) -> None:
+    """D1, R25: what a full disk kept out of the mirror is not served as its old value later."""
+    told = play("stale_mirror", pg_database, small_disk)
+    assert told["last"] > 0
+    assert "error" in told or told["read"] == told["last"], told
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D2: forgetting needs space")
+def test_a_journal_forgets_on_a_full_disk(pg_database: str, small_disk: Path) -> None:
+    """D2, R25: what is settled is known on a full disk, and the store is direct again."""
+    assert play("forgetting", pg_database, small_disk) == {"durable_on": "primary"}
+
+
+@pytest.mark.xfail(strict=True, raises=StandfastError, reason="D3: a damaged mirror stops the app")
+@pytest.mark.parametrize("damage", ["garbage", "directory"])
+def test_a_damaged_mirror_is_made_anew(
+    pg_database: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D3: a mirror that cannot be read is set aside with one warning, and the store works."""
+    path = tmp_path / "data" / "mirror.db"
+    with standfast.open(pg_database, data_dir=path.parent) as store:
+        wait_direct(store)
+        store["c"].put("k", 1)
+    assert path.exists()
+    for rest in path.parent.glob("mirror.db-*"):
+        rest.unlink()
+    if damage == "garbage":
+        path.write_bytes(b"\x00\xff" * 8192)
+    else:
+        path.unlink()
+        path.mkdir()
+    with standfast.open(pg_database, data_dir=path.parent) as store:
+        wait_direct(store)
+        assert store["c"].get("k") == 1
+        assert store["c"].get("k", consistency="local") == 1
+    assert "mirror" in caplog.text
+
+
+@pytest.mark.xfail(
+    strict=True, raises=(AssertionError, StandfastError), reason="D3: a damaged journal is given up"
+)
+def test_a_damaged_journal_is_salvaged(
+    far_pg: MakeFar, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D3: what can be read of a damaged journal arrives; what is lost is counted and named."""
+    far = far_pg()
+    path = tmp_path / "data" / "journal.db"
+    with standfast.open(far.url, data_dir=path.parent) as store:
+        wait_direct(store)
+        store["c"].put("first", 1)
+        far.line.set(max_connections=0)
+        far.line.cut()
+        for number in range(100):
+            store["c"].put(str(number), "x" * 2000)
+    damage_a_page(path)
+    far.line.set(max_connections=None)
+    with standfast.open(far.url, data_dir=path.parent) as store:
+        wait_direct(store, within_s=8.0)
+    assert len(on_primary(far.near_url, "c")) > 50
+    assert "journal" in caplog.text
+
+
+def damage_a_page(path: Path) -> None:
+    """Overwrite the last page in the middle of the file that holds rows of a table."""
+    with apsw.Connection(str(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((page_size,),) = connection.execute("PRAGMA page_size").fetchall()
+    connection.close()
+    content = bytearray(path.read_bytes())
+    pages = range(page_size, len(content), page_size)
+    leaves = [at for at in pages if content[at] == 0x0D]  # a leaf of a table's tree
+    at = leaves[len(leaves) // 2]
+    content[at : at + page_size] = b"\xff" * page_size
+    path.write_bytes(content)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process's write transaction on a SQLite file."""
+    connection = apsw.Connection(str(path))
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D4: each write waits for the mirror")
+def test_a_locked_mirror_holds_up_no_write(pg_database: str, tmp_path: Path) -> None:
+    """D4: when the primary has answered, a write does not wait for a lock on the mirror."""
+    with standfast.open(pg_database, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        store["c"].put("k", 0)
+        with locked(tmp_path / "data" / "mirror.db"):
+            start = time.monotonic()
+            assert store["c"].put("k", 1).durable_on == "primary"
+            # Far above the 50 ms that are promised, far below the 5 s that SQLite waits.
+            assert time.monotonic() - start < 1.5
+        assert store["c"].get("k") == 1
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D4: a read waits behind the writer")
+def test_a_locked_database_stops_no_event_loop(tmp_path: Path) -> None:
+    """D4: embedded, with somebody's lock on the file: a read stops the event loop for no one."""
+
+    async def longest_pause() -> float:
+        pauses = [0.0]
+
+        async def tick() -> None:
+            while True:
+                start = time.monotonic()
+                await asyncio.sleep(0.01)
+                pauses.append(time.monotonic() - start)
+
+        url = f"sqlite:///{tmp_path / 'own.db'}"
+        async with standfast.open_async(url, data_dir=tmp_path / "data") as store:
+            await store["c"].put("k", 1)
+            ticking = asyncio.create_task(tick())
+            with locked(tmp_path / "own.db"):
+                writing = asyncio.create_task(store["c"].put("k", 2))
+                await asyncio.sleep(0.2)  # it is waiting for the lock by now
+                assert await store["c"].get("k") == 1
+                await asyncio.sleep(0.02)
+            with contextlib.suppress(StandfastError):
+                await writing
+            ticking.cancel()
+        return max(pauses)
+
+    assert asyncio.run(longest_pause()) < 0.5
+
+
+@pytest.mark.xfail(
+    strict=True, raises=(AssertionError, StandfastError), reason="D5: there is no spool yet"
+)
+def test_a_spool_takes_what_the_journal_cannot(far_pg: MakeFar, tmp_path: Path) -> None:
+    """D5: with the primary away and the journal locked, a write is in the spool, and arrives."""
+    far = far_pg()
+    with standfast.open(far.url, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        store["c"].put("first", 1)
+        with far.line.down():
+            assert store["c"].put("before", 1).durable_on == "journal"
+            with locked(tmp_path / "data" / "journal.db"):
+                assert store["c"].put("k", 1).durable_on == "spool"
+                assert (tmp_path / "data" / "spool.jsonl").exists()
+            assert store["c"].get("k") == 1
+        wait_direct(store)
+        assert on_primary(far.near_url, "c") == {"first": 1, "before": 1, "k": 1}
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D5: there is no snapshot yet")
+def test_a_snapshot_is_written_when_things_are_quiet(pg_database: str, tmp_path: Path) -> None:
+    """D5: what a collection holds stands in `snapshot/<collection>.json`, as plain JSON."""
+    path = tmp_path / "data" / "snapshot" / "c.json"
+    with standfast.open(pg_database, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        store["c"].put("k", {"a": [1]})
+        assert dict(store["c"].items()) == {"k": {"a": [1]}}
+        soon(path.exists, within_s=4.0)
+        assert json.loads(path.read_text(encoding="utf-8")) == {"k": {"a": [1]}}
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D6: a missing -wal is not noticed")
+def test_a_copy_without_its_log_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D6: a `fallback.db` that was copied without its -wal is not opened as if it were whole."""
+    (tmp_path / "copy").mkdir()
+    with standfast.open(data_dir=tmp_path / "data") as store:
+        for number in range(50):
+            store["c"].put(str(number), number)
+        shutil.copy(tmp_path / "data" / "fallback.db", tmp_path / "copy" / "fallback.db")
+    caplog.clear()
+    count = -1
+    with (
+        contextlib.suppress(StandfastError),
+        standfast.open(data_dir=tmp_path / "copy") as store,
+    ):
+        count = store["c"].count()
+    assert count in (-1, 50) or "wal" in caplog.text.lower(), f"{count} of 50 documents"
