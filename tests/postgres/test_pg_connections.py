@@ -125,8 +125,8 @@ def test_i4_a_server_that_takes_no_writes(pg_database: str, db: Sql) -> None:
 
 
 def test_no_descriptor_is_left_behind(pg_database: str, hole: int) -> None:
-    """I7: a connection and its fuse give their descriptors back, whether it was made anew, lost,
-    or never made."""
+    """I7: a connection and its deadline give their descriptors back, whether it was made anew,
+    lost, or never made."""
 
     def fds() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -137,7 +137,7 @@ def test_no_descriptor_is_left_behind(pg_database: str, hole: int) -> None:
         for _ in range(25):
             backend.connect(soon(PATIENCE_S))
         for _ in range(25):
-            backend.line.drop()
+            backend.dedicated.drop()
             backend.connect(soon(PATIENCE_S))
             with pytest.raises(Unavailable):
                 nowhere.connect(soon(0.001))

@@ -1,6 +1,7 @@
 """The connector thread: makes the connections that the other threads use, and says who answered.
 
-Nobody else waits for a connection: libpq cannot keep a short deadline, and a resolver keeps none.
+The other threads never wait for a connection to be made: libpq cannot keep a short deadline, and a
+resolver keeps none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _REFUSALS = frozenset({"auth", "tls", "not_postgresql", "other_database", "went_
 
 
 class Connector:
-    """Keeps the backends of an engine connected while somebody wants them to be."""
+    """Keeps the backends of an engine connected while they are needed."""
 
     def __init__(self, context: EngineContext, backends: Sequence[Backend]) -> None:
         self._context = context
@@ -33,7 +34,7 @@ class Connector:
         self.timer = Timer("standfast-connector", self.attempt, failed=context.fail)
 
     def attempt(self) -> StandfastError | None:
-        """Make the connections that are missing; tells the writer how it went."""
+        """Make the missing connections, and report the result to the writer."""
         try:
             for backend in self._backends:
                 with self._lock:

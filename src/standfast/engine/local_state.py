@@ -58,7 +58,7 @@ class LocalState:
         self.mirror = Mirror(data_dir / mirror.FILE)
         self._history = self.journal.history()
         if self._history is None:
-            self.mirror.clear()  # whose rows these are, nobody can tell any more
+            self.mirror.clear()  # which database its rows are from is unknown
         self._mirror_failed = False
         self._lock = threading.Lock()
 
@@ -71,7 +71,7 @@ class LocalState:
         """Check who answered before anything is written there (I9); CorruptData when it is held.
 
         Another database under another address is taken over when nothing is pending for the old
-        one; under the same address, or while something is pending, somebody has to decide.
+        one; under the same address, or while something is pending, the user has to decide.
         """
         with self._lock:
             known = self._history
@@ -111,8 +111,8 @@ class LocalState:
     ) -> None:
         """Take over what a batch of ours made (R6).
 
-        The primary has it, so a mirror that cannot be written is no reason to fail: it is not
-        asked any more until it could be emptied.
+        The primary has it, so a mirror that cannot be written is not a reason to fail: it
+        is not read again until it could be emptied.
         """
         try:
             if self._mirror_failed:
@@ -159,7 +159,7 @@ class LocalState:
             self._mirror_fails(error)
 
     def unseen(self, collection: str, *, before_us: int) -> list[str]:
-        """The keys of documents in the mirror that nobody has seen since."""
+        """The keys of documents in the mirror that were not read since."""
         return [] if self._mirror_failed else self.mirror.unseen(collection, before_us=before_us)
 
     def complete_mark(self, collection: str) -> CompleteMark | None:
@@ -169,8 +169,8 @@ class LocalState:
     def view(self, collection: str, key: str, pending: Iterable[Op] | None = None) -> View:
         """What this directory knows of a place.
 
-        The journal is read before the mirror: an op that is settled in between is in the mirror
-        by then, and one that is in both is told by the row's watermarks.
+        The journal is read before the mirror: an op that is applied in between is in the mirror
+        by then; if it is in both, the row's watermarks show it.
         """
         ops = self.journal.at(collection, key) if pending is None else list(pending)
         row = None if self._mirror_failed else self.mirror.get(collection, key)
@@ -214,7 +214,7 @@ class LocalState:
 
 
 def age_s(seen_us: int) -> float:
-    """How long ago the primary told it; 0 when it never did."""
+    """How long ago the primary returned it; 0 if it never did."""
     return max(0.0, time.time() - seen_us / 1e6) if seen_us else 0.0
 
 

@@ -46,7 +46,7 @@ OPEN_GRACE_S = 0.5
 class ReplicatedEngine:
     """One open store.  Thread-safe.
 
-    `start` tries to reach the primary once, within the deadline, and goes on without it unless
+    `start` tries to reach the primary once, within the deadline, and continues without it unless
     `fallback` is `off`.
     """
 

@@ -374,7 +374,7 @@ class Writer:
             self.transition(RoundFailed("more writes came meanwhile"))
 
     def close_lanes(self) -> None:
-        """At the end: close what the primary can be told to close; the rest is fenced later."""
+        """At the end: close what the primary can close now; the rest is fenced later."""
         for lane in [self.lane, *([self._side] if self._side else [])]:
             self._context.end_lane(self._primary, lane)
 

@@ -52,7 +52,7 @@ class PostgresBackend(Sessions):
         connect_timeout_s: float = 5.0,
         lock_timeout_s: float = 2.0,
         connections: Connections | None = None,
-        line: DeadlineConnection | None = None,
+        dedicated: DeadlineConnection | None = None,
     ) -> None:
         super().__init__(
             target,
@@ -60,7 +60,7 @@ class PostgresBackend(Sessions):
             or Connections(
                 target, max_connections=max_connections, connect_timeout_s=connect_timeout_s
             ),
-            line,
+            dedicated,
             lock_timeout_s=lock_timeout_s,
         )
         self._lock_timeout_s = lock_timeout_s
@@ -71,17 +71,17 @@ class PostgresBackend(Sessions):
     def new_handle(self) -> PostgresBackend:
         """For one thread of the engine: one connection of the set, which only `connect` makes.
 
-        Where more handles are wanted than the set has connections, threads share one, in turns.
+        If there are more handles than connections, threads share a connection, in turns.
         """
-        lines = self.connections.all
-        index, self._next_handle = self._next_handle % len(lines), self._next_handle + 1
+        every = self.connections.all
+        index, self._next_handle = self._next_handle % len(every), self._next_handle + 1
         if index == len(self._handles):
             self._handles.append(
                 PostgresBackend(
                     self.target,
                     lock_timeout_s=self._lock_timeout_s,
                     connections=self.connections,
-                    line=lines[index],
+                    dedicated=every[index],
                 )
             )
         return self._handles[index]
@@ -208,11 +208,11 @@ class PostgresBackend(Sessions):
         options: pgwrite.TransactionOptions,
         lock_timeout_s: float | None,
     ) -> pgwrite.Written:
-        """The short way for plain puts on a line, whose session has its settings; else the long."""
+        """Apply plain puts in one statement if the session has its limits; else in general."""
         table = tables[0][0]
         short = (
-            self.line is not None
-            and self.line.has_settings
+            self.dedicated is not None
+            and self.dedicated.has_settings
             and options.directory is not None
             and lock_timeout_s is None
             and pgputs.is_plain(ops)
@@ -254,17 +254,17 @@ class PostgresBackend(Sessions):
         name: Identity | None = None,
         deadline: float | None = None,
     ) -> list[ConflictRecord]:
-        with self.connection("reading the ledger", deadline) as conn:
+        with self.connection("reading the conflicts", deadline) as conn:
             if not has_schema(conn):
                 return []
             return pgconflicts.conflicts(conn, state=state, after=after, limit=limit, name=name)
 
     def conflict(self, number: int) -> ConflictRecord | None:
-        with self.connection("reading the ledger") as conn:
+        with self.connection("reading the conflicts") as conn:
             return pgconflicts.conflict(conn, number) if has_schema(conn) else None
 
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
-        with self.connection("reading the ledger", deadline) as conn:
+        with self.connection("reading the conflicts", deadline) as conn:
             return pgconflicts.counts(conn) if has_schema(conn) else {}
 
     def resolve_conflict(self, number: int, resolution: str) -> bool:

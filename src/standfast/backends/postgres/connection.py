@@ -72,7 +72,7 @@ class DeadlineConnection:
 
     @property
     def connected(self) -> bool:
-        """Whether `connect` has made a connection that nobody is known to have ended."""
+        """Whether `connect` has made a connection, and it is not known to have ended."""
         return self._accepted and self.open
 
     @property
@@ -243,9 +243,9 @@ class DeadlineConnection:
                 self.drop()
 
     def drop(self) -> None:
-        """Give the connection up, without a word to the server that could block.
+        """Give the connection up, without a message to the server that could block.
 
-        For whoever has the connection to itself.
+        The caller must have the connection to itself (`borrow`, or inside `use`).
         """
         with self._lock:
             conn, self._conn = self._conn, None
@@ -289,30 +289,30 @@ class Connections:
 
         It is made where it is missing.  `Unavailable("busy")`: none was free in time.
         """
-        line = self._borrow(doing, time.monotonic() + self._timeout_s)
+        one = self._borrow(doing, time.monotonic() + self._timeout_s)
         try:
             until = time.monotonic() + self._timeout_s
-            with line.borrowed(doing, deadline, connect_deadline=until) as conn:
+            with one.borrowed(doing, deadline, connect_deadline=until) as conn:
                 yield conn
         finally:
-            line.give_back()
+            one.give_back()
 
     def _borrow(self, doing: str, until: float) -> DeadlineConnection:
-        """Take a connection that nobody uses; one that is there already if possible."""
+        """Take a free connection; one that is open already if possible."""
         while True:
-            lines = sorted(self.all, key=lambda line: not line.open)
-            for line in lines:
-                if line.borrow(0):
-                    return line
+            open_first = sorted(self.all, key=lambda one: not one.open)
+            for one in open_first:
+                if one.borrow(0):
+                    return one
             if time.monotonic() > until:
                 raise _busy(f"{doing} on {self._display}")
-            if lines[0].borrow(_NEXT_S):
-                return lines[0]
+            if open_first[0].borrow(_NEXT_S):
+                return open_first[0]
 
     def close(self) -> None:
         """Close all of them, for good.  Idempotent."""
-        for line in self.all:
-            line.close()
+        for one in self.all:
+            one.close()
 
 
 def _busy(doing: str) -> Unavailable:

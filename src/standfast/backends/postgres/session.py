@@ -18,28 +18,31 @@ from standfast.config.settings import Target
 from standfast.errors import ConfigError, Unavailable
 from standfast.ops.types import ServerIdentity
 
-#: How long a single statement of a line waits for somebody's lock.
-_LINE_PATIENCE_MS = 300
+#: How long a single statement on a dedicated connection waits for a lock.
+_STATEMENT_LOCK_TIMEOUT_MS = 300
 #: How long after the deadline the server itself ends a statement.
 _AFTER_DEADLINE_MS = 1000
 
 
 class Sessions:
-    """A way to one database: over any connection of a set, or over one, which `connect` makes."""
+    """A way to one database: over any connection of a set, or over a dedicated one of it.
+
+    A dedicated connection is made by `connect` alone; the others are made when they are needed.
+    """
 
     def __init__(
         self,
         target: Target,
         connections: Connections,
-        line: DeadlineConnection | None,
+        dedicated: DeadlineConnection | None,
         *,
         lock_timeout_s: float,
     ) -> None:
         self.target = target
         self.display = target.display
         self.connections = connections
-        self.line = line
-        self.connection = connections.use if line is None else line.use
+        self.dedicated = dedicated
+        self.connection = connections.use if dedicated is None else dedicated.use
         """`connection(doing, deadline=None)`: one for a piece of work; errors become ours."""
         self._lock_timeout_ms = int(lock_timeout_s * 1000)
         self.clock: tuple[int, float] | None = None
@@ -48,18 +51,18 @@ class Sessions:
 
     def close(self) -> None:
         """Release the connections.  Idempotent."""
-        (self.line or self.connections).close()
+        (self.dedicated or self.connections).close()
 
     @property
     def connected(self) -> bool:
-        return self.line is None or self.line.connected
+        return self.dedicated is None or self.dedicated.connected
 
     def connect(
         self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
     ) -> ServerIdentity:
         """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
-        if self.line is not None:
-            return self.line.connect(deadline, self._prepare, accept=accept)
+        if self.dedicated is not None:
+            return self.dedicated.connect(deadline, self._prepare, accept=accept)
         with self.connection("looking at the database", deadline) as conn:
             found = self._prepare(conn)
         if accept is not None:
@@ -69,9 +72,9 @@ class Sessions:
     def _prepare(self, conn: Connection[Any]) -> ServerIdentity:
         self._check(conn)
         self._require_writable(conn)
-        if self.line is not None:
-            self._prepare_session(conn, self.line)
-            self._end_predecessor(conn, self.line)
+        if self.dedicated is not None:
+            self._prepare_session(conn, self.dedicated)
+            self._end_predecessor(conn, self.dedicated)
         self.measure_clock(conn)
         return pgconflicts.server_identity(conn)
 
@@ -137,7 +140,7 @@ class Sessions:
             self._schema = str(row[0])
         return self._schema
 
-    def _prepare_session(self, conn: Connection[Any], line: DeadlineConnection) -> None:
+    def _prepare_session(self, conn: Connection[Any], dedicated: DeadlineConnection) -> None:
         """Settings that hold for the session, where a session is ours: not behind a pooler.
 
         A single statement then needs no transaction around it to have its limits.
@@ -156,9 +159,9 @@ class Sessions:
             " false), set_config('enable_mergejoin', 'off', false),"
             " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')"
             " THEN set_config('synchronous_commit', 'on', false) END",
-            (f"{_LINE_PATIENCE_MS}ms",),
+            (f"{_STATEMENT_LOCK_TIMEOUT_MS}ms",),
         )
-        line.has_settings = True
+        dedicated.has_settings = True
 
     def limited(
         self,
@@ -166,7 +169,7 @@ class Sessions:
         deadline: float | None,
         lock_timeout_s: float | None = None,
     ) -> TransactionOptions:
-        """The terms with the server's time limits.
+        """The options with the server's time limits for this deadline.
 
         A lock is given up well before the deadline; a statement only after it, so that what ends
         at the deadline is the wait, and the server lets go of its locks soon after.
@@ -187,7 +190,7 @@ class Sessions:
             expires_us=expires_us,
         )
 
-    def _end_predecessor(self, conn: Connection[Any], line: DeadlineConnection) -> None:
+    def _end_predecessor(self, conn: Connection[Any], dedicated: DeadlineConnection) -> None:
         """End the session whose connection was cut: it would go on holding its locks.
 
         A server that waits for the rest of a message has no time limit for that.
@@ -195,7 +198,7 @@ class Sessions:
         row = conn.execute(
             "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         ).fetchone()
-        before, line.session = line.session, row and (int(row[0]), row[1])
+        before, dedicated.session = dedicated.session, row and (int(row[0]), row[1])
         if before is not None and not self.target.pooler:
             conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
