@@ -29,7 +29,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format chaos far bench clean distclean stale
+.PHONY: help demo quick test coverage matrix lint format chaos far bench clean distclean stale
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,12 @@ quick: $(VENV)/.ready-test  ## run the tests that need no server and start no pr
 
 test: $(VENV)/.ready-test  ## run all tests but the slow ones, with a PostgreSQL of their own
 	@$(PY) -m pytest $(PARALLEL) $(ARGS)
+
+coverage: $(VENV)/.ready-test  ## run the same tests and print what they do not reach; has a floor
+	@$(PY) -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
+
+matrix: $(VENV)/.ready-dev  ## build the package, try it on every Python >= 3.11 that is found
+	@$(PY) tools/matrix.py
 
 lint: $(VENV)/.ready-dev  ## check style, formatting and types
 	@$(PY) -m ruff check .
@@ -65,7 +71,7 @@ bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migr
 	@$(PY) bench/bot.py
 
 clean:  ## remove what demo, builds and tests leave behind
-	@rm -rf build dist storage .pytest_cache .ruff_cache .hypothesis .benchmarks
+	@rm -rf build dist storage .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 	@find src tests examples bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove the virtual environment

@@ -20,6 +20,10 @@ FORBIDDEN = [
     ".".join(["files", "pythonhosted"]),
 ]
 MAX_LINES = 800
+OLD_NAME = "".join(["hold", "fast"])
+#: At the top of the package, so that one sees at a glance where things are.
+MAX_MODULES = 6
+MAX_PACKAGES = 12
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -79,6 +83,25 @@ def test_source_files_stay_short() -> None:
         for path in python_files("src")
     }
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_the_old_name_is_history() -> None:
+    """Nothing but the changelog names the package as it was called at first."""
+    holding = [
+        str(p.relative_to(ROOT))
+        for p in FILES
+        if OLD_NAME in str(p.relative_to(ROOT)).lower()
+        or OLD_NAME.encode() in p.read_bytes().lower()
+    ]
+    assert set(holding) <= {"CHANGELOG.md"}
+
+
+def test_the_top_of_the_package_can_be_taken_in_at_a_glance() -> None:
+    """The package has few modules and few sub-packages at its top."""
+    package = ROOT / "src" / "standfast"
+    parts = [path.relative_to(package).parts for path in python_files("src")]
+    assert len([part for part in parts if len(part) == 1]) <= MAX_MODULES
+    assert len({part[0] for part in parts if len(part) > 1}) <= MAX_PACKAGES
 
 
 def public_definitions(path: Path) -> Iterator[tuple[ast.ClassDef | None, Definition]]:
