@@ -282,7 +282,7 @@ def test_a_drain_lock_that_somebody_holds(outage: Outage, monkeypatch: pytest.Mo
     try:
         ran = outage.run("journal", "drain", "--timeout", "0.05", "--json")
         assert (ran.code, ran.document["left"]) == (5, 3)
-        assert ran.document["reason"] == "another process replays"
+        assert ran.document["reason"] == "another process is replaying"
         ran = outage.run("journal", "discard", "--all", "--yes", "--json")
         assert (ran.code, ran.document["error"]["code"]) == (5, "locked")
     finally:

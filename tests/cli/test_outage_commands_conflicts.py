@@ -251,7 +251,7 @@ def test_a_line_is_resolved_only_after_the_write(
     def lost(*_: object, **__: object) -> None:
         raise Unavailable("the connection was lost", code="connection_lost")
 
-    for name in ("apply", "resolve_entry"):
+    for name in ("apply", "resolve_conflict"):
         with monkeypatch.context() as patch:
             patch.setattr(PostgresBackend, name, lost)
             assert resolve(outage, "--take", "mine").code == 3
@@ -274,10 +274,10 @@ def test_two_people_at_once(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> 
             first[0] = resolve(outage, "--take", "mine")
         return entries
 
-    monkeypatch.setattr(PostgresBackend, "entries", meanwhile)
+    monkeypatch.setattr(PostgresBackend, "conflicts", meanwhile)
     second = resolve(outage, "--take", "mine")
     assert (first[0].code, second.code) == (0, 1)
-    assert "line 1 is not open, it is resolved (mine)" in second.err
+    assert "conflict 1 is not open, it is resolved (mine)" in second.err
     assert stored(outage) == '{"list":["x"]}'
 
 

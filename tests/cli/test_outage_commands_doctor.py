@@ -238,7 +238,7 @@ def test_adopting_needs_a_yes(kept: Outage, pg_database: str) -> None:
     assert kept.run(*flags, "--json").code == 2
     ran = kept.run(*flags, stdin="n\n")
     assert ran.code == 1
-    assert "3 pending write(s) would be for it" in ran.err
+    assert "3 pending write(s) would go to it" in ran.err
     assert catalog(pg_database) == before
     assert kept.run("journal", "drain").code == 0
 

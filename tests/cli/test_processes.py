@@ -289,7 +289,7 @@ def test_a_long_step_shows_a_bar_on_a_terminal(embedded: Place) -> None:
         )
         os.close(theirs)
         shown = b""
-        while b"done; take it back" not in shown:
+        while b"done; undo it" not in shown:
             shown += os.read(ours, 65536)
         out, _ = process.communicate()
         os.close(ours)

@@ -64,7 +64,7 @@ def test_what_is_told_stands_in_the_order_of_the_steps(bot: Place) -> None:
     """Scan, plan, backup, load, verify, clean up: one line each, then how to take it back."""
     ran = migrate(bot, ".", "--yes")
     steps = [line.split(":")[0] for line in ran.err.splitlines() if ": " in line]
-    wanted = ["scan", "plan", "backup", "load", "verify", "clean up", "done; take it back with"]
+    wanted = ["scan", "plan", "backup", "load", "verify", "clean up", "done; undo it with"]
     assert [step for step in steps if step in wanted] == wanted
     assert f"standfast rollback {ran.out.strip()}" in ran.err
 

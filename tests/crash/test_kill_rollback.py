@@ -59,7 +59,7 @@ def test_a_rollback_twice_is_a_no_op(migrated: Stage) -> None:
     before = look(migrated.world)
     done = migrated.world.rollback()
     assert done.code == 0
-    assert "rolled back already" in done.err
+    assert "already rolled back" in done.err
     assert look(migrated.world) == before
 
 

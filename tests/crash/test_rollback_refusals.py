@@ -246,7 +246,7 @@ def test_a_database_that_forgot_the_run(migrated: Stage) -> None:
     runs.rename(world.runs)
     done = world.rollback()
     assert done.code == 4, done.all
-    assert "knows nothing of run" in done.err
+    assert "has no record of run" in done.err
     assert list(world.app.iterdir()) == []
     done = world.rollback("--discard-newer")
     assert done.code == 0, done.all

@@ -315,7 +315,7 @@ def test_schema_is_moved_with_one_warning(name: str) -> None:
     """A schema in any of its spellings leaves the parameters, and is said once."""
     target = parse_url(f"postgres://h/db?{name}=one&{name}=App_2", environ={})
     assert (target.schema, target.params) == ("App_2", {"host": "h", "dbname": "db"})
-    assert target.warnings == (f"{name} is no parameter of libpq and was moved to the settings",)
+    assert target.warnings == (f"{name} is not a parameter of libpq and was moved to the settings",)
 
 
 @pytest.mark.parametrize(

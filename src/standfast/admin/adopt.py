@@ -1,4 +1,4 @@
-"""`standfast doctor --adopt`: a person decides that another database is the journal's new home."""
+"""`standfast doctor --adopt`: a person assigns the journal to another database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from standfast.admin.data_dir import look
-from standfast.admin.journal import drain_lock, held
+from standfast.admin.journal import drain_lock, opened_local_state
 from standfast.backends.base import Backend
 from standfast.config.settings import Settings
 from standfast.engine.journal import History
@@ -16,30 +16,30 @@ from standfast.engine.local_state import LocalState
 from standfast.errors import Unavailable
 from standfast.ops.types import Op, ServerIdentity
 
-#: The ledger's reason for conditions on versions of a database that was left behind.
+#: Why a write whose condition is on a version of the former database becomes a conflict.
 OTHER_HISTORY = "other_history"
-#: How long a replay that is under way may go on before the adoption gives up.
+#: How long the adoption waits for a replay that is under way.
 LOCK_WAIT_S = 5.0
 
 
 class Adoption(msgspec.Struct, frozen=True):
-    """What changes hands: the database before (None: none yet), the new one, the writes pending."""
+    """An adoption: the database before (None: none yet), the new one, and the pending writes."""
 
     before: History | None
     identity: str | None
     display: str
     ops: int
     rejected: int = 0
-    """Conditional writes that go into the ledger: their versions mean nothing in the new one."""
+    """Conditional writes that become conflicts: their versions mean nothing in the new database."""
 
 
 def adopt(
     settings: Settings, backend: Backend, *, agree: Callable[[Adoption], None]
 ) -> Adoption | None:
-    """Let the journal belong to the database that answers; None when it does already.
+    """Assign the journal to the database that answers; None when it already belongs to it.
 
-    `agree` raises when nobody agrees.  `Unavailable("locked")` while a process has the directory
-    open: its store believes in the database of before.  The database gets our schema if it has
+    `agree` raises to refuse.  `Unavailable("locked")` while a process has the directory open: its
+    store still expects the former database.  The database gets our schema if it has
     none.  What is pending is replayed by the next process that opens the store.
     """
     local = look(settings.data_dir)
@@ -49,7 +49,10 @@ def adopt(
         return None
     _refuse_alive(settings)
     agree(Adoption(local.history, server_identity.identity, settings.target.display, local.ops))
-    with held(settings) as local_state, drain_lock(settings.data_dir, timeout_s=LOCK_WAIT_S):
+    with (
+        opened_local_state(settings) as local_state,
+        drain_lock(settings.data_dir, timeout_s=LOCK_WAIT_S),
+    ):
         _refuse_alive(settings)
         if server_identity.identity is None:
             backend.install([])
@@ -60,7 +63,7 @@ def adopt(
 def _hand_over(local_state: LocalState, server_identity: ServerIdentity, display: str) -> Adoption:
     before = local_state.history
     # First these: a condition on a version of the old database could hold in the new one by
-    # accident.  Killed in between, they are in the ledger of whichever database comes next.
+    # accident.  After a kill in between, they become conflicts in whichever database comes next.
     conditional = [one for one in local_state.journal.everything() if _is_bound(one.op)]
     local_state.journal.replace(
         conditional, lambda op: msgspec.structs.replace(op, reject=OTHER_HISTORY)

@@ -1,4 +1,4 @@
-"""`standfast conflicts`: lines of the ledger, and what a person decides about them."""
+"""`standfast conflicts`: what was recorded about a write, and what a person decides about it."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _AGAIN = uuid.UUID("8d9fb0c2-6c0f-4d7e-9c38-3b1f0f4f2a57")
 
 
 class Decision(NamedTuple):
-    """What is to become of a line: take a side, put this JSON text, or leave all as it is."""
+    """How to resolve a conflict: take a side, put this JSON text, or leave all as it is."""
 
     take: Side | None = None
     value: str | None = None
 
     @property
     def name(self) -> str:
-        """How the ledger calls it."""
+        """Its name in the record of the conflict."""
         if self.value is not None:
             return "value"
         return self.take or "dismissed"
 
 
 class Resolved(NamedTuple):
-    """A line that was resolved, how, and the version that its document got (None: no write)."""
+    """A resolved conflict, how, and the version that its document got (None: no write)."""
 
     entry: ConflictRecord
     resolution: str
@@ -50,17 +50,17 @@ class Resolved(NamedTuple):
 
 
 def open_conflicts(counts: Mapping[str, int]) -> int:
-    """The number of lines that somebody should look at."""
+    """The number of conflicts that wait for a decision."""
     return counts.get("open", 0)
 
 
 def find(backend: Backend, number: int, *, deadline_s: float) -> ConflictRecord:
-    """One line; StandfastError("no_entry") when there is none of this id."""
+    """One conflict; StandfastError("no_entry") when there is none of this id."""
     deadline = time.monotonic() + deadline_s
     found = backend.conflicts(after=number - 1, limit=1, deadline=deadline)
     if not found or found[0].id != number:
         raise StandfastError(
-            f"the ledger has no line {number}",
+            f"there is no conflict {number}",
             code="no_entry",
             hint="see: standfast conflicts list",
         )
@@ -68,7 +68,7 @@ def find(backend: Backend, number: int, *, deadline_s: float) -> ConflictRecord:
 
 
 def version_now(backend: Backend, entry: ConflictRecord, *, deadline_s: float) -> int:
-    """The version of the line's document at this moment; 0 when there is none."""
+    """The version of the conflict's document at this moment; 0 when there is none."""
     deadline = time.monotonic() + deadline_s
     (state,) = backend.observe(entry.collection, [entry.key], deadline=deadline).states
     return 0 if state.text is None else state.version
@@ -82,12 +82,12 @@ def resolve(
     if_version: int | None = None,
     deadline_s: float,
 ) -> Resolved:
-    """Carry out a decision, and mark the line only when that has taken effect.
+    """Carry out a decision, and mark the conflict as resolved once that has taken effect.
 
     `if_version` makes the write conditional: ConflictError when the document has another version.
-    Killed in between, the same call again does no harm: a document is put once more, and a patch,
-    append or increment is not applied twice.  ConflictError("not_open") for a line that is
-    resolved, or was never open.
+    After a kill in between, the same call again does no harm: a document is put once more, and a
+    patch, append or increment is not applied twice.  ConflictError("not_open") for a conflict that
+    is resolved, or was never open.
     """
     entry = find(backend, number, deadline_s=deadline_s)
     if entry.state != "open":
@@ -97,7 +97,7 @@ def resolve(
     if not backend.resolve_conflict(number, decision.name):
         raise _not_open(find(backend, number, deadline_s=deadline_s))
     if op is not None:
-        # Whoever decides the same at the same time must not apply it once more.
+        # The same decision, made elsewhere at the same time, must not apply it once more.
         with contextlib.suppress(StandfastError):
             backend.fence([op.lane], deadline=time.monotonic() + deadline_s)
     return Resolved(entry, decision.name, version)
@@ -106,9 +106,9 @@ def resolve(
 def _not_open(entry: ConflictRecord) -> ConflictError:
     how = f" ({entry.resolution})" if entry.resolution else ""
     return ConflictError(
-        f"line {entry.id} is not open, it is {entry.state}{how}",
+        f"conflict {entry.id} is not open, it is {entry.state}{how}",
         code="not_open",
-        hint="change the document itself, if it should be another: standfast put",
+        hint="to change the document itself: standfast put",
     )
 
 
@@ -125,14 +125,14 @@ def _op(
     if decision.take == "base":
         if entry.base is None:
             raise ConfigError(
-                f"line {entry.id} tells no base: there was no document, or nobody knew of one",
+                f"conflict {entry.id} has no base: there was no document, or none was known",
                 code="no_base",
                 hint="--take theirs, --value, or standfast delete and --dismiss",
             )
         return _document(entry, entry.base, if_version)
     if entry.kind in ("put", "delete"):
         return _document(entry, entry.mine, if_version)
-    # Of one line and database there is one lane: what was applied already is skipped there.
+    # One conflict of one database has one lane: what was already applied is skipped there.
     return Op(
         lane=str(uuid.uuid5(_AGAIN, f"{backend.identity()}/{entry.id}")),
         seq=1,
@@ -170,5 +170,7 @@ def _apply(backend: Backend, op: Op, entry: ConflictRecord, deadline_s: float) -
     try:
         raise_refusal(op, outcome)
     except (DataError, CorruptData) as error:
-        error.hint = "it does not fit the document as it is now: --take theirs, or --value"
+        error.hint = (
+            "it cannot be applied to the document as it is now: give --take theirs, or --value"
+        )
         raise

@@ -1,6 +1,6 @@
-"""The files of a data directory as a command sees them, also while an app uses them.
+"""The files of a data directory as a command sees them, even while an app uses them.
 
-Nothing is created: where there is no journal, none comes into being by looking.
+Nothing is created by looking.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from standfast.ops.types import ServerIdentity
 
 
 class LaneSeen(msgspec.Struct, frozen=True):
-    """A lane that is not known to be closed; `dead` when no process holds it any more."""
+    """A lane that is not known to be closed; `dead` when its process has ended."""
 
     id: str
     state: Literal["alive", "dead"]
@@ -53,7 +53,7 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def alive(self) -> int:
-        """The number of lanes that a process holds."""
+        """The number of lanes whose process is running."""
         return sum(lane.state == "alive" for lane in self.lanes)
 
     @property
@@ -66,8 +66,8 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a replay waits for a confirmation, since its oldest write is over the limit."""
         return self.lag_s >= MAX_JOURNAL_AGE_S
 
-    def is_held_from(self, server_identity: ServerIdentity, *, display: str) -> bool:
-        """Whether a store that meets this database would hold its journal back (I9).
+    def is_kept_from(self, server_identity: ServerIdentity, *, display: str) -> bool:
+        """Whether a store that connects to this database would not replay its journal (I9).
 
         The same rule as `LocalState.recognise`: another database under a new address is taken over
         while nothing is pending.
@@ -140,6 +140,6 @@ def _mirrored(path: Path) -> int | None:
     try:
         return known.count()
     except StandfastError:
-        return None  # disposable, and no reason to tell nothing of the journal
+        return None  # disposable; the journal is looked at all the same
     finally:
         known.close()

@@ -19,7 +19,7 @@ from standfast.system.disks import VOLATILE, filesystem_of, mode_of, mounts
 
 Verdict = Literal["ok", "warn", "fail"]
 
-#: A clock that is further off makes ages, `ttl_s` in an outage and `on_conflict="newest"` wrong.
+#: A clock that is further off makes ages, outage `ttl_s` and `on_conflict="newest"` wrong.
 MAX_CLOCK_DIFFERENCE_S = 60.0
 
 
@@ -40,7 +40,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def green(self) -> bool:
-        """Whether all is well."""
+        """Whether every check is ok."""
         return all(check.verdict == "ok" for check in self.checks)
 
 
@@ -79,7 +79,7 @@ def _schema(primary: Primary) -> Check:
         return Check("schema", "ok", found)
     if not primary.schema:
         return Check("schema", "ok", "none yet; the first write creates it")
-    hint = "standfast schema apply, or standfast schema sql for a DBA"
+    hint = "run standfast schema apply, or give a DBA the output of standfast schema sql"
     return Check("schema", "warn", found, hint)
 
 
@@ -108,25 +108,25 @@ def clock(ahead_s: float) -> Check:
         "clock",
         "warn",
         f"this machine's clock is {abs(ahead_s):.0f} s {which} the server's",
-        "synchronise both (NTP): ages and times to live in an outage go by this machine's",
+        "synchronise both (NTP): during an outage ages and ttl_s are measured by this machine's",
     )
 
 
 def _history(settings: Settings, local: Local, primary: Primary) -> Check:
     known = local.history
     if not local.journal or known is None:
-        return Check("history", "ok", "the data directory belongs to no database yet")
+        return Check("history", "ok", "the data directory does not belong to a database yet")
     if known.is_of(primary.server_identity):
         return Check("history", "ok", f"the journal belongs to this database ({known.identity})")
-    if not local.is_held_from(primary.server_identity, display=settings.target.display):
-        found = "another database than before, and nothing is pending: it is taken over at open"
+    if not local.is_kept_from(primary.server_identity, display=settings.target.display):
+        found = "a new database, and nothing is pending: the next open switches to it"
         return Check("history", "ok", found)
     return Check(
         "history",
         "fail",
         f"other_database: the journal belongs to {known.identity} at {known.display}, and another"
         " database answers; nothing is replayed into it",
-        "correct the URL; or, if this is to be the new home: standfast doctor --adopt",
+        "correct the URL; if the journal is meant for this database: standfast doctor --adopt",
     )
 
 
@@ -152,18 +152,20 @@ def _pending(local: Local) -> Check:
     found = f"{local.ops} writes are pending, the oldest for {local.lag_s:.0f} s"
     if local.is_old:
         hint = "look at them (standfast journal list), then: standfast journal drain --confirm"
-        return Check("pending", "warn", f"journal_old: {found}; they are held", hint)
-    hint = "they are replayed when the store is open, or by: standfast journal drain"
+        return Check(
+            "pending", "warn", f"journal_old: {found}; replay waits for a confirmation", hint
+        )
+    hint = "an open store replays them; or run: standfast journal drain"
     return Check("pending", "warn", found, hint)
 
 
 def _lanes(local: Local) -> Check:
     if not local.dead:
-        return Check("lanes", "ok", f"{local.alive} alive, none of an ended process")
+        return Check("lanes", "ok", f"{local.alive} alive, none left by an ended process")
     return Check(
         "lanes",
         "warn",
-        f"{local.dead} of ended processes are not closed in the database yet",
+        f"{local.dead} left by ended processes are not closed in the database yet",
         "the next process that opens the store closes them",
     )
 
@@ -176,7 +178,7 @@ def _disk(data_dir: Path) -> Iterator[Check]:
         return
     kind = filesystem_of(data_dir, mounts())
     if kind in VOLATILE:
-        found = f"{data_dir.absolute()} is on {kind}, which a restart empties: so is the journal"
+        found = f"{data_dir.absolute()} is on {kind}: a restart deletes the journal and all else"
         yield Check("data directory", "fail", found, "put STANDFAST_DATA_DIR on a disk")
     else:
         yield Check("data directory", "ok", str(data_dir.absolute()))
@@ -185,7 +187,7 @@ def _disk(data_dir: Path) -> Iterator[Check]:
             "privacy", "ok", "not checked: this system does not say by a mode who may enter it"
         )
     elif mode & 0o007:
-        found = f"everybody on this machine may enter it (mode {mode:o})"
+        found = f"every user of this machine may enter it (mode {mode:o})"
         yield Check("privacy", "warn", found, f"chmod o-rwx {data_dir.absolute()}")
     else:
         yield Check("privacy", "ok", f"mode {mode:o}")

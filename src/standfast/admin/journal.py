@@ -1,4 +1,4 @@
-"""`standfast journal`: replaying what is pending, and giving it up, beside a running app or not."""
+"""`standfast journal`: pending writes are replayed or given up, even beside a running app."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from standfast.ops.types import Op, from_microseconds
 from standfast.system.files import write_atomic
 from standfast.system.locks import FileLock
 
-#: Pause between two attempts to get the drain lock, or a row that somebody has locked.
+#: Pause between two attempts to get the drain lock, or a row that is locked.
 PAUSE_S = 0.02
 #: Writes and JSON bytes of one file of discarded writes, unless a single batch is larger.
 MAX_FILE_OPS = 100_000
@@ -47,7 +47,7 @@ class Drained(NamedTuple):
 
 
 @contextmanager
-def held(settings: Settings, *, prefer: Prefer = "mine") -> Generator[LocalState]:
+def opened_local_state(settings: Settings, *, prefer: Prefer = "mine") -> Generator[LocalState]:
     """The local files of these settings, opened as a store opens them."""
     refuse_to_hide(settings)
     options = OutageOptions(on_conflict=prefer)
@@ -66,7 +66,7 @@ def drain(
     Raises `CorruptData("other_database")` before anything is written, when the journal belongs to
     another database, and `Unavailable` when this one is lost on the way.
     """
-    with held(settings, prefer=prefer) as local_state:
+    with opened_local_state(settings, prefer=prefer) as local_state:
         before = local_state.journal.totals().ops
         if not before:
             return Drained(0, 0)
@@ -93,14 +93,16 @@ def _belong(local_state: LocalState, backend: Backend, deadline_s: float) -> Non
 
 def _replay(replayer: Replayer, local_state: LocalState, before: int, until: float) -> Drained:
     backend, journal = replayer.backend, local_state.journal
-    busy, reason = True, "another process replays"
+    busy, reason = True, "another process is replaying"
     while True:
         try:
             if not backend.connected:
                 server_identity = backend.connect(time.monotonic() + CONNECT_DEADLINE_S)
                 local_state.recognise(server_identity, reached_before=True)
             waits = replayer.drain(until="empty", deadline=until) == "waiting"
-            reason = "another process replays" if waits else "somebody has locked its rows"
+            reason = (
+                "another process is replaying" if waits else "its rows are locked in the database"
+            )
         except StandfastError as error:
             if means_away(error) or isinstance(error, CorruptData):
                 raise
@@ -128,7 +130,7 @@ class Discarded(NamedTuple):
 
 @contextmanager
 def drain_lock(data_dir: Path, *, timeout_s: float) -> Generator[None]:
-    """The lock of whoever replays in a directory; `Unavailable("locked")` when it stays taken."""
+    """The lock for replaying in a directory; `Unavailable("locked")` when it stays taken."""
     lock = FileLock(data_dir / "drain.lock")
     until = time.monotonic() + timeout_s
     while True:
@@ -137,7 +139,7 @@ def drain_lock(data_dir: Path, *, timeout_s: float) -> Generator[None]:
                 break
         if time.monotonic() >= until:
             raise Unavailable(
-                f"another process replays the journal in {data_dir}",
+                f"another process is replaying the journal in {data_dir}",
                 code="locked",
                 hint="try again; or stop the app first",
             )
@@ -161,7 +163,7 @@ def select(journal: Journal, ids: Sequence[int] | None) -> list[int]:
         if chosen and len(chosen) < len(of_unit):
             rest = ", ".join(str(one) for one in of_unit if one not in chosen)
             raise ConfigError(
-                f"write {chosen[0]} is part of a batch that stands or falls together",
+                f"write {chosen[0]} is part of an all-or-nothing batch",
                 code="batch_split",
                 hint=f"name its other writes too: {rest}",
             )
@@ -170,7 +172,7 @@ def select(journal: Journal, ids: Sequence[int] | None) -> list[int]:
 
 
 def _units(journal: Journal) -> Iterator[list[Pending]]:
-    """What stands or falls together, in order; read in pages, a batch is never cut."""
+    """Single writes and whole batches, in order; read in pages, without cutting a batch."""
     held_back: list[Pending] = []
     for pending in journal.everything():
         held_back.append(pending)
@@ -184,8 +186,9 @@ def _units(journal: Journal) -> Iterator[list[Pending]]:
 def discard(journal: Journal, data_dir: Path, ids: Sequence[int]) -> Discarded:
     """Write these pending writes, contents included, into files beside the journal; then drop them.
 
-    A file is on disk before its writes leave the journal, and they leave it for good.  Killed in
-    between, writes are in both, and the same call again gives them up.  The caller has the lock.
+    A file is on disk before its writes leave the journal, and they leave it for good.  After a
+    kill in between, writes are in both, and the same call again gives them up.  The caller has the
+    lock.
     """
     wanted = set(ids)
     done = Discarded(0, [])

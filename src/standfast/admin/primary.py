@@ -1,4 +1,4 @@
-"""The database as a command meets it: one connection, every question within the deadline."""
+"""The database for a command: one connection, every answer within the deadline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from standfast.ops.types import ServerIdentity
 
 
 class Primary(msgspec.Struct, frozen=True):
-    """What the database said of itself: who it is, its schema, its ledger, and its server."""
+    """What the database says of itself: its identity, schema, conflicts by state, and server."""
 
     server_identity: ServerIdentity
     schema: int
@@ -30,7 +30,7 @@ class Primary(msgspec.Struct, frozen=True):
 def connected(settings: Settings) -> Generator[Backend]:
     """The database of these settings; PostgreSQL with a connection made within the deadline.
 
-    Raises what the database answered, or that it did not answer in time.
+    Raises the database's error, or that it did not answer in time.
     """
     if settings.target.kind == "sqlite":
         refuse_mirror(settings)
@@ -63,7 +63,7 @@ def ask(backend: Backend, settings: Settings) -> Primary:
 
 
 def reach(settings: Settings) -> Primary | StandfastError:
-    """The same with a connection of its own; the error when it cannot be made or is lost."""
+    """The same over a connection of its own; the error when that cannot be made or is lost."""
     try:
         with connected(settings) as backend:
             return ask(backend, settings)

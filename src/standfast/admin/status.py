@@ -1,4 +1,4 @@
-"""`standfast status`: the state of a store, from its files and one visit to its database."""
+"""`standfast status`: the state of a store, from its files and one connection to its database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from standfast.ops.types import from_microseconds
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a database is: its history and, for PostgreSQL, its system identifier."""
+    """Which database it is: its history and, for PostgreSQL, its system identifier."""
 
     identity: str | None
     system: str
@@ -29,12 +29,12 @@ class Versions(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """How a store is doing, as far as that can be told without its process.
+    """How a store is doing, as far as that is known outside its process.
 
     `state`: `direct` (the primary answers, nothing is pending), `draining` (it answers, something
-    is), `journaling` (it does not answer), or why the journal is held: `other_database`,
+    is), `journaling` (it does not answer), or why the journal is not replayed: `other_database`,
     `journal_old`.  `code` is that of the error when the primary does not answer.  `lag_ops`
-    acknowledged writes wait for it, the oldest for `lag_s` seconds.  `ledger` counts lines by
+    acknowledged writes wait for it, the oldest for `lag_s` seconds.  `conflicts` counts them by
     state; it and `database` are None when the primary does not answer.
     """
 
@@ -57,7 +57,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def open_conflicts(self) -> int:
-        """Lines of the ledger that somebody should look at."""
+        """Conflicts that wait for a decision."""
         return (self.conflicts or {}).get("open", 0)
 
 
@@ -71,7 +71,7 @@ class Seen(msgspec.Struct, frozen=True):
 def status_of(settings: Settings, *, library: str) -> Seen:
     """Look at the data directory, and ask the database within the deadline.
 
-    Works beside a running app.  Raises only what the files or the settings are to blame for.
+    Works while the app is running.  Raises only errors of the files or the settings.
     """
     found = reach(settings)
     failure = found if isinstance(found, StandfastError) else None
@@ -114,13 +114,13 @@ def _state(settings: Settings, local: Local, found: Primary | StandfastError) ->
     if isinstance(found, StandfastError):
         return "journaling", found.message
     if settings.target.kind == "sqlite":
-        return "direct", "an embedded SQLite database: there is no primary that could be away"
-    if local.is_held_from(found.server_identity, display=settings.target.display):
-        return "other_database", "the journal belongs to another database than the one that answers"
+        return "direct", "an embedded SQLite database, which is always at hand"
+    if local.is_kept_from(found.server_identity, display=settings.target.display):
+        return "other_database", "the journal belongs to a database other than the one that answers"
     if not local.ops:
         return "direct", "everything is on the primary"
     if local.is_old:
         return "journal_old", "the oldest pending write is more than a day old"
     if local.alive:
         return "draining", "the primary answers, and pending writes are being replayed"
-    return "draining", "the primary answers; the next process that opens the store replays"
+    return "draining", "the primary answers; the next process that opens the store replays them"

@@ -68,7 +68,7 @@ def open_backend(settings: Settings) -> Generator[Backend]:
     """The backend of these settings, looked at, and closed at the end."""
     from standfast.api.opening import backend_for
 
-    with told():
+    with library_warnings():
         backend = backend_for(settings.target)
         try:
             backend.check()
@@ -78,11 +78,11 @@ def open_backend(settings: Settings) -> Generator[Backend]:
 
 
 @contextmanager
-def open_line(settings: Settings) -> Generator[Backend]:
+def open_connection(settings: Settings) -> Generator[Backend]:
     """One connection to the database of these settings, made and asked within the deadline."""
     from standfast.admin.primary import connected
 
-    with told(), connected(settings) as backend:
+    with library_warnings(), connected(settings) as backend:
         yield backend
 
 
@@ -90,15 +90,15 @@ def open_line(settings: Settings) -> Generator[Backend]:
 def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
     """A store for the commands that read and write documents.
 
-    It has no journal: a command whose database does not answer fails, and leaves nothing behind
-    that somebody would have to send later.
+    It has no journal: a command whose database does not answer fails, and leaves nothing to be
+    sent later.
     """
     from standfast.api.opening import refuse_mirror, refuse_to_hide
     from standfast.api.sync import Store
     from standfast.engine.embedded import EmbeddedEngine
 
     settings = read_settings(url, data_dir)
-    with told():
+    with library_warnings():
         if settings.target.kind == "sqlite":
             refuse_mirror(settings)
         else:
@@ -108,7 +108,7 @@ def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
 
 
 def answer(question: str) -> bool | None:
-    """Yes or no; None when there is nobody to ask."""
+    """Yes or no; None when the question cannot be asked."""
     try:
         return click.confirm(question, err=True)
     except click.Abort as error:
@@ -118,13 +118,13 @@ def answer(question: str) -> bool | None:
 
 
 def require_yes(question: str, *, yes: bool, as_json: bool) -> None:
-    """Go on only after a yes, which a program gives by --yes."""
+    """Return only after a yes, which a program gives by --yes; raise otherwise."""
     if yes:
         return
     agreed = None if as_json else answer(question)
     if agreed is None:
         raise ConfigError(
-            "this is done only after a confirmation, and nobody answered",
+            "this needs a confirmation, and there was no answer",
             code="not_confirmed",
             hint="give --yes",
         )
@@ -137,15 +137,15 @@ def require_yes(question: str, *, yes: bool, as_json: bool) -> None:
 
 
 class _Warner(logging.Handler):
-    """Shows what the library logs in the way of the command line."""
+    """Shows what the library logs as warnings of the command."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warn(record.getMessage())
 
 
 @contextmanager
-def told() -> Generator[None]:
-    """Show the library's warnings; what its drivers log besides is in our errors already."""
+def library_warnings() -> Generator[None]:
+    """Show the library's warnings; what its drivers log is already in our errors."""
     handlers = {"standfast": _Warner(logging.WARNING), "psycopg": logging.NullHandler()}
     for name, handler in handlers.items():
         logging.getLogger(name).addHandler(handler)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from standfast.cli.common import common_options, open_line, read_settings
+from standfast.cli.common import common_options, open_connection, read_settings
 from standfast.cli.output import Exit, note, print_json, print_line, shown
 from standfast.document.codec import accept, decode, encode
 from standfast.errors import ConfigError
@@ -21,11 +21,11 @@ _CONTENTS = ("base", "mine", "theirs")
 
 @click.group("conflicts")
 def conflicts_command() -> None:
-    """What replayed writes met: merged, overwritten or set aside, with both sides kept."""
+    """Conflicts of replayed writes: merged, overwritten or rejected, with both sides kept."""
 
 
 @conflicts_command.command("list")
-@click.option("--all", "everything", is_flag=True, help="Merged and resolved ones too.")
+@click.option("--all", "everything", is_flag=True, help="List merged and resolved ones too.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Only ids above this one.")
 @common_options("--url")
@@ -42,7 +42,7 @@ def list_command(
 
     settings = read_settings(url, data_dir)
     state = None if everything else "open"
-    with open_line(settings) as backend:
+    with open_connection(settings) as backend:
         found = backend.conflicts(
             state=state, after=after, limit=limit, deadline=time.monotonic() + settings.deadline_s
         )
@@ -60,7 +60,7 @@ def list_command(
 
 
 def _about(entry: ConflictRecord) -> dict[str, Any]:
-    """All of a line but contents."""
+    """All of a conflict but its contents."""
     return {
         "id": entry.id,
         "at": from_microseconds(entry.at_us).isoformat(),
@@ -91,7 +91,7 @@ def show_command(number: int, url: str | None, data_dir: str | None, as_json: bo
     from standfast.admin.conflicts import find, version_now
 
     settings = read_settings(url, data_dir)
-    with open_line(settings) as backend:
+    with open_connection(settings) as backend:
         entry = find(backend, number, deadline_s=settings.deadline_s)
         version = version_now(backend, entry, deadline_s=settings.deadline_s)
     head = _about(entry) | {"lane": entry.lane, "seq": entry.seq, "version": version}
@@ -132,14 +132,14 @@ def resolve_command(
 ) -> int:
     """Decide a conflict; it is marked as resolved once the decision has taken effect.
 
-    Exit code 1 when it is not open any more, or the document has another version than
+    Exit code 1 when it is no longer open, or the document has another version than
     --if-version names.
     """
     from standfast.admin.conflicts import resolve
 
     decision = _decision(take, value, dismiss, if_version)
     settings = read_settings(url, data_dir)
-    with open_line(settings) as backend:
+    with open_connection(settings) as backend:
         done = resolve(
             backend, number, decision, if_version=if_version, deadline_s=settings.deadline_s
         )
@@ -169,7 +169,7 @@ def _decision(
         )
     if dismiss and if_version is not None:
         raise ConfigError(
-            "--dismiss writes nothing, so --if-version has no meaning",
+            "--dismiss writes nothing, so --if-version does not apply",
             code="usage",
             hint="leave one of them out",
         )

@@ -59,8 +59,10 @@ def get_command(
 @click.argument("key")
 @click.argument("value", required=False)
 @click.option("--if-version", type=int, help="Only when the document has this version (0: none).")
-@click.option("--if-absent", is_flag=True, help="Only when there is no document.")
-@click.option("--ttl", "ttl_s", type=float, metavar="SECONDS", help="It expires after so long.")
+@click.option("--if-absent", is_flag=True, help="Only when the document does not exist.")
+@click.option(
+    "--ttl", "ttl_s", type=float, metavar="SECONDS", help="Let the document expire after this time."
+)
 @common_options("--url")
 def put_command(
     collection: str,
@@ -148,7 +150,7 @@ def delete_command(
 
 @click.command("list")
 @click.argument("collection", required=False)
-@click.option("--prefix", default="", help="Only keys that begin so.")
+@click.option("--prefix", default="", help="Only keys that begin with this.")
 @click.option("--after", help="Only keys after this one, in bytewise order.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIST), default=1000, show_default=True)
 @common_options("--url")
@@ -195,7 +197,7 @@ def export_command(
     data_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Print COLLECTION as JSON, in the form that it had as a file; exact values, same order."""
+    """Print COLLECTION as JSON in the form that it had as a file: exact values, same order."""
     from standfast.migrate.export import export_lines, save_export
 
     if output is not None and os.path.lexists(output) and not force:

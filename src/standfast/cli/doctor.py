@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from standfast.cli.common import common_options, open_line, read_settings, require_yes, told
+from standfast.cli.common import (
+    common_options,
+    library_warnings,
+    open_connection,
+    read_settings,
+    require_yes,
+)
 from standfast.cli.output import Exit, note, print_json, print_line, shown
 from standfast.errors import ConfigError, Unavailable
 
@@ -17,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor")
-@click.option("--adopt", is_flag=True, help="Let the journal belong to this database from now on.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before it is adopted.")
+@click.option("--adopt", is_flag=True, help="Assign the journal to this database from now on.")
+@click.option("-y", "--yes", is_flag=True, help="Adopt without asking.")
 @common_options("--url")
 def doctor_command(
     adopt: bool, yes: bool, url: str | None, data_dir: str | None, as_json: bool
@@ -26,14 +32,14 @@ def doctor_command(
     """Look at the database, the journal and the data directory, and say what to do.
 
     Exit code 0 when all is well, 1 when a check warns or fails, 3 when the database does not
-    answer.  Changes nothing, unless --adopt is given: then the pending writes are for the database
-    that answers now, whatever they were for before.
+    answer.  Changes nothing, unless --adopt is given: then the pending writes go to the database
+    that answers now, whichever they were meant for.
     """
     from standfast.admin.doctor import examine
 
     settings = read_settings(url, data_dir)
     adopted = _adopt(settings, yes=yes, as_json=as_json) if adopt else None
-    with told():
+    with library_warnings():
         report = examine(settings)
     if as_json:
         checks = [msgspec.to_builtins(check) for check in report.checks]
@@ -65,21 +71,21 @@ def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | 
             before = f"{plan.before.identity} at {plan.before.display}"
         note(f"the journal belongs to {shown(before)}")
         note(
-            f"now answers {shown(plan.identity or 'a database without a schema')} at"
+            f"the database that answers is {shown(plan.identity or 'without a schema')} at"
             f" {shown(plan.display)}"
         )
-        note(f"{plan.ops} pending write(s) would be for it")
+        note(f"{plan.ops} pending write(s) would go to it")
         require_yes("Adopt it?", yes=yes, as_json=as_json)
 
-    with open_line(settings) as backend:
+    with open_connection(settings) as backend:
         done = adopt(settings, backend, agree=agree)
     if done is None:
-        note("nothing to adopt: there is no journal, or it belongs to this database already")
+        note("nothing to adopt: there is no journal, or it already belongs to this database")
         return None
     note(
         f"adopted {done.identity}; {done.ops} write(s) are replayed when the store is opened, or"
         " by: standfast journal drain"
     )
     if done.rejected:
-        note(f"{done.rejected} conditional write(s) go into the ledger: standfast conflicts list")
+        note(f"{done.rejected} conditional write(s) become conflicts: standfast conflicts list")
     return {"identity": done.identity, "pending": done.ops, "rejected": done.rejected}

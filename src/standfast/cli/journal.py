@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from standfast.cli.common import common_options, open_line, read_settings, require_yes, told
+from standfast.cli.common import (
+    common_options,
+    library_warnings,
+    open_connection,
+    read_settings,
+    require_yes,
+)
 from standfast.cli.output import Exit, note, print_json, print_line, shown, warn
 from standfast.errors import ConfigError
 
@@ -36,7 +42,7 @@ def list_command(limit: int, url: str | None, data_dir: str | None, as_json: boo
     from standfast.admin.data_dir import opened_journal
 
     settings = read_settings(url, data_dir)
-    with told(), opened_journal(settings.data_dir) as journal:
+    with library_warnings(), opened_journal(settings.data_dir) as journal:
         found = [] if journal is None else journal.first(limit)
         total = 0 if journal is None else journal.totals().ops
     if as_json:
@@ -76,7 +82,7 @@ def _line(write: dict[str, Any]) -> str:
 
 
 @journal_command.command("drain")
-@click.option("--confirm", is_flag=True, help="Replay writes of more than a day ago too.")
+@click.option("--confirm", is_flag=True, help="Replay writes older than a day too.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -84,14 +90,14 @@ def _line(write: dict[str, Any]) -> str:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Give up after so long; what is left stays in the journal.",
+    help="Stop after this time; what is left stays in the journal.",
 )
 @click.option(
     "--prefer",
     type=click.Choice(["mine", "theirs", "newest"]),
     default="mine",
     show_default=True,
-    help="Who wins where both sides changed one field: as the app's on_conflict.",
+    help="Which side wins where both changed one field, as on_conflict of the store.",
 )
 @common_options("--url")
 def drain_command(
@@ -102,10 +108,10 @@ def drain_command(
     data_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Send the pending writes to the database now; works beside a running app.
+    """Send the pending writes to the database now; works while the app is running.
 
     Exit code 0 when nothing is left, 1 when something is, 3 when the database does not answer, 4
-    when it is another one than the journal belongs to, 5 when another process sends all the time.
+    when the journal belongs to another database, 5 when another process replays all the time.
     """
     from standfast.admin.conflicts import open_conflicts
     from standfast.admin.data_dir import look
@@ -116,7 +122,7 @@ def drain_command(
         _tell_drained({"before": 0, "left": 0, "reason": None, "open_conflicts": None}, as_json)
         return Exit.DONE
     _require_postgresql(settings)
-    with open_line(settings) as backend:
+    with open_connection(settings) as backend:
         drained = drain(settings, backend, timeout_s=timeout_s, confirmed=confirm, prefer=prefer)
         counts = backend.count_conflicts(deadline=time.monotonic() + settings.deadline_s)
     result = {"before": drained.before, "left": drained.left, "reason": drained.reason or None}
@@ -151,7 +157,7 @@ def _require_postgresql(settings: Settings) -> None:
 
 @journal_command.command("discard")
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(min=1))
-@click.option("--all", "everything", is_flag=True, help="All that is pending.")
+@click.option("--all", "everything", is_flag=True, help="Give up all of them.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @common_options("--url")
 def discard_command(
@@ -162,9 +168,9 @@ def discard_command(
     data_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Give up pending writes: they go, with their contents, into a file of the data directory.
+    """Give up pending writes; they are saved, contents included, to a file in the data directory.
 
-    IDs are those of `journal list`.  A write whose reply was lost may have taken effect before.
+    IDs are those of `journal list`.  A write whose reply was lost may have taken effect.
     """
     from standfast.admin.data_dir import opened_journal
     from standfast.admin.journal import discard, drain_lock, select
@@ -172,7 +178,7 @@ def discard_command(
     if bool(ids) == everything:
         raise ConfigError("give either IDs or --all", code="usage", hint="see: journal list")
     settings = read_settings(url, data_dir)
-    with told(), opened_journal(settings.data_dir) as journal:
+    with library_warnings(), opened_journal(settings.data_dir) as journal:
         found = [] if journal is None else select(journal, None if everything else ids)
         missing = sorted(set(ids) - set(found))
         if missing and not as_json:

@@ -19,7 +19,7 @@ _COMMANDS = {
     "migrate": ("standfast.cli.migrate", "Move JSON files into the database."),
     "plan": ("standfast.cli.migrate", "Show what `migrate` would do; change nothing."),
     "verify": ("standfast.cli.migrate", "Compare every value of a run with the database."),
-    "rollback": ("standfast.cli.migrate", "Take a run back: rows and files as they were."),
+    "rollback": ("standfast.cli.migrate", "Undo a run: rows and files as they were."),
     "runs": ("standfast.cli.migrate", "List the runs."),
     "get": ("standfast.cli.data", "Print a document."),
     "put": ("standfast.cli.data", "Put a document."),
@@ -27,9 +27,12 @@ _COMMANDS = {
     "delete": ("standfast.cli.data", "Delete a document."),
     "list": ("standfast.cli.data", "List collections, or the keys of one."),
     "export": ("standfast.cli.data", "Print a collection as the JSON file it came from."),
-    "status": ("standfast.cli.status", "Tell how the store is doing."),
-    "journal": ("standfast.cli.journal", "The writes that wait for the database."),
-    "conflicts": ("standfast.cli.conflicts", "What replayed writes met: list, show, resolve."),
+    "status": ("standfast.cli.status", "Show how the store is doing."),
+    "journal": (
+        "standfast.cli.journal",
+        "The writes that wait for the database: list, drain, discard.",
+    ),
+    "conflicts": ("standfast.cli.conflicts", "Conflicts of replayed writes: list, show, resolve."),
     "doctor": ("standfast.cli.doctor", "Look for what is wrong, and say what to do about it."),
     "schema": ("standfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
 }
@@ -86,7 +89,8 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 the answer is no, 2 usage or configuration, 3 database"
-    " unreachable, 4 data refused or corrupt, 5 lock held elsewhere, 70 a bug, 130 interrupted.",
+    " unreachable, 4 data refused or corrupt, 5 locked by another process, 70 a bug,"
+    " 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="standfast")
 def main() -> None:
@@ -132,14 +136,14 @@ def _run(arguments: list[str]) -> int:
         print_error("usage", error.format_message(), hint)
         return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
-        print_error("interrupted", "interrupted", "run the same command again to go on")
+        print_error("interrupted", "interrupted", "run the same command again to continue")
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # Of click's own output, such as --help.
         silence(sys.stdout)
         return Exit.DONE
     except Exception as error:
-        # Where it happened, without the text of the error: that may repeat somebody's data.
+        # Where it happened, without the text of the error: that may repeat a document.
         frames = "".join(traceback.format_tb(error.__traceback__))
         click.echo(frames, err=True, nl=False)
         print_error("bug", f"a bug in standfast: {type(error).__name__}", "please report it")

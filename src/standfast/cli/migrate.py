@@ -27,8 +27,10 @@ def _what_options(function: _F) -> _F:
         (
             click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path)),
             click.option("--whole", is_flag=True, help="Keep each file as one document."),
-            click.option("--key", "key_field", metavar="FIELD", help="Field that names a record."),
-            click.option("--collection", metavar="NAME", help="Collection, when not the stem."),
+            click.option("--key", "key_field", metavar="FIELD", help="Field with a record's key."),
+            click.option(
+                "--collection", metavar="NAME", help="Collection, if not the file's name."
+            ),
             click.option("-r", "--recursive", is_flag=True, help="Descend into folders."),
             click.option(
                 "--split-default",
@@ -40,10 +42,10 @@ def _what_options(function: _F) -> _F:
                 type=click.Choice(get_args(OnConflict)),
                 default="fail",
                 show_default=True,
-                help="Where file and database differ: who wins.",
+                help="Which side wins where file and database differ.",
             ),
             click.option("--keep-files", is_flag=True, help="Leave the originals where they are."),
-            click.option("--skip-bad", is_flag=True, help="Set bad files aside; exit code 4."),
+            click.option("--skip-bad", is_flag=True, help="Leave refused files out; exit code 4."),
         )
     ):
         function = option(function)
@@ -71,7 +73,7 @@ def _options(values: dict[str, Any]) -> Options:
 @click.command("migrate")
 @_what_options
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would happen; change nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before a directory is migrated.")
+@click.option("-y", "--yes", is_flag=True, help="Migrate a directory without asking.")
 @common_options("--url")
 def migrate_command(
     paths: tuple[Path, ...],
@@ -85,8 +87,8 @@ def migrate_command(
     """Move JSON files (or the JSON files of directories) into the database.
 
     Scan, plan, backup, load in one transaction, verify every value, and only then move the
-    originals to the run's backup.  `standfast rollback RUN` takes all of it back.  A killed run
-    goes on when the same command is given again.
+    originals to the run's backup.  `standfast rollback RUN` undoes all of it.  To finish a
+    killed run, give the same command again.
     """
     if dry_run:
         return _plan(paths, _options(what), url, data_dir, as_json)
@@ -113,7 +115,7 @@ def migrate_command(
 def plan_command(
     paths: tuple[Path, ...], url: str | None, data_dir: str | None, as_json: bool, **what: Any
 ) -> int:
-    """Show what `migrate` would do to each document; change nothing, neither here nor there.
+    """Show what `migrate` would do to each document; change nothing.
 
     Exit code 4 when a file is refused, 1 when a conflict is open.
     """
@@ -184,7 +186,7 @@ def _exit(plan: Plan, result: Result | None) -> Exit:
 def verify_command(run: str, url: str | None, data_dir: str | None, as_json: bool) -> int:
     """Compare every value of RUN's files with the database; exit code 1 when one differs.
 
-    What the application has changed since the run differs, of course.
+    What the application has changed since the run is reported as different too.
     """
     from standfast.migrate.locking import require_same_target
     from standfast.migrate.rundir import find_run
@@ -216,16 +218,16 @@ def verify_command(run: str, url: str | None, data_dir: str | None, as_json: boo
 @click.option(
     "--discard-newer",
     is_flag=True,
-    help="Take back rows and files that moved since too; what is newer is archived.",
+    help="Undo rows and files that changed since, too; what is newer is archived.",
 )
 @common_options("--url")
 def rollback_command(
     run: str, discard_newer: bool, url: str | None, data_dir: str | None, as_json: bool
 ) -> int:
-    """Take RUN back: rows as they were before it, files byte for byte where they were.
+    """Undo RUN: rows as they were before it, files byte for byte where they were.
 
-    Refused, before anything is changed, when rows or files moved since.  A killed rollback goes on
-    when the same command is given again.
+    Refused, before anything is changed, when rows or files have changed since.  To finish a killed
+    rollback, give the same command again.
     """
     from standfast.migrate.rollback import rollback
 
@@ -247,7 +249,7 @@ def rollback_command(
     for path in result.archived:
         note(f"archived what was newer: {shown(path)}")
     note(
-        f"run {result.run} was rolled back already"
+        f"run {result.run} was already rolled back"
         if result.already
         else f"run {result.run} rolled back: {result.rows} row(s), {result.files} file(s)"
     )

@@ -65,7 +65,7 @@ def show_result(result: Result) -> None:
         for line in verdict.lines():
             note(styled("wrong: ", fg="red") + shown(line))
         note(f"{len(verdict.wrong)} of {verdict.compared} values differ: no original was moved")
-        note(f"take it back with: standfast rollback {result.run} --discard-newer")
+        note(f"undo it with: standfast rollback {result.run} --discard-newer")
     elif verdict is not None:
         note(f"{verdict.compared} values read back and compared, all equal")
     for path in result.changed_files:
@@ -74,7 +74,7 @@ def show_result(result: Result) -> None:
         note(styled("set aside: ", fg="red") + shown(problem.error.message))
     print_line(result.run)
     if result.green:
-        note(f"done; take it back with: standfast rollback {result.run}")
+        note(f"done; undo it with: standfast rollback {result.run}")
 
 
 def _show_why_not(plan: Plan) -> None:

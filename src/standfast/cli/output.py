@@ -75,7 +75,7 @@ def shown(text: object) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text with escapes for the surrogates that stand for bytes which are no text in a path."""
+    """The text with escapes for surrogates: they stand for bytes of a path that are not text."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -85,7 +85,7 @@ def print_line(text: str) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Data on stdout, each piece with its own line breaks, until nobody reads it any more."""
+    """Data on stdout, each piece with its own line breaks, until the reader has gone."""
     for line in lines:
         if not _write(sys.stdout, line, flush=False):
             return
@@ -122,7 +122,7 @@ def warn(text: str) -> None:
 
 
 def _tell(text: str) -> None:
-    # Through click, which leaves the colours out when stderr is no terminal.
+    # Through click, which leaves the colours out when stderr is not a terminal.
     try:
         click.echo(text, err=True)
     except BrokenPipeError:
@@ -135,7 +135,7 @@ def flush() -> None:
 
 
 def _write(stream: TextIO, text: str, *, flush: bool = True) -> bool:
-    """Write, and tell whether anybody still reads: what is under way goes on when nobody does.
+    """Write; False when the reader has gone, which does not stop what is under way.
 
     ConfigError when the output cannot be written, as on a full disk.
     """
@@ -151,7 +151,7 @@ def _write(stream: TextIO, text: str, *, flush: bool = True) -> bool:
         raise ConfigError(
             f"the output cannot be written: {error.strerror}",
             code=_OUTPUT,
-            hint="what was written of it is incomplete; give it more space, and run this again",
+            hint="what was written is incomplete; free space, then run this again",
         ) from None
     return True
 

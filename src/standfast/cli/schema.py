@@ -12,13 +12,17 @@ from standfast.document.names import collection_name
 from standfast.errors import ConfigError
 
 _collections = click.option(
-    "--collection", "collections", multiple=True, metavar="NAME", help="Its table too; repeatable."
+    "--collection",
+    "collections",
+    multiple=True,
+    metavar="NAME",
+    help="Include the table of this collection; repeatable.",
 )
 
 
 @click.group("schema")
 def schema_command() -> None:
-    """The bookkeeping tables: print their SQL, tell their state, create them."""
+    """The bookkeeping tables: print their SQL, show their state, create them."""
 
 
 @schema_command.command("sql")
@@ -70,7 +74,7 @@ def _postgres_script(
 @schema_command.command("status")
 @common_options("--url")
 def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
-    """Tell the version of the tables and the collections; exit code 1 when they are not current."""
+    """Show the version of the tables and the collections; exit code 1 when they are not current."""
     with open_backend(read_settings(url, data_dir)) as backend:
         present = backend.schema_version()
         names = backend.collections()
@@ -94,7 +98,7 @@ def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
 def apply_command(
     collections: tuple[str, ...], url: str | None, data_dir: str | None, as_json: bool
 ) -> int:
-    """Create the tables that are missing; run again, it does nothing."""
+    """Create the tables that are missing; running it again changes nothing."""
     names = [collection_name(name) for name in collections]
     with open_backend(read_settings(url, data_dir)) as backend:
         before = backend.schema_version()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from standfast import __version__
-from standfast.cli.common import common_options, read_settings, told
+from standfast.cli.common import common_options, library_warnings, read_settings
 from standfast.cli.output import Exit, exit_code, note, print_json, print_line, shown
 
 if TYPE_CHECKING:
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 @click.command("status")
 @common_options("--url")
 def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
-    """Tell how the store is doing, from its files and one visit to the database.
+    """Show how the store is doing, from its files and one connection to the database.
 
-    Works beside a running app, and without one.  Exit code 0 when everything is on the primary and
-    no conflict is open, 1 when something is pending, held or open, 3 when the primary does not
-    answer.
+    Works whether the app is running or not.  Exit code 0 when no write is pending and no conflict
+    is open, 1 when one is, 3 when the primary does not answer.
     """
     from standfast.admin.status import status_of
 
     settings = read_settings(url, data_dir)
-    with told():
+    with library_warnings():
         seen = status_of(settings, library=__version__)
     status = seen.status
     if as_json:
@@ -49,15 +48,15 @@ def _lines(status: Status) -> list[tuple[str, str]]:
             f"{status.lag_ops} write(s), {status.lag_bytes} bytes, the oldest of"
             f" {status.oldest_pending} ({status.lag_s:.0f} s ago)"
         )
-    conflicts = "not known" if status.conflicts is None else _counts(status.conflicts) or "empty"
+    conflicts = "not known" if status.conflicts is None else _counts(status.conflicts) or "none"
     alive = sum(lane.state == "alive" for lane in status.lanes)
     lines = [
         ("state", f"{status.state}: {status.cause}"),
         ("primary", status.primary),
         ("pending", pending),
-        ("ledger", conflicts),
+        ("conflicts", conflicts),
         ("lanes", f"{alive} alive, {len(status.lanes) - alive} dead"),
-        ("journal", _identity(status.history) or "belongs to no database yet"),
+        ("journal", _identity(status.history) or "does not belong to a database yet"),
         ("database", _identity(status.database) or "has no schema yet"),
         ("versions", _versions(status)),
         ("files", status.data_dir + _mirrored(status.mirrored)),
@@ -90,4 +89,4 @@ def _versions(status: Status) -> str:
 
 
 def _mirrored(count: int | None) -> str:
-    return "" if count is None else f" ({count} place(s) mirrored)"
+    return "" if count is None else f" ({count} key(s) in the mirror)"

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from standfast.config.url import CONTROL, MAX_URL_CHARS, SSLMODES, bad_url, clean_url, split_url
 from standfast.errors import ConfigError
 
-#: Longest deadline of a call. Above it a wait is no deadline, and far above it timers overflow.
+#: Longest deadline of a call. Longer is not a deadline, and far longer overflows timers.
 MAX_DEADLINE_S = 3600.0
 DEFAULT_DEADLINE_S = 1.0
 DEFAULT_DATA_DIR = "storage"
@@ -76,7 +76,7 @@ class Target:
     `psycopg.conninfo.make_conninfo(**params)`; they hold the password, so print the target and not
     them: `str()` and `repr()` give `display`. `schema` None is the default search path. `trust` are
     roles that may own what standfast uses, beside those that are trusted anyway.
-    `pooler` says that each transaction may meet another session, so that no session state holds.
+    `pooler` says that each transaction may run in another session, so that no session state holds.
     `warnings` name, once each, the foreign parameters that were moved or left out.
     """
 
@@ -116,7 +116,7 @@ class Settings:
     """Everything that opening a store needs to know, already judged.
 
     `url` is the URL as it was given, without quotes and blanks (None: embedded SQLite); it may
-    hold a password and is never part of `str()` or `repr()`. `source` tells where it came from:
+    hold a password and is never part of `str()` or `repr()`. `source` says where it came from:
     `argument`, the name of a variable, or `default`.
     """
 
@@ -199,7 +199,7 @@ def load_settings(
 
 
 def is_private_host(host: str) -> bool:
-    """Tell whether a host is on this machine or on a private network, by its name alone.
+    """Whether a host is on this machine or on a private network, judged by its name alone.
 
     True for Unix sockets, the empty host, private and loopback addresses, names of one label (a
     Docker service, Render's internal names) and suffixes that are never public, such as

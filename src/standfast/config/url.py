@@ -74,7 +74,7 @@ _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}")
 _IDENTIFIER = re.compile(r"(?!pg_)[A-Za-z_][A-Za-z0-9_$]{0,62}")
 
-_MOVED = "{} is no parameter of libpq and was moved to the settings"
+_MOVED = "{} is not a parameter of libpq and was moved to the settings"
 _LEFT_OUT = "{} is a parameter of another client and was left out"
 _ENCODE = (
     "Percent-encode special characters in the user name and the password: "
@@ -91,7 +91,7 @@ class Parts:
     """What a database URL says, not yet judged.
 
     `params` are libpq keywords with their values (the password among them, so there is no
-    telling `repr`). `pooler` is None when the URL says nothing about one. The keys of
+    `repr` that shows them). `pooler` is None when the URL says nothing about one. The keys of
     `warnings` are sentences, each once, about parameters that were moved or left out.
     """
 

@@ -12,7 +12,7 @@ from standfast.system.failpoints import failpoint
 from standfast.system.files import beside, fsync_directory, move_back, read_regular, sha256_of_file
 
 Outcome = Literal["taken", "changed", "there again"]
-"""`changed`: it stayed, with its new content; `there again`: somebody has written a new one."""
+"""`changed`: it stayed, with its new content; `there again`: a new one has been written."""
 
 
 def parked_place(path: Path, run: str) -> Path:
@@ -24,7 +24,7 @@ def take_away(source: SourceRecord, run_dir: RunDir) -> Outcome:
     """Remove an original whose copy is kept, unless it is no longer what was scanned.
 
     It is renamed within its directory first and compared then, so that what is removed is what
-    was compared.  Resumable: a kill in the middle leaves either name.  Nothing that anybody has
+    was compared.  Resumable: a kill in the middle leaves either name.  Nothing that was
     written since the scan is lost: it stays, comes back, or goes to the run's directory.
     """
     path = Path(source.path)

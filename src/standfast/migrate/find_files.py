@@ -92,7 +92,7 @@ def find_files(paths: list[Path], *, recursive: bool, data_dir: Path) -> Found:
 
 
 def _named(left_out: list[LeftOut]) -> str:
-    """What was left out, for an error after which nobody sees the plan."""
+    """What was left out, for an error in whose place no plan is shown."""
     if not left_out:
         return ""
     named = [f"{each.path} ({each.reason})" for each in left_out[:_MAX_NAMED]]

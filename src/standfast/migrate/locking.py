@@ -52,7 +52,7 @@ def require_same_target(backend: Backend, state: RunState) -> None:
         raise ConfigError(
             f"run {state.run} belongs to another database, {state.target}",
             code="other_database",
-            hint=f"give that database, with --to or DATABASE_URL, to go on with run {state.run}",
+            hint=f"to continue run {state.run}, give that database with --to or DATABASE_URL",
         )
 
 

@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def open_conflicts(self) -> int:
-        """Documents that nobody has decided about."""
+        """Documents whose conflict is not decided."""
         return sum(len(plan.open_conflicts) for plan in self.collections)
 
 
@@ -199,7 +199,7 @@ def _require_free(source: Source, taken: Mapping[str, Path]) -> None:
 def compare_with_database(
     plan: Plan, backend: Backend, options: Options, *, data_dir: Path
 ) -> None:
-    """Fill in what every document of the plan meets in the database."""
+    """Compare every document of the plan with the database, and fill in the outcome."""
     for source in plan.sources:
         collection_plan = CollectionPlan(
             source.collection,
@@ -232,7 +232,7 @@ def compare_with_database(
 
 
 class _LazyBase(Mapping[str, str]):
-    """What the last finished run brought to a collection; read only when somebody looks."""
+    """What the last finished run brought to a collection; read only when it is needed."""
 
     def __init__(self, data_dir: Path, source: Source, backend: Backend) -> None:
         self._where = (data_dir, source, backend)
@@ -257,7 +257,7 @@ def _last_brought(data_dir: Path, source: Source, backend: Backend) -> dict[str,
         try:
             state = run_dir.load_state()
         except CorruptData:
-            continue  # another run's damaged state is no reason to stop this plan
+            continue  # another run's damaged state does not stop this plan
         if state.state != "done" or identity is None or state.identity != identity:
             continue
         for record in state.sources:

@@ -45,7 +45,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A file as documents: `(key, text)` in the file's order, its form, and what to tell people."""
+    """A file as documents: `(key, text)` in the file's order, its form, and notes for people."""
 
     documents: list[tuple[str, str]]
     form: Form
@@ -95,7 +95,7 @@ def decode_text(data: bytes, name: str) -> tuple[str, str]:
 
     Source: RFC 8259 section 8.1; the pattern is that of RFC 4627 section 3.
     """
-    # Four NULs begin no text in any encoding, nor do they end one: they are no sign of UTF-32.
+    # No text in any encoding begins or ends with four NULs: they do not show that it is UTF-32.
     written = data.rstrip(b"\x00") if data.endswith(bytes(4)) else data
     lost = written[:4] == bytes(4) or (written is not data and len(written) < 4)
     encoding = "utf-8" if lost else json.detect_encoding(data)

@@ -1,8 +1,8 @@
 """Taking a run back: rows as they were before it, files byte for byte where they were.
 
-One transaction for the rows, then the files one by one; the state on disk tells where a killed
-rollback goes on.  Versions of rows never go down, so a restored row has a higher one than before.
-Whatever somebody has written since the run is refused or archived, never overwritten unseen.
+One transaction for the rows, then the files one by one; the state on disk says where to
+continue a killed rollback.  Versions of rows never go down, so a restored row has a higher one.
+Whatever was written since the run is refused or archived, never silently overwritten.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class _Rollback:
             if self._discard_newer:
                 return None, {}
             raise CorruptData(
-                f"the database knows nothing of run {self._state.run}, though it was loaded",
+                f"the database has no record of run {self._state.run}, though it was loaded",
                 code="went_back",
                 hint="was it restored from an older backup? nothing was changed;"
                 " --discard-newer leaves its rows as they are and puts the files back",
@@ -243,7 +243,7 @@ def _moved(
     report: LoadReport,
     expected: Mapping[str, str],
 ) -> list[str]:
-    """The rows that are not any more what the run left, deleted ones included.
+    """The rows that are no longer what the run left, deleted ones included.
 
     Version and content are both looked at: a replication or a session without triggers changes
     rows and leaves their versions.
@@ -293,7 +293,7 @@ def _refusal(run: str, named: list[str]) -> MigrationError:
         f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
     )
     return MigrationError(
-        f"run {run} was not rolled back: {len(named)} row(s) or file(s) moved since: {shown}",
+        f"run {run} was not rolled back: {len(named)} row(s) or file(s) changed since: {shown}",
         code="moved",
         hint="--discard-newer archives what is newer in the run's directory, then rolls back",
     )

@@ -1,8 +1,8 @@
 """The directory of one run: originals, the record of what is changed, the state, the log.
 
-Everything in it is 0600 and written atomically; the state file tells how far a run has come, so
-that whatever kills a process, the next one knows how to go on.  State and record carry checksums:
-a flipped bit in them is found before anything is restored from them.
+Everything in it is 0600 and written atomically; the state file says how far a run has come, so
+that whatever kills a process, the next one knows how to continue.  State and record carry
+checksums: a flipped bit is found before anything is restored from them.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class RunDir:
     def remove(self) -> None:
         """Remove the directory of a run that never touched anything but this directory.
 
-        The state goes last: what a kill leaves is still told to be such a run, or is empty.
+        The state goes last: what a kill leaves is still known as such a run, or is empty.
         """
         state = self.path / _STATE_FILE
         for path in list(self.path.iterdir()):
@@ -302,7 +302,7 @@ def runs_folder(data_dir: Path) -> Path:
 
 
 def all_runs(data_dir: Path) -> Iterator[RunDir]:
-    """Every run, oldest first; directories without a state are none."""
+    """Every run, oldest first; a directory without a state is not a run."""
     folder = runs_folder(data_dir)
     if not folder.is_dir():
         return

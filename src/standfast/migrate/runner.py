@@ -1,4 +1,4 @@
-"""A run, step by step: plan, backup, load, verify, clean up; and how a killed one goes on.
+"""A run, step by step: plan, backup, load, verify, clean up; and how a killed one is finished.
 
 The order makes every step safe to be killed in: originals stay in place until the database has
 given every value back, the load is one transaction that holds the run's record, and the state on
@@ -50,7 +50,7 @@ class Result:
 
     `run` is None when there was nothing to do; `resumed` are earlier runs that were finished
     first; `changed_files` are originals that changed under the run and stayed in place, or that
-    somebody wrote again in the moment in which they were taken.
+    were written again while they were taken.
     """
 
     plan: Plan
@@ -88,8 +88,8 @@ class Runner:
     def plan(self, paths: Sequence[Path], options: Options) -> Plan:
         """What a run would do now.  Writes nothing anywhere.
 
-        Paths whose files an earlier run has moved away already are notes of the plan, no errors:
-        running the same command twice is a no-op.
+        Paths whose files an earlier run has already moved away are notes of the plan and not
+        errors: running the same command twice changes nothing.
         """
         self._announce("scan", f"reading {', '.join(map(str, paths))}")
         plan = self._scan(paths, options)
@@ -303,7 +303,7 @@ class Runner:
         return False
 
     def _clean_up(self, run_dir: RunDir, state: RunState, result: Result) -> None:
-        """Take the originals away, and tell which ones stayed because they had changed."""
+        """Take the originals away; those that have changed since the scan stay, and are listed."""
         self._announce("clean up", f"moving {len(state.sources)} original(s) to {run_dir.path}")
         state.cleaning = True
         run_dir.save_state(state)

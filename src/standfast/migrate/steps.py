@@ -36,7 +36,7 @@ def counted(items: Iterable[_T], step: str, total: int, progress: Progress) -> I
 
 
 class Counted(list[_T]):
-    """A list that reports the progress of whoever iterates over it."""
+    """A list that reports progress while it is iterated over."""
 
     def __init__(self, items: Iterable[_T], step: str, progress: Progress) -> None:
         super().__init__(items)
@@ -51,8 +51,8 @@ class Counted(list[_T]):
 def disk_errors(doing: str) -> Generator[None]:
     """A failing disk under the data directory or the files as one of our errors: exit code 2.
 
-    It is the user's to mend, as a wrong path is.  (A disk that fails under the database is the
-    backend's to tell: `Unavailable`, exit code 3.)
+    The user can correct it, like a wrong path.  (A disk that fails under the database is reported
+    by the backend: `Unavailable`, exit code 3.)
     """
     try:
         yield

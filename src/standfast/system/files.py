@@ -80,8 +80,8 @@ def write_atomic(
     """Put `data` in the place of `path`: afterwards there is the old content or the new, durably.
 
     The new file has `mode`, and `mtime_ns` as its time of modification when that is given.  A kill
-    leaves at most a draft beside it: one that `is_draft` tells, or `draft` itself, which replaces
-    what an earlier kill left of it.
+    leaves at most a draft beside it: one that `is_draft` recognises, or `draft` itself, which
+    replaces what an earlier kill left of it.
     """
     if draft is None:
         draft = beside(path, f".{secrets.token_hex(4)}.tmp")
@@ -145,7 +145,7 @@ def is_draft(path: Path) -> bool:
 
 
 def beside(path: Path, ending: str) -> Path:
-    """A hidden name beside a file, `.NAME` and the ending; a long name is cut and told by a hash.
+    """A hidden name beside a file, `.NAME` and the ending; a long name is cut and gets a hash.
 
     The same for the same arguments, so that a later process finds what a killed one left.
     """
