@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from standfast.errors import CODES
+from support.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "standfast"
@@ -60,6 +61,31 @@ def test_pages_use_the_words_of_the_glossary(page: Path) -> None:
         f"...{place}... (write: {PRIVATE[pattern]})"
         for pattern, place in wrong_words(prose(page.read_text(encoding="utf-8")))
         if (page.name, pattern) not in ALLOWED
+    ]
+    assert found == []
+
+
+def messages_of(tree: ast.Module) -> Iterator[ast.Constant]:
+    """The texts of a module that may reach a user: with a space in them, and no docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and " " in str(node.value) and id(node) not in docstrings:
+            yield node
+
+
+def test_messages_use_the_words_of_the_glossary() -> None:
+    """No message, hint or log line has a private word in it, and no help of a command."""
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}: ...{place}... (write: {PRIVATE[pattern]})"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in messages_of(ast.parse(path.read_text(encoding="utf-8")))
+        for pattern, place in wrong_words(str(node.value))
+    ]
+    found += [
+        f"{' '.join(words)} --help: ...{place}... (write: {PRIVATE[pattern]})"
+        for words, command in COMMANDS
+        for pattern, place in wrong_words(command.help or "")
     ]
     assert found == []
 

@@ -55,7 +55,7 @@ def outage_options(
     for name, value in limits:
         if value is not None and not value > 0:
             raise ConfigError(
-                f"{name}={value!r} is no limit", code="usage", hint="give more than 0"
+                f"{name}={value!r} is not a limit", code="usage", hint="give more than 0"
             )
     return OutageOptions(
         fallback=fallback,

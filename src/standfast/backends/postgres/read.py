@@ -18,10 +18,10 @@ from standfast.ops.types import Observed, Row, State
 
 _ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
 _OBSERVE: LiteralString = (
-    "WITH lanes AS MATERIALIZED (SELECT jsonb_object_agg(l.lane, l.watermark)::text AS told"
+    "WITH lanes AS MATERIALIZED (SELECT jsonb_object_agg(l.lane, l.watermark)::text AS watermarks"
     " FROM standfast.lanes l WHERE l.directory = %s AND l.state = 'open')"
     " SELECT u.k, {text}, t.version, {created_us}, {updated_us}, {expires_us}, {live},"
-    " greatest(c.version_floor, coalesce(b.version, 0)), (SELECT told FROM lanes)"
+    " greatest(c.version_floor, coalesce(b.version, 0)), (SELECT watermarks FROM lanes)"
     # An answer without keys still has the watermarks.
     " FROM standfast.collections c LEFT JOIN unnest(%b::text[]) AS u(k) ON true"
     " LEFT JOIN {table} t ON {same_key}"
@@ -53,8 +53,8 @@ def observe(
     found = conn.execute(statement(table, _OBSERVE), (directory, list(keys), table.collection))
     states: list[State] = []
     lanes: str | None = None
-    for key, text, version, created, updated, expires, live, buried, told in found:
-        lanes = told
+    for key, text, version, created, updated, expires, live, buried, watermarks in found:
+        lanes = watermarks
         if key is None:
             continue
         if version is None:
