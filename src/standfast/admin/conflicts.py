@@ -117,11 +117,11 @@ def _op(
 ) -> Op | None:
     """The write that the decision means; None for none."""
     if decision.value is not None:
-        return _document(entry, decision.value, if_version)
+        return _put_or_delete(entry, decision.value, if_version)
     if decision.take is None:
         return None
     if decision.take == "theirs":
-        return _document(entry, entry.theirs, if_version)
+        return _put_or_delete(entry, entry.theirs, if_version)
     if decision.take == "base":
         if entry.base is None:
             raise ConfigError(
@@ -129,9 +129,9 @@ def _op(
                 code="no_base",
                 hint="--take theirs, --value, or standfast delete and --dismiss",
             )
-        return _document(entry, entry.base, if_version)
+        return _put_or_delete(entry, entry.base, if_version)
     if entry.kind in ("put", "delete"):
-        return _document(entry, entry.mine, if_version)
+        return _put_or_delete(entry, entry.mine, if_version)
     # One conflict of one database has one lane: what was already applied is skipped there.
     return Op(
         lane=str(uuid.uuid5(_AGAIN, f"{backend.identity()}/{entry.id}")),
@@ -145,7 +145,8 @@ def _op(
     )
 
 
-def _document(entry: ConflictRecord, text: str | None, if_version: int | None) -> Op:
+def _put_or_delete(entry: ConflictRecord, text: str | None, if_version: int | None) -> Op:
+    """A put of this text on a new lane, or a delete for None; nothing is sent yet."""
     return Op(
         lane=str(uuid.uuid4()),
         seq=1,

@@ -160,7 +160,7 @@ def _confirm(plan: Plan, yes: bool, *, ask: bool) -> None:
     agreed = answer(f"Migrate {len(plan.sources)} file(s)?") if ask else None
     if agreed is None:
         raise ConfigError(
-            "a directory is migrated only after a confirmation, and nobody answered",
+            "a directory is migrated only after a confirmation, and none was given",
             code="not_confirmed",
             hint="give --yes, or name the files themselves",
         )

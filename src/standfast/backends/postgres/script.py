@@ -54,7 +54,7 @@ FUNCTIONS: tuple[LiteralString, ...] = (
 )
 
 _OWNER_ROLE: LiteralString = """\
--- Whoever may act as the owner of the functions could replace them: nobody logs in as it.
+-- A role that may act as the owner of the functions could replace them: this one cannot log in.
 DO $standfast$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {name}) THEN
         CREATE ROLE {role} NOLOGIN;
