@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from standfast.api.aio import AsyncBatch, AsyncCollection, AsyncStore, Opening
     from standfast.api.store import WriteOutcome
     from standfast.api.sync import Batch, Collection, Store
-    from standfast.engine.announce import StateChange
+    from standfast.engine.background import StateChange
     from standfast.engine.health import Health
     from standfast.engine.local_state import Fallback
     from standfast.jsonfile import AsyncJsonFile, JsonFile, Saved
@@ -132,7 +132,7 @@ _LAZY = {
     "JsonFile": "jsonfile",
     "Opening": "api.aio",
     "Saved": "jsonfile",
-    "StateChange": "engine.announce",
+    "StateChange": "engine.background",
     "Store": "api.sync",
     "WriteOutcome": "api.store",
 }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from standfast.ops.build import build_op
-from standfast.ops.packing import pack, pack_batch, unpack, unpack_batch
-from standfast.ops.types import Op
+from standfast.ops.types import Op, pack, pack_batch, unpack, unpack_batch
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 import standfast
 from standfast import ConfigError, DataError, Store, Unavailable
-from standfast.engine.announce import StateChange
+from standfast.engine.background import StateChange
 from support.cluster import Cluster
 
 

@@ -419,7 +419,7 @@ def test_a_connection_that_ends_before_the_commit(
 ) -> None:
     """I2: a session that is cut off inside a write is tried again with the same lane and sequence:
     the op takes effect once."""
-    from standfast.backends.postgres import rows as pgrows
+    from standfast.backends.postgres import write as pgrows
 
     with opened(pg_database) as store:
         store["things"].put("n", 1)

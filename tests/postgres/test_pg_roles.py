@@ -15,8 +15,7 @@ import pytest
 from psycopg import sql
 
 from standfast.api.sync import Store
-from standfast.backends.base import Load
-from standfast.backends.migrations import SCHEMA_VERSION, migrations
+from standfast.backends.base import SCHEMA_VERSION, Load, migrations
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.script import ScriptOptions, script
 from standfast.config.settings import parse_url

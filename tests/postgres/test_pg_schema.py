@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from standfast.backends.migrations import SCHEMA_VERSION
+from standfast.backends.base import SCHEMA_VERSION
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.script import ScriptOptions, grants, script
 from standfast.config.settings import parse_url

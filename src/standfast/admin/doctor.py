@@ -11,8 +11,8 @@ import msgspec
 from standfast.admin.conflicts import open_conflicts
 from standfast.admin.data_dir import Local, look
 from standfast.admin.primary import Primary, reach
-from standfast.backends.migrations import SCHEMA_VERSION
-from standfast.backends.postgres.facts import ServerFacts
+from standfast.backends.base import SCHEMA_VERSION
+from standfast.backends.postgres.schema import ServerFacts
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
 from standfast.system.disks import VOLATILE, filesystem_of, mode_of, mounts

@@ -14,11 +14,11 @@ from standfast.api.opening import refuse_to_hide
 from standfast.backends.base import Backend
 from standfast.config.settings import Settings
 from standfast.document.codec import encode
-from standfast.engine.failures import means_away
 from standfast.engine.journal import Journal, Pending
 from standfast.engine.local_state import LocalState, OutageOptions
 from standfast.engine.replay_batches import units
 from standfast.engine.replayer import Replayer
+from standfast.engine.state_machine import means_away
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import CONNECT_DEADLINE_S
 from standfast.ops.types import Op, from_microseconds

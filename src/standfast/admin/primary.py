@@ -11,7 +11,7 @@ import msgspec
 from standfast.api.opening import backend_for, refuse_mirror
 from standfast.backends.base import Backend
 from standfast.backends.postgres.backend import PostgresBackend
-from standfast.backends.postgres.facts import ServerFacts, server_facts
+from standfast.backends.postgres.schema import ServerFacts, server_facts
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
 from standfast.ops.types import ServerIdentity

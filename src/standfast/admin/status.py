@@ -6,7 +6,7 @@ import msgspec
 
 from standfast.admin.data_dir import LaneSeen, Local, look
 from standfast.admin.primary import Primary, reach
-from standfast.backends.migrations import SCHEMA_VERSION
+from standfast.backends.base import SCHEMA_VERSION
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
 from standfast.ops.types import from_microseconds

@@ -18,7 +18,7 @@ from standfast.document.names import collection_name, key_text
 from standfast.document.patch import parse_pointer, resolve
 from standfast.document.typed import Typed
 from standfast.document.values import MISSING, Missing
-from standfast.engine.announce import StateChange
+from standfast.engine.background import StateChange
 from standfast.engine.health import Health
 from standfast.engine.interfaces import Engine
 from standfast.engine.promise import Promise

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, overload
 from standfast.api.aio import AsyncCollection, AsyncStore, BatchWrites
 from standfast.api.drive import Blocking, blocking, drive, iterating
 from standfast.api.store import CLOSE_TIMEOUT_S, StoreHandle, no_loop
-from standfast.engine.announce import StateChange
+from standfast.engine.background import StateChange
 from standfast.engine.interfaces import Engine
 from standfast.errors import Unavailable
 

@@ -8,6 +8,7 @@ decided in `ops`, never here.  The suite in `tests/contract/suite` runs over eve
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -26,6 +27,19 @@ from standfast.ops.types import (
     Row,
     ServerIdentity,
 )
+
+#: The schema that this version of the library writes and understands.
+SCHEMA_VERSION = 3
+
+
+def migrations(database: str) -> list[tuple[int, str]]:
+    """`(number, SQL)` of every migration of `"postgres"` or `"sqlite"`, in order."""
+    folder = Path(__file__).parent / database / "sql"
+    return [
+        (number, (folder / f"{number:04d}.sql").read_text(encoding="utf-8"))
+        for number in range(1, SCHEMA_VERSION + 1)
+    ]
+
 
 Shape = Literal["object", "array", "lines", "document"]
 """How a collection looked as a JSON file, so that `export` gives the same form back."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from standfast.backends.base import (
+    SCHEMA_VERSION,
     Form,
     Image,
     Load,
@@ -24,7 +25,6 @@ from standfast.backends.base import (
     skip_reissued,
     stale,
 )
-from standfast.backends.migrations import SCHEMA_VERSION
 from standfast.document.containment import contains
 from standfast.ops.apply import Current
 from standfast.ops.batch import Place, apply_ops, places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from standfast.backends.migrations import SCHEMA_VERSION, migrations
+from standfast.backends.base import SCHEMA_VERSION, migrations
 from standfast.cli.common import common_options, open_backend, read_settings
 from standfast.cli.output import Exit, note, print_json, print_line
 from standfast.config.settings import Settings

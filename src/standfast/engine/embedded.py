@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from standfast.backends.base import Backend
-from standfast.engine.announce import StateNotifier
+from standfast.engine.background import StateNotifier
 from standfast.engine.full_scan import FullScan, Pages
 from standfast.engine.health import Health
 from standfast.engine.interfaces import ReadResult

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from standfast.backends.base import Backend
-from standfast.engine.announce import StateNotifier
+from standfast.engine.background import StateNotifier
 from standfast.engine.full_scan import FullScan, Pages
 from standfast.engine.health import Health
 from standfast.engine.lanes import Lane

@@ -20,8 +20,7 @@ import msgspec
 from standfast.engine.sqlite_file import LocalFile
 from standfast.errors import Unavailable
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
-from standfast.ops.packing import pack, unpack
-from standfast.ops.types import Op, ServerIdentity
+from standfast.ops.types import Op, ServerIdentity, pack, unpack
 from standfast.system.failpoints import failpoint
 
 FILE = "journal.db"

@@ -17,8 +17,7 @@ import msgspec
 from standfast.engine.overlay import CompleteMark, MirrorRow
 from standfast.engine.sqlite_file import LocalFile
 from standfast.limits import MAX_MIRROR_ROWS, MAX_RETAINED_BYTES, RETENTION_S
-from standfast.ops.packing import pack_batch
-from standfast.ops.types import Observed, Op, Row, State
+from standfast.ops.types import Observed, Op, Row, State, pack_batch
 from standfast.system.failpoints import failpoint
 
 FILE = "mirror.db"

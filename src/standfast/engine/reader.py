@@ -14,12 +14,11 @@ import time
 import msgspec
 
 from standfast.backends.base import Backend
-from standfast.engine.failures import means_away
 from standfast.engine.interfaces import EngineContext, ReadResult
 from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
 from standfast.engine.promise import CompletionBatch, Promise
-from standfast.engine.state_machine import Mode
+from standfast.engine.state_machine import Mode, means_away
 from standfast.errors import StandfastError
 from standfast.limits import MAX_READ_KEYS
 from standfast.ops.types import State

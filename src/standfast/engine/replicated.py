@@ -14,27 +14,123 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from standfast.backends.base import Backend
-from standfast.engine.announce import StateNotifier
-from standfast.engine.connector import Connector
-from standfast.engine.failures import means_away
+from standfast.engine.background import StateNotifier, Timer
 from standfast.engine.full_scan import FullScan, MirrorPages, Pages, not_complete, require_complete
 from standfast.engine.health import Health, health_of
-from standfast.engine.interfaces import ReadResult
+from standfast.engine.interfaces import EngineContext, ReadResult
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
 from standfast.engine.promise import Promise
 from standfast.engine.reader import Question, Reader
 from standfast.engine.replayer import Replayer
-from standfast.engine.replaying import Replaying
 from standfast.engine.scanning import Scanning, completed
-from standfast.engine.state_machine import Action, Event, Lost, Mode, Situation, begin
-from standfast.engine.write_queue import Result, Submission, WriteQueue, closed
+from standfast.engine.state_machine import (
+    Action,
+    Connected,
+    Event,
+    Lost,
+    Mode,
+    NotConnected,
+    Situation,
+    begin,
+    failure_of,
+    means_away,
+)
+from standfast.engine.write_queue import Result, Submission, Wakeup, WriteQueue, closed
 from standfast.engine.writer import Writer
-from standfast.errors import StandfastError, Unavailable
-from standfast.limits import LOCAL_GRACE_S
-from standfast.ops.types import Op
+from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
+from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S
+from standfast.ops.types import Op, ServerIdentity
 from standfast.system.failpoints import failpoint
+
+#: How long one slice of the replay lasts before it is looked whether the store is to be closed.
+SLICE_S = 2.0
+#: Pause before another look while another process replays, or a row is locked.
+WAITING_PAUSE_S = 0.02
+LOCKED_PAUSE_S = 0.2
+
+
+class Replaying:
+    """The thread that replays, and reports to the writer how far it has come."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self._context = context
+        self.timer = Timer("standfast-replayer", self._slice, failed=context.fail)
+
+    def _slice(self) -> None:
+        context = self._context
+        if context.mode is Mode.JOURNALING:
+            return
+        draining = context.mode is Mode.DRAINING
+        try:
+            progress = context.replayer.drain(
+                until="nearly" if draining else "empty", deadline=time.monotonic() + SLICE_S
+            )
+        except StandfastError as error:
+            context.post(failure_of(error))
+            if context.mode is Mode.DIRECT:
+                self.timer.schedule(time.monotonic() + LOCKED_PAUSE_S)
+            return
+        if progress == "waiting":
+            self.timer.schedule(time.monotonic() + WAITING_PAUSE_S)
+        elif draining:
+            context.write_queue.post(Wakeup("nearly"))
+        elif context.local_state.journal.totals().ops:
+            self.timer.schedule(time.monotonic() + LOCKED_PAUSE_S)
+
+
+#: Codes of answers that waiting rarely changes: asked again more slowly.
+_REFUSALS = frozenset({"auth", "tls", "not_postgresql", "other_database", "went_back"})
+
+
+class Connector:
+    """Keeps the backends of an engine connected while they are needed.
+
+    The other threads never wait for a connection to be made: libpq cannot keep a short deadline,
+    and a resolver keeps none.
+    """
+
+    def __init__(self, context: EngineContext, backends: Sequence[Backend]) -> None:
+        self._context = context
+        self._backends = list(dict.fromkeys(backends))
+        self._lock = threading.Lock()
+        self._reached = False
+        self.timer = Timer("standfast-connector", self.attempt, failed=context.fail)
+
+    def attempt(self) -> StandfastError | None:
+        """Make the missing connections, and report the result to the writer."""
+        try:
+            for backend in self._backends:
+                with self._lock:
+                    if self._context.mode is Mode.JOURNALING or not backend.connected:
+                        self._connect(backend, CONNECT_DEADLINE_S)
+        except StandfastError as error:
+            refused = error.code in _REFUSALS or isinstance(error, ConfigError | CorruptData)
+            self._context.post(NotConnected(error.code, refused))
+            if self._context.mode is not Mode.JOURNALING:
+                self.timer.schedule(time.monotonic() + CONNECT_DEADLINE_S / 2)
+            return error
+        self._context.post(Connected())
+        return None
+
+    def ensure(self, backend: Backend, *, timeout_s: float) -> None:
+        """Make this connection if it is missing, in the caller's thread."""
+        with self._lock:
+            if not backend.connected:
+                self._connect(backend, timeout_s)
+
+    def _connect(self, backend: Backend, timeout_s: float) -> None:
+        """In JOURNALING every connection is made anew: the old ones are what failed."""
+        self._context.refuse_held()
+        backend.connect(time.monotonic() + timeout_s, accept=self._recognise)
+        failpoint("connected")
+        self._reached = True
+
+    def _recognise(self, server_identity: ServerIdentity) -> None:
+        """Refuse a database that is not the journal's before any thread can write to it (I9)."""
+        self._context.local_state.recognise(server_identity, reached_before=self._reached)
+
 
 logger = logging.getLogger("standfast")
 T = TypeVar("T")

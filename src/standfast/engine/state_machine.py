@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from standfast.errors import StandfastError, Unavailable
+
 Action = Literal["connect", "drain", "announce"]
 
 #: Pauses between attempts to connect: a server that comes back is noticed well within two seconds.
@@ -120,3 +122,22 @@ def step(
 
 def _pause(attempts: int, longest_s: float = LONGEST_PAUSE_S) -> float:
     return min(longest_s, FIRST_PAUSE_S * 2 ** min(attempts, 20))
+
+
+#: Codes of errors after which it is unknown whether the batch took effect.
+IN_DOUBT = frozenset({"deadline", "connection_lost", "server_io", "server_internal"})
+#: Codes that say that the primary is not there for writes in time, and that nothing took effect.
+AWAY = frozenset({"connection", "shutdown", "read_only", "expired"})
+
+
+def means_away(error: StandfastError) -> bool:
+    """Whether the primary cannot be reached, or not in time (I4).
+
+    A local file on a read-only disk says `read_only` too, as a ConfigError: that is not an outage.
+    """
+    return isinstance(error, Unavailable) and error.code in IN_DOUBT | AWAY
+
+
+def failure_of(error: StandfastError) -> Event:
+    """What the error of a replay says about the primary (I4)."""
+    return Lost(error.code) if means_away(error) else RoundFailed(error.code)

@@ -16,21 +16,49 @@ from typing import Any
 import msgspec
 
 from standfast.backends.base import Backend
-from standfast.engine.confirming import Sent, confirm
-from standfast.engine.failures import AWAY, IN_DOUBT, failure_of
 from standfast.engine.interfaces import EngineContext
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
 from standfast.engine.outage_writes import Answer, Journaling, unknown_outcome
 from standfast.engine.promise import CompletionBatch
 from standfast.engine.replayer import PROBE_LOCK_TIMEOUT_S
-from standfast.engine.state_machine import Drained, Event, Lost, Mode, RoundFailed, step
-from standfast.engine.write_queue import Submission, Wakeup
+from standfast.engine.state_machine import (
+    AWAY,
+    IN_DOUBT,
+    Drained,
+    Event,
+    Lost,
+    Mode,
+    RoundFailed,
+    failure_of,
+    step,
+)
+from standfast.engine.write_queue import Result, Submission, Wakeup
 from standfast.errors import StandfastError, Unavailable
 from standfast.limits import MAX_LANE_BATCHES
 from standfast.ops.batch import Place
-from standfast.ops.types import Applied, Op
+from standfast.ops.types import Applied, Op, Receipt
 from standfast.system.failpoints import failpoint
+
+Sent = tuple[Submission, list[Op]]
+"""A submission, and its ops with the names under which they were sent."""
+
+
+def confirm(local_state: LocalState, sent: Sequence[Sent], applied: Applied, *, lane: str) -> None:
+    """Confirm a batch: a caller that has its receipt reads its write here too."""
+    versions = [outcome.version for outcome in applied.outcomes]
+    ops = [op for _, own in sent for op in own]
+    local_state.confirm(applied, lane=lane, retained=list(zip(ops, versions, strict=True)))
+    with CompletionBatch() as completions:
+        outcomes = iter(applied.outcomes)
+        for submission, own in sent:
+            results = [
+                Result(op, outcome, Receipt(outcome.version, "primary", op.lane, op.seq))
+                for op, outcome in zip(own, outcomes, strict=False)
+            ]
+            completions.value(submission.promise, results)
+    failpoint("confirm-answered")
+
 
 logger = logging.getLogger("standfast")
 

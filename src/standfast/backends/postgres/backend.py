@@ -14,7 +14,6 @@ from standfast.backends.postgres import conflicts as pgconflicts
 from standfast.backends.postgres import fast_put as pgputs
 from standfast.backends.postgres import load as pgload
 from standfast.backends.postgres import read as pgread
-from standfast.backends.postgres import rows as pgrows
 from standfast.backends.postgres import schema as pgschema
 from standfast.backends.postgres import script as pgscript
 from standfast.backends.postgres import write as pgwrite
@@ -216,7 +215,7 @@ class PostgresBackend(Sessions):
             and options.directory is not None
             and lock_timeout_s is None
             and pgputs.is_plain(ops)
-            and len(pgrows.key_values(table, (op.key for op in ops))) == len(ops)
+            and len(pgwrite.key_values(table, (op.key for op in ops))) == len(ops)
         )
         if short:
             try:
@@ -373,7 +372,7 @@ class PostgresBackend(Sessions):
                 " {created_or_null}, {updated_or_null}, {expires_us}, {others}"
                 " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
             ).format(**table.parts())
-            found = conn.execute(statement, (pgrows.key_values(table, keys),))
+            found = conn.execute(statement, (pgwrite.key_values(table, keys),))
             return {record[0]: Image(*record) for record in found}
 
     def collections(self) -> list[str]:

@@ -17,9 +17,8 @@ import msgspec
 from psycopg import Connection
 from psycopg.types.numeric import Int8
 
-from standfast.backends.postgres.rows import key_values, statement
 from standfast.backends.postgres.tables import Table
-from standfast.backends.postgres.write import TransactionOptions, Written
+from standfast.backends.postgres.write import TransactionOptions, Written, key_values, statement
 from standfast.document.jsonb import JsonbColumns, jsonb_columns_of_many
 from standfast.ops.types import Applied, Observed, Op, Outcome, State
 

@@ -17,9 +17,9 @@ from psycopg.copy import QueuedLibpqWriter
 from psycopg.errors import UniqueViolation
 
 from standfast.backends.base import Change, Load, LoadReport, RunRecord, stale
-from standfast.backends.postgres.rows import key_fits, key_values, log_change
 from standfast.backends.postgres.schema import LOAD_LOCK
 from standfast.backends.postgres.tables import Table
+from standfast.backends.postgres.write import key_fits, key_values, log_change
 from standfast.document.jsonb import jsonb_columns, jsonb_columns_of_many
 from standfast.errors import DataError, MigrationError
 from standfast.ops.types import from_microseconds

@@ -8,9 +8,8 @@ from typing import Any, LiteralString
 import msgspec
 from psycopg import Connection, sql
 
-from standfast.backends.postgres.rows import key_values, statement
 from standfast.backends.postgres.tables import Table
-from standfast.backends.postgres.write import LANES
+from standfast.backends.postgres.write import LANES, key_values, statement
 from standfast.document.codec import decode
 from standfast.document.containment import contains
 from standfast.document.jsonb import compact, jsonb_columns, project, same_in_jsonb

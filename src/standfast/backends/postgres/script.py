@@ -12,7 +12,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from psycopg import Connection, sql
 
-from standfast.backends.migrations import migrations
+from standfast.backends.base import migrations
 from standfast.backends.postgres.schema import index_statement, schema_version, table_statements
 from standfast.backends.postgres.tables import find_table
 from standfast.backends.postgres.trust import refusal, tables

@@ -17,11 +17,19 @@ from typing import Any
 
 import apsw
 
-from standfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
-from standfast.backends.migrations import SCHEMA_VERSION, migrations
+from standfast.backends.base import (
+    SCHEMA_VERSION,
+    Form,
+    Image,
+    Load,
+    LoadReport,
+    RunRecord,
+    StoredText,
+    migrations,
+    readable,
+)
 from standfast.backends.sqlite import conflicts as sqlite_conflicts
 from standfast.backends.sqlite import load as sqlite_load
-from standfast.backends.sqlite import read as sqlite_read
 from standfast.backends.sqlite import write as sqlite_write
 from standfast.backends.sqlite.errors import mapped
 from standfast.backends.sqlite.file import (
@@ -35,6 +43,7 @@ from standfast.backends.sqlite.file import (
     transaction,
 )
 from standfast.backends.sqlite.tables import adopt, adoptable_tables, preview, table_of
+from standfast.document.containment import contains
 from standfast.errors import ConfigError, Unavailable
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
@@ -361,7 +370,7 @@ class SqliteBackend:
         with self._reading(collection) as conn:
             if conn is None:
                 return {}
-            return sqlite_read.read_live(conn, collection, keys, now_us())
+            return read_live(conn, collection, keys, now_us())
 
     def observe(
         self,
@@ -397,7 +406,7 @@ class SqliteBackend:
         with self._reading(collection) as conn:
             if conn is None:
                 return []
-            return sqlite_read.scan_live(
+            return scan_live(
                 *(conn, collection, now_us()),
                 prefix=prefix,
                 after=after,
@@ -473,3 +482,49 @@ class SqliteBackend:
             if conn is None or sqlite_write.is_collection(conn, collection):
                 return ""
             return sqlite_write.foreign_table(conn, collection)
+
+
+def read_live(
+    conn: apsw.Connection, collection: str, keys: Sequence[str], now_us: int
+) -> dict[str, Row]:
+    """The live documents of these keys; missing ones are left out."""
+    table = table_of(conn, collection)
+    start = f"{table.row} FROM {table.sql} WHERE {table.live} AND {table.key_sql}"
+    if len(keys) == 1:
+        found = conn.execute(f"{start} = ?", (now_us, keys[0]))
+    else:
+        listed = sqlite_write.json_array(keys)
+        found = conn.execute(f"{start} IN (SELECT value FROM json_each(?))", (now_us, listed))
+    return {record[0]: Row(*record) for record in found}
+
+
+def scan_live(
+    conn: apsw.Connection,
+    collection: str,
+    now_us: int,
+    *,
+    prefix: str,
+    after: str | None,
+    limit: int,
+    query: Any,
+) -> list[Row]:
+    """One page of live documents in bytewise key order; with `query`, of those that contain it."""
+    table = table_of(conn, collection)
+    where, values = [table.live], list[int | str]([now_us])
+    if prefix:
+        where.append(f"{table.key_sql} >= ? AND substr({table.key_sql}, 1, ?) = ?")
+        values += [prefix, len(prefix), prefix]
+    if after is not None:
+        where.append(f"{table.key_sql} > ?")
+        values.append(after)
+    records = conn.execute(
+        f"{table.row} FROM {table.sql} WHERE {' AND '.join(where)} ORDER BY {table.key_sql}", values
+    )
+    page: list[Row] = []
+    for record in records:
+        row = Row(*record)
+        if query is None or contains(readable(collection, row), query):
+            page.append(row)
+            if len(page) == limit:
+                break
+    return page
