@@ -1,4 +1,4 @@
-"""Threads that wait: for their time (`Timer`), or for news of the store's mode (`StateNotifier`)."""
+"""Threads that wait: for their time (`Timer`), for a change of mode (`StateNotifier`)."""
 
 from __future__ import annotations
 

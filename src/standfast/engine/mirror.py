@@ -180,7 +180,7 @@ class Mirror:
         with self._file.writing("writing the mirror", durable=False) as conn:
             conn.execute(
                 "INSERT OR REPLACE INTO whole VALUES (?, ?, ?)",
-                (collection, since_us, _tags(watermarks)),
+                (collection, since_us, _encode_tags(watermarks).decode()),
             )
 
     def complete_mark(self, collection: str) -> CompleteMark | None:
@@ -264,7 +264,7 @@ def _clear(conn: apsw.Connection) -> None:
 
 
 def _put(conn: apsw.Connection, observed: Observed, seen_us: int) -> None:
-    tags = _tags(observed.watermarks)
+    tags = _encode_tags(observed.watermarks).decode()
     conn.executemany(
         _PUT,
         [
@@ -275,7 +275,3 @@ def _put(conn: apsw.Connection, observed: Observed, seen_us: int) -> None:
             for state in observed.states
         ],
     )
-
-
-def _tags(watermarks: Mapping[str, int]) -> str:
-    return _encode_tags(watermarks).decode()

@@ -150,6 +150,7 @@ class ReplicatedEngine:
         self.primary = primary
         self.local_state = local_state
         self.deadline_s = deadline_s
+        self.call_timeout_s = deadline_s + LOCAL_GRACE_S
         self.write_queue = WriteQueue()
         self.situation: Situation = begin("not connected yet")
         self.broken: BaseException | None = None
@@ -401,11 +402,6 @@ class ReplicatedEngine:
             return {}
         keys = self.local_state.journal.keys(collection)
         return {key: self.local_state.view(collection, key) for key in keys}
-
-    @property
-    def call_timeout_s(self) -> float:
-        """How long a caller waits for an answer of the engine at the very most."""
-        return self.deadline_s + LOCAL_GRACE_S
 
     def flush(self, timeout_s: float) -> int:
         """Wait until everything is on the primary; returns how many writes still are not."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import apsw
 
-from standfast.backends.sqlite.errors import mapped
+from standfast.backends.sqlite.errors import from_sqlite, mapped
 from standfast.backends.sqlite.file import (
     BUSY_TIMEOUT_S,
     connect,
@@ -96,18 +96,30 @@ class LocalFile:
     @contextmanager
     def writing(self, doing: str, *, durable: bool) -> Generator[apsw.Connection]:
         """One write transaction; on disk when it returns if `durable`, else safe from kill -9."""
-        with self._lock, mapped(f"{doing} in {self.path}"):
-            conn = self._durable if durable else self._writer
-            with transaction(conn):
-                yield conn
-            if inode_of(self.path) != self._inode:
-                raise gone(self.path, self._what)
+        conn = self._durable if durable else self._writer
+        with self._lock:
+            try:
+                conn.execute("BEGIN IMMEDIATE")
+                try:
+                    yield conn
+                    conn.execute("COMMIT")
+                except BaseException:
+                    if conn.in_transaction:
+                        conn.execute("ROLLBACK")
+                    raise
+                if inode_of(self.path) != self._inode:
+                    raise gone(self.path, self._what)
+            except (apsw.Error, OSError) as error:
+                raise from_sqlite(error, f"{doing} in {self.path}") from None
 
     @contextmanager
     def reading(self, doing: str) -> Generator[apsw.Connection]:
         """The connection for reading; each statement sees a snapshot of its own."""
-        with self._reading, mapped(f"{doing} in {self.path}"):
-            yield self._reader
+        with self._reading:
+            try:
+                yield self._reader
+            except (apsw.Error, OSError) as error:
+                raise from_sqlite(error, f"{doing} in {self.path}") from None
 
     def fork_locks(self) -> list[threading.Lock]:
         return [self._lock, self._reading, self._checkpointing.lock]

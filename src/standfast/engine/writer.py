@@ -125,7 +125,7 @@ class Writer:
         if not collected.submissions:
             return
         try:
-            if self._context.mode is Mode.DIRECT:
+            if self._context.situation.mode is Mode.DIRECT:
                 self._direct(collected.submissions)
             else:
                 self._journal(collected.submissions, self.lane)
@@ -173,7 +173,8 @@ class Writer:
                 self._context.replay_soon()
         if submissions:
             self._send(submissions, lock_timeout_s=None)
-            self._rotate()
+            if self.lane.batches >= MAX_LANE_BATCHES and self._context.mode is Mode.DIRECT:
+                self._rotate()
 
     def _look_at_journal(self) -> None:
         """See whether anything is pending, by whichever process of the directory (R3)."""
@@ -212,18 +213,25 @@ class Writer:
     def _numbered(self, submission: Submission) -> list[Op]:
         lane = self.lane
         first = lane.seq + 1
+        lane.seq += len(submission.ops)
         return [
-            msgspec.structs.replace(
-                op, lane=lane.id, seq=lane.next_seq(), group=first if op.group else 0
-            )
-            for op in submission.ops
+            msgspec.structs.replace(op, lane=lane.id, seq=seq, group=first if op.group else 0)
+            for seq, op in enumerate(submission.ops, first)
         ]
 
     def _resend(self, sent: Sequence[Sent], *, lock_timeout_s: float | None) -> None:
         ops = [op for _, ops in sent for op in ops]
         try:
             deadline = max(min(one.deadline for one, _ in sent), time.monotonic() + SHORTEST_S)
-            applied = self._apply(ops, deadline, lock_timeout_s)
+            failpoint("direct-before-apply")
+            applied = self._primary.apply(
+                ops,
+                expected_watermark=self.lane.expected_watermark,
+                deadline=deadline,
+                directory=self._local_state.journal.directory,
+                lock_timeout_s=lock_timeout_s,
+            )
+            failpoint("direct-applied")
         except StandfastError as error:
             self._refused(sent, error, lock_timeout_s)
             return
@@ -237,18 +245,6 @@ class Writer:
         self.lane.expected_watermark = applied.watermark
         self.lane.batches += 1
         confirm(self._local_state, sent, applied, lane=self.lane.id)
-
-    def _apply(self, ops: list[Op], deadline: float, lock_timeout_s: float | None) -> Applied:
-        failpoint("direct-before-apply")
-        applied = self._primary.apply(
-            ops,
-            expected_watermark=self.lane.expected_watermark,
-            deadline=deadline,
-            directory=self._local_state.journal.directory,
-            lock_timeout_s=lock_timeout_s,
-        )
-        failpoint("direct-applied")
-        return applied
 
     def _refused(
         self,
@@ -334,8 +330,6 @@ class Writer:
 
     def _rotate(self) -> None:
         """Begin a new lane now and then; the old one has nothing in flight and nothing pending."""
-        if self.lane.batches < MAX_LANE_BATCHES or self._context.mode is not Mode.DIRECT:
-            return
         old, self.lane = self.lane, self._open_lane()
         self._context.end_lane(self._primary, old)
 

@@ -10,13 +10,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from standfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
-from standfast.backends.postgres import conflicts as pgconflicts
-from standfast.backends.postgres import fast_put as pgputs
-from standfast.backends.postgres import load as pgload
-from standfast.backends.postgres import read as pgread
-from standfast.backends.postgres import schema as pgschema
-from standfast.backends.postgres import script as pgscript
-from standfast.backends.postgres import write as pgwrite
+from standfast.backends.postgres import conflicts, fast_put, load, read, schema, script, write
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
 from standfast.backends.postgres.session import Sessions, time_left
@@ -87,20 +81,20 @@ class PostgresBackend(Sessions):
 
     def schema_version(self) -> int:
         with self.connection("looking at the schema") as conn:
-            return pgschema.schema_version(conn)
+            return schema.schema_version(conn)
 
     def install(self, collections: Sequence[str]) -> None:
         with self.connection("creating the schema") as conn:
             with self.transaction(conn):
-                pgschema.install(conn, self.target.trust)
+                schema.install(conn, self.target.trust)
             self.writable(conn, collections)
 
-    def schema_script(self, collections: Sequence[str], *, options: pgscript.ScriptOptions) -> str:
+    def schema_script(self, collections: Sequence[str], *, options: script.ScriptOptions) -> str:
         """The SQL that is missing for these collections, as a script."""
         with self.connection("looking at the schema") as conn:
-            schema = self.schema_of(conn)
+            home = self.schema_of(conn)
             options = options._replace(trusted=self.target.trust)
-            return pgscript.script(conn, schema, collections, options)
+            return script.script(conn, home, collections, options)
 
     def identity(self) -> str | None:
         with self.connection("reading the identity") as conn:
@@ -139,8 +133,8 @@ class PostgresBackend(Sessions):
         if not missing:
             return
         with self.transaction(conn):
-            schema, trust = self.schema_of(conn), self.target.trust
-            tables = {n: pgschema.ensure_table(conn, n, schema, trust) for n in missing}
+            home, trust = self.schema_of(conn), self.target.trust
+            tables = {n: schema.ensure_table(conn, n, home, trust) for n in missing}
             for table in tables.values():
                 self._require_own_schema(table)
             failpoint("pg-tables-made")
@@ -151,7 +145,7 @@ class PostgresBackend(Sessions):
             try:
                 table = self._table(conn, collection)
                 if table is not None:
-                    pgschema.require_rights(table)
+                    schema.require_rights(table)
             except ConfigError as error:
                 return f"{error.message} ({error.hint})"
         return ""
@@ -161,8 +155,8 @@ class PostgresBackend(Sessions):
             self.writable(conn, [collection])
             table = self._tables[collection]
             # IF NOT EXISTS asks who owns the table before it looks.
-            if not pgschema.has_index(conn, table):
-                conn.execute(pgschema.index_statement(table.schema, table.name))
+            if not schema.has_index(conn, table):
+                conn.execute(schema.index_statement(table.schema, table.name))
 
     # ---- writing
 
@@ -178,13 +172,14 @@ class PostgresBackend(Sessions):
     ) -> Applied:
         touched = places(ops)
         doing = "writing to " + ", ".join(f"`{name}`" for name in touched)
-        options = pgwrite.TransactionOptions(
+        options = write.TransactionOptions(
             expected_watermark, directory=directory, on_conflict=on_conflict
         )
         for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
             with self.connection(doing, deadline) as conn:
                 try:
-                    self.writable(conn, list(touched))
+                    if not touched.keys() <= self._tables.keys():
+                        self.writable(conn, list(touched))
                     tables = [(self._tables[name], keys) for name, keys in touched.items()]
                     limited = self.limited(options, deadline, lock_timeout_s)
                     written = self._send(conn, tables, ops, limited, lock_timeout_s)
@@ -204,9 +199,9 @@ class PostgresBackend(Sessions):
         conn: Connection[Any],
         tables: list[tuple[Table, list[str]]],
         ops: Sequence[Op],
-        options: pgwrite.TransactionOptions,
+        options: write.TransactionOptions,
         lock_timeout_s: float | None,
-    ) -> pgwrite.Written:
+    ) -> write.Written:
         """Apply plain puts in one statement if the session has its limits; else in general."""
         table = tables[0][0]
         short = (
@@ -214,16 +209,19 @@ class PostgresBackend(Sessions):
             and self.dedicated.has_settings
             and options.directory is not None
             and lock_timeout_s is None
-            and pgputs.is_plain(ops)
-            and len(pgwrite.key_values(table, (op.key for op in ops))) == len(ops)
+            and fast_put.is_plain(ops)
+            and (
+                table.key_type == "text"
+                or len(write.key_values(table, (op.key for op in ops))) == len(ops)
+            )
         )
         if short:
             try:
-                return pgputs.put_batch(conn, table, ops, options)
+                return fast_put.put_batch(conn, table, ops, options)
             except psycopg.Error as error:
                 if error.sqlstate != "SF002":
                     raise
-        return pgwrite.apply_batch(conn, tables, ops, options)
+        return write.apply_batch(conn, tables, ops, options)
 
     def fence(
         self,
@@ -239,8 +237,8 @@ class PostgresBackend(Sessions):
         ):
             if not has_schema(conn):
                 # A zombie of theirs would create it: then its first write finds nothing closed.
-                pgschema.install(conn, self.target.trust)
-            final = pgconflicts.fence(conn, sorted(set(lanes)), directory)
+                schema.install(conn, self.target.trust)
+            final = conflicts.fence(conn, sorted(set(lanes)), directory)
             failpoint("pg-lanes-fenced")
             return final
 
@@ -256,19 +254,19 @@ class PostgresBackend(Sessions):
         with self.connection("reading the conflicts", deadline) as conn:
             if not has_schema(conn):
                 return []
-            return pgconflicts.conflicts(conn, state=state, after=after, limit=limit, name=name)
+            return conflicts.conflicts(conn, state=state, after=after, limit=limit, name=name)
 
     def conflict(self, number: int) -> ConflictRecord | None:
         with self.connection("reading the conflicts") as conn:
-            return pgconflicts.conflict(conn, number) if has_schema(conn) else None
+            return conflicts.conflict(conn, number) if has_schema(conn) else None
 
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         with self.connection("reading the conflicts", deadline) as conn:
-            return pgconflicts.counts(conn) if has_schema(conn) else {}
+            return conflicts.counts(conn) if has_schema(conn) else {}
 
     def resolve_conflict(self, number: int, resolution: str) -> bool:
         with self.connection("resolving a conflict") as conn:
-            return has_schema(conn) and pgconflicts.resolve(conn, number, resolution)
+            return has_schema(conn) and conflicts.resolve(conn, number, resolution)
 
     def _forget_tables(self, error: psycopg.Error) -> None:
         """After a table was dropped or changed under us, look at all of them again."""
@@ -297,7 +295,7 @@ class PostgresBackend(Sessions):
         with self._reading(collection) as (conn, table):
             if table is None:
                 return {}
-            return pgread.read_rows(conn, table, keys)
+            return read.read_rows(conn, table, keys)
 
     def observe(
         self,
@@ -309,12 +307,12 @@ class PostgresBackend(Sessions):
     ) -> Observed:
         with self._reading(collection, deadline) as (conn, table):
             if table is not None and table.ready:
-                return pgread.observe(conn, table, keys, directory)
+                return read.observe(conn, table, keys, directory)
             # Whatever is in the watermarks was committed before the table is looked for once more.
-            told = pgread.watermarks(conn, directory) if has_schema(conn) else {}
+            told = read.watermarks(conn, directory) if has_schema(conn) else {}
             table = self._table(conn, collection)
-            rows = {} if table is None else pgread.read_rows(conn, table, keys)
-            states = [pgread.state_of(collection, key, rows.get(key)) for key in keys]
+            rows = {} if table is None else read.read_rows(conn, table, keys)
+            states = [read.state_of(collection, key, rows.get(key)) for key in keys]
             return Observed(states, told)
 
     def scan(
@@ -330,7 +328,7 @@ class PostgresBackend(Sessions):
         with self._reading(collection, deadline) as (conn, table):
             if table is None:
                 return []
-            return pgread.scan_rows(
+            return read.scan_rows(
                 *(conn, table), prefix=prefix, after=after, limit=limit, query=query
             )
 
@@ -361,7 +359,7 @@ class PostgresBackend(Sessions):
         with self._reading(collection) as (conn, table):
             if table is None or not table.registered or "raw" not in table.columns:
                 return
-            yield from pgread.inconsistent_keys(conn, table)
+            yield from read.inconsistent_keys(conn, table)
 
     def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
         with self._reading(collection) as (conn, table):
@@ -372,7 +370,7 @@ class PostgresBackend(Sessions):
                 " {created_or_null}, {updated_or_null}, {expires_us}, {others}"
                 " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
             ).format(**table.parts())
-            found = conn.execute(statement, (pgwrite.key_values(table, keys),))
+            found = conn.execute(statement, (write.key_values(table, keys),))
             return {record[0]: Image(*record) for record in found}
 
     def collections(self) -> list[str]:
@@ -399,11 +397,11 @@ class PostgresBackend(Sessions):
             try:
                 self.writable(conn, [load.collection for load in loads])
                 with self.transaction(conn, lane=run):
-                    return pgload.load_run(conn, self._tables, run, state, loads)
+                    return load.load_run(conn, self._tables, run, state, loads)
             except psycopg.Error as error:
                 self._forget_tables(error)
                 raise
 
     def run_record(self, run: str) -> RunRecord | None:
         with self.connection(f"reading run {run}") as conn:
-            return pgload.read_run(conn, run) if has_schema(conn) else None
+            return load.read_run(conn, run) if has_schema(conn) else None

@@ -9,8 +9,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from standfast.backends.postgres import conflicts as pgconflicts
-from standfast.backends.postgres import schema as pgschema
+from standfast.backends.postgres import conflicts, schema
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.trust import require_trusted
 from standfast.backends.postgres.write import TransactionOptions
@@ -76,11 +75,11 @@ class Sessions:
             self._prepare_session(conn, self.dedicated)
             self._end_predecessor(conn, self.dedicated)
         self.measure_clock(conn)
-        return pgconflicts.server_identity(conn)
+        return conflicts.server_identity(conn)
 
     def server_identity(self, deadline: float) -> ServerIdentity:
         with self.connection("looking at the database", deadline) as conn:
-            return pgconflicts.server_identity(conn)
+            return conflicts.server_identity(conn)
 
     @contextmanager
     def transaction(
@@ -102,7 +101,7 @@ class Sessions:
             self._check(conn)
 
     def _check(self, conn: Connection[Any]) -> None:
-        if conn.info.server_version < pgschema.MIN_SERVER_VERSION:
+        if conn.info.server_version < schema.MIN_SERVER_VERSION:
             raise ConfigError(
                 f"PostgreSQL {conn.info.server_version // 10000} is too old",
                 code="server_too_old",
@@ -116,11 +115,11 @@ class Sessions:
                 hint="create the database with ENCODING 'UTF8'",
             )
         require_trusted(conn, self.target.trust)
-        pgschema.schema_version(conn)
+        schema.schema_version(conn)
         self.schema_of(conn)
 
     def _require_writable(self, conn: Connection[Any]) -> None:
-        if pgconflicts.is_read_only(conn):
+        if conflicts.is_read_only(conn):
             raise Unavailable(
                 f"{self.display} is a standby or read-only",
                 code="read_only",
@@ -179,7 +178,7 @@ class Sessions:
             lock_ms = max(1, min(lock_ms, int(lock_timeout_s * 1000)))
         if deadline is None:
             return options._replace(lock_timeout_ms=lock_ms)
-        left_ms = max(1, int(time_left(deadline) * 1000))
+        left_ms = max(1, int((deadline - time.monotonic()) * 1000))
         expires_us = None
         if self.clock is not None:
             server_us, at = self.clock

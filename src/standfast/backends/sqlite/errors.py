@@ -58,18 +58,22 @@ def mapped(doing: str) -> Generator[None]:
     """Run a block in which apsw's and the file system's errors become ours."""
     try:
         yield
-    except apsw.Error as error:
-        # The text of a constraint error repeats values: it is not chained.
-        raise explain(error, doing) from None
-    except FileNotFoundError as error:
-        raise _file_error(error, doing, "check the path") from None
-    except PermissionError as error:
-        raise _file_error(error, doing, "correct the owner and the mode") from None
-    except OSError as error:
-        raise _file_error(error, doing, "check the disk and the path") from None
+    except (apsw.Error, OSError) as error:
+        raise from_sqlite(error, doing) from None
 
 
-def _file_error(error: OSError, doing: str, hint: str) -> StandfastError:
+def from_sqlite(error: apsw.Error | OSError, doing: str) -> StandfastError:
+    """Our error for one of apsw or of the file system.
+
+    Raise it `from None`: the text of a constraint error repeats values.
+    """
+    if isinstance(error, apsw.Error):
+        return explain(error, doing)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return explain(apsw.FullError(), doing)
+    hint = "check the disk and the path"
+    if isinstance(error, FileNotFoundError):
+        hint = "check the path"
+    elif isinstance(error, PermissionError):
+        hint = "correct the owner and the mode"
     return ConfigError(f"{doing}: {error.strerror}", code="file", hint=hint)
