@@ -46,11 +46,10 @@ class Promise(Generic[T]):
             raise self._error
         return cast(T, self._value)
 
-    def __await__(self) -> Generator[Any, None, T]:
-        return self._yielded() if self._future is None else self._future.__await__()
-
-    def _yielded(self) -> Generator[Any, Any, T]:
-        return (yield self)  # to a driver, which waits for it and sends the answer
+    def __await__(self) -> Generator[Any, Any, T]:
+        if self._future is None:
+            return (yield self)  # to a driver, which waits for it and sends the answer
+        return (yield from self._future.__await__())
 
     def _deliver(self) -> None:
         future = self._future

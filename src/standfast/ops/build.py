@@ -13,7 +13,6 @@ from standfast.errors import ConfigError, ConflictError, CorruptData, DataError,
 from standfast.ops.types import (
     ABSENT,
     Document,
-    Identity,
     Kind,
     Knowledge,
     Op,
@@ -37,16 +36,26 @@ def build_op(
 ) -> Op:
     """An op without lane and sequence; everything that can be refused is refused here."""
     text_key = key_text(key)
-    exact = None
+    seen: Knowledge = "unknown"
+    base_text = ttl_us = exact = None
     try:
-        condition, pending = _condition(if_version, if_absent)
-        seen, base_text = _basis(base)
+        if if_absent:
+            if if_version is not None:
+                raise ConfigError(
+                    "if_version and if_absent exclude each other",
+                    code="usage",
+                    hint="give one of them",
+                )
+            if_version = ABSENT
+        if not isinstance(base, Missing):
+            seen, base_text = _basis(base)
         if pointer:
             parse_pointer(pointer)
         text = None if body is MISSING else encode(body)
         if kind == "put" and text is not None and "\\u" not in text:
             exact = keeps_exactly(body)  # here, where the value is at hand
-        ttl_us = _ttl_us(ttl_s)
+        if ttl_s is not None:
+            ttl_us = _ttl_us(ttl_s)
     except (ConfigError, DataError) as error:
         raise error.about(f"{kind} of key {text_key!r} in `{collection}`") from None
     return Op(
@@ -57,8 +66,8 @@ def build_op(
         key=text_key,
         body=text,
         pointer=pointer,
-        if_version=condition,
-        pending=pending,
+        if_version=if_version if if_version is None else int(if_version),
+        pending=if_version.pending if isinstance(if_version, ProvisionalVersion) else (),
         ttl_us=ttl_us,
         group=group,
         seen=seen,
@@ -67,22 +76,8 @@ def build_op(
     )
 
 
-def _condition(if_version: int | None, if_absent: bool) -> tuple[int | None, tuple[Identity, ...]]:
-    """The version that the document must have, and own pending ops that it must contain."""
-    if not if_absent:
-        pending = if_version.pending if isinstance(if_version, ProvisionalVersion) else ()
-        return if_version if if_version is None else int(if_version), pending
-    if if_version is not None:
-        raise ConfigError(
-            "if_version and if_absent exclude each other", code="usage", hint="give one of them"
-        )
-    return ABSENT, ()
-
-
 def _basis(base: object) -> tuple[Knowledge, str | None]:
-    """What a caller says that its write is based on: a document, none, or nothing said."""
-    if base is MISSING:
-        return "unknown", None
+    """What a caller says that its write is based on: a document, or none."""
     if base is None:
         return "absent", None
     if not isinstance(base, Document):
@@ -95,9 +90,7 @@ def _basis(base: object) -> tuple[Knowledge, str | None]:
     return "present", encode(document.value)
 
 
-def _ttl_us(ttl_s: float | None) -> int | None:
-    if ttl_s is None:
-        return None
+def _ttl_us(ttl_s: float) -> int:
     if not 0 < ttl_s < 10**10:
         raise ConfigError(
             f"ttl_s={ttl_s!r} is not a time to live", code="usage", hint="give seconds above 0"
