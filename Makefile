@@ -43,7 +43,7 @@ quick: $(VENV)/.ready-test  ## run the tests that need no server and start no pr
 test: $(VENV)/.ready-test  ## run all tests but the slow ones, with a PostgreSQL of their own
 	@$(PY) -m pytest $(PARALLEL) $(ARGS)
 
-coverage: $(VENV)/.ready-test  ## run the same tests and print what they do not reach; has a floor
+coverage: $(VENV)/.ready-test  ## run the same tests and print how much of the code they reach
 	@$(PY) -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 matrix: $(VENV)/.ready-dev  ## build the package, try it on every Python >= 3.11 that is found
