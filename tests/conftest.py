@@ -42,7 +42,7 @@ _TEST_RTT_MS = float(os.environ.get("TEST_RTT_MS", "0"))
 _SERVER_FIXTURES = {"pg_cluster", "pg_admin_url", "pg_url", "pg_database"}
 _SERVER_PARAMETERS = {"postgresql", "pg"}
 #: Where nearly every test starts programs and kills them.
-_PROCESS_FOLDERS = {"crash", "chaos"}
+_PROCESS_FOLDERS = {"crash", "chaos", "hold"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
