@@ -82,9 +82,12 @@ def transfer(clients: list[socket.socket], size: int) -> float:
 @pytest.mark.parametrize("rtt_ms", [20, 80])
 def test_a_round_trip_lasts_what_it_was_set_to(echo_port: int, rtt_ms: int) -> None:
     """The shortest of ten round trips is no shorter than set, and at most 5 ms longer."""
-    with Far(echo_port, rtt_ms=rtt_ms) as far, connected(far) as client:
-        first = round_trip(client)
-        shortest = min(round_trip(client) for _ in range(10))
+    with Far(echo_port, rtt_ms=rtt_ms) as far:
+        start = time.perf_counter()
+        with connected(far) as client:
+            round_trip(client)
+            first = time.perf_counter() - start
+            shortest = min(round_trip(client) for _ in range(10))
     assert rtt_ms <= shortest * 1000 <= rtt_ms + 5
     assert first * 1000 >= 2 * rtt_ms  # the handshake of TCP
 
