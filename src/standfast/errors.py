@@ -250,6 +250,7 @@ disk_full            Unavailable * : the disk is full
 disk_error           Unavailable * : the disk reports an error
 server_io            Unavailable * : the server's disk or system failed
 server_internal      Unavailable * : the server reports an internal error
+internal             Unavailable | DeadlineExceeded * : a thread failed unexpectedly
 refused              DataError     : the server cannot take the value
 constraint           DataError     : a constraint of the table refuses the row
 trigger              DataError     : a trigger of the table refuses the row

@@ -80,6 +80,10 @@ CONNECT_DEADLINE_S = 1.0
 #: Seconds that a call waits at the most for the local files, beyond its deadline.
 LOCAL_GRACE_S = 10.0
 
+#: Seconds that a thread whose last piece of work failed is reported, when it has had nothing to do
+#: since.
+TROUBLE_SHOWN_S = 10.0
+
 # ---- the bot
 
 #: Entries of one guild's waitlist. Each change writes the document, of 300 bytes an entry or so.

@@ -232,7 +232,6 @@ with standfast.open(url, data_dir=data_dir) as store:
 """
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P4: a thread ends for good")
 def test_a_store_survives_the_lack_of_descriptors(pg_database: str, tmp_path: Path) -> None:
     """P4, R26: after 3 s without file descriptors every thread is there, and the store direct."""
     done = subprocess.run(
@@ -245,10 +244,7 @@ def test_a_store_survives_the_lack_of_descriptors(pg_database: str, tmp_path: Pa
     assert json.loads(done.stdout) == [True, 0, True]
 
 
-DEAD = pytest.mark.xfail(strict=True, raises=AssertionError, reason="P4: a thread ends for good")
-
-
-@pytest.mark.parametrize("table", ["lanes", pytest.param("collections", marks=DEAD)])
+@pytest.mark.parametrize("table", ["lanes", "collections"])
 def test_an_emptied_table_of_ours_ends_no_thread(
     pg_database: str, tmp_path: Path, table: str
 ) -> None:
@@ -264,7 +260,6 @@ def test_an_emptied_table_of_ours_ends_no_thread(
         assert not store.health().healthy
 
 
-@DEAD
 def test_a_removed_data_directory_ends_no_thread(far_pg: MakeFar, tmp_path: Path) -> None:
     """P4, R26: when the data directory goes, every thread goes on, and health is not green."""
     far = far_pg()

@@ -1,4 +1,7 @@
-"""Threads that wait: for their time (`Timer`), for a change of mode (`StateNotifier`)."""
+"""Threads that wait: for their time (`Timer`), for a change of mode (`StateNotifier`).
+
+Both are supervised (`system.supervision`), as every thread of an engine is.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from standfast.engine.state_machine import Mode
+from standfast.system.supervision import SupervisedThread, Supervisor
 
 logger = logging.getLogger("standfast")
 
@@ -17,18 +21,15 @@ logger = logging.getLogger("standfast")
 class Timer:
     """One such thread.  `act` may schedule the next time itself.
 
-    An error that `act` lets through is a bug: it is logged, `failed` gets it, and the thread ends.
+    After an error that `act` lets through, it acts again after a pause.
     """
 
-    def __init__(
-        self, name: str, act: Callable[[], object], *, failed: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, name: str, act: Callable[[], object], supervisor: Supervisor) -> None:
         self._act = act
-        self._failed = failed
         self._changed = threading.Condition()
         self._due: float | None = None
         self._closing = False
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread = SupervisedThread(name, self._turn, supervisor)
 
     def schedule(self, at: float) -> None:
         """Act at this instant of `time.monotonic()` or earlier."""
@@ -43,13 +44,16 @@ class Timer:
             self._closing = True
             self._changed.notify()
 
-    def _run(self) -> None:
+    def _turn(self) -> bool:
+        if not self._wait():
+            return False
         try:
-            while self._wait():
-                self._act()
-        except BaseException as error:
-            logger.exception("the thread %s ended", self.thread.name)
-            self._failed(error)
+            self._act()
+        except BaseException:
+            # What it would have scheduled is not known: so it acts again, after the pause.
+            self.schedule(time.monotonic())
+            raise
+        return True
 
     def _wait(self) -> bool:
         """Until it is time; False when the thread is to end."""
@@ -80,7 +84,8 @@ class StateNotifier:
     the other listeners only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self._listeners: list[Callable[[StateChange], object]] = []
         self._queue: queue.SimpleQueue[StateChange | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -89,10 +94,9 @@ class StateNotifier:
         """Call this function at every change from now on."""
         self._listeners.append(listener)
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="standfast-notifier", daemon=True
-            )
-            self._thread.start()
+            thread = SupervisedThread("standfast-notifier", self._turn, self._supervisor)
+            thread.start()
+            self._thread = thread
 
     def announce(self, before: Mode, after: Mode, cause: str, lag_ops: int) -> None:
         """Log a change and queue it for the listeners."""
@@ -106,10 +110,13 @@ class StateNotifier:
         if self._thread is not None:
             self._queue.put(None)
 
-    def _run(self) -> None:
-        while (change := self._queue.get()) is not None:
-            for listener in list(self._listeners):
-                try:
-                    listener(change)
-                except Exception:  # the application's function, not ours
-                    logger.exception("an on_state_change function failed")
+    def _turn(self) -> bool:
+        change = self._queue.get()
+        if change is None:
+            return False
+        for listener in list(self._listeners):
+            try:
+                listener(change)
+            except BaseException:  # the application's function, not ours
+                logger.exception("an on_state_change function failed")
+        return True

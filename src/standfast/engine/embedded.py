@@ -29,6 +29,7 @@ from standfast.engine.write_queue import Result, closed
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.limits import LOCAL_GRACE_S, MAX_TRANSACTION_OPS
 from standfast.ops.types import Applied, Op, Receipt, Row
+from standfast.system.supervision import PROCESS
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ class EmbeddedEngine:
     def __init__(self, backend: Backend) -> None:
         self.primary = backend
         self.situation = Situation(Mode.DIRECT, "the primary is local")
-        self.notifier = StateNotifier()
+        self.notifier = StateNotifier(PROCESS)
         self.lane = str(uuid.uuid4())
         self._seq = 0
         self._watermark = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from standfast.engine.local_state import LocalState
 from standfast.engine.state_machine import Situation
+from standfast.system.supervision import Trouble
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +20,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     for the primary, `lag_bytes` of JSON, the oldest for `lag_s` seconds.  `lane` is the stream of
     ops of this store, `history` the identity of the database that the local files belong to.
     `conflicts` counts conflict records by their state; None while the primary is unreachable.
+    `problems`: what is wrong beside the state, a sentence each, such as a thread that failed.
     """
 
     state: str
@@ -36,11 +39,12 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     fallback: str | None = None
     attempts: int = 0
     conflicts: dict[str, int] | None = None
+    problems: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
-        """Whether writes go straight to the primary and nothing waits."""
-        return self.state == "direct" and self.lag_ops == 0
+        """Whether writes go straight to the primary, nothing waits, and no part is in trouble."""
+        return self.state == "direct" and self.lag_ops == 0 and not self.problems
 
 
 def health_of(
@@ -49,7 +53,7 @@ def health_of(
     *,
     primary: str,
     lane: str,
-    broken: BaseException | None,
+    troubles: Sequence[Trouble],
 ) -> Health:
     """The health of a store with local files."""
     totals = local_state.journal.totals()
@@ -58,7 +62,7 @@ def health_of(
     history = local_state.history
     return Health(
         state=str(situation.mode),
-        cause=f"a bug: {type(broken).__name__}" if broken else situation.cause,
+        cause=situation.cause,
         primary=primary,
         lag_ops=totals.ops,
         lag_bytes=totals.bytes,
@@ -72,4 +76,13 @@ def health_of(
         data_dir=str(local_state.data_dir.absolute()),
         fallback=local_state.options.fallback,
         attempts=situation.attempts,
+        problems=tuple(map(_in_trouble, troubles)),
+    )
+
+
+def _in_trouble(trouble: Trouble) -> str:
+    since = datetime.fromtimestamp(trouble.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"the thread {trouble.thread} fails since {since} ({trouble.error}); it goes on, what was"
+        " acknowledged is safe; the log has the cause"
     )

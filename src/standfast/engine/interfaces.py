@@ -19,6 +19,7 @@ from standfast.engine.state_machine import Action, Event, Mode, Situation
 from standfast.engine.write_queue import Result, WriteQueue
 from standfast.errors import StandfastError, Unavailable
 from standfast.ops.types import Op, Redacted
+from standfast.system.supervision import Supervisor
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ class EngineContext(Protocol):
     """The engine as its threads know it.  Only the writer sets the situation."""
 
     situation: Situation
-    broken: BaseException | None
+    supervisor: Supervisor
 
     @property
     def mode(self) -> Mode:
@@ -148,8 +149,8 @@ class EngineContext(Protocol):
         """The replay of the journal."""
         ...
 
-    def fail(self, error: BaseException) -> None:
-        """Note that a thread of the engine has ended by a bug; `health` reports it."""
+    def thread_failed(self, error: BaseException) -> None:
+        """An unexpected error in a thread: do what it may have left undone."""
         ...
 
     def post(self, event: Event) -> None:

@@ -6,9 +6,8 @@ has seen a version never sees an older one here, whatever happens to the primary
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import queue
-import threading
 import time
 
 import msgspec
@@ -19,11 +18,10 @@ from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
 from standfast.engine.promise import CompletionBatch, Promise
 from standfast.engine.state_machine import Mode, means_away
-from standfast.errors import StandfastError
+from standfast.errors import StandfastError, Unavailable
 from standfast.limits import MAX_READ_KEYS
 from standfast.ops.types import State
-
-logger = logging.getLogger("standfast")
+from standfast.system.supervision import SupervisedThread
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -45,7 +43,10 @@ class Reader:
         self._queue: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
         self.suspect = False
         """Whether a read has missed its deadline since the store was last DIRECT."""
-        self.thread = threading.Thread(target=self._run, name="standfast-reader", daemon=True)
+        self.thread = SupervisedThread(
+            "standfast-reader", self._turn, context.supervisor, failed=context.thread_failed
+        )
+        self._ended = False
 
     def ask(self, question: Question) -> None:
         """Queue a read."""
@@ -55,34 +56,34 @@ class Reader:
         """Let the thread end when what waits is answered."""
         self._queue.put(None)
 
-    def _run(self) -> None:
+    def _turn(self) -> bool:
+        """Answer what waits now; after an unexpected error every one of these has its answer."""
+        first = None if self._ended else self._queue.get()
+        if first is None:
+            return False
+        waiting = [first]
         try:
-            self._serve()
+            self._serve(waiting)
         except BaseException as error:
-            # A bug: from here on reads are answered from what is known here.
-            logger.exception("the reader thread ended")
-            self._context.fail(error)
+            with CompletionBatch() as completions:
+                for question in waiting:
+                    completions.error(question.promise, _failed(question, error))
+            raise
+        return True
 
-    def _serve(self) -> None:
-        while (first := self._queue.get()) is not None:
-            waiting = [first]
-            ended = False
-            try:
-                while len(waiting) < MAX_READ_KEYS:
-                    question = self._queue.get_nowait()
-                    if question is None:
-                        ended = True
-                        break
+    def _serve(self, waiting: list[Question]) -> None:
+        with contextlib.suppress(queue.Empty):
+            while len(waiting) < MAX_READ_KEYS and not self._ended:
+                question = self._queue.get_nowait()
+                if question is None:
+                    self._ended = True
+                else:
                     waiting.append(question)
-            except queue.Empty:
-                pass
-            collections: dict[str, list[Question]] = {}
-            for question in waiting:
-                collections.setdefault(question.collection, []).append(question)
-            for collection, questions in collections.items():
-                self._answer(collection, questions)
-            if ended:
-                return
+        collections: dict[str, list[Question]] = {}
+        for question in waiting:
+            collections.setdefault(question.collection, []).append(question)
+        for collection, questions in collections.items():
+            self._answer(collection, questions)
 
     def _answer(self, collection: str, questions: list[Question]) -> None:
         if self.suspect or self._context.mode is not Mode.DIRECT:
@@ -122,6 +123,15 @@ class Reader:
                     completions.error(question.promise, error)
                 else:
                     completions.value(question.promise, result)
+
+
+def _failed(question: Question, error: BaseException) -> Unavailable:
+    return Unavailable(
+        f"reading key {question.key!r} in `{question.collection}`: an unexpected"
+        f" {type(error).__name__} in the thread that reads",
+        code="internal",
+        hint="try again; the log has its cause",
+    )
 
 
 def _view(state: State, now_us: int) -> View:

@@ -43,6 +43,7 @@ from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailab
 from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S
 from standfast.ops.types import Op, ServerIdentity
 from standfast.system.failpoints import failpoint
+from standfast.system.supervision import LONGEST_PAUSE_S, PROCESS, Supervisor
 
 #: How long one slice of the replay lasts before it is looked whether the store is to be closed.
 SLICE_S = 2.0
@@ -56,7 +57,7 @@ class Replaying:
 
     def __init__(self, context: EngineContext) -> None:
         self._context = context
-        self.timer = Timer("standfast-replayer", self._slice, failed=context.fail)
+        self.timer = Timer("standfast-replayer", self._slice, context.supervisor)
 
     def _slice(self) -> None:
         context = self._context
@@ -96,7 +97,7 @@ class Connector:
         self._backends = list(dict.fromkeys(backends))
         self._lock = threading.Lock()
         self._reached = False
-        self.timer = Timer("standfast-connector", self.attempt, failed=context.fail)
+        self.timer = Timer("standfast-connector", self.attempt, context.supervisor)
 
     def attempt(self) -> StandfastError | None:
         """Make the missing connections, and report the result to the writer."""
@@ -153,8 +154,8 @@ class ReplicatedEngine:
         self.call_timeout_s = deadline_s + LOCAL_GRACE_S
         self.write_queue = WriteQueue()
         self.situation: Situation = begin("not connected yet")
-        self.broken: BaseException | None = None
-        self.notifier = StateNotifier()
+        self.supervisor = Supervisor()
+        self.notifier = StateNotifier(self.supervisor)
         self._held: StandfastError | None = None
         self._closed = False
         self._changed = threading.Condition()
@@ -205,8 +206,13 @@ class ReplicatedEngine:
 
     # ---- the hub
 
-    def fail(self, error: BaseException) -> None:
-        self.broken = error
+    def thread_failed(self, error: BaseException) -> None:
+        """Make sure that the way back is tried, whatever the thread had been about to schedule."""
+        soon = time.monotonic() + LONGEST_PAUSE_S
+        if self.mode is Mode.JOURNALING:
+            self._connector.timer.schedule(soon)
+        else:
+            self._replaying.timer.schedule(soon)
 
     @property
     def mode(self) -> Mode:
@@ -311,7 +317,7 @@ class ReplicatedEngine:
     ) -> ReadResult | Promise[ReadResult]:
         """Read one place: at once from the local files, or from the primary as a promise."""
         self.require_open()
-        if self.mode is not Mode.DIRECT or self._reader.suspect or self.broken:
+        if self.mode is not Mode.DIRECT or self._reader.suspect:
             return self.read_locally(collection, key)
         if not self._writer.journal_empty and self.local_state.journal.at(collection, key):
             return self.read_locally(collection, key)
@@ -470,7 +476,7 @@ class ReplicatedEngine:
             self.situation,
             primary=self.primary.display,
             lane=self._writer.lane.id,
-            broken=self.broken,
+            troubles=[*self.supervisor.troubles(), *PROCESS.troubles()],
         )
 
     def is_pending(self, lane: str, seq: int) -> bool:

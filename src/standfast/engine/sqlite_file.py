@@ -27,6 +27,7 @@ from standfast.errors import ConfigError
 from standfast.system.failpoints import failpoint
 from standfast.system.files import create_private
 from standfast.system.forking import OPENING, watch
+from standfast.system.supervision import PROCESS, SupervisedThread
 
 logger = logging.getLogger("standfast")
 
@@ -164,25 +165,24 @@ class Checkpointing:
         elif pages >= CHECKPOINT_PAGES and not self._asked:
             self._asked = True
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="standfast-checkpointer", daemon=True
-                )
-                self._thread.start()
+                thread = SupervisedThread("standfast-checkpointer", self._turn, PROCESS)
+                thread.start()
+                self._thread = thread
             self._due.release()
         return apsw.SQLITE_OK
 
-    def _run(self) -> None:
-        while True:
-            self._due.acquire()
-            if self._closing:
-                return
-            self._asked = False
-            try:
-                with self.lock:
-                    self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            except apsw.Error:
-                # The log keeps everything; at its second limit whoever commits hears of it.
-                logger.warning("a checkpoint of %s failed", self._path)
+    def _turn(self) -> bool:
+        self._due.acquire()
+        if self._closing:
+            return False
+        self._asked = False
+        try:
+            with self.lock:
+                self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except apsw.Error:
+            # The log keeps everything; at its second limit whoever commits hears of it.
+            logger.warning("a checkpoint of %s failed", self._path)
+        return True
 
     def close(self) -> None:
         """End the thread and the connection.  Idempotent."""

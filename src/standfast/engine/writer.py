@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -34,11 +33,12 @@ from standfast.engine.state_machine import (
     step,
 )
 from standfast.engine.write_queue import Result, Submission, Wakeup
-from standfast.errors import StandfastError, Unavailable
+from standfast.errors import DeadlineExceeded, StandfastError
 from standfast.limits import MAX_LANE_BATCHES
 from standfast.ops.batch import Place
 from standfast.ops.types import Applied, Op, Receipt
 from standfast.system.failpoints import failpoint
+from standfast.system.supervision import SupervisedThread
 
 Sent = tuple[Submission, list[Op]]
 """A submission, and its ops with the names under which they were sent."""
@@ -84,7 +84,9 @@ class Writer:
         """Whether nothing at all was pending in the directory when it was last looked at."""
         self._random = random.Random()
         self._closing = False
-        self.thread = threading.Thread(target=self._run, name="standfast-writer", daemon=True)
+        self.thread = SupervisedThread(
+            "standfast-writer", self._turn, context.supervisor, failed=context.thread_failed
+        )
 
     def _open_lane(self) -> Lane:
         lane = Lane(self._local_state.data_dir)
@@ -93,50 +95,42 @@ class Writer:
 
     # ---- the loop
 
-    def _run(self) -> None:
-        try:
-            while not self._closing:
-                self._turn()
-        except BaseException as error:
-            # A bug: nobody may wait for an answer that will not come.
-            logger.exception("the writer thread ended")
-            self._context.fail(error)
-            self._fail_waiting(error)
+    def _turn(self) -> bool:
+        """Serve what waits now, each message and the batch on its own.
 
-    def _fail_waiting(self, error: BaseException) -> None:
-        self._inbox.close()
-        failed = self._ended(error)
-        with CompletionBatch() as completions:
-            while (collected := self._inbox.collect(0.0)).submissions or collected.notes:
-                for submission in collected.submissions:
-                    completions.error(submission.promise, failed)
-
-    def _ended(self, error: BaseException) -> Unavailable:
-        return Unavailable(
-            f"the writer thread ended: {type(error).__name__}",
-            code="closed",
-            hint="open the store again; what was acknowledged is safe",
-        )
-
-    def _turn(self) -> None:
+        An unexpected error in one of them is raised at the end: the others had their turn.
+        """
+        if self._closing:
+            return False
         collected = self._inbox.collect(None)
+        failure: BaseException | None = None
         for note in collected.notes:
-            self._handle(note)
-        if not collected.submissions:
-            return
+            try:
+                self._handle(note)
+            except BaseException as error:
+                failure = failure or error
+        if collected.submissions:
+            failure = self._serve(collected.submissions) or failure
+        if failure is not None:
+            raise failure
+        return True
+
+    def _serve(self, submissions: list[Submission]) -> BaseException | None:
+        """Write a batch.  Whatever happens, each of its callers has an answer afterwards."""
         try:
             if self._context.situation.mode is Mode.DIRECT:
-                self._direct(collected.submissions)
+                self._direct(submissions)
             else:
-                self._journal(collected.submissions, self.lane)
+                self._journal(submissions, self.lane)
         except BaseException as error:
             # Of the local files, mostly: the calls of this batch fail, the next may not.
-            failed = error if isinstance(error, StandfastError) else self._ended(error)
+            foreseen = isinstance(error, StandfastError)
             with CompletionBatch() as completions:
-                for submission in collected.submissions:
-                    completions.error(submission.promise, failed)
-            if failed is not error:
-                raise
+                for one in submissions:
+                    failed = error if foreseen else _failed(one.ops[0], error)
+                    completions.error(one.promise, failed)
+            return None if foreseen else error
+        return None
 
     def _handle(self, note: Any) -> None:
         if not isinstance(note, Wakeup):
@@ -152,13 +146,15 @@ class Writer:
         jitter = 0.5 + self._random.random() / 2
         before = context.situation
         context.situation, actions = step(before, event, time.monotonic(), jitter=jitter)
-        if context.situation.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
-            self.lane.expected_watermark = max(
-                self.lane.expected_watermark,
-                self._local_state.mirror.expected_watermark(self.lane.id),
-            )
-            self._look_at_journal()
-        context.situation_changed(before, actions)
+        try:
+            if context.situation.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
+                self.lane.expected_watermark = max(
+                    self.lane.expected_watermark,
+                    self._local_state.mirror.expected_watermark(self.lane.id),
+                )
+                self._look_at_journal()
+        finally:
+            context.situation_changed(before, actions)
 
     # ---- DIRECT
 
@@ -409,3 +405,12 @@ class Writer:
     def stopped(self) -> bool:
         """Whether the thread has ended."""
         return not self.thread.is_alive()
+
+
+def _failed(op: Op, error: BaseException) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{op.kind} of key {op.key!r} in `{op.collection}`: an unexpected {type(error).__name__} in"
+        " the thread that writes; whether it took effect is unknown",
+        code="internal",
+        hint="read the document before you repeat the write; the log has the cause",
+    )

@@ -16,6 +16,7 @@ import time
 import weakref
 
 from standfast.system.platform import at_fork, duplicate_socket
+from standfast.system.supervision import PROCESS, SupervisedThread
 
 #: Longest sleep of the thread while nothing is armed.
 _IDLE_S = 3600.0
@@ -78,7 +79,7 @@ class Watchdog:
         self._socket_deadlines: weakref.WeakSet[SocketDeadline] = weakref.WeakSet()
         self._changed = threading.Condition()
         self._next = 0.0
-        threading.Thread(target=self._run, name="standfast-watchdog", daemon=True).start()
+        SupervisedThread("standfast-watchdog", self._turn, PROCESS).start()
 
     def watch(self, socket_deadline: SocketDeadline) -> None:
         """Watch one more deadline, for as long as it exists."""
@@ -92,22 +93,22 @@ class Watchdog:
                 self._next = min(self._next, at)
                 self._changed.notify()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                socket_deadlines = list(self._socket_deadlines)
-                # Before looking: what is armed from here on wakes the thread.
-                self._next = time.monotonic() + _IDLE_S
-            now = time.monotonic()
-            dues = [
-                due
-                for socket_deadline in socket_deadlines
-                if (due := socket_deadline.expire(now)) is not None
-            ]
-            del socket_deadlines
-            with self._changed:
-                self._next = min([self._next, *dues])
-                self._changed.wait(max(0.0, self._next - time.monotonic()))
+    def _turn(self) -> bool:
+        with self._changed:
+            socket_deadlines = list(self._socket_deadlines)
+            # Before looking: what is armed from here on wakes the thread.
+            self._next = time.monotonic() + _IDLE_S
+        now = time.monotonic()
+        dues = [
+            due
+            for socket_deadline in socket_deadlines
+            if (due := socket_deadline.expire(now)) is not None
+        ]
+        del socket_deadlines
+        with self._changed:
+            self._next = min([self._next, *dues])
+            self._changed.wait(max(0.0, self._next - time.monotonic()))
+        return True
 
 
 _the_watchdog: Watchdog | None = None
