@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, ClassVar, NamedTuple, cast
+
+import msgspec
 
 from standfast.api.aio import AsyncBatch, AsyncCollection, BatchWrites
 from standfast.api.collection import Documents
@@ -12,6 +15,9 @@ from standfast.api.drive import pause_before
 from standfast.api.store import StoreHandle
 from standfast.bot.environment_check import Guard
 from standfast.bot.fields import GuildId, guild_key, is_guild_key
+from standfast.document.names import collection_name
+from standfast.document.patch import merge_patch
+from standfast.document.values import MISSING, Missing
 from standfast.engine.interfaces import Engine
 from standfast.errors import ConfigError, ConflictError, CorruptData, Unavailable
 from standfast.limits import MAX_UPDATE_ATTEMPTS
@@ -23,20 +29,92 @@ WAITLISTS = "waitlist_data"
 #: Where the documents of a guild are.
 COLLECTIONS = (VIEWS, SETTINGS, WAITLISTS)
 
+#: In these, one row may hold the documents of all guilds, as older bots keep them.
+OLDER = (VIEWS, WAITLISTS)
+#: The key of that row.
+SINGLE_ROW = "default"
+#: The command that gives each guild a row of its own.
+SPLIT = "standfast migrate {}.json --split-default"
+
 Members = dict[str, Any]
 """The members of a guild's document."""
+
+logger = logging.getLogger("standfast")
+
+
+def is_single_row(value: object) -> bool:
+    """Whether a document is that row: an object of objects, some of them under a guild's id.
+
+    An empty one counts too: it is what an older bot writes before its first guild.
+    """
+    if not isinstance(value, dict):
+        return False
+    members = cast("dict[str, Any]", value)
+    if not all(isinstance(one, dict) for one in members.values()):
+        return False
+    return not members or any(is_guild_key(key) for key in members)
+
+
+class Place(NamedTuple):
+    """Where the document of a guild is: in a row of its own, or in the row of all guilds."""
+
+    key: str
+    row: Document[Any] | None
+    in_single_row: bool = False
+
+    @property
+    def value(self) -> Any:
+        """The document as it was read; MISSING without one."""
+        if self.row is None:
+            return MISSING
+        return self.row.value.get(self.key, MISSING) if self.in_single_row else self.row.value
+
+    @property
+    def version(self) -> int:
+        """The version of the row."""
+        return ABSENT if self.row is None else self.row.version
+
+    @property
+    def row_key(self) -> str:
+        """The key of the row."""
+        return SINGLE_ROW if self.in_single_row else self.key
+
+    def pointer(self, pointer: str) -> str:
+        """A JSON pointer into the document, as one into the row."""
+        if not self.in_single_row:
+            return pointer
+        return "/" + self.key.replace("~", "~0").replace("/", "~1") + pointer
+
+    def row_with(self, value: Any) -> Any:
+        """What the row is with another document in this place."""
+        if not self.in_single_row:
+            return value
+        assert self.row is not None, "it was read"
+        return {**self.row.value, self.key: value}
+
+    def delete(self, batch: BatchWrites, collection: str) -> None:
+        """Delete the document in a batch, if the row is as it was read."""
+        if not self.in_single_row:
+            batch.delete(collection, self.key, if_version=self.version)
+            return
+        assert self.row is not None, "it was read"
+        rest = {key: value for key, value in self.row.value.items() if key != self.key}
+        batch.put(collection, SINGLE_ROW, rest, if_version=self.version)
 
 
 class Guilds:
     """The documents of guilds: a key is a guild's id, and every access passes the guard."""
 
+    #: Collections whose row of all guilds the log has named, once in this process.
+    noticed: ClassVar[set[str]] = set()
+
     def __init__(self, handle: StoreHandle, *, guard: Guard, clock: Callable[[], datetime]) -> None:
         self.handle = handle
         self.guard = guard
         self._clock = clock
-        self._collections: dict[str, AsyncCollection[Any]] = {
-            name: AsyncCollection(handle, name) for name in COLLECTIONS
-        }
+        self._collections: dict[str, AsyncCollection[Any]] = {}
+        #: Where there may be a row of all guilds; False once the store said that there is none.
+        self._may_be_single: dict[str, bool] = dict.fromkeys(OLDER, True)
 
     def clock(self) -> datetime:
         """The time now, aware and in UTC."""
@@ -50,8 +128,11 @@ class Guilds:
         return now.astimezone(UTC)
 
     def collection(self, name: str) -> AsyncCollection[Any]:
-        """One of the collections of guilds' documents."""
-        return self._collections[name]
+        """A collection of guilds' documents."""
+        found = self._collections.get(name)
+        if found is None:
+            found = self._collections[name] = AsyncCollection(self.handle, collection_name(name))
+        return found
 
     def batch(self) -> AsyncBatch:
         """Writes to guilds' documents that stand or fall together."""
@@ -78,6 +159,29 @@ class Guilds:
 
     # ---- reading
 
+    async def locate(self, collection: str, key: str) -> Place:
+        """Where the document of a key is.  A row of its own counts before the row of all guilds."""
+        own = await self.collection(collection).read(key)
+        if own is None and collection in OLDER:
+            row = await self.collection(collection).read(SINGLE_ROW)
+            if self._notice(collection, row):
+                return Place(key, row, True)
+        return Place(key, own)
+
+    def _notice(self, collection: str, row: Document[Any] | None) -> bool:
+        """Whether it is the row of all guilds; the first time, the log says what to do."""
+        is_single = row is not None and is_single_row(row.value)
+        if is_single and collection not in self.noticed:
+            self.noticed.add(collection)
+            logger.warning(
+                "`%s` has one row `%s` for all guilds, as older bots keep it: it is read and"
+                " written as it is.  To give each guild a row of its own, stop the bot and run:"
+                " %s",
+                *(collection, SINGLE_ROW, SPLIT.format(collection)),
+            )
+        self._may_be_single[collection] = is_single
+        return is_single
+
     async def members(self, collection: str, guild_id: GuildId) -> Members:
         """The members of a guild's document; none when there is no document.
 
@@ -85,21 +189,32 @@ class Guilds:
         does not.  CorruptData("not_an_object") when the document is something else.
         """
         key = self.readable(guild_id)
-        value = await self.collection(collection).get(key, {})
-        return _members(value, collection, key)
+        return _members((await self.locate(collection, key)).value, collection, key)
 
-    async def scan(self, collection: str) -> list[Document[Any]]:
+    async def scan(self, collection: str, *, any_key: bool = False) -> list[Document[Any]]:
         """The documents of all guilds that this process may see, in order of their keys.
 
-        Keys that are no guild's id are left out.  While the primary is away the documents come
-        from the mirror, when it holds the whole collection; Unavailable("not_mirrored") otherwise.
+        Keys that are no guild's id are left out, unless `any_key`.  While the primary is away the
+        documents come from the mirror, when it holds the whole collection;
+        Unavailable("not_mirrored") otherwise.
         """
         only = self.guard.environment.only_guild
         if only is not None:  # a single document needs no scan
-            found = await self.collection(collection).read(only)
-            return [] if found is None else [found]
+            place = await self.locate(collection, only)
+            if place.row is None or isinstance(place.value, Missing):
+                return []
+            return [msgspec.structs.replace(place.row, key=only, value=place.value)]
         documents: Documents[Any] = Documents(self.handle, collection)
-        return [documents.of_row(row) async for row in documents.rows() if is_guild_key(row.key)]
+        found = {row.key: documents.of_row(row) async for row in documents.rows()}
+        row = found.get(SINGLE_ROW)
+        if row is not None and collection in OLDER and self._notice(collection, row):
+            del found[SINGLE_ROW]
+            inner = {
+                key: msgspec.structs.replace(row, key=key, value=value)
+                for key, value in row.value.items()
+            }
+            found = inner | found
+        return [found[key] for key in sorted(found, key=str.encode) if any_key or is_guild_key(key)]
 
     async def documents(self, collection: str) -> list[tuple[str, Any]]:
         """(guild id, value) of all guilds that this process may see, as `scan` finds them."""
@@ -111,7 +226,39 @@ class Guilds:
     async def patch(self, collection: str, guild_id: GuildId, patch: Members) -> Receipt:
         """Change members of a guild's document by a merge patch; works during an outage."""
         key = await self.writable(guild_id)
-        return await self.collection(collection).patch(key, patch)
+        calls = self.collection(collection)
+        for attempt in range(MAX_UPDATE_ATTEMPTS):
+            await pause_before(attempt, self.handle.loop())
+            place = await self._place_to_write(collection, key)
+            if not place.in_single_row:
+                return await calls.patch(key, patch)
+            members = _members(place.value, collection, key)
+            row = place.row_with(_patched(members, patch))
+            try:  # not blindly: the row may have been split meanwhile
+                return await calls.put(SINGLE_ROW, row, if_version=place.version)
+            except Unavailable:
+                return await calls.patch(SINGLE_ROW, {key: patch})
+            except ConflictError:
+                continue
+        raise _contended(collection, key)
+
+    async def append(
+        self, collection: str, guild_id: GuildId, pointer: str, item: Any
+    ) -> list[Any] | None:
+        """Append to a list in a guild's document, as `AsyncCollection.append`."""
+        key = await self.writable(guild_id)
+        place = await self._place_to_write(collection, key)
+        calls = self.collection(collection)
+        return await calls.append(place.row_key, place.pointer(pointer), item)
+
+    async def _place_to_write(self, collection: str, key: str) -> Place:
+        """As `locate`, without asking where no row of all guilds was the last time."""
+        if not self._may_be_single.get(collection):
+            return Place(key, None)
+        try:
+            return await self.locate(collection, key)
+        except Unavailable:
+            return Place(key, None)
 
     async def patch_seen(
         self,
@@ -123,7 +270,7 @@ class Guilds:
 
         For removals, which work during an outage: the members are None if they are unknown then.
         """
-        key = await self.writable(guild_id)
+        await self.writable(guild_id)
         try:
             members = await self.members(collection, guild_id)
         except Unavailable:
@@ -131,7 +278,7 @@ class Guilds:
         patch = patch_of(members)
         if patch is None:
             return False
-        await self.collection(collection).patch(key, patch)
+        await self.patch(collection, guild_id, patch)
         return True
 
     async def change(
@@ -169,33 +316,29 @@ class Guilds:
         were faster 50 times.
         """
         key = await self.writable(guild_id)
-        calls = self.collection(collection)
         lost: ConflictError | None = None
         version = ABSENT
         for attempt in range(MAX_UPDATE_ATTEMPTS):
             await pause_before(attempt, self.handle.loop())
-            found = await calls.read(key)
-            before, version = version, ABSENT if found is None else found.version
+            place = await self.locate(collection, key)
+            before, version = version, place.version
             if lost is not None and _same_version(version, before):
                 raise lost  # it was not our document that had moved
-            new = await change({} if found is None else _members(found.value, collection, key))
+            members = _members(place.value, collection, key)
+            new = await change(members)
             if new is None:
-                return {} if found is None else _members(found.value, collection, key)
+                return members
             try:
                 async with self.batch() as batch:
-                    batch.put(collection, key, new, if_version=version)
+                    row = place.row_with(new)
+                    batch.put(collection, place.row_key, row, if_version=version)
                     if also is not None:
                         also(batch)
             except ConflictError as error:
                 lost = error
                 continue
             return new
-        raise ConflictError(
-            f"change of guild {key} in `{collection}`: other writers were faster"
-            f" {MAX_UPDATE_ATTEMPTS} times",
-            code="contended",
-            hint="try again",
-        )
+        raise _contended(collection, key)
 
 
 class Part:
@@ -216,7 +359,22 @@ def _same_version(one: int, other: int) -> bool:
     return one == other and pending[0] == pending[1]
 
 
+def _contended(collection: str, key: str) -> ConflictError:
+    return ConflictError(
+        f"change of guild {key} in `{collection}`: other writers were faster"
+        f" {MAX_UPDATE_ATTEMPTS} times",
+        code="contended",
+        hint="try again",
+    )
+
+
+def _patched(members: Members, patch: Members) -> Members:
+    return cast("Members", merge_patch(members, patch))
+
+
 def _members(value: Any, collection: str, key: str) -> Members:
+    if isinstance(value, Missing):
+        return {}
     if isinstance(value, dict):
         return cast("Members", value)
     raise CorruptData(

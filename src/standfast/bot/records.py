@@ -10,10 +10,12 @@ import msgspec
 
 from standfast.api.drive import Blocking, blocking, pause_before
 from standfast.bot.fields import GuildId, schedule_name
-from standfast.bot.guilds import COLLECTIONS, VIEWS, Members, Part
+from standfast.bot.guilds import COLLECTIONS, VIEWS, Members, Part, Place
+from standfast.document.merge import same_value
+from standfast.document.values import MISSING
 from standfast.errors import ConflictError, DataError
 from standfast.limits import MAX_UPDATE_ATTEMPTS
-from standfast.ops.types import ABSENT, Document, Receipt
+from standfast.ops.types import Document, Receipt
 
 OLDER_THAN_DAYS = 30.0
 _LONGEST_AGE_DAYS = 36_500
@@ -70,13 +72,10 @@ class AsyncGuildRecords(Part):
         key = await self._guilds.writable(guild_id)
         for attempt in range(MAX_UPDATE_ATTEMPTS):
             await pause_before(attempt, self._guilds.handle.loop())
-            seen: dict[str, Document[Any]] = {}
-            for collection in COLLECTIONS:
-                found = await self._guilds.collection(collection).read(key)
-                if found is not None:
-                    seen[collection] = found
-            if not seen or await self._delete(key, seen):
-                return len(seen)
+            places = {name: await self._guilds.locate(name, key) for name in COLLECTIONS}
+            count = sum(place.value is not MISSING for place in places.values())
+            if not count or await self._delete(places):
+                return count
         raise ConflictError(
             f"forget of guild {key}: others wrote there {MAX_UPDATE_ATTEMPTS} times meanwhile",
             code="contended",
@@ -121,18 +120,27 @@ class AsyncGuildRecords(Part):
         for key in sorted(seen.keys() - keep, key=lambda key: (len(key), key)):
             if max(document.updated_at for document in seen[key].values()) >= limit:
                 continue
-            if dry_run or await self._delete(key, seen[key]):
+            if dry_run or await self._delete_seen(key, seen[key]):
                 gone.append(key)
         return gone
 
-    async def _delete(self, key: str, seen: Mapping[str, Document[Any]]) -> bool:
+    async def _delete_seen(self, key: str, seen: Mapping[str, Document[Any]]) -> bool:
         """Delete the documents of a guild if they are what was seen, and the others absent."""
+        places = {name: await self._guilds.locate(name, key) for name in COLLECTIONS}
+        for name, place in places.items():
+            value = seen[name].value if name in seen else MISSING
+            moved = name in seen and not place.in_single_row and place.version != seen[name].version
+            if moved or not same_value(place.value, value):
+                return False
+        return await self._delete(places)
+
+    async def _delete(self, places: Mapping[str, Place]) -> bool:
+        """Delete the documents in these places if nothing has moved there."""
         try:
             async with self._guilds.batch() as batch:
-                for collection in COLLECTIONS:
-                    found = seen.get(collection)
-                    version = ABSENT if found is None else found.version
-                    batch.delete(collection, key, if_version=version)
+                for collection, place in places.items():
+                    if place.value is not MISSING or not place.in_single_row:
+                        place.delete(batch, collection)
         except ConflictError:
             return False
         return True

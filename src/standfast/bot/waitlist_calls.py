@@ -80,7 +80,7 @@ class AsyncWaiting(Part):
         )
         now = self._guilds.clock()
         entry = WaitlistEntry(member_id=number_id(member_id, "member"), added_at=now, **details)
-        key = await self._guilds.writable(guild_id)
+        await self._guilds.writable(guild_id)
         members = await self._known(guild_id)
         before = None if members is None else _of(read_entries(members), entry.member_id)
         is_simple = members is None or (before is None and _is_plain(members))
@@ -95,7 +95,7 @@ class AsyncWaiting(Part):
                 return _placed(members, entry, before, now)
         if members is not None:
             _require_room(stored_list(members))
-        members = await self._append(key, guild_id, entry.to_json())
+        members = await self._append(guild_id, entry.to_json())
         return _placed(members, entry, before, now)
 
     async def remove(self, guild_id: GuildId, member_id: MemberId) -> WaitlistEntry | None:
@@ -219,7 +219,7 @@ class AsyncWaiting(Part):
             edited = [edit(one) if one.member_id == member else one for one in entries]
             return with_entries(members, [one for one in edited if one is not None])
 
-        key = await self._guilds.writable(guild_id)
+        await self._guilds.writable(guild_id)
         if self._decides():
             try:
                 await self._guilds.change(WAITLISTS, guild_id, change)
@@ -234,13 +234,13 @@ class AsyncWaiting(Part):
         before, after = there, edit(there)
         stored = change_of(before, REMOVED) if after is None else change_of(after, UPDATED)
         _require_room(stored_list(members))
-        await self._append(key, guild_id, stored)
+        await self._append(guild_id, stored)
         return before, after
 
-    async def _append(self, key: str, guild_id: GuildId, stored: Members) -> Members | None:
+    async def _append(self, guild_id: GuildId, stored: Members) -> Members | None:
         """Append to the list; the document as it is then, None where it is not known here."""
         try:
-            found = await self._guilds.collection(WAITLISTS).append(key, f"/{MEMBER}", stored)
+            found = await self._guilds.append(WAITLISTS, guild_id, f"/{MEMBER}", stored)
         except ConflictError as error:
             if error.code != "moved":
                 raise
