@@ -391,6 +391,14 @@ def shared_store() -> Store:
         return store
 
 
+def close_shared_store() -> None:
+    """Close the store that `shared_store` gives, if it is open."""
+    with _opening:
+        for store in _stores.values():
+            store.close()
+        _stores.clear()
+
+
 def _after_fork() -> None:
     """A store that was being opened is opened in the parent only."""
     global _opening

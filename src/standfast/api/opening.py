@@ -187,9 +187,17 @@ def refuse_mirror(settings: Settings) -> None:
 def refuse_to_hide(settings: Settings) -> None:
     """Refuse a PostgreSQL URL while the data directory holds documents of an embedded database.
 
-    They would seem to have vanished, and two histories would grow apart.
+    They would seem to have vanished, and two histories would grow apart.  An older program's file
+    in that place is not in the way: what it holds is named in the log.
     """
     path = embedded_path(settings)
+    if count := _documents(path, ours=False):
+        logger.warning(
+            "%s holds %d documents of an older program, which are not read here.  To move them:"
+            " standfast export COLLECTION --to sqlite:///%s -o FILE, then standfast migrate FILE"
+            " --collection COLLECTION; afterwards rename it",
+            *(path, count, path),
+        )
     if count := _documents(path):
         raise ConfigError(
             f"{settings.source} names PostgreSQL, but {path} is an embedded database with"
@@ -200,15 +208,15 @@ def refuse_to_hide(settings: Settings) -> None:
         )
 
 
-def _documents(path: Path) -> int:
-    """The number of documents in an embedded database; 0 where there is none."""
+def _documents(path: Path, *, ours: bool = True) -> int:
+    """The number of documents in an embedded database, or in an older program's file; 0 in none."""
     if not path.exists():
         return 0
     from standfast.backends.sqlite.backend import SqliteBackend
 
     backend = SqliteBackend(path)
     try:
-        if backend.identity() is None:
+        if (backend.identity() is not None) is not ours:
             return 0
         return sum(backend.count(name) for name in backend.collections())
     except ConfigError as error:

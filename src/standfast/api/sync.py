@@ -76,8 +76,18 @@ class Store(Blocking[AsyncStore]):
     """
 
     def __init__(self, engine: Engine, reopen: Callable[[], Engine] | None = None) -> None:
-        super().__init__(AsyncStore.over(StoreHandle(engine, reopen, no_loop)))
+        self._open(StoreHandle(engine, reopen, no_loop))
+
+    def _open(self, handle: StoreHandle) -> None:
+        super().__init__(AsyncStore.over(handle))
         self._collections: dict[str, Collection[Any]] = {}
+
+    @classmethod
+    def over(cls, handle: StoreHandle) -> Store:
+        """A store over the engine of another."""
+        store = cls.__new__(cls)
+        store._open(handle)
+        return store
 
     def __repr__(self) -> str:
         return f"Store({self.calls.handle.display!r})"

@@ -8,11 +8,14 @@ with standfast.open() as store:
 from __future__ import annotations
 
 from standfast.bot.claims import Claim
+from standfast.bot.documents import AsyncGuildDocuments, GuildDocuments, LoadedGuilds
 from standfast.bot.entries import WaitlistEntry
 from standfast.bot.environment import Environment
 from standfast.bot.messages import Message
+from standfast.bot.promotion import Registration
 from standfast.bot.records import Statistics
 from standfast.bot.schedules import Due, DueClaim
+from standfast.bot.shared import close_shared, shared
 from standfast.bot.store import AsyncBotStore, BotStore
 from standfast.bot.waitlist import EntryClaim
 from standfast.bot.waitlist_calls import Added
@@ -20,13 +23,19 @@ from standfast.bot.waitlist_calls import Added
 __all__ = [
     "Added",
     "AsyncBotStore",
+    "AsyncGuildDocuments",
     "BotStore",
     "Claim",
     "Due",
     "DueClaim",
     "EntryClaim",
     "Environment",
+    "GuildDocuments",
+    "LoadedGuilds",
     "Message",
+    "Registration",
     "Statistics",
     "WaitlistEntry",
+    "close_shared",
+    "shared",
 ]

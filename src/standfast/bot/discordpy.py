@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -48,7 +49,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
     """What had happened while the bot was away.
 
     `messages_unverified` could not be looked at: a missing permission, an older record without
-    its channel, a guild that the bot is not in, or Discord did not answer.
+    its channel, a guild that the bot is not in, Discord did not answer; or it is not known to be a
+    message, and only looks so.
     """
 
     messages_checked: int = 0
@@ -118,7 +120,8 @@ class StorageMixin(discord.Client):
 
     async def tracked_members(self, guild: discord.Guild) -> Iterable[int]:
         """The members whose leaving matters; by default those on the waitlist."""
-        return [entry.member_id for entry in await self.state.waitlist.list(guild.id)]
+        waiting = await self.state.waitlist.list(guild.id)
+        return [entry.member_id for entry in waiting if entry.member_id is not None]
 
     async def on_member_gone(self, guild_id: str, member_id: int) -> None:
         """A tracked member has left the guild; by default the waitlist forgets them."""
@@ -155,18 +158,15 @@ class StorageMixin(discord.Client):
         self._begin(self._serve())
 
     async def _add_views(self) -> None:
-        for message in await self.state.messages.list():
+        for message in await self.state.messages.known(self._makers):
             if (make := self._makers.get(message.name)) is not None:
                 self.add_view(make(message), message_id=message.message_id)
 
     async def _add_views_later(self) -> None:
         while True:
             await asyncio.sleep(RETRY_PAUSE_S)
-            try:
-                await self._add_views()
-            except Unavailable:
-                continue
-            return
+            if await _survives(self._add_views, "the views are re-added later"):
+                return
 
     # ---- the end
 
@@ -214,17 +214,16 @@ class StorageMixin(discord.Client):
 
     async def _serve(self) -> None:
         await self.wait_until_ready()
-        while not self.reconciled.is_set():
-            try:
-                self.reconciliation = await self.reconcile()
-            except Unavailable as error:
-                logger.warning("what happened meanwhile is looked at later: %s", error)
-                await asyncio.sleep(RETRY_PAUSE_S)
-            else:
-                self.reconciled.set()
         while True:
-            await self.run_due()
-            await asyncio.sleep(self.schedule_interval_s)
+            if not self.reconciled.is_set():
+                await _survives(self._reconcile_once, "what happened meanwhile is looked at later")
+            await _survives(self.run_due, "schedules are looked at again later")
+            is_early = not self.reconciled.is_set()
+            await asyncio.sleep(RETRY_PAUSE_S if is_early else self.schedule_interval_s)
+
+    async def _reconcile_once(self) -> None:
+        self.reconciliation = await self.reconcile()
+        self.reconciled.set()
 
     async def run_due(self) -> int:
         """Claim and carry out what is due now; returns how many schedules were done.
@@ -239,14 +238,12 @@ class StorageMixin(discord.Client):
             return 0
         done = 0
         for claim in claims:
-            try:
-                await self.on_schedule_due(claim)
-            except Exception:
-                # The application's handler, or Discord: whatever it is, it is not done.
-                logger.exception("schedule %r of guild %s failed", claim.due.name, claim.guild_id)
-                await self._finish(self.state.schedules.release, claim)
-            else:
+            what = f"schedule {claim.due.name!r} of guild {claim.guild_id} failed"
+            # The application's handler, or Discord: whatever it is, it is not done.
+            if await _survives(partial(self.on_schedule_due, claim), what):
                 done += await self._finish(self.state.schedules.done, claim)
+            else:
+                await self._finish(self.state.schedules.release, claim)
         return done
 
     async def _finish(
@@ -263,10 +260,13 @@ class StorageMixin(discord.Client):
     async def reconcile(self) -> Reconciliation:
         """Compare the records with Discord: drop messages that are gone, report members who left.
 
-        A record is dropped only when Discord says that its message or channel does not exist.
+        A record is dropped only when Discord says that its message or channel does not exist, and
+        only when it is known to be a message: its name was given to `persist_view`, or it was
+        written by `messages.set`.
         """
+        known = await self.state.messages.known(self._makers)
         counts = {"checked": 0, "gone": 0, "unverified": 0}
-        for message in await self.state.messages.list():
+        for message in known:
             verdict = await self._look_at(message)
             counts[verdict] += 1
             if verdict == "gone":
@@ -274,6 +274,9 @@ class StorageMixin(discord.Client):
                     message.guild_id, message.name, message_id=message.message_id
                 )
                 await self.on_message_gone(message)
+        names = {(message.guild_id, message.name) for message in known}
+        for other in await self.state.messages.list():
+            counts["unverified"] += (other.guild_id, other.name) not in names
         members_gone = 0
         for guild in self.guilds:
             if self.state.allows(guild.id):
@@ -305,6 +308,28 @@ class StorageMixin(discord.Client):
                     gone += 1
                     await self.on_member_gone(str(guild.id), member_id)
         return gone
+
+
+async def _survives(work: Callable[[], Awaitable[object]], what: str) -> bool:
+    """Do a piece of work; False when it failed, by whatever error, which the log says.
+
+    A cancellation that somebody inside of it has caused is an error like others; one that is meant
+    for this task ends it.
+    """
+    try:
+        await work()
+    except Unavailable as error:
+        logger.warning("%s: %s", what, error)
+    except Exception:
+        logger.exception("%s", what)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        logger.exception("%s", what)
+    else:
+        return True
+    return False
 
 
 def _is_gone(error: discord.HTTPException) -> bool:

@@ -12,7 +12,7 @@ result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
@@ -46,17 +46,20 @@ class Mark(msgspec.Struct, frozen=True):
 class WaitlistEntry(Redacted, frozen=True, kw_only=True):
     """One member on the waitlist.
 
-    `added_at` is when the place in the list was taken (None: an older entry does not say).
+    `member_id` is None in an older entry that has the tag alone.  `added_at` is when the place in
+    the list was taken (None: an older entry does not say).  `older`: it is stored in the form of
+    older bots, with `alt_text`, the alternative names as one text, and times in UTC without saying
+    so; it stays in that form, so that such a bot can still read it.
     `claim`: a place was offered, which is reserved until then; it may have lapsed.  `extra` holds
     the members that are not known here.
     """
 
     content = frozenset(
-        "discord_tag member_id ign alt_igns pronouns team_name extra".split(),
+        "discord_tag member_id ign alt_igns pronouns team_name extra alt_text".split(),
     )
 
     discord_tag: str
-    member_id: int
+    member_id: int | None
     ign: str
     alt_igns: tuple[str, ...] = ()
     pronouns: str | None = None
@@ -64,6 +67,13 @@ class WaitlistEntry(Redacted, frozen=True, kw_only=True):
     added_at: datetime | None = None
     claim: Mark | None = None
     extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    older: bool = False
+    alt_text: str | None = None
+
+    @property
+    def who(self) -> int | str:
+        """Whose entry it is: the member's id, or the tag in an older entry without one."""
+        return self.discord_tag if self.member_id is None else self.member_id
 
     def is_claimed(self, now: datetime) -> bool:
         """Whether a claim reserves a place for it; at its `until` a claim has lapsed."""
@@ -79,15 +89,20 @@ class WaitlistEntry(Redacted, frozen=True, kw_only=True):
             "discord_tag": self.discord_tag,
             "member_id": self.member_id,
             "ign": self.ign,
-            "alt_igns": list(self.alt_igns),
+            "alt_igns": self.alt_text if self.older else list(self.alt_igns),
             "pronouns": self.pronouns,
             "team_name": self.team_name,
-            "added_at": None if self.added_at is None else iso(self.added_at),
+            "added_at": None if self.added_at is None else self._stamp(self.added_at),
             **self.extra,
         }
+        if self.member_id is None:
+            del stored["member_id"]
         if self.claim is not None:
             stored["claim"] = {"id": self.claim.id, "until": iso(self.claim.until)}
         return stored
+
+    def _stamp(self, time: datetime) -> str:
+        return iso(time.astimezone(UTC).replace(tzinfo=None) if self.older else time)
 
 
 def stored_list(members: Mapping[str, Any]) -> list[Any]:
@@ -100,22 +115,43 @@ def stored_list(members: Mapping[str, Any]) -> list[Any]:
     return cast("list[Any]", stored)
 
 
-def read_entries(members: Mapping[str, Any]) -> list[WaitlistEntry]:
+def read_entries(members: Mapping[str, Any], *, older: bool = False) -> list[WaitlistEntry]:
     """The entries of a guild's document, in order, each member of the guild once.
 
     A member who is there twice, because two processes added them, has the first place and the
     latest details.  CorruptData("bad_entry"), which names the place, for an invalid entry.
+    `older`, for a list that an older bot writes too: entries keep its form, and invalid ones are
+    left out (`unreadable`).
     """
-    found: dict[int, WaitlistEntry] = {}
+    found: dict[int | str, WaitlistEntry] = {}
     for index, one in enumerate(stored_list(members)):
-        entry = read_entry(one, (MEMBER, index))
-        first = found.get(entry.member_id)
+        try:
+            entry = read_entry(one, (MEMBER, index), older=older)
+        except CorruptData:
+            if not older:
+                raise
+            continue
+        first = found.get(entry.who)
         change = one.get(_CHANGE)
         if change == REMOVED:
-            found.pop(entry.member_id, None)
+            found.pop(entry.who, None)
         elif change != UPDATED or first is not None:  # else another process has removed it
-            found[entry.member_id] = entry if first is None else _merged(first, entry)
+            found[entry.who] = entry if first is None else _merged(first, entry)
     return list(found.values())
+
+
+def unreadable(members: Mapping[str, Any]) -> list[tuple[int, CorruptData]]:
+    """The elements of the list that are no entries: where, and why.
+
+    They wait for a person to look at them: whoever writes the list keeps them.
+    """
+    found: list[tuple[int, CorruptData]] = []
+    for index, one in enumerate(stored_list(members)):
+        try:
+            read_entry(one, (MEMBER, index))
+        except CorruptData as error:
+            found.append((index, error))
+    return found
 
 
 def change_of(entry: WaitlistEntry, change: str) -> dict[str, Any]:
@@ -125,15 +161,24 @@ def change_of(entry: WaitlistEntry, change: str) -> dict[str, Any]:
 
 
 def with_entries(members: Mapping[str, Any], entries: Iterable[WaitlistEntry]) -> dict[str, Any]:
-    """The document with these entries in their normal form; its other members stay."""
-    return {**members, MEMBER: [entry.to_json() for entry in entries]}
+    """The document with these entries in their normal form; its other members stay.
+
+    So does what could not be read in its list, about where it was.
+    """
+    stored = [entry.to_json() for entry in entries]
+    for index, _ in unreadable(members):
+        stored.insert(index, members[MEMBER][index])
+    return {**members, MEMBER: stored}
 
 
-def read_entry(stored: Any, place: tuple[str | int, ...] = ()) -> WaitlistEntry:
+def read_entry(
+    stored: Any, place: tuple[str | int, ...] = (), *, older: bool = False
+) -> WaitlistEntry:
     """An entry as it was stored, in the normal form or an older one.
 
     Older forms: `alt_igns` as one string with commas, or null; `added_at` without a timezone, which
-    is UTC; `member_id` as a decimal string.  A missing text is empty.
+    is UTC; `member_id` as a decimal string, or none beside a tag.  A missing text is empty.
+    CorruptData("bad_entry"), which names the place, for what is not an entry.
     """
     if not isinstance(stored, dict):
         raise _bad(stored, "an object", place)
@@ -145,11 +190,18 @@ def read_entry(stored: Any, place: tuple[str | int, ...] = ()) -> WaitlistEntry:
             raise _bad(value, "a string", (*place, name))
         return value
 
+    tag, member_id = text("discord_tag") or "", None
+    if members.get("member_id") is not None or not tag:
+        member_id = _member_id(members.get("member_id"), (*place, "member_id"))
+    alt_igns = _alt_igns(members.get("alt_igns"), (*place, "alt_igns"))
+    older = older and not isinstance(members.get("alt_igns"), list)
     return WaitlistEntry(
-        discord_tag=text("discord_tag") or "",
-        member_id=_member_id(members.get("member_id"), (*place, "member_id")),
+        discord_tag=tag,
+        member_id=member_id,
         ign=text("ign") or "",
-        alt_igns=_alt_igns(members.get("alt_igns"), (*place, "alt_igns")),
+        alt_igns=alt_igns,
+        older=older,
+        alt_text=text("alt_igns") if older else None,
         pronouns=text("pronouns"),
         team_name=text("team_name"),
         added_at=_time(members.get("added_at"), (*place, "added_at")),
@@ -162,11 +214,12 @@ def read_entry(stored: Any, place: tuple[str | int, ...] = ()) -> WaitlistEntry:
     )
 
 
-def checked_details(**details: Any) -> dict[str, Any]:
+def checked_details(*, older: bool = False, **details: Any) -> dict[str, Any]:
     """The details that a caller gives, as an entry holds them.  DataError, which names the place.
 
     "unknown_field" for anything but discord_tag, ign, alt_igns, pronouns and team_name;
     "wrong_type"; "too_long" above the limits.  `alt_igns` may be one string with commas, too.
+    `older`: in the form of older bots.
     """
     checked: dict[str, Any] = {}
     for name, value in details.items():
@@ -179,6 +232,9 @@ def checked_details(**details: Any) -> dict[str, Any]:
             )
         if name == "alt_igns":
             checked[name] = _checked_alt_igns(value)
+            if older:
+                text = value if isinstance(value, str) else ", ".join(checked[name])
+                checked |= {"older": True, "alt_text": text.strip() or None}
         elif value is None and name in ("pronouns", "team_name"):
             checked[name] = None
         else:

@@ -45,13 +45,15 @@ class Environment:
             object.__setattr__(self, "dev_guild", _dev_guild(self.dev_guild))
 
     @classmethod
-    def detect(cls, environ: Mapping[str, str] | None = None) -> Environment:
+    def detect(
+        cls, environ: Mapping[str, str] | None = None, *, unnamed: str | None = None
+    ) -> Environment:
         """The environment that variables describe, by default those of this process.
 
         STANDFAST_ENVIRONMENT, else the hosting provider's: RAILWAY_ENVIRONMENT_NAME,
         RAILWAY_ENVIRONMENT, VERCEL_ENV, RENDER (`true` is production, and development in a
-        preview of a pull request); else development when DEV_GUILD_ID is set; else none.  A blank
-        variable counts as unset.
+        preview of a pull request); else development when DEV_GUILD_ID is set; else `unnamed`.  A
+        blank variable counts as unset.
         """
         environ = os.environ if environ is None else environ
         dev_guild = _value(environ, "DEV_GUILD_ID") or None
@@ -60,7 +62,7 @@ class Environment:
             name = DEVELOPMENT if _is_true(environ, "IS_PULL_REQUEST") else PRODUCTION
         if name is None and dev_guild is not None:
             name = DEVELOPMENT
-        return cls(name, dev_guild)
+        return cls(name or unnamed, dev_guild)
 
     @property
     def is_production(self) -> bool:

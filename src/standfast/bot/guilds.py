@@ -26,6 +26,8 @@ from standfast.ops.types import ABSENT, Document, Receipt
 VIEWS = "persisted_views"
 SETTINGS = "guild_settings"
 WAITLISTS = "waitlist_data"
+#: Which messages a bot has written: `{"registration": true}`.
+MESSAGES = "bot_messages"
 #: Where the documents of a guild are.
 COLLECTIONS = (VIEWS, SETTINGS, WAITLISTS)
 
@@ -33,8 +35,11 @@ COLLECTIONS = (VIEWS, SETTINGS, WAITLISTS)
 OLDER = (VIEWS, WAITLISTS)
 #: The key of that row.
 SINGLE_ROW = "default"
-#: The command that gives each guild a row of its own.
-SPLIT = "standfast migrate {}.json --split-default"
+#: The commands that give each guild a row of its own.
+SPLIT = (
+    "standfast get {0} default > all_guilds.json && standfast migrate all_guilds.json"
+    " --collection {0} --split-default"
+)
 
 Members = dict[str, Any]
 """The members of a guild's document."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterable
 from typing import Any, cast
 
 from standfast.api.drive import Blocking, blocking
 from standfast.bot.fields import GuildId, is_message_name, message_name, number_id
-from standfast.bot.guilds import VIEWS, Members, Part
+from standfast.bot.guilds import MESSAGES, VIEWS, Guilds, Members, Part
+from standfast.errors import Unavailable
 from standfast.ops.types import Receipt, Redacted
 
 #: A bare number in a listing is taken for a message from here on: Discord's ids are that large
@@ -27,7 +29,15 @@ class Message(Redacted, frozen=True):
 
 
 class AsyncMessages(Part):
-    """Persisted messages: a place `(channel_id, message_id)` for each name."""
+    """Persisted messages: a place `(channel_id, message_id)` for each name.
+
+    The names that `set` has written are recorded beside the document, in `bot_messages`: what a
+    member looks like is never a reason to delete it.
+    """
+
+    def __init__(self, guilds: Guilds) -> None:
+        super().__init__(guilds)
+        self._recorded: builtins.set[tuple[str, str]] = builtins.set()
 
     async def set(
         self, guild_id: GuildId, name: str, channel_id: int | str, message_id: int | str
@@ -39,6 +49,10 @@ class AsyncMessages(Part):
         """
         place = [number_id(channel_id, "channel"), number_id(message_id, "message")]
         patch = {message_name(name): place}
+        record = (self._guilds.key(guild_id), name)
+        if record not in self._recorded:
+            await self._guilds.patch(MESSAGES, guild_id, {name: True})
+            self._recorded.add(record)
         return await self._guilds.patch(VIEWS, guild_id, patch)
 
     async def get(self, guild_id: GuildId, name: str) -> Message | None:
@@ -71,8 +85,9 @@ class AsyncMessages(Part):
         """The messages of a guild, or of all guilds, in order of guild and name.
 
         A member counts as a message when it is a list of two ids, or a bare number from 10**15 on
-        (the older form).  In an outage from the mirror: Unavailable("not_mirrored") when that does
-        not hold the guild, or not the whole collection.
+        (the older form): it may be something else that looks so; see `known`.  In an outage from
+        the mirror: Unavailable("not_mirrored") when that does not hold the guild, or not the whole
+        collection.
         """
         if guild_id is None:
             documents = await self._guilds.documents(VIEWS)
@@ -87,6 +102,33 @@ class AsyncMessages(Part):
                 found += [message for message in messages if message is not None]
         return found
 
+    async def known(self, names: Iterable[str] = ()) -> builtins.list[Message]:
+        """The messages of all guilds that are known as such, in order of guild and name.
+
+        These are the ones that `set` has written, and the members with one of `names`, which may be
+        in the older form.  In an outage as `list`; where the records are not known then, only those
+        with one of `names`, if there are any.
+        """
+        given = builtins.set(names)
+        records: dict[str, Any] = {}
+        try:
+            records = dict(await self._guilds.documents(MESSAGES))
+        except Unavailable:
+            if not given:
+                raise
+        found: builtins.list[Message] = []
+        for key, value in await self._guilds.documents(VIEWS):
+            if not isinstance(value, dict):
+                continue
+            members, record = cast("Members", value), records.get(key)
+            written = builtins.set(cast("Members", record)) if isinstance(record, dict) else given
+            messages = (
+                _message(key, name, members[name], smallest=1)
+                for name in sorted((given | written) & members.keys())
+            )
+            found += [message for message in messages if message is not None]
+        return found
+
 
 class Messages(Blocking[AsyncMessages]):
     """Which message of a guild carries which view: `bot.messages`."""
@@ -95,6 +137,7 @@ class Messages(Blocking[AsyncMessages]):
     get = blocking(AsyncMessages.get)
     remove = blocking(AsyncMessages.remove)
     list = blocking(AsyncMessages.list)
+    known = blocking(AsyncMessages.known)
 
 
 def _message(

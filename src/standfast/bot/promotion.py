@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from standfast.bot.entries import WaitlistEntry
 from standfast.bot.fields import number_id
@@ -22,6 +22,42 @@ Registered = Mapping[Any, str | None]
 
 Asking = Registered | Callable[[], Registered] | Callable[[], Awaitable[Registered]]
 """What `promote` accepts: a mapping, or a function that returns one."""
+
+
+class Registration(Protocol):
+    """Who is registered, where the bot keeps it: a spreadsheet, a service, tables of its own.
+
+    Each method may be a coroutine function where the waitlist is awaited.  `guild` is what the
+    caller of the waitlist has given.
+    """
+
+    def capacity(self, guild: Any, /) -> int | Awaitable[int]:
+        """How many may be registered."""
+        ...
+
+    def registered(self, guild: Any, /) -> Any:
+        """Who is: ids or tags, or a mapping of these to teams; or only how many."""
+        ...
+
+    def teams(self, guild: Any, /) -> Any:
+        """How many members each team has: a mapping of names to numbers, or a name a member."""
+        ...
+
+    def register(self, guild: Any, entry: WaitlistEntry, /) -> Any:
+        """Register a member.  Raising means that it did not: they keep their place."""
+        ...
+
+
+class Taken(NamedTuple):
+    """The places that are taken: how many, by whom (ids, and tags in small letters), and teams."""
+
+    places: int
+    members: frozenset[int | str]
+    teams: Mapping[str, int]
+
+    def has(self, entry: WaitlistEntry) -> bool:
+        """Whether a member on the waitlist is registered already."""
+        return entry.member_id in self.members or entry.discord_tag.casefold() in self.members
 
 
 class PromotionRules(NamedTuple):
@@ -47,47 +83,89 @@ def checked_terms(
 
 
 def choose(
-    entries: Sequence[WaitlistEntry],
-    registered: Registered,
-    *,
-    terms: PromotionRules,
-    now: datetime,
+    entries: Sequence[WaitlistEntry], taken: Taken, *, terms: PromotionRules, now: datetime
 ) -> list[int]:
     """The positions in `entries` of those who get a free place, in the order of choice.
 
     A place is taken by each member who is registered, and by each whose claim has not lapsed;
     whoever is both takes one.  Who is registered is not waiting, whatever the list says.
     """
-    taken = {
-        entry.member_id: team_key(entry.team_name) for entry in entries if entry.is_claimed(now)
-    }
-    taken |= _by_number(registered)
-    waiting = [index for index, entry in enumerate(entries) if entry.member_id not in taken]
+    others = [entry for entry in entries if not taken.has(entry)]
+    claimed = [entry for entry in others if entry.is_claimed(now)]
+    teams = Counter(taken.teams)
+    teams.update(team for entry in claimed if (team := team_key(entry.team_name)) is not None)
+    waiting = [
+        index
+        for index, entry in enumerate(entries)
+        if not entry.is_claimed(now) and not taken.has(entry)
+    ]
     chosen = select(
         [team_key(entries[index].team_name) for index in waiting],
-        places=terms.capacity - len(taken),
+        places=terms.capacity - taken.places - len(claimed),
         by_team=terms.by_team,
         team_size=terms.team_size,
-        teams=Counter(team for team in taken.values() if team is not None),
+        teams=teams,
         max_teams=terms.max_teams,
     )
     return [waiting[index] for index in chosen]
 
 
-async def ask(asking: Asking, *, may_await: bool) -> Registered:
-    """Who is registered, as the application says; a function is called in the caller's thread."""
-    answer: Any = asking() if callable(asking) else asking
-    if not inspect.isawaitable(answer):
-        return answer
+async def answered(asked: Any, *, may_await: bool, what: str) -> Any:
+    """The answer of a function of the application, which may be a coroutine where one awaits."""
+    if not inspect.isawaitable(asked):
+        return asked
     if may_await:
-        return await answer
-    if inspect.iscoroutine(answer):
-        answer.close()
+        return await asked
+    if inspect.iscoroutine(asked):
+        asked.close()
     raise ConfigError(
-        "registered= is a coroutine function, and this store is the synchronous one",
+        f"{what} is a coroutine function, and this store is the synchronous one",
         code="usage",
         hint="give a plain function, or use AsyncBotStore",
     )
+
+
+async def ask(asking: Asking, *, may_await: bool) -> Taken:
+    """Who is registered, as the application says; a function is called in the caller's thread."""
+    asked: Any = asking() if callable(asking) else asking
+    teams = _by_number(await answered(asked, may_await=may_await, what="registered="))
+    counts = Counter(team for team in teams.values() if team is not None)
+    return Taken(len(teams), frozenset(teams), counts)
+
+
+def taken_of(registered: object, teams: object) -> Taken:
+    """The places that are taken, as a `Registration` says.  DataError("bad_registered")."""
+    if isinstance(registered, int) and not isinstance(registered, bool):
+        if registered < 0:
+            raise _bad_registered("it is a negative number")
+        return Taken(registered, frozenset(), _counted(teams))
+    if not isinstance(registered, Iterable) or isinstance(registered, str):
+        raise _bad_registered(f"it is {type(registered).__name__}, not a number or a collection")
+    everybody = list(cast("Iterable[object]", registered))
+    return Taken(len(everybody), frozenset(map(_who, everybody)), _counted(teams))
+
+
+def _who(member: object) -> int | str:
+    if isinstance(member, str) and not member.isdecimal():
+        return member.strip().casefold()
+    return number_id(member, "member")
+
+
+def _counted(teams: object) -> Counter[str]:
+    """How many members each team has, by its normal form."""
+    counts: Counter[str] = Counter()
+    if isinstance(teams, Mapping):
+        pairs = list(cast("Mapping[Any, Any]", teams).items())
+    elif isinstance(teams, Iterable) and not isinstance(teams, str):
+        pairs = [(team, 1) for team in cast("Iterable[Any]", teams)]
+    else:
+        pairs = [] if teams is None else [(teams, 0)]
+    for team, count in pairs:
+        if not isinstance(team, str | None) or not isinstance(count, int):
+            raise _bad_registered("the teams are not names with the number of their members")
+        if (key := team_key(team)) is not None:
+            counts[key] += count
+    return counts
 
 
 def _by_number(registered: object) -> dict[int, str | None]:

@@ -10,7 +10,7 @@ import msgspec
 
 from standfast.api.drive import Blocking, blocking, pause_before
 from standfast.bot.fields import GuildId, schedule_name
-from standfast.bot.guilds import COLLECTIONS, VIEWS, Members, Part, Place
+from standfast.bot.guilds import COLLECTIONS, MESSAGES, VIEWS, Members, Part, Place
 from standfast.document.merge import same_value
 from standfast.document.values import MISSING
 from standfast.errors import ConflictError, DataError
@@ -141,6 +141,7 @@ class AsyncGuildRecords(Part):
                 for collection, place in places.items():
                     if place.value is not MISSING or not place.in_single_row:
                         place.delete(batch, collection)
+                batch.delete(MESSAGES, next(iter(places.values())).key)
         except ConflictError:
             return False
         return True

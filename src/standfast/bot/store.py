@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from standfast.api.aio import AsyncStore
 from standfast.api.drive import Blocking, blocking
 from standfast.api.sync import Store
+from standfast.bot.documents import AsyncGuildDocuments, GuildDocuments
 from standfast.bot.environment import Environment
 from standfast.bot.environment_check import Guard
 from standfast.bot.fields import GuildId, utc_now
+from standfast.bot.guarded import guarded_async_store, guarded_store
 from standfast.bot.guild_settings import AsyncGuildSettings, GuildSettings
 from standfast.bot.guilds import Guilds
 from standfast.bot.messages import AsyncMessages, Messages
@@ -19,6 +22,7 @@ from standfast.bot.modes import AsyncModes, Modes
 from standfast.bot.records import AsyncGuildRecords, GuildRecords, Statistics
 from standfast.bot.schedules import AsyncSchedules, Schedules
 from standfast.bot.waitlist import AsyncWaitlist, Waitlist
+from standfast.document.names import collection_name
 from standfast.engine.interfaces import Engine
 
 MODES = ("normal", "doubleup")
@@ -31,7 +35,10 @@ class AsyncBotStore:
     `environment`: by default what the environment's variables say (`Environment.detect`).
     `modes` are the event modes, the first one that of a guild which has set none; in `team_modes`
     teams play.  `settings`: the defaults of the guilds' settings.  `clock` gives an aware time.
-    ConfigError when one of them is wrong.
+    `older_entries`: new entries of the waitlist are stored in the form of older bots, which may
+    still read them.  ConfigError when one of them is wrong.
+
+    `store` is the same store under the environment guard, for collections of your own.
     """
 
     def __init__(
@@ -43,16 +50,19 @@ class AsyncBotStore:
         team_modes: Iterable[str] = TEAM_MODES,
         settings: Mapping[str, Any] | None = None,
         clock: Callable[[], datetime] = utc_now,
+        older_entries: bool = False,
     ) -> None:
-        self.store = store
         self.environment = environment or Environment.detect()
-        guilds = Guilds(store.handle, guard=Guard(store.handle, self.environment), clock=clock)
+        self.store = guarded_async_store(store, self.environment)
+        guilds = self._guilds = Guilds(
+            store.handle, guard=Guard(store.handle, self.environment), clock=clock
+        )
         self.messages = AsyncMessages(guilds)
         self.modes = AsyncModes(guilds, names=modes, team_names=team_modes)
         self.schedules = AsyncSchedules(guilds)
         self.settings = AsyncGuildSettings(guilds, defaults=settings or {})
         self.guilds = AsyncGuildRecords(guilds)
-        self.waitlist = AsyncWaitlist(guilds, self.modes)
+        self.waitlist = AsyncWaitlist(guilds, self.modes, older=older_entries)
 
     def __repr__(self) -> str:
         return f"AsyncBotStore({self.store!r}, {str(self.environment)!r})"
@@ -65,6 +75,14 @@ class AsyncBotStore:
     def allows(self, guild_id: GuildId) -> bool:
         """Whether this process sees and writes the guild; no I/O.  DataError("bad_guild")."""
         return self.guilds.allows(guild_id)
+
+    def documents(self, collection: str, *, file: str | Path | None = None) -> AsyncGuildDocuments:
+        """All guilds' documents of a collection, for code that loads a dict and saves it.
+
+        `file` is the JSON file that it came from: while nothing is stored and that is still there,
+        `load` refuses.
+        """
+        return AsyncGuildDocuments(self._guilds, collection_name(collection), file=file)
 
     async def statistics(self) -> Statistics:
         """Counts over all guilds that this process may see.  In an outage from the mirror."""
@@ -83,18 +101,29 @@ class BotStore(Blocking[AsyncBotStore]):
         team_modes: Iterable[str] = TEAM_MODES,
         settings: Mapping[str, Any] | None = None,
         clock: Callable[[], datetime] = utc_now,
+        older_entries: bool = False,
     ) -> None:
-        calls = AsyncBotStore(
-            store.calls,
-            environment=environment,
-            modes=modes,
-            team_modes=team_modes,
-            settings=settings,
-            clock=clock,
-        )
+        environment = environment or Environment.detect()
+        modes, team_modes = tuple(modes), tuple(team_modes)
+
+        def over(inner: AsyncStore) -> AsyncBotStore:
+            return AsyncBotStore(
+                inner,
+                environment=environment,
+                modes=modes,
+                team_modes=team_modes,
+                settings=settings,
+                clock=clock,
+                older_entries=older_entries,
+            )
+
+        calls = over(store.calls)
         super().__init__(calls)
-        self.store = store
-        self.environment = calls.environment
+        self._over = over
+        self._async: AsyncBotStore | None = None
+        self._inner = store
+        self.store = guarded_store(store, environment)
+        self.environment = environment
         self.messages = Messages(calls.messages)
         self.modes = Modes(calls.modes)
         self.schedules = Schedules(calls.schedules)
@@ -108,5 +137,15 @@ class BotStore(Blocking[AsyncBotStore]):
     def allows(self, guild_id: GuildId) -> bool:
         """Whether this process sees and writes the guild; no I/O.  DataError("bad_guild")."""
         return self.calls.allows(guild_id)
+
+    def as_async(self) -> AsyncBotStore:
+        """This same state for tasks of an event loop, for programs that need both."""
+        if self._async is None:
+            self._async = self._over(self._inner.as_async())
+        return self._async
+
+    def documents(self, collection: str, *, file: str | Path | None = None) -> GuildDocuments:
+        """All guilds' documents of a collection, as `AsyncBotStore.documents`."""
+        return GuildDocuments(self.calls.documents(collection, file=file))
 
     statistics = blocking(AsyncBotStore.statistics)

@@ -6,20 +6,34 @@ which keeps its place in the list until it is confirmed, and comes back when the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 
 from standfast.api.aio import BatchWrites
 from standfast.api.drive import Blocking, blocking
 from standfast.bot.claims import LEASE_S, Claim, lease_end, new_id
-from standfast.bot.entries import Mark, WaitlistEntry, read_entries, with_entries
+from standfast.bot.entries import Mark, WaitlistEntry, with_entries
 from standfast.bot.fields import GuildId
 from standfast.bot.guilds import WAITLISTS, Guilds, Members
 from standfast.bot.modes import AsyncModes
-from standfast.bot.promotion import Asking, ask, checked_terms, choose
-from standfast.bot.waitlist_calls import AsyncWaiting
-from standfast.errors import ConflictError
+from standfast.bot.promotion import (
+    Asking,
+    PromotionRules,
+    Registration,
+    Taken,
+    answered,
+    ask,
+    checked_terms,
+    choose,
+    taken_of,
+)
+from standfast.bot.waitlist_calls import AsyncWaiting, Listed
+from standfast.errors import ConflictError, StandfastError
 
 
 class EntryClaim(Claim, frozen=True, kw_only=True):
@@ -28,6 +42,9 @@ class EntryClaim(Claim, frozen=True, kw_only=True):
     entry: WaitlistEntry
 
 
+logger = logging.getLogger("standfast")
+
+TakenPlaces = Callable[[], Awaitable[Taken]]
 Claims = list[EntryClaim]
 """Claims in the order in which they were chosen."""
 
@@ -35,8 +52,8 @@ Claims = list[EntryClaim]
 class AsyncWaitlist(AsyncWaiting):
     """The waitlists of all guilds: `bot.waitlist`."""
 
-    def __init__(self, guilds: Guilds, modes: AsyncModes) -> None:
-        super().__init__(guilds)
+    def __init__(self, guilds: Guilds, modes: AsyncModes, *, older: bool = False) -> None:
+        super().__init__(guilds, older=older)
         self._modes = modes
 
     async def promote(
@@ -70,27 +87,124 @@ class AsyncWaitlist(AsyncWaiting):
         made, nobody holds them: their entries come back when they lapse, nobody else is promoted
         in their place until then, and nobody is twice.
         """
-        if mode is None:
-            mode = await self._modes.get(guild_id)
-        terms = checked_terms(
-            capacity,
-            by_team=self._modes.is_team(mode),
-            team_size=team_size,
-            max_teams=max_teams,
+        terms = await self._terms(
+            guild_id, capacity, mode=mode, team_size=team_size, max_teams=max_teams
         )
+        may_await = self._guilds.handle.loop() is not None
+
+        async def taken() -> Taken:
+            return await ask(registered, may_await=may_await)
+
+        return await self._claim_next(guild_id, terms, taken, lease_s=lease_s)
+
+    async def promote_into(
+        self,
+        guild: Any,
+        registration: Registration,
+        *,
+        mode: str | None = None,
+        team_size: int = 2,
+        max_teams: int | None = None,
+        lease_s: float = LEASE_S,
+    ) -> Listed:
+        """Register those who come next where the bot keeps its registrations; returns them.
+
+        `guild` is an id, or an object that has one, as the registration wants it.  Each is claimed,
+        as by `promote`, then registered, and leaves the list only after `register` has returned.
+        An entry that it refused, or was not asked for because it had refused another, waits in its
+        place again.  `register` has nine tenths of `lease_s`.  Whether it took effect after that is
+        unknown: the claim reserves the place until it lapses, and `registered` decides then.
+
+        What `registration` raises is raised, unless somebody was registered before: these are
+        returned, and the error is in the log.
+        """
+        guild_id: GuildId = getattr(guild, "id", guild)
+        may_await = self._guilds.handle.loop() is not None
+
+        async def said(name: str, *arguments: Any) -> Any:
+            asked = getattr(registration, name)(guild, *arguments)
+            return await answered(asked, may_await=may_await, what=f"{name}()")
+
+        async def taken() -> Taken:
+            return taken_of(await said("registered"), await said("teams"))
+
+        capacity = await said("capacity")
+        terms = await self._terms(
+            guild_id, capacity, mode=mode, team_size=team_size, max_teams=max_teams
+        )
+        await self._forget_registered(guild_id, taken)
+        claims = await self._claim_next(guild_id, terms, taken, lease_s=lease_s)
+        promoted: Listed = []
+        for index, claim in enumerate(claims):
+            registering = said("register", msgspec.structs.replace(claim.entry, claim=None))
+            try:
+                await (within(registering, lease_s * 0.9) if may_await else registering)
+            except Exception as error:
+                # After a time-out it may still take effect: its own claim is left to lapse.
+                for left in claims[index + isinstance(error, TimeoutError) :]:
+                    with suppress(StandfastError):
+                        await self.release(left)
+                if not promoted:
+                    raise
+                logger.exception("guild %s: the others are promoted later", claim.guild_id)
+                break
+            promoted.append(claim.entry)
+            await self._registered(claim)
+        return promoted
+
+    async def _registered(self, claim: EntryClaim) -> None:
+        """Remove a registered member from the list, whatever became of the claim."""
+        try:
+            await self.confirm(claim)
+        except StandfastError:
+            try:  # it works during an outage too
+                await self.remove(claim.guild_id, claim.entry)
+            except StandfastError as error:
+                logger.warning(
+                    "guild %s: a registered member leaves the waitlist later: %s",
+                    *(claim.guild_id, error),
+                )
+
+    async def _forget_registered(self, guild_id: GuildId, taken: TakenPlaces) -> None:
+        """Remove those from the list who were registered here and could not be removed then."""
+        now = self._guilds.clock()
+        lapsed = [
+            entry
+            for entry in await self.entries(guild_id)
+            if entry.claim is not None and not entry.is_claimed(now)
+        ]
+        there = await taken() if lapsed else None
+        for entry in lapsed:
+            if there is not None and there.has(entry):
+                await self.remove(guild_id, entry)
+
+    async def _terms(
+        self,
+        guild_id: GuildId,
+        capacity: object,
+        *,
+        mode: str | None,
+        team_size: int,
+        max_teams: int | None,
+    ) -> PromotionRules:
+        by_team = self._modes.is_team(await self._modes.get(guild_id) if mode is None else mode)
+        return checked_terms(capacity, by_team=by_team, team_size=team_size, max_teams=max_teams)
+
+    async def _claim_next(
+        self, guild_id: GuildId, terms: PromotionRules, taken: TakenPlaces, *, lease_s: float
+    ) -> Claims:
         lease_end(self._guilds.clock(), lease_s)  # refused before anything is asked
         key = self._guilds.key(guild_id)
-        may_await = self._guilds.handle.loop() is not None
         claims: Claims = []
 
         async def change(members: Members) -> Members | None:
             claims.clear()
-            entries = read_entries(members)
+            entries = self._read(members)
             if not entries:
                 return None
-            answer = await ask(registered, may_await=may_await)
+            there = await taken()
             now = self._guilds.clock()
-            chosen = choose(entries, answer, terms=terms, now=now)
+            chosen = choose(entries, there, terms=terms, now=now)
             if not chosen:
                 return None
             # A claim that lapsed must not be confirmed any more: its place is given away here.
@@ -132,7 +246,7 @@ class AsyncWaitlist(AsyncWaiting):
         """
 
         def change(members: Members) -> Members:
-            entries = read_entries(members)
+            entries = self._read(members)
             if not any(entry.is_claim(claim.id) for entry in entries):
                 raise ConflictError(
                     f"the claim on an entry of the waitlist of guild {claim.guild_id} is no longer"
@@ -155,7 +269,7 @@ class AsyncWaitlist(AsyncWaiting):
 
         def change(members: Members) -> Members | None:
             nonlocal is_ours
-            entries = read_entries(members)
+            entries = self._read(members)
             is_ours = any(entry.is_claim(claim.id) for entry in entries)
             if not is_ours:
                 return None
@@ -164,6 +278,12 @@ class AsyncWaitlist(AsyncWaiting):
 
         await self._guilds.change(WAITLISTS, claim.guild_id, change)
         return is_ours
+
+
+async def within(work: Awaitable[Any], limit_s: float) -> None:
+    """Wait for something of the application, for so long; TimeoutError then."""
+    async with asyncio.timeout(limit_s):
+        await work
 
 
 def _unmarked(entry: WaitlistEntry) -> WaitlistEntry:
@@ -191,3 +311,5 @@ class Waitlist(Blocking[AsyncWaitlist]):
     claimed = blocking(AsyncWaitlist.claimed)
     confirm = blocking(AsyncWaitlist.confirm)
     release = blocking(AsyncWaitlist.release)
+    entries = blocking(AsyncWaitlist.entries)
+    promote_into = blocking(AsyncWaitlist.promote_into)

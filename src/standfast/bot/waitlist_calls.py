@@ -6,6 +6,7 @@ Adding, removing and updating work during an outage: changes are appended to the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
@@ -21,15 +22,18 @@ from standfast.bot.entries import (
     checked_details,
     read_entries,
     stored_list,
+    unreadable,
     with_entries,
 )
 from standfast.bot.fields import GuildId, number_id
-from standfast.bot.guilds import WAITLISTS, Members, Part
+from standfast.bot.guilds import WAITLISTS, Guilds, Members, Part
 from standfast.bot.promotion import suggest
 from standfast.engine.state_machine import Mode
 from standfast.errors import ConflictError, DataError, Unavailable
 from standfast.limits import MAX_WAITLIST_ENTRIES
 from standfast.ops.types import Redacted
+
+logger = logging.getLogger("standfast")
 
 MemberId = int | str
 """A member of a guild: a non-negative int, or its decimal string."""
@@ -54,6 +58,11 @@ class Added(Redacted, frozen=True):
 class AsyncWaiting(Part):
     """The calls of a waitlist that do not give places away; `AsyncWaitlist` adds those that do."""
 
+    def __init__(self, guilds: Guilds, *, older: bool = False) -> None:
+        super().__init__(guilds)
+        self._older = older  # new entries are in the form of older bots
+        self._noticed: set[tuple[str, int]] = set()
+
     async def add(
         self,
         guild_id: GuildId,
@@ -77,28 +86,31 @@ class AsyncWaiting(Part):
             alt_igns=alt_igns,
             pronouns=pronouns,
             team_name=team_name,
+            older=self._older,
         )
         now = self._guilds.clock()
         entry = WaitlistEntry(member_id=number_id(member_id, "member"), added_at=now, **details)
         await self._guilds.writable(guild_id)
         members = await self._known(guild_id)
-        before = None if members is None else _of(read_entries(members), entry.member_id)
-        is_simple = members is None or (before is None and _is_plain(members))
+        before = None if members is None else _of(self._read(members), entry.who)
+        is_simple = members is None or (before is None and self._is_plain(members))
         if self._decides() and not is_simple:
             try:
                 members = await self._guilds.change(
-                    WAITLISTS, guild_id, lambda found: _with_added(found, entry)
+                    WAITLISTS, guild_id, lambda found: self._with_added(found, entry)
                 )
             except Unavailable:
                 pass  # it is appended, which has the same effect whether this had one or not
             else:
-                return _placed(members, entry, before, now)
+                return self._placed(members, entry, before, now)
         if members is not None:
             _require_room(stored_list(members))
         members = await self._append(guild_id, entry.to_json())
-        return _placed(members, entry, before, now)
+        return self._placed(members, entry, before, now)
 
-    async def remove(self, guild_id: GuildId, member_id: MemberId) -> WaitlistEntry | None:
+    async def remove(
+        self, guild_id: GuildId, member_id: MemberId | WaitlistEntry
+    ) -> WaitlistEntry | None:
         """Remove a member from the list; returns their entry, None if they were not there.
 
         A place that was offered to them is free again.  Works during an outage.
@@ -107,14 +119,14 @@ class AsyncWaiting(Part):
         return before
 
     async def update(
-        self, guild_id: GuildId, member_id: MemberId, **changes: Any
+        self, guild_id: GuildId, member_id: MemberId | WaitlistEntry, **changes: Any
     ) -> WaitlistEntry | None:
         """Change details of a member at their place; returns the entry, None without one.
 
         `changes`: discord_tag, ign, alt_igns, pronouns, team_name; DataError("unknown_field") for
         any other.  Works during an outage.
         """
-        details = checked_details(**changes)
+        details = checked_details(older=self._older, **changes)
         _, after = await self._edit(
             guild_id, member_id, lambda entry: msgspec.structs.replace(entry, **details)
         )
@@ -130,7 +142,7 @@ class AsyncWaiting(Part):
 
         def change(members: Members) -> Members | None:
             nonlocal count
-            count = len(read_entries(members))
+            count = len(self._read(members))
             return with_entries(members, []) if stored_list(members) else None
 
         await self._guilds.change(WAITLISTS, guild_id, change)
@@ -184,8 +196,45 @@ class AsyncWaiting(Part):
         return suggest(team_name, [*names, *(entry.team_name for entry in entries)])
 
     async def entries(self, guild_id: GuildId) -> Listed:
-        """Everybody, claimed or not, in order."""
-        return read_entries(await self._guilds.members(WAITLISTS, guild_id))
+        """Everybody, claimed or not, in order.
+
+        In a list that an older bot writes too, what cannot be read is left out, with a warning in
+        the log that names its place, and stays in the document.
+        """
+        members = await self._guilds.members(WAITLISTS, guild_id)
+        for index, error in unreadable(members) if self._older else ():
+            if (place := (self._guilds.key(guild_id), index)) not in self._noticed:
+                self._noticed.add(place)
+                logger.warning("guild %s: %s (%s)", place[0], error.message, error.hint)
+        return self._read(members)
+
+    def _read(self, members: Members) -> Listed:
+        return read_entries(members, older=self._older)
+
+    def _is_plain(self, members: Members) -> bool:
+        """Whether one more entry can simply be appended: there is a list, and it is folded."""
+        has_list = MEMBER not in members or members[MEMBER] is not None
+        return has_list and len(stored_list(members)) == len(self._read(members))
+
+    def _with_added(self, members: Members, entry: WaitlistEntry) -> Members:
+        entries = self._read(members)
+        if _of(entries, entry.who) is None:
+            _require_room(entries)
+        added = self._read({MEMBER: [*stored_list(members), entry.to_json()]})
+        return with_entries(members, added)
+
+    def _placed(
+        self,
+        members: Members | None,
+        entry: WaitlistEntry,
+        before: WaitlistEntry | None,
+        now: datetime,
+    ) -> Added:
+        """Where somebody stands after they were added; `before`: where they stood already."""
+        entries = [entry] if members is None else self._read(members)
+        found = _of(entries, entry.who) or entry
+        position = None if members is None else _position(entries, entry.who, now)
+        return Added(position, found, before is None and found.added_at == entry.added_at)
 
     async def _known(self, guild_id: GuildId) -> Members | None:
         """The document; None when nothing is known of it here while the primary is away."""
@@ -203,20 +252,24 @@ class AsyncWaiting(Part):
     async def _edit(
         self,
         guild_id: GuildId,
-        member_id: MemberId,
+        member_id: MemberId | WaitlistEntry,
         edit: Callable[[WaitlistEntry], WaitlistEntry | None],
     ) -> tuple[WaitlistEntry | None, WaitlistEntry | None]:
-        """Edit or remove the entry of a member; returns it as it was before and as it is after."""
-        member = number_id(member_id, "member")
+        """Make another entry of somebody's, or none: what it was before, and what it is then."""
+        member = (
+            member_id.who
+            if isinstance(member_id, WaitlistEntry)
+            else number_id(member_id, "member")
+        )
         before: WaitlistEntry | None = None
 
         def change(members: Members) -> Members | None:
             nonlocal before
-            entries = read_entries(members)
+            entries = self._read(members)
             before = _of(entries, member)
             if before is None:
                 return None
-            edited = [edit(one) if one.member_id == member else one for one in entries]
+            edited = [edit(one) if one.who == member else one for one in entries]
             return with_entries(members, [one for one in edited if one is not None])
 
         await self._guilds.writable(guild_id)
@@ -228,7 +281,7 @@ class AsyncWaiting(Part):
             else:
                 return before, None if before is None else edit(before)
         members = await self._guilds.members(WAITLISTS, guild_id)
-        there = _of(read_entries(members), member)
+        there = _of(self._read(members), member)
         if there is None:  # it never was, or the change was made although its reply was lost
             return before, None if before is None else edit(before)
         before, after = there, edit(there)
@@ -248,37 +301,14 @@ class AsyncWaiting(Part):
         return None if found is None else {MEMBER: found}
 
 
-def _of(entries: Iterable[WaitlistEntry], member_id: int) -> WaitlistEntry | None:
-    return next((entry for entry in entries if entry.member_id == member_id), None)
+def _of(entries: Iterable[WaitlistEntry], who: int | str) -> WaitlistEntry | None:
+    return next((entry for entry in entries if entry.who == who), None)
 
 
-def _position(entries: Iterable[WaitlistEntry], member_id: int, now: datetime) -> int | None:
+def _position(entries: Iterable[WaitlistEntry], who: int | str, now: datetime) -> int | None:
     waiting = (entry for entry in entries if not entry.is_claimed(now))
     places = enumerate(waiting, start=1)
-    return next((place for place, entry in places if entry.member_id == member_id), None)
-
-
-def _is_plain(members: Members) -> bool:
-    """Whether one more entry can simply be appended: there is a list without changes in it."""
-    has_list = MEMBER not in members or members[MEMBER] is not None
-    return has_list and len(stored_list(members)) == len(read_entries(members))
-
-
-def _with_added(members: Members, entry: WaitlistEntry) -> Members:
-    entries = read_entries(members)
-    if _of(entries, entry.member_id) is None:
-        _require_room(entries)
-    return with_entries(members, read_entries({MEMBER: [*stored_list(members), entry.to_json()]}))
-
-
-def _placed(
-    members: Members | None, entry: WaitlistEntry, before: WaitlistEntry | None, now: datetime
-) -> Added:
-    """The result of `add`; `before` is the entry that was there already."""
-    entries = [entry] if members is None else read_entries(members)
-    found = _of(entries, entry.member_id) or entry
-    position = None if members is None else _position(entries, entry.member_id, now)
-    return Added(position, found, before is None and found.added_at == entry.added_at)
+    return next((place for place, entry in places if entry.who == who), None)
 
 
 def _require_room(entries: list[Any]) -> None:

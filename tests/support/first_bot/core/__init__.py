@@ -1,0 +1,1 @@
+"""The state of the first bot, as it was before standfast."""

@@ -1,0 +1,1 @@
+"""What the first bot's commands share."""
