@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import inspect
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import CodeType
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from psycopg import sql
 
 from support import cluster as clusters
 from support.cluster import Cluster
+from support.databases import temporary_database
 from support.far import Far, FarPg
 from support.tls import make_context
 
@@ -108,13 +105,15 @@ def pg_admin_url(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def pg_url(pg_admin_url: str) -> Iterator[str]:
     """URL, over TCP and with a password, of a database that all tests of a worker share."""
-    yield from _temporary_database(pg_admin_url)
+    with temporary_database(pg_admin_url) as url:
+        yield url
 
 
 @pytest.fixture
 def pg_database(pg_admin_url: str) -> Iterator[str]:
     """URL of a fresh, empty database for this test alone; dropped afterwards."""
-    yield from _temporary_database(pg_admin_url)
+    with temporary_database(pg_admin_url) as url:
+        yield url
 
 
 @pytest.fixture
@@ -131,18 +130,3 @@ def far_pg(pg_database: str, tmp_path: Path) -> Iterator[Callable[..., FarPg]]:
             return FarPg(line.url(pg_database), pg_database, line)
 
         yield make
-
-
-def _temporary_database(admin_url: str) -> Iterator[str]:
-    name = f"standfast_test_{secrets.token_hex(6)}"
-    _execute(admin_url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    try:
-        yield urlunsplit(urlsplit(admin_url)._replace(path=f"/{name}"))
-    finally:
-        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-        _execute(admin_url, drop.format(sql.Identifier(name)))
-
-
-def _execute(url: str, statement: sql.Composed) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement)

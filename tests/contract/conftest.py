@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,7 +14,9 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
 from standfast.engine.embedded import EmbeddedEngine
-from support.roles import app_role
+from support.databases import temporary_database
+from support.roles import AppRole, app_role
+from support.traps import set_traps
 
 pytest.register_assert_rewrite("contract.suite")
 
@@ -38,8 +41,7 @@ def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
             made.append(SqliteBackend(path))
             return made[-1]
     elif request.param == "postgresql-app":
-        admin, database = map(request.getfixturevalue, ("pg_admin_url", "pg_database"))
-        app = closing.enter_context(app_role(admin, database))
+        app: AppRole = request.getfixturevalue("odd_app")
 
         def make() -> Backend:
             made.append(app.backend())
@@ -61,3 +63,22 @@ def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
 def store(make_backend: Callable[[], Backend]) -> Iterator[Store]:
     with Store(EmbeddedEngine(make_backend())) as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def trap_template(pg_admin_url: str) -> Iterator[str]:
+    """The name of a database with traps for names that are looked up by the search path."""
+    with temporary_database(pg_admin_url) as url:
+        set_traps(url)
+        yield urlsplit(url).path[1:]
+
+
+@pytest.fixture
+def odd_app(pg_admin_url: str, trap_template: str) -> Iterator[AppRole]:
+    """An app with the least rights, in a database of its own, whose sessions begin oddly."""
+    with (
+        temporary_database(pg_admin_url, template=trap_template) as url,
+        app_role(pg_admin_url, url) as app,
+    ):
+        app.make_odd()
+        yield app

@@ -22,7 +22,7 @@ from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
 from standfast.errors import DataError
 from standfast.ops.types import Applied, Observed, Op
-from support.roles import app_role
+from support.roles import AppRole
 
 
 class TestMemory(BackendContract):
@@ -97,25 +97,34 @@ class TestPostgresLine(TestPostgres):
 
 
 class TestPostgresApp(TestPostgres):
-    """As a role with the least rights, in a bookkeeping that a role without login owns."""
+    """As a role with the least rights, in a bookkeeping that a role without login owns, in sessions
+    that begin with odd settings and look every name up among traps first."""
 
     @pytest.fixture
-    def backend(self, pg_admin_url: str, pg_database: str) -> Iterator[Backend]:
-        with app_role(pg_admin_url, pg_database) as app:
-            backend = app.backend()
-            yield backend
-            backend.close()
+    def backend(self, odd_app: AppRole) -> Iterator[Backend]:
+        backend = odd_app.backend()
+        yield backend
+        backend.close()
 
 
-class TestPostgresAppLine(TestPostgres):
+class TestPostgresAppBehindAPooler(TestPostgres):
+    """The same where no setting of a session outlives its transaction."""
+
+    @pytest.fixture
+    def backend(self, odd_app: AppRole) -> Iterator[Backend]:
+        backend = odd_app.backend(pooler=True)
+        yield backend
+        backend.close()
+
+
+class TestPostgresAppDedicated(TestPostgres):
     """The same over one connection, as the engine's threads use it."""
 
     @pytest.fixture
-    def backend(self, pg_admin_url: str, pg_database: str) -> Iterator[Backend]:
-        with app_role(pg_admin_url, pg_database) as app:
-            backend = _Writer(app.backend())
-            yield cast(Backend, backend)
-            backend.close()
+    def backend(self, odd_app: AppRole) -> Iterator[Backend]:
+        backend = _Writer(odd_app.backend())
+        yield cast(Backend, backend)
+        backend.close()
 
 
 class TestPostgresAdopted(TestPostgres):

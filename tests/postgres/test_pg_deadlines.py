@@ -124,7 +124,7 @@ def test_every_transaction_has_its_limits(pg_database: str, db: Sql) -> None:
         db(
             "CREATE TABLE seen (name text, value text);"
             "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            " INSERT INTO seen SELECT name, setting FROM pg_settings WHERE name IN"
+            " INSERT INTO public.seen SELECT name, setting FROM pg_settings WHERE name IN"
             " ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout');"
             " RETURN NEW; END $$;"
             "CREATE TRIGGER see BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION see()"
@@ -155,7 +155,7 @@ def test_every_batch_is_read_committed(
         db(
             "CREATE TABLE seen (value text);"
             "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            " INSERT INTO seen VALUES (current_setting('transaction_isolation'));"
+            " INSERT INTO public.seen VALUES (current_setting('transaction_isolation'));"
             " RETURN NEW; END $$;"
             "CREATE TRIGGER see BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION see()"
         )
@@ -178,7 +178,8 @@ def test_i1_a_commit_is_on_disk_whatever_the_role_says(
         db(
             "CREATE TABLE seen (value text);"
             "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            " INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$;"
+            " INSERT INTO public.seen VALUES (current_setting('synchronous_commit'));"
+            " RETURN NEW; END $$;"
             "CREATE TRIGGER see BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION see()"
         )
         backend.apply([add(lane, 2)])

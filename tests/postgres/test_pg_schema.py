@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -238,7 +238,8 @@ def test_schema_parameter(pg_database: str, db: Sql) -> None:
     assert db.one("SELECT data FROM app.old") == "more"
     assert db.one("SELECT count(*) FROM public.old") == 0
     with opened(pg_database) as store:
-        assert store["fresh"].get("1") == "new"
+        error = refused(lambda: store["fresh"].get("1"), "other_schema")
+        assert "?schema=app" in error.hint
 
 
 def test_one_collection_is_in_one_schema(pg_database: str, db: Sql) -> None:
@@ -278,4 +279,53 @@ def test_search_path(pg_database: str, db: Sql) -> None:
     assert db.one("SELECT count(*) FROM app.things") == 1
     db(f"ALTER DATABASE {db.connection.info.dbname} RESET search_path")
     with opened(pg_database) as store:
+        refused(lambda: store["things"].get("1"), "other_schema")
+    with opened(f"{pg_database}?schema=app") as store:
         assert store["things"].get("1") == 1
+
+
+def by_url(url: str, schema: str, db: Sql) -> str:
+    return f"{url}?schema={schema}"
+
+
+def by_options(url: str, schema: str, db: Sql) -> str:
+    return f"{url}?options=-csearch_path%3D{schema}"
+
+
+def by_role(url: str, schema: str, db: Sql) -> str:
+    info = db.connection.info
+    db(f"ALTER ROLE {info.user} IN DATABASE {info.dbname} SET search_path = {schema}")
+    return url
+
+
+def by_database(url: str, schema: str, db: Sql) -> str:
+    db(f"ALTER DATABASE {db.connection.info.dbname} SET search_path = {schema}")
+    return url
+
+
+@pytest.mark.parametrize("pooler", ["", "pgbouncer=true"])
+@pytest.mark.parametrize("way", [by_url, by_options, by_role, by_database])
+def test_two_apps_that_differ_by_their_search_path(
+    pg_database: str, db: Sql, way: Callable[[str, str, Sql], str], pooler: str
+) -> None:
+    """F4: a collection has one schema, recorded and compared, however another app came to its own:
+    by the URL, its options, the role or the database.  Nothing of the second reaches the first."""
+
+    def url_of(schema: str) -> str:
+        url = way(pg_database, schema, db)
+        return url + ("&" if "?" in url else "?") + pooler if pooler else url
+
+    db("CREATE SCHEMA bota; CREATE SCHEMA botb")
+    with opened(url_of("bota")) as store:
+        store["things"].put("1", "a")
+    assert db.one("SELECT count(*) FROM bota.things") == 1
+    with opened(url_of("botb")) as store:
+        for action in (
+            lambda: store["things"].put("1", "b"),
+            lambda: store["things"].get("1"),
+            lambda: store["things"].delete("1"),
+        ):
+            refused(action, "other_schema")
+        assert store["others"].put("1", "b").version == 1
+    assert db.one("SELECT data FROM bota.things") == "a"
+    assert db.one("SELECT count(*) FROM botb.others") == 1

@@ -276,7 +276,7 @@ def test_a_foreign_write_beside_a_transaction_of_ours(store: Store, db: Sql) -> 
     with store.calls.engine.primary.connection("testing") as conn:
         with store.calls.engine.primary.transaction(conn, lane="x"):
             conn.execute("SELECT 1")
-        conn.execute("INSERT INTO things (key, data) VALUES ('1', '1')")
+        conn.execute("INSERT INTO public.things (key, data) VALUES ('1', '1')")
     assert db.changes() == [("things", ["1"])]
     assert version(store, "1") == 1
 

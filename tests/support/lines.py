@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 GATE = (
     "CREATE TABLE gate (id int); INSERT INTO gate VALUES (1);"
     "CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-    " PERFORM set_config('lock_timeout', '0', true); PERFORM FROM gate FOR SHARE;"
+    " PERFORM set_config('lock_timeout', '0', true); PERFORM FROM public.gate FOR SHARE;"
     " RETURN NEW; END $$;"
     "CREATE TRIGGER gate BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION wait_at_gate()"
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, LiteralString, cast
 
@@ -21,6 +21,27 @@ from standfast.config.settings import Target, parse_url
 from support.pg import new_role, url_as
 
 _ONE_DBA = Lock()
+#: What a role or a database may have set, and our statements must not depend on.
+ODD_SETTINGS: dict[LiteralString, LiteralString] = {
+    "search_path": "traps, pg_catalog, public",
+    "standard_conforming_strings": "off",
+    "escape_string_warning": "off",
+    "array_nulls": "off",
+    "transform_null_equals": "on",
+    "DateStyle": "'SQL, DMY'",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "'Asia/Kathmandu'",
+    "bytea_output": "escape",
+    "extra_float_digits": "-15",
+    "row_security": "off",
+    "default_transaction_isolation": "serializable",
+    "synchronous_commit": "off",
+    "quote_all_identifiers": "on",
+    "plan_cache_mode": "force_custom_plan",
+    "enable_indexscan": "off",
+    "client_min_messages": "error",
+    "xmloption": "document",
+}
 
 
 @dataclass
@@ -42,10 +63,23 @@ class AppRole:
         made = ScriptOptions(role=self.name, owner=self.owner, **options)
         # One DBA at a time: a script says what was missing when it was printed.
         with _ONE_DBA, psycopg.connect(self.dba_url, autocommit=True) as dba:
-            dba.execute(cast(LiteralString, script(dba, schema, collections, made)))
+            printed = script(dba, schema, collections, made)
+            dba.execute("SET search_path = traps, pg_catalog")
+            dba.execute(cast(LiteralString, printed))
 
-    def backend(self, **options: Any) -> PostgresBackend:
-        return _AppBackend(self, parse_url(self.url), **options)
+    def backend(self, *, pooler: bool = False, **options: Any) -> PostgresBackend:
+        target = replace(parse_url(f"{self.url}?schema=public"), pooler=pooler)
+        return _AppBackend(self, target, **options)
+
+    def make_odd(self) -> None:
+        """Let every session of the role begin with odd settings, the traps first in its path."""
+        with psycopg.connect(self.dba_url, autocommit=True) as dba:
+            for name, value in ODD_SETTINGS.items():
+                dba.execute(
+                    sql.SQL("ALTER ROLE {} SET {} = {}").format(
+                        sql.Identifier(self.name), sql.SQL(name), sql.SQL(value)
+                    )
+                )
 
 
 class _AppBackend(PostgresBackend):
@@ -71,7 +105,9 @@ class _AppBackend(PostgresBackend):
 
     def new_handle(self) -> PostgresBackend:
         made = super().new_handle()
-        return _AppBackend(self._app, self.target, line=made._connections)
+        return _AppBackend(
+            self._app, self.target, connections=made.connections, dedicated=made.dedicated
+        )
 
 
 @contextmanager

@@ -117,14 +117,15 @@ class PostgresBackend(Sessions):
         return table
 
     def _require_own_schema(self, table: Table) -> None:
-        """Refuse a table in another schema than the one that the URL names."""
-        wanted = self.target.schema
-        if wanted is not None and table.schema != wanted:
+        """Refuse a table in another schema than this store's, whoever has named that: the URL, or
+        the search path of role, database or URL.  It would be another app's."""
+        if table.schema != self._schema:
             raise ConfigError(
                 f"collection `{table.collection}` of this database is in the schema"
-                f" `{table.schema}`, not in `{wanted}`",
+                f" `{table.schema}`, not in `{self._schema}`",
                 code="other_schema",
-                hint="leave ?schema= out of the URL, or use another database for other data",
+                hint=f"add ?schema={table.schema} to the URL if the data there is meant; otherwise"
+                " use another database",
             )
 
     def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
@@ -173,10 +174,13 @@ class PostgresBackend(Sessions):
         touched = places(ops)
         doing = "writing to " + ", ".join(f"`{name}`" for name in touched)
         options = write.TransactionOptions(
-            expected_watermark, directory=directory, on_conflict=on_conflict
+            expected_watermark,
+            directory=directory,
+            on_conflict=on_conflict,
+            pin=self.target.pooler,
         )
         for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
-            with self.connection(doing, deadline) as conn:
+            with self.unpinned(doing, deadline) as conn:
                 try:
                     if not touched.keys() <= self._tables.keys():
                         self.writable(conn, list(touched))

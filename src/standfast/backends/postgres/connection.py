@@ -19,7 +19,8 @@ from psycopg import Connection, IsolationLevel, pq
 from psycopg.conninfo import make_conninfo
 
 from standfast.backends.postgres.deadline import SocketDeadline
-from standfast.backends.postgres.errors import explain, from_psycopg
+from standfast.backends.postgres.errors import explain, forget, from_psycopg
+from standfast.backends.postgres.pinned import PIN_SESSION
 from standfast.config.settings import Target
 from standfast.errors import DeadlineExceeded, Unavailable
 from standfast.system.platform import is_ready
@@ -53,6 +54,7 @@ class DeadlineConnection:
     def __init__(self, target: Target) -> None:
         # Where libpq should try several hosts, each gets its share of the time.
         self._conninfos = [make_conninfo("", **one) for one in _single_hosts(parameters(target))]
+        self._pooler = target.pooler
         self._prepare = None if target.pooler else 5
         self._display = target.display
         self._lock = threading.Lock()
@@ -115,12 +117,20 @@ class DeadlineConnection:
             self._turn.release()
 
     def _make(self, deadline: float) -> None:
+        self._open_socket(deadline)
+        if not self._pooler:
+            doing = f"preparing the session on {self._display}"
+            with self._in_use(doing, deadline, sent=False) as conn:
+                conn.execute(PIN_SESSION)
+
+    def _open_socket(self, deadline: float) -> None:
         self.drop()
         try:
             conn = self._connect(deadline)
         except psycopg.Error as error:
-            # The original's text may hold a connection string: it is not chained.
-            raise explain(error, f"connecting to {self._display}") from None
+            ours = explain(error, f"connecting to {self._display}")
+            forget(error)
+            raise ours from None
         socket_deadline = SocketDeadline(conn.fileno())
         with self._lock:
             if not self._closed:
@@ -210,7 +220,9 @@ class DeadlineConnection:
             yield conn
 
     @contextmanager
-    def _in_use(self, doing: str, deadline: float | None) -> Generator[Connection[Any]]:
+    def _in_use(
+        self, doing: str, deadline: float | None, *, sent: bool = True
+    ) -> Generator[Connection[Any]]:
         with self._lock:
             conn, socket_deadline = self._conn, self._socket_deadline
             self._busy = conn is not None
@@ -225,13 +237,16 @@ class DeadlineConnection:
                 )
             yield conn
         except (psycopg.Error, Unavailable) as error:
-            ours = from_psycopg(error, doing) if isinstance(error, psycopg.Error) else error
-            if socket_deadline.expired and ours.code in ("connection", "connection_lost"):
+            ours = error if isinstance(error, Unavailable) else from_psycopg(error, doing)
+            if not sent and ours.code == "connection_lost":
+                ours.code = "connection"
+            elif socket_deadline.expired and ours.code in ("connection", "connection_lost"):
                 ours = DeadlineExceeded(
                     f"{doing}: no answer in time; the outcome is unknown",
                     hint="read the document when the database answers again",
                 )
-            # The original's text may hold rows or a connection string: it is not chained.
+            if isinstance(error, psycopg.Error):
+                forget(error)
             raise ours from None
         finally:
             socket_deadline.disarm()

@@ -64,6 +64,14 @@ _CONNECTING: tuple[tuple[str, tuple[type[StandfastError], str, str]], ...] = (
     ("too many (connections|clients)|connection slots", _EXACT["53300"]),
     ("the database system is|not currently accepting", _CLASSES["57"]),
 )
+#: Classes whose messages name objects, limits and settings, and never values of a row.
+_QUOTED = frozenset("08 25 28 3D 3F 40 42 53 55 57 0A".split())
+#: What only the server's state can cause, if it is true; functions can raise any of them.
+_RAISED = ("08", "28", "3D", "57P", "58", "XX", "F0", "HV")
+#: A name that is not found; sessions of ours look names up in pg_catalog alone.
+_NAMES = frozenset({"42P01", "42883", "42703", "42704", "3F000"})
+#: The innermost function is one of the bookkeeping.
+_OUR_FUNCTION = re.compile(r"(PL/pgSQL|SQL) function standfast\.")
 #: Characters of libpq's own words that a message quotes.
 _QUOTED_CHARS = 300
 
@@ -71,20 +79,30 @@ _QUOTED_CHARS = 300
 def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> StandfastError:
     """Our error for theirs.  `doing` says what was tried and on what.
 
-    Their text is quoted only where it holds no data of a row: never for classes 22 and 23, whose
-    messages repeat values, nor for P0, where a trigger says what it likes.
+    Their text is quoted only where PostgreSQL itself has written it and it holds no data of a row:
+    for the classes of `_QUOTED`, and not for what a function raised, which says what it likes under
+    any SQLSTATE.
     """
     state = error.sqlstate or ""
     if not state:
         return _without_state(error, doing, connecting)
+    context = error.diag.context or ""
     kind, code, hint = _EXACT.get(state) or _CLASSES.get(
         state[:2], (ConfigError, "database", "the database refused the statement")
     )
-    quoted = f": {error.diag.message_primary}"
-    if state[:2] in ("22", "23", "P0"):
-        name = error.diag.constraint_name
-        quoted = f" (constraint `{name}`)" if name else ""
-    return kind(f"{doing}: PostgreSQL answered {state}{quoted}", code=code, hint=hint)
+    said = ""
+    if state[:2] in _QUOTED and not context:
+        said = f": {error.diag.message_primary}"
+    elif name := error.diag.constraint_name:
+        said = f" (constraint `{name}`)"
+    if context and not _OUR_FUNCTION.match(context):
+        said += ", in a trigger or function of the table"
+        if state.startswith(_RAISED):
+            # An answer on a live connection: whatever it claims, the database is there.
+            kind, code, hint = _CLASSES["P0"]
+        elif state in _NAMES:
+            hint = "write names in functions of triggers with their schema, or SET search_path"
+    return kind(f"{doing}: PostgreSQL answered {state}{said}", code=code, hint=hint)
 
 
 def _without_state(error: psycopg.Error, doing: str, connecting: bool) -> StandfastError:
@@ -118,3 +136,10 @@ def from_psycopg(error: psycopg.Error, doing: str) -> StandfastError:
     if ours.code in ("connection", "shutdown"):
         ours.code = "connection_lost"
     return ours
+
+
+def forget(error: psycopg.Error) -> None:
+    """Empty the driver's error, which stays the context of ours: its text may hold rows, and the
+    frames of its traceback a connection string; tools that report crashes send both."""
+    error.args = (f"PostgreSQL answered {error.sqlstate}",)
+    error.__traceback__ = error.__cause__ = error.__context__ = None

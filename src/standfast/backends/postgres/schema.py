@@ -10,6 +10,7 @@ import msgspec
 from psycopg import Connection, sql
 
 from standfast.backends.base import SCHEMA_VERSION, migrations
+from standfast.backends.postgres.pinned import PIN_TRANSACTION
 from standfast.backends.postgres.tables import (
     Table,
     adopt_statements,
@@ -28,10 +29,6 @@ MIN_SERVER_VERSION = 140000
 DDL_LOCK = 0x7374616E_64666173
 #: Time for others who start at the same moment and create the schema before us.
 _INSTALL_WAIT = "15s"
-#: Names are looked up in PostgreSQL's own catalog, for the rest of the transaction.
-PIN_SEARCH_PATH: LiteralString = (
-    "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
-)
 #: Key of the lock that one bulk load holds.
 LOAD_LOCK = DDL_LOCK + 1
 
@@ -58,7 +55,7 @@ def install(conn: Connection[Any], trusted: Sequence[str] = ()) -> int:
     Two processes that start at once wait for each other on a transaction-scoped lock, so this works
     behind transaction poolers too.  ConfigError `foreign_owner` where a stranger owns any of it.
     """
-    conn.execute(PIN_SEARCH_PATH)
+    conn.execute(PIN_TRANSACTION)
     row = conn.execute(
         "SELECT current_setting('lock_timeout'), set_config('lock_timeout', %s, true)",
         (_INSTALL_WAIT,),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Connection
 
 from standfast.backends.postgres import conflicts, schema
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
+from standfast.backends.postgres.pinned import HOME, KEPT_HOME, PIN_TRANSACTION
 from standfast.backends.postgres.trust import require_trusted
 from standfast.backends.postgres.write import TransactionOptions
 from standfast.config.settings import Target
@@ -41,8 +42,11 @@ class Sessions:
         self.display = target.display
         self.connections = connections
         self.dedicated = dedicated
-        self.connection = connections.use if dedicated is None else dedicated.use
-        """`connection(doing, deadline=None)`: one for a piece of work; errors become ours."""
+        self.unpinned = connections.use if dedicated is None else dedicated.use
+        """`unpinned(doing, deadline=None)`: a connection for a piece of work; errors become ours.
+
+        Behind a pooler its settings are the server's: for whoever begins a transaction and pins it.
+        """
         self._lock_timeout_ms = int(lock_timeout_s * 1000)
         self.clock: tuple[int, float] | None = None
         """What the server's clock showed at an instant of `time.monotonic()`, or earlier."""
@@ -51,6 +55,23 @@ class Sessions:
     def close(self) -> None:
         """Release the connections.  Idempotent."""
         (self.dedicated or self.connections).close()
+
+    @contextmanager
+    def connection(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
+        """The same with pinned settings: behind a pooler, in a transaction."""
+        with self.unpinned(doing, deadline) as conn, self.pinned(conn):
+            yield conn
+
+    @contextmanager
+    def pinned(self, conn: Connection[Any]) -> Generator[None]:
+        """Statements of the block resolve names in PostgreSQL's own catalog only."""
+        if not self.target.pooler:
+            yield  # since the connection was made
+            return
+        self.schema_of(conn)
+        with conn.transaction():
+            conn.execute(PIN_TRANSACTION)
+            yield
 
     @property
     def connected(self) -> bool:
@@ -62,13 +83,17 @@ class Sessions:
         """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
         if self.dedicated is not None:
             return self.dedicated.connect(deadline, self._prepare, accept=accept)
-        with self.connection("looking at the database", deadline) as conn:
+        with self.unpinned("looking at the database", deadline) as conn:
             found = self._prepare(conn)
         if accept is not None:
             accept(found)
         return found
 
     def _prepare(self, conn: Connection[Any]) -> ServerIdentity:
+        with self.pinned(conn):
+            return self._look(conn)
+
+    def _look(self, conn: Connection[Any]) -> ServerIdentity:
         self._check(conn)
         self._require_writable(conn)
         if self.dedicated is not None:
@@ -86,8 +111,10 @@ class Sessions:
         self, conn: Connection[Any], *, lane: str = "-", deadline: float | None = None
     ) -> Generator[None]:
         """One transaction of ours: the triggers for foreign writers stay quiet in it."""
-        options = self.limited(TransactionOptions(), deadline)
+        options = self.limited(TransactionOptions(pin=self.target.pooler), deadline)
         with conn.transaction():
+            if options.pin:
+                conn.execute(PIN_TRANSACTION)
             conn.execute(
                 "SELECT set_config('standfast.lane', %s, true),"
                 " set_config('lock_timeout', %s, true),"
@@ -127,10 +154,14 @@ class Sessions:
             )
 
     def schema_of(self, conn: Connection[Any]) -> str:
-        """The schema in which tables are made: the URL's, or the first of the search path."""
+        """The schema in which tables are made: the URL's, or the first of the search path.
+
+        Asked once: it stays the same for as long as the store is open.
+        """
         if self._schema is None:
-            row = conn.execute("SELECT current_schema()").fetchone()
-            if row is None or row[0] is None:
+            home: LiteralString = HOME if self.target.pooler else KEPT_HOME
+            row = conn.execute("SELECT " + home).fetchone()
+            if row is None or not row[0]:
                 raise ConfigError(
                     "no schema of the connection's search_path exists",
                     code="no_schema",
@@ -209,7 +240,9 @@ class Sessions:
         """What the server's clock shows; taken as of now, so that a statement expires too early
         rather than too late."""
         row = conn.execute(
-            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+            # Also asked where nothing is pinned.
+            "SELECT (extract(epoch FROM pg_catalog.clock_timestamp())"
+            " OPERATOR(pg_catalog.*) 1000000::pg_catalog.numeric)::pg_catalog.int8"
         ).fetchone()
         assert row is not None, "a SELECT without FROM returns a row"
         self.clock = (int(row[0]), time.monotonic())

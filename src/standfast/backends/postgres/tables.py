@@ -122,7 +122,13 @@ class Table(msgspec.Struct, frozen=True):
 
 
 def _micros(stamp: sql.Composable, *, keep_null: bool = False) -> sql.Composable:
-    form = "(extract(epoch FROM {}::timestamptz) * 1000000)::bigint"
+    """A time in microseconds; what Python's calendar does not have (infinity, years before 1 and
+    after 9999) is the nearest time that it has."""
+    form: LiteralString = (
+        "CASE WHEN {0}::timestamptz > '9999-12-31 23:59:59.999999+00' THEN 253402300799999999"
+        " WHEN {0}::timestamptz < '0001-01-01 00:00:00+00' THEN -62135596800000000"
+        " ELSE (extract(epoch FROM {0}::timestamptz) * 1000000)::bigint END"
+    )
     return sql.SQL(form if keep_null else "coalesce(" + form + ", 0)").format(stamp)
 
 

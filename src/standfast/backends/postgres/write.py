@@ -13,6 +13,7 @@ import psycopg
 from psycopg import Connection, Cursor, pq, sql
 
 from standfast.backends.base import encode_outcomes, skip_applied, skip_reissued
+from standfast.backends.postgres.pinned import PIN_TRANSACTION
 from standfast.backends.postgres.tables import Table
 from standfast.document.jsonb import compact, jsonb_columns
 from standfast.ops.apply import Current
@@ -158,7 +159,8 @@ class TransactionOptions(NamedTuple):
     """How a batch is applied: time limits for the server, and what the answer must contain.
 
     `expires_us` is an instant of the server's clock after which the batch must not take effect;
-    the time-outs are in milliseconds, 0 for none.
+    the time-outs are in milliseconds, 0 for none.  `pin`: the session is not ours, so the
+    transaction has to pin its settings.
     """
 
     expected_watermark: int = 0
@@ -167,6 +169,7 @@ class TransactionOptions(NamedTuple):
     expires_us: int | None = None
     directory: str | None = None
     on_conflict: OnConflict = "mine"
+    pin: bool = False
 
 
 class Written(NamedTuple):
@@ -254,6 +257,8 @@ class _Batch:
         conn, lane = self.conn, self.ops[0].lane
         # Whatever the server's default is: what is read after a wait for a lock must be new.
         conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        if options.pin:
+            conn.execute(PIN_TRANSACTION)
         limit = str(options.statement_timeout_ms)
         idle = limit if options.statement_timeout_ms else _IDLE_TIMEOUT
         conn.execute(_SETTINGS, (lane, str(options.lock_timeout_ms), idle, limit))
