@@ -15,6 +15,7 @@ import pytest
 
 from standfast import ConfigError, DataError, StandfastError, Unavailable
 from standfast.backends.postgres.errors import explain
+from standfast.errors import CODES
 from support.cluster import Cluster
 from support.pg import Sql, opened, url_as
 
@@ -31,7 +32,7 @@ def failure(action: Callable[[], Any], kind: type[StandfastError], code: str) ->
     shown = "".join(traceback.format_exception(error))
     assert SECRET not in f"{error} {error!r} {error.hint} {shown}"
     assert error.__cause__ is None
-    assert error.retryable is (kind is Unavailable)
+    assert error.retryable is CODES[error.code].retryable
     return error
 
 
