@@ -64,6 +64,20 @@ MAX_LANE_BATCHES = 10_000
 #: Documents and known absences that the mirror holds; beyond, a tenth of the longest known goes.
 MAX_MIRROR_ROWS = 1_000_000
 
+#: Seconds that a call waits for the mirror's file when the primary has answered; what cannot be
+#: written by then is kept in memory, up to so many transactions and so many bytes of documents.
+MIRROR_WAIT_S = 0.05
+MAX_MIRROR_BEHIND = 10_000
+MAX_MIRROR_BEHIND_BYTES = 16 * 1024 * 1024
+
+#: Documents of the mirror of which a later look that showed nothing new is remembered without
+#: being written, and the seconds after which one is written all the same.
+MAX_MIRROR_LOOKS = 20_000
+MIRROR_LOOK_S = 60.0
+
+#: Damaged files of one kind that are kept beside the new one.
+MAX_SET_ASIDE = 3
+
 #: Seconds that acknowledged writes are kept after the primary confirmed them.
 RETENTION_S = 600.0
 

@@ -10,7 +10,7 @@ import apsw
 import msgspec
 import pytest
 
-from standfast import CorruptData, StandfastError
+from standfast import CorruptData
 from standfast.engine import mirror as mirror_module
 from standfast.engine.mirror import Mirror
 from standfast.ops.types import Observed, Op, State
@@ -35,7 +35,7 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
 
 
 def retained(mirror: Mirror) -> list[int]:
-    conn = apsw.Connection(str(mirror._file.path))
+    conn = apsw.Connection(str(mirror._path))
     found = conn.execute("SELECT batch FROM retained ORDER BY id")
     batches = [msgspec.msgpack.decode(blob, type=list[tuple[Op, int | None]]) for (blob,) in found]
     conn.close()
@@ -131,21 +131,162 @@ def test_another_history_empties_it(mirror: Mirror) -> None:
     assert retained(mirror) == []
 
 
-def test_rows_and_watermark_are_one_transaction(mirror: Mirror) -> None:
-    """R6: rows, watermark and retained ops are there together or not at all."""
+def test_rows_and_watermark_are_one_transaction(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R6, R25: rows, watermark and retained ops are written together, or the mirror is removed."""
+    confirm(mirror, 1)
     broken = State("c", "x", "1", None, 1, 1)  # type: ignore[arg-type]
-    with pytest.raises(StandfastError):
-        mirror.confirm(
-            Observed([state(1), broken], {LANE: 1}), lane=LANE, watermark=1, retained=[(op(1), 1)]
-        )
+    mirror.confirm(
+        Observed([state(2), broken], {LANE: 2}), lane=LANE, watermark=2, retained=[(op(2), 2)]
+    )
     assert mirror.get("c", "k") is None
     assert mirror.expected_watermark(LANE) == 0
-    assert retained(mirror) == []
+    assert not mirror._path.exists()
+    monkeypatch.setattr(mirror, "_retry_at", 0.0)
+    confirm(mirror, 3)
+    assert mirror.get("c", "k").state == state(3)  # type: ignore[union-attr]
 
 
-def test_a_mirror_that_is_gone_says_so(mirror: Mirror, tmp_path: Path) -> None:
-    """A removed file swallows writes without an error, so it is looked at."""
-    (tmp_path / "mirror.db").unlink()
-    with pytest.raises(CorruptData) as caught:
-        mirror.take(Observed([state(1)]), seen_us=1)
-    assert caught.value.code == "file_gone"
+def confirm(mirror: Mirror, version: int, *, key: str = "k") -> None:
+    mirror.confirm(
+        Observed([state(version, key=key)], {LANE: version}),
+        lane=LANE,
+        watermark=version,
+        retained=[(op(version), version)],
+    )
+
+
+def test_a_mirror_that_is_gone_is_begun_anew(mirror: Mirror) -> None:
+    """I12: a removed file swallows writes without an error, so it is looked at: the news is in a
+    new one."""
+    confirm(mirror, 1, key="old")
+    mirror._path.unlink()
+    confirm(mirror, 2)
+    assert mirror.get("c", "k").state == state(2)  # type: ignore[union-attr]
+    assert mirror.get("c", "old") is None
+    again = Mirror(mirror._path)
+    assert again.get("c", "k") is not None
+    again.close()
+
+
+def test_two_that_use_one_file_notice_that_it_was_removed(mirror: Mirror) -> None:
+    """R25: when one process removes the mirror, the others read it no longer."""
+    mirror.belongs_to("history")
+    other = Mirror(mirror._path)
+    confirm(mirror, 1)
+    assert other.get("c", "k") is not None
+    mirror._drop(CorruptData("it missed something", code="file_gone"))
+    assert other.get("c", "k") is None
+    confirm(other, 2)
+    assert retained(other) == [2]
+    other.close()
+
+
+@pytest.mark.parametrize("ending", ["kill", "close"])
+def test_what_a_locked_file_missed_is_not_forgotten(mirror: Mirror, ending: str) -> None:
+    """D4, R25, I12: news that a locked file cannot take is read from memory, written when it is
+    free again, and when the process ends before, nobody reads the file any more."""
+    confirm(mirror, 1)
+    holder = apsw.Connection(str(mirror._path))
+    holder.execute("BEGIN IMMEDIATE")
+    confirm(mirror, 2)
+    mirror.take(Observed([state(7, key="other")], {LANE: 2}), seen_us=5)
+    assert mirror.get("c", "k").state == state(2)  # type: ignore[union-attr]
+    assert mirror.get("c", "other").state == state(7, key="other")  # type: ignore[union-attr]
+    assert mirror.expected_watermark(LANE) == 2
+    assert mirror.complete_mark("c") is None
+    if ending == "kill":
+        assert mirror._mark is not None
+        mirror._mark.release()  # as its end would
+    else:
+        mirror.close()
+    holder.execute("ROLLBACK")
+    holder.close()
+    again = Mirror(mirror._path)
+    assert again.count() == 0
+    assert list(mirror._path.parent.glob("mirror.db.behind-*")) == []
+    again.close()
+
+
+def test_a_locked_file_is_caught_up(mirror: Mirror) -> None:
+    """D4: when the lock is gone, the file has everything, in order, and the mark is gone."""
+    holder = apsw.Connection(str(mirror._path))
+    holder.execute("BEGIN IMMEDIATE")
+    for version in (1, 2):
+        confirm(mirror, version)
+    assert list(mirror._path.parent.glob("mirror.db.behind-*"))
+    holder.execute("ROLLBACK")
+    holder.close()
+    mirror.catch_up()
+    assert list(mirror._path.parent.glob("mirror.db.behind-*")) == []
+    again = Mirror(mirror._path)
+    assert again.get("c", "k").state == state(2)  # type: ignore[union-attr]
+    assert retained(again) == [1, 2]
+    again.close()
+
+
+@pytest.mark.parametrize("limit", ["MAX_MIRROR_BEHIND", "MAX_MIRROR_BEHIND_BYTES"])
+def test_what_a_locked_file_misses_is_bounded(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """I7, R25: with more than it keeps in memory, it is removed."""
+    monkeypatch.setattr(mirror_module, limit, 2 if limit == "MAX_MIRROR_BEHIND" else 400)
+    monkeypatch.setattr(mirror_module, "MIRROR_WAIT_S", 0.001)
+    holder = apsw.Connection(str(mirror._path))
+    holder.execute("BEGIN IMMEDIATE")
+    for version in range(1, 6):
+        confirm(mirror, version)
+    assert not mirror._path.exists()
+    assert list(mirror._path.parent.glob("mirror.db.behind-*")) == []
+    holder.close()
+
+
+def test_a_damaged_page_is_found_when_it_is_read(mirror: Mirror) -> None:
+    """D3: damage in the middle of the file costs what it knew, and nothing else."""
+    for number in range(200):
+        mirror.take(Observed([state(1, key=f"k{number}", text=f'"{"x" * 500}"')]), seen_us=1)
+    mirror.close()
+    content = bytearray(mirror._path.read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    mirror._path.write_bytes(content)
+    again = Mirror(mirror._path)
+    assert [again.get("c", f"k{number}") for number in range(200)] == [None] * 200
+    confirm(again, 3)
+    assert again.get("c", "k").state == state(3)  # type: ignore[union-attr]
+    assert len(list(mirror._path.parent.glob("mirror.db.damaged-*Z"))) == 1
+    again.close()
+
+
+def test_few_damaged_files_are_kept(tmp_path: Path) -> None:
+    """I7: of what was set aside, the newest three are kept."""
+    for _ in range(5):
+        (tmp_path / "mirror.db").write_bytes(b"\x00\xff" * 8192)
+        Mirror(tmp_path / "mirror.db").close()
+        for path in tmp_path.glob("mirror.db*"):
+            if "damaged" not in path.name:
+                path.unlink()
+    assert len(list(tmp_path.glob("mirror.db.damaged-*Z"))) == 3
+
+
+def test_a_look_that_shows_nothing_new_is_remembered(mirror: Mirror) -> None:
+    """C3: nothing is written, and age and watermarks are those of the last look all the same."""
+    mirror.take(Observed([state(1)], {LANE: 1}), seen_us=100)
+    mirror.take(Observed([state(1)], {LANE: 4}), seen_us=200)
+    row = mirror.get("c", "k")
+    assert row is not None
+    assert (row.seen_us, row.watermarks) == (200, {LANE: 4})
+    assert mirror.unseen("c", before_us=150) == []
+    assert mirror.unseen("c", before_us=250) == ["k"]
+    ((page),) = mirror.page("c", prefix="", after=None, limit=5, now_us=0)
+    assert page.seen_us == 200
+    again = Mirror(mirror._path)
+    assert again.get("c", "k").seen_us == 100  # type: ignore[union-attr]
+    again.close()
+    minute_us = 61_000_000
+    mirror.take(Observed([state(1)], {LANE: 5}), seen_us=100 + minute_us)
+    again = Mirror(mirror._path)
+    assert again.get("c", "k").seen_us == 100 + minute_us  # type: ignore[union-attr]
+    again.close()
+    confirm(mirror, 2)
+    assert mirror.get("c", "k").watermarks == {LANE: 2}  # type: ignore[union-attr]

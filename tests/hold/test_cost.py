@@ -121,7 +121,6 @@ def rows(path: Path) -> int:
     return int(count)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="C3: each read writes the mirror")
 def test_a_read_that_shows_nothing_new_writes_nothing(pg_database: str, tmp_path: Path) -> None:
     """C3: reading an unchanged document from the primary leaves every local file as it was."""
     with standfast.open(pg_database, data_dir=tmp_path / "data") as store:

@@ -32,9 +32,6 @@ def small_disk(tmp_path: Path) -> Path:
     return tmp_path / "small"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="D1: that it failed is only in memory"
-)
 def test_a_mirror_that_missed_writes_is_not_read(pg_database: str, small_disk: Path) -> None:
     """D1, R25: what a full disk kept out of the mirror is not served as its old value later."""
     told = play("stale_mirror", pg_database, small_disk)
@@ -42,13 +39,11 @@ def test_a_mirror_that_missed_writes_is_not_read(pg_database: str, small_disk: P
     assert "error" in told or told["read"] == told["last"], told
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D2: forgetting needs space")
 def test_a_journal_forgets_on_a_full_disk(pg_database: str, small_disk: Path) -> None:
     """D2, R25: what is settled is known on a full disk, and the store is direct again."""
     assert play("forgetting", pg_database, small_disk) == {"durable_on": "primary"}
 
 
-@pytest.mark.xfail(strict=True, raises=StandfastError, reason="D3: a damaged mirror stops the app")
 @pytest.mark.parametrize("damage", ["garbage", "directory"])
 def test_a_damaged_mirror_is_made_anew(
     pg_database: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
@@ -123,7 +118,6 @@ def locked(path: Path) -> Iterator[None]:
         connection.close()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D4: each write waits for the mirror")
 def test_a_locked_mirror_holds_up_no_write(pg_database: str, tmp_path: Path) -> None:
     """D4: when the primary has answered, a write does not wait for a lock on the mirror."""
     with standfast.open(pg_database, data_dir=tmp_path / "data") as store:

@@ -15,7 +15,7 @@ from standfast.engine import journal, mirror
 from standfast.engine.journal import History, Journal
 from standfast.engine.mirror import Mirror
 from standfast.engine.overlay import CompleteMark, View, view_of
-from standfast.errors import CorruptData, StandfastError, Unavailable
+from standfast.errors import CorruptData, Unavailable
 from standfast.limits import MAX_CONNECTIONS, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Observed, Op, ServerIdentity
@@ -59,7 +59,6 @@ class LocalState:
         self._history = self.journal.history()
         if self._history is None:
             self.mirror.clear()  # which database its rows are from is unknown
-        self._mirror_failed = False
         self._lock = threading.Lock()
 
     @property
@@ -111,60 +110,37 @@ class LocalState:
     ) -> None:
         """Take over what a batch of ours made (R6).
 
-        The primary has it, so a mirror that cannot be written is not a reason to fail: it
-        is not read again until it could be emptied.
+        The primary has it, so a mirror that cannot be written is not a reason to fail.
         """
-        try:
-            if self._mirror_failed:
-                self.mirror.clear()
-                self._mirror_failed = False
-            self.mirror.confirm(
-                applied.observed,
-                lane=lane,
-                watermark=applied.watermark,
-                retained=retained,
-                durable=self.options.local_durability == "full",
-            )
-        except StandfastError as error:
-            self._mirror_fails(error)
+        self.mirror.confirm(
+            applied.observed,
+            lane=lane,
+            watermark=applied.watermark,
+            retained=retained,
+            durable=self.options.local_durability == "full",
+        )
 
     def take(self, observed: Observed, *, seen_us: int) -> None:
         """Take over what a read from the primary showed (R5)."""
-        try:
-            if not self._mirror_failed:
-                self.mirror.take(observed, seen_us=seen_us)
-        except StandfastError as error:
-            self._mirror_fails(error)
+        self.mirror.take(observed, seen_us=seen_us)
 
     def forget_lane(self, lane: str) -> None:
         """A lane was fenced, and nothing of it is pending."""
-        try:
-            self.mirror.forget_lane(lane)
-        except StandfastError as error:
-            self._mirror_fails(error)
-
-    def _mirror_fails(self, error: StandfastError) -> None:
-        if not self._mirror_failed:
-            logger.error("the mirror cannot be written, and is not read: %s", error)
-        self._mirror_failed = True
+        self.mirror.forget_lane(lane)
 
     def take_complete(
         self, collection: str, *, since_us: int, watermarks: Mapping[str, int]
     ) -> None:
         """Note that the mirror holds a collection whole, unless it missed something meanwhile."""
-        try:
-            if not self._mirror_failed:
-                self.mirror.take_complete(collection, since_us=since_us, watermarks=watermarks)
-        except StandfastError as error:
-            self._mirror_fails(error)
+        self.mirror.take_complete(collection, since_us=since_us, watermarks=watermarks)
 
     def unseen(self, collection: str, *, before_us: int) -> list[str]:
         """The keys of documents in the mirror that were not read since."""
-        return [] if self._mirror_failed else self.mirror.unseen(collection, before_us=before_us)
+        return self.mirror.unseen(collection, before_us=before_us)
 
     def complete_mark(self, collection: str) -> CompleteMark | None:
         """The mark of a collection that the mirror holds whole."""
-        return None if self._mirror_failed else self.mirror.complete_mark(collection)
+        return self.mirror.complete_mark(collection)
 
     def view(self, collection: str, key: str, pending: Iterable[Op] | None = None) -> View:
         """What this directory knows of a place.
@@ -173,7 +149,7 @@ class LocalState:
         by then; if it is in both, the row's watermarks show it.
         """
         ops = self.journal.at(collection, key) if pending is None else list(pending)
-        row = None if self._mirror_failed else self.mirror.get(collection, key)
+        row = self.mirror.get(collection, key)
         if row is None and (whole := self.complete_mark(collection)) is not None:
             row = whole.absence(collection, key)
         return view_of(row, ops, now_us=time.time_ns() // 1000)
@@ -183,7 +159,7 @@ class LocalState:
 
         A key that the mirror does not know is not taken for missing: others may have made it since.
         """
-        row = None if self._mirror_failed else self.mirror.get(collection, key)
+        row = self.mirror.get(collection, key)
         return self._readable(collection, key, view_of(row, (), now_us=time.time_ns() // 1000))
 
     def read_local(self, collection: str, key: str) -> View:

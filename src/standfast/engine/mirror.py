@@ -3,22 +3,50 @@
 Every row is tagged with the watermarks of the directory's lanes in the snapshot that it came from
 (R8), which show the pending ops that are in it.  Rows, watermark and retained ops of a batch are
 written in one transaction (R6): safe from kill -9 at once, from a power cut a moment later.
+
+A call whose answer the primary has given does not fail, and hardly waits, because of the mirror.
+While another process has its file locked, what it missed is in memory, and a lock file beside it
+says so; a mirror that missed anything in another way is removed at once, which a full disk allows
+too, and begun anew when that works (R25).
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import apsw
 import msgspec
 
+from standfast.backends.sqlite.file import gone
 from standfast.engine.overlay import CompleteMark, MirrorRow
+from standfast.engine.set_aside import COMPANIONS, remove_oldest, set_aside
 from standfast.engine.sqlite_file import LocalFile
-from standfast.limits import MAX_MIRROR_ROWS, MAX_RETAINED_BYTES, RETENTION_S
+from standfast.errors import ConfigError, CorruptData, StandfastError
+from standfast.limits import (
+    MAX_MIRROR_BEHIND,
+    MAX_MIRROR_BEHIND_BYTES,
+    MAX_MIRROR_LOOKS,
+    MAX_MIRROR_ROWS,
+    MAX_RETAINED_BYTES,
+    MIRROR_LOOK_S,
+    MIRROR_WAIT_S,
+    RETENTION_S,
+)
+from standfast.ops.batch import Place
 from standfast.ops.types import Observed, Op, Row, State, pack_batch
 from standfast.system.failpoints import failpoint
+from standfast.system.locks import FileLock
+
+logger = logging.getLogger("standfast")
+T = TypeVar("T")
 
 FILE = "mirror.db"
 #: "stnm" in ASCII.
@@ -75,6 +103,7 @@ _PUT = (
     " OR (excluded.version = version AND excluded.seen_us >= seen_us)"
 )
 _LIVE = "collection = ? AND text IS NOT NULL AND (expires_us IS NULL OR expires_us > ?)"
+_HISTORY = "SELECT value FROM meta WHERE name = 'history'"
 _RETAINED_BYTES = "SELECT coalesce(sum(length(batch)), 0) FROM retained"
 #: Retained ops are cleared once in so many batches.
 _CLEAR_EVERY = 256
@@ -82,52 +111,294 @@ _CLEAR_EVERY = 256
 _COUNT_EVERY = 4096
 
 
+#: Pauses between attempts to begin a mirror anew.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+#: The lock file of a process whose mirror missed something that is in its memory only.
+_BEHIND = ".behind-"
+
+
+class _NoMirrorError(Exception):
+    """There is no file now; it is begun anew after a pause."""
+
+
+class _News(NamedTuple):
+    """What one transaction tells the mirror; `lane` is empty for what a read showed."""
+
+    observed: Observed
+    seen_us: int
+    lane: str = ""
+    watermark: int = 0
+    retained: Sequence[tuple[Op, int | None]] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of documents in it."""
+        texts = sum(len(state.text or "") for state in self.observed.states)
+        return texts + sum(len(op.body or "") for op, _ in self.retained) + 100
+
+
+class _Look(NamedTuple):
+    """A later look at a row of the mirror that showed nothing new."""
+
+    version: int
+    seen_us: int
+    watermarks: Mapping[str, int]
+
+
 class Mirror:
-    """The mirror of one data directory.  Thread-safe, and used by all of its processes."""
+    """The mirror of one data directory.  Thread-safe, and used by all of its processes.
+
+    Never raises because of its file: without one it knows nothing, and begins anew later.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the mirror")
+        self._path = path.absolute()
+        self._turn = threading.RLock()
+        self._file: LocalFile | None = None
+        self._history: str | None = None
         self._batches = 0
-        with self._file.writing("opening the mirror", durable=False) as conn:
-            conn.execute(_WHOLE)
-        with self._file.reading("looking at the mirror") as conn:
-            self._retained_bytes: int = conn.execute(_RETAINED_BYTES).get
+        self._retained_bytes = 0
+        self._looks: dict[Place, _Look] = {}
+        self._behind: list[_News] = []
+        self._behind_rows: dict[Place, MirrorRow] = {}
+        self._mark: FileLock | None = None
+        self._pause_s, self._retry_at = _FIRST_PAUSE_S, 0.0
+        self._warned = self._closed = False
+        self._process = os.getpid()
+        with self._turn:
+            self._begin()
+
+    # ---- the file
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a file that it can be read from."""
+        return self._file is not None
+
+    def _begin(self) -> None:
+        """Open the file, or a new one in the place of a damaged one."""
+        try:
+            if self._missed_by_the_dead():
+                self._unlink()
+            try:
+                self._file = self._opened()
+            except (CorruptData, ConfigError) as error:
+                if not os.path.lexists(self._path):
+                    raise
+                aside = set_aside(self._path)
+                remove_oldest(self._path)
+                logger.warning(
+                    "the mirror cannot be used (%s): it is begun anew, what was there is %s",
+                    error.code,
+                    aside.name,
+                )
+                self._file = self._opened()
+            self._pause_s = _FIRST_PAUSE_S
+        except (StandfastError, OSError) as error:
+            self._file = None
+            self._retry_at = time.monotonic() + self._pause_s
+            self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
+            self._warn(error)
+
+    def _opened(self) -> LocalFile:
+        file = LocalFile(
+            *(self._path,),
+            mark=MARK,
+            schema=_SCHEMA,
+            what="the mirror",
+            busy_timeout_s=MIRROR_WAIT_S,
+        )
+        try:
+            with file.reading("looking at the mirror") as conn:
+                self._retained_bytes = conn.execute(_RETAINED_BYTES).get
+                made = conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'whole'").get
+            if not made or self._history is not None:
+                with file.writing("opening the mirror", durable=False) as conn:
+                    conn.execute(_WHOLE)
+                    if self._history is not None:
+                        _set_history(conn, self._history)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _missed_by_the_dead(self) -> bool:
+        """Whether a process ended while the mirror missed what it had in memory."""
+        dead = False
+        for path in self._path.parent.glob(f"{self._path.name}{_BEHIND}*"):
+            probe = FileLock(path)
+            if probe.acquire():
+                dead = True
+                probe.release()
+        return dead
+
+    def _unlink(self) -> None:
+        """Remove the file, and the marks of processes that ended while it missed something."""
+        self._path.unlink(missing_ok=True)
+        for path in self._path.parent.glob(f"{self._path.name}{_BEHIND}*"):
+            probe = FileLock(path)
+            if probe.acquire():
+                path.unlink(missing_ok=True)
+                probe.release()
+
+    def _drop(self, error: StandfastError | OSError) -> None:
+        """It missed something, or is damaged: nobody may read it again, whatever happens next."""
+        file, self._file = self._file, None
+        self._forget()
+        self._retry_at = time.monotonic() + self._pause_s
+        self._warn(error)
+        if file is None or os.getpid() != self._process:  # a forked child has closed its copies
+            return
+        damaged = isinstance(error, CorruptData) and error.code != "file_gone"
+        try:
+            if file.in_place:
+                if damaged:
+                    set_aside(self._path)
+                    remove_oldest(self._path)
+                else:
+                    self._path.unlink()
+        except OSError:
+            logger.exception("the mirror that missed something cannot be removed")
+        file.close()
+        if not os.path.lexists(self._path):  # SQLite removes none beside a file that is gone
+            for ending in COMPANIONS:
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{self._path}{ending}")
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            logger.warning("the mirror is not used until it can be begun anew: %s", error)
+        self._warned = True
+
+    def _forget(self) -> None:
+        self._looks.clear()
+        self._behind.clear()
+        self._behind_rows.clear()
+        self._retained_bytes = 0
+        self._unmark()
+
+    def _unmark(self) -> None:
+        if self._mark is not None:
+            with contextlib.suppress(OSError):
+                self._mark.path.unlink()
+            self._mark.release()
+            self._mark = None
+
+    def _read(self, work: Callable[[apsw.Connection], T], *, otherwise: T) -> T:
+        """What `work` finds; `otherwise` when there is no file that can be read."""
+        file = self._file
+        if file is None:
+            return otherwise
+        try:
+            with file.reading("reading the mirror") as conn:
+                found = work(conn)
+            if file.in_place:
+                return found
+            raise gone(self._path, "the mirror")
+        except StandfastError as error:
+            with self._turn:
+                if self._file is file and not self._closed:
+                    self._drop(error)
+                    self._begin()
+            return otherwise
+
+    def _write(self, work: Callable[[apsw.Connection], object], *, durable: bool = False) -> None:
+        """One transaction; raises what kept it from being written."""
+        if self._file is None:
+            if time.monotonic() < self._retry_at:
+                raise _NoMirrorError
+            self._begin()
+        if self._file is None:
+            raise _NoMirrorError
+        with self._file.writing("writing the mirror", durable=durable) as conn:
+            work(conn)
+            failpoint("mirror-before-commit")
+        if self._warned:
+            logger.warning("the mirror is used again")
+            self._warned = False
+
+    # ---- the database that it mirrors
 
     def belongs_to(self, history: str) -> None:
         """Make sure that it mirrors this history; what it held of another is of no use.
 
         What it holds of a database that had no history yet, it holds of the one that begins there.
         """
-        with self._file.writing("looking at the mirror", durable=True) as conn:
-            found = conn.execute("SELECT value FROM meta WHERE name = 'history'").get
+
+        def note(conn: apsw.Connection) -> None:
+            found = conn.execute(_HISTORY).get
             if found == history:
                 return
             if found is not None:
                 _clear(conn)
             failpoint("mirror-emptied")
-            conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
+            _set_history(conn, history)
+
+        with self._turn:
+            self._history = history
+            if self._read(lambda conn: conn.execute(_HISTORY).get, otherwise=None) == history:
+                return
+            self._forget()
+            self._or_drop(lambda: self._write(note, durable=True))
 
     def clear(self) -> None:
         """Forget everything: a mirror that missed a change must not be read."""
-        with self._file.writing("emptying the mirror", durable=False) as conn:
-            _clear(conn)
+        with self._turn:
+            self._forget()
+            self._or_drop(lambda: self._write(_clear))
+
+    def _or_drop(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except _NoMirrorError:
+            pass  # it is begun anew later, from nothing
+        except StandfastError as error:
+            self._drop(error)
+            self._begin()
+
+    # ---- rows
 
     def get(self, collection: str, key: str) -> MirrorRow | None:
         """What the primary last said of one place; None when it never said anything."""
-        with self._file.reading("reading the mirror") as conn:
-            found = conn.execute(_GET, (collection, key)).fetchone()
-        if found is None:
-            return None
-        text, version, created_us, updated_us, expires_us, tags, seen_us = found
-        state = State(collection, key, text, version, created_us, updated_us, expires_us)
-        return MirrorRow(state, _decode_tags(tags), seen_us)
+        place = (collection, key)
+        row = self._read(lambda conn: _row(conn, place), otherwise=None)
+        behind = self._behind_rows.get(place)
+        if behind is not None and (row is None or behind.state.version >= row.state.version):
+            return behind
+        look = self._looks.get(place)
+        if row is None or look is None or look.version != row.state.version:
+            return row
+        return MirrorRow(row.state, look.watermarks, look.seen_us) if later(look, row) else row
 
     def take(self, observed: Observed, *, seen_us: int) -> None:
-        """Take over what a read from the primary showed (write-through, R5)."""
-        failpoint("mirror-before-take")
-        with self._file.writing("writing the mirror", durable=False) as conn:
-            _put(conn, observed, seen_us)
-        failpoint("mirror-taken")
+        """Take over what a read from the primary showed (write-through, R5).
+
+        A read that showed nothing new is remembered in memory: nothing is written.
+        """
+        with self._turn:
+            news = [
+                state for state in observed.states if not self._is_known(state, observed, seen_us)
+            ]
+            if not news and not self._behind:
+                return
+            failpoint("mirror-before-take")
+            self._tell(_News(Observed(news, observed.watermarks), seen_us))
+            failpoint("mirror-taken")
+
+    def _is_known(self, state: State, observed: Observed, seen_us: int) -> bool:
+        place = (state.collection, state.key)
+        row = self._read(lambda conn: _row(conn, place), otherwise=None)
+        same = row is not None and _content(row.state) == _content(state)
+        if row is None or not same or place in self._behind_rows:
+            self._looks.pop(place, None)
+            return False
+        if seen_us - row.seen_us >= MIRROR_LOOK_S * 1e6 or len(self._looks) >= MAX_MIRROR_LOOKS:
+            self._looks.pop(place, None)
+            return False
+        look = self._looks.get(place)
+        if look is None or look.version != state.version or seen_us >= look.seen_us:
+            self._looks[place] = _Look(state.version, seen_us, observed.watermarks)
+        return True
 
     def confirm(
         self,
@@ -140,36 +411,99 @@ class Mirror:
     ) -> None:
         """Take over what a batch of ours made: rows, the lane's watermark, and its ops (R6)."""
         failpoint("mirror-before-confirm")
-        now_us = time.time_ns() // 1000
-        with self._file.writing("writing the mirror", durable=durable) as conn:
-            _put(conn, observed, now_us)
-            conn.execute(
-                "INSERT INTO lanes VALUES (?, ?) ON CONFLICT (lane)"
-                " DO UPDATE SET watermark = max(watermark, excluded.watermark)",
-                (lane, watermark),
-            )
-            if retained:
-                batch = pack_batch(retained)
-                conn.execute(
-                    "INSERT INTO retained (at_us, lane, last, batch) VALUES (?, ?, ?, ?)",
-                    (now_us, lane, retained[-1][0].seq, batch),
-                )
-                self._retained_bytes += len(batch)
+        with self._turn:
+            news = _News(observed, time.time_ns() // 1000, lane, watermark, retained)
+            self._tell(news, durable=durable)
             self._batches += 1
-            if self._batches % _CLEAR_EVERY == 0:
-                conn.execute(
-                    "DELETE FROM retained WHERE at_us < ?", (now_us - int(RETENTION_S * 1e6),)
-                )
-                self._retained_bytes = conn.execute(_RETAINED_BYTES).get
-            if self._retained_bytes > MAX_RETAINED_BYTES:
-                conn.execute(
-                    "DELETE FROM retained WHERE id < (SELECT (min(id) + max(id)) / 2 FROM retained)"
-                )
-                self._retained_bytes = conn.execute(_RETAINED_BYTES).get
-            if self._batches % _COUNT_EVERY == 0:
-                _shrink(conn)
-            failpoint("mirror-before-commit")
+            for state in observed.states:
+                self._looks.pop((state.collection, state.key), None)
         failpoint("mirror-confirmed")
+
+    def _tell(self, news: _News, *, durable: bool = False) -> None:
+        """Write it, behind what is in memory; a file that another process has locked waits."""
+        waiting = [*self._behind, news]
+
+        def write(conn: apsw.Connection) -> None:
+            for one in waiting:
+                self._note(conn, one)
+
+        try:
+            self._write(write, durable=durable)
+        except _NoMirrorError:
+            pass
+        except StandfastError as error:
+            if error.code == "file_gone":  # another process began it anew: there it goes
+                self._drop(error)
+                self._begin()
+                self._or_drop(lambda: self._write(write, durable=durable))
+            elif error.code == "locked" and self._is_marked():
+                self._keep(news, error)
+            else:
+                self._drop(error)
+        else:
+            if self._behind:
+                self._behind.clear()
+                self._behind_rows.clear()
+                self._unmark()
+
+    def _is_marked(self) -> bool:
+        """Say beside the file that it misses something; False when even that fails."""
+        if self._mark is None:
+            mark = FileLock(self._path.with_name(f"{self._path.name}{_BEHIND}{uuid.uuid4().hex}"))
+            try:
+                if mark.acquire():
+                    self._mark = mark
+            except OSError:
+                return False
+        return self._mark is not None
+
+    def _keep(self, news: _News, error: StandfastError) -> None:
+        self._behind.append(news)
+        many = len(self._behind) > MAX_MIRROR_BEHIND
+        if many or sum(one.size for one in self._behind) > MAX_MIRROR_BEHIND_BYTES:
+            self._drop(error)
+            return
+        for state in news.observed.states:
+            place = (state.collection, state.key)
+            known = self._behind_rows.get(place)
+            if known is None or state.version >= known.state.version:
+                self._behind_rows[place] = MirrorRow(state, news.observed.watermarks, news.seen_us)
+
+    def _note(self, conn: apsw.Connection, news: _News) -> None:
+        _put(conn, news.observed, news.seen_us)
+        if not news.lane:
+            return
+        conn.execute(
+            "INSERT INTO lanes VALUES (?, ?) ON CONFLICT (lane)"
+            " DO UPDATE SET watermark = max(watermark, excluded.watermark)",
+            (news.lane, news.watermark),
+        )
+        if news.retained:
+            batch = pack_batch(news.retained)
+            conn.execute(
+                "INSERT INTO retained (at_us, lane, last, batch) VALUES (?, ?, ?, ?)",
+                (news.seen_us, news.lane, news.retained[-1][0].seq, batch),
+            )
+            self._retained_bytes += len(batch)
+        self._trim(conn, news.seen_us)
+
+    def _trim(self, conn: apsw.Connection, now_us: int) -> None:
+        if (self._batches + 1) % _CLEAR_EVERY == 0:
+            conn.execute("DELETE FROM retained WHERE at_us < ?", (now_us - int(RETENTION_S * 1e6),))
+            self._retained_bytes = conn.execute(_RETAINED_BYTES).get
+        if self._retained_bytes > MAX_RETAINED_BYTES:
+            conn.execute(
+                "DELETE FROM retained WHERE id < (SELECT (min(id) + max(id)) / 2 FROM retained)"
+            )
+            self._retained_bytes = conn.execute(_RETAINED_BYTES).get
+        if (self._batches + 1) % _COUNT_EVERY == 0:
+            _shrink(conn)
+
+    def catch_up(self) -> None:
+        """Write what is in memory, if the file is free again."""
+        with self._turn:
+            if self._behind:
+                self._tell(_News(Observed([]), time.time_ns() // 1000))
 
     # ---- whole collections
 
@@ -177,28 +511,49 @@ class Mirror:
         self, collection: str, *, since_us: int, watermarks: Mapping[str, int]
     ) -> None:
         """Note that it holds all documents that the collection had then."""
-        with self._file.writing("writing the mirror", durable=False) as conn:
+        tags = _encode_tags(watermarks).decode()
+
+        def note(conn: apsw.Connection) -> None:
             conn.execute(
-                "INSERT OR REPLACE INTO whole VALUES (?, ?, ?)",
-                (collection, since_us, _encode_tags(watermarks).decode()),
+                "INSERT OR REPLACE INTO whole VALUES (?, ?, ?)", (collection, since_us, tags)
             )
+
+        with (
+            self._turn,
+            contextlib.suppress(StandfastError, _NoMirrorError),
+        ):  # without the mark it is not whole
+            self.catch_up()
+            if not self._behind:
+                self._write(note)
 
     def complete_mark(self, collection: str) -> CompleteMark | None:
         """Since when it holds the collection whole; None when it does not."""
-        with self._file.reading("reading the mirror") as conn:
-            found = conn.execute(
+        if self._behind:
+            return None
+        found = self._read(
+            lambda conn: conn.execute(
                 "SELECT since_us, watermarks FROM whole WHERE collection = ?", (collection,)
-            ).fetchone()
+            ).fetchone(),
+            otherwise=None,
+        )
         return None if found is None else CompleteMark(found[0], _decode_tags(found[1]))
 
     def unseen(self, collection: str, *, before_us: int) -> list[str]:
         """The keys of documents that were not read since."""
-        with self._file.reading("reading the mirror") as conn:
+
+        def find(conn: apsw.Connection) -> list[str]:
             found = conn.execute(
                 "SELECT key FROM rows WHERE collection = ? AND text IS NOT NULL AND seen_us < ?",
                 (collection, before_us),
             )
             return [record[0] for record in found]
+
+        looks = self._looks
+        return [
+            key
+            for key in self._read(find, otherwise=[])
+            if (look := looks.get((collection, key))) is None or look.seen_us < before_us
+        ]
 
     def page(
         self, collection: str, *, prefix: str, after: str | None, limit: int, now_us: int
@@ -211,7 +566,8 @@ class Mirror:
         if after is not None:
             where.append("key > ?")
             values.append(after)
-        with self._file.reading("reading the mirror") as conn:
+
+        def find(conn: apsw.Connection) -> list[Row]:
             found = conn.execute(
                 "SELECT key, text, version, created_us, updated_us, expires_us, seen_us FROM rows"
                 f" WHERE {' AND '.join(where)} ORDER BY key LIMIT ?",
@@ -219,32 +575,76 @@ class Mirror:
             )
             return [Row(*record) for record in found]
 
+        return [self._looked(collection, row) for row in self._read(find, otherwise=[])]
+
+    def _looked(self, collection: str, row: Row) -> Row:
+        look = self._looks.get((collection, row.key))
+        if look is None or look.version != row.version or look.seen_us <= (row.seen_us or 0):
+            return row
+        return msgspec.structs.replace(row, seen_us=look.seen_us)
+
     def count_live(self, collection: str, *, now_us: int) -> int:
         """The number of documents of a collection that it knows."""
-        with self._file.reading("reading the mirror") as conn:
-            return conn.execute(
-                f"SELECT count(*) FROM rows WHERE {_LIVE}", (collection, now_us)
-            ).get
+        statement = f"SELECT count(*) FROM rows WHERE {_LIVE}"
+        return self._read(
+            lambda conn: conn.execute(statement, (collection, now_us)).get, otherwise=0
+        )
+
+    # ---- lanes
 
     def expected_watermark(self, lane: str) -> int:
         """The watermark of a lane as the primary last returned it."""
-        with self._file.reading("reading the mirror") as conn:
-            return conn.execute("SELECT watermark FROM lanes WHERE lane = ?", (lane,)).get or 0
+        statement = "SELECT watermark FROM lanes WHERE lane = ?"
+        known = self._read(lambda conn: conn.execute(statement, (lane,)).get, otherwise=0) or 0
+        with self._turn:
+            return max([known, *(one.watermark for one in self._behind if one.lane == lane)])
 
     def forget_lane(self, lane: str) -> None:
         """A lane was fenced, and nothing of it is pending."""
-        with self._file.writing("writing the mirror", durable=False) as conn:
-            conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+        with (
+            self._turn,
+            contextlib.suppress(StandfastError, _NoMirrorError),
+        ):  # a line too many does no harm
+            self._write(lambda conn: conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,)))
         failpoint("lane-forgotten")
 
     def count(self) -> int:
         """The number of places that it knows."""
-        with self._file.reading("reading the mirror") as conn:
-            return conn.execute("SELECT count(*) FROM rows").get
+        return self._read(lambda conn: conn.execute("SELECT count(*) FROM rows").get, otherwise=0)
 
     def close(self) -> None:
         """Close the file.  Idempotent."""
-        self._file.close()
+        with self._turn:
+            self.catch_up()
+            self._closed = True
+            if self._behind and self._file is not None and self._file.in_place:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()  # what it missed is in memory only
+            self._unmark()
+            if self._file is not None:
+                self._file.close()
+
+
+def later(look: _Look, row: MirrorRow) -> bool:
+    """Whether the look is newer than what is written."""
+    return look.seen_us >= row.seen_us
+
+
+def _content(state: State) -> tuple[str | None, int, int | None]:
+    return (state.text, state.version, state.expires_us)
+
+
+def _row(conn: apsw.Connection, place: Place) -> MirrorRow | None:
+    found = conn.execute(_GET, place).fetchone()
+    if found is None:
+        return None
+    text, version, created_us, updated_us, expires_us, tags, seen_us = found
+    state = State(*place, text, version, created_us, updated_us, expires_us)
+    return MirrorRow(state, _decode_tags(tags), seen_us)
+
+
+def _set_history(conn: apsw.Connection, history: str) -> None:
+    conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
 
 
 def _shrink(conn: apsw.Connection) -> None:

@@ -41,9 +41,18 @@ class LocalFile:
     """One file, with a connection for reading and connections for writing.  Thread-safe.
 
     `mark` is the file's PRAGMA application_id; `schema` creates its tables, version 1.
+    `busy_timeout_s` is how long a transaction waits for another process that is writing.
     """
 
-    def __init__(self, path: Path, *, mark: int, schema: str, what: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mark: int,
+        schema: str,
+        what: str,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
         self.path = path.absolute()
         self._what = what
         self._lock = threading.Lock()
@@ -52,20 +61,29 @@ class LocalFile:
             create_private(self.path)
             failpoint("file-made")
             self._inode = inode_of(self.path)
-            self._writer = self._connect()
-            self._install(mark, schema)
-            self._durable = self._connect()
-            self._durable.execute("PRAGMA synchronous = FULL")
-            self._reader = self._connect()
-            self._checkpointing = Checkpointing(self._connect(), self.path)
+            with contextlib.ExitStack() as undo:
+                self._writer = self._connect(undo)
+                self._install(mark, schema)
+                self._durable = self._connect(undo)
+                self._durable.execute("PRAGMA synchronous = FULL")
+                self._reader = self._connect(undo)
+                self._checkpointing = Checkpointing(self._connect(undo), self.path)
+                undo.pop_all()
             for conn in (self._writer, self._durable):
+                conn.set_busy_timeout(int(busy_timeout_s * 1000))
                 conn.set_wal_hook(self._checkpointing.note)
             watch(self)
 
-    def _connect(self) -> apsw.Connection:
+    def _connect(self, undo: contextlib.ExitStack) -> apsw.Connection:
         conn = connect(self.path, int(BUSY_TIMEOUT_S * 1000))
+        undo.callback(conn.close, True)
         conn.execute("PRAGMA synchronous = NORMAL")
         return conn
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file is still the one that was opened."""
+        return inode_of(self.path) == self._inode
 
     def _install(self, mark: int, schema: str) -> None:
         conn = self._writer
@@ -108,7 +126,7 @@ class LocalFile:
                     if conn.in_transaction:
                         conn.execute("ROLLBACK")
                     raise
-                if inode_of(self.path) != self._inode:
+                if not self.in_place:
                     raise gone(self.path, self._what)
             except (apsw.Error, OSError) as error:
                 raise from_sqlite(error, f"{doing} in {self.path}") from None

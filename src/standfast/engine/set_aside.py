@@ -1,0 +1,48 @@
+"""Setting a damaged file aside: kept under a name with a time stamp, out of the way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from standfast.limits import MAX_SET_ASIDE
+
+#: What SQLite keeps beside a database, by the ending of its name.
+COMPANIONS = ("-wal", "-shm")
+_STAMP = re.compile(r"\.damaged-\d{8}T\d{6}\.\d{6}Z")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename whatever is at `path`, and what SQLite keeps beside it; the new name.
+
+    A rename needs no room on a full disk.  Raises OSError.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    os.rename(path, aside)
+    for ending in COMPANIONS:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{ending}", f"{aside}{ending}")
+    return aside
+
+
+def found_aside(path: Path) -> list[Path]:
+    """What was set aside of this file, oldest first."""
+    found = path.parent.glob(f"{path.name}.damaged-*")
+    return sorted(one for one in found if _STAMP.fullmatch(one.name[len(path.name) :]))
+
+
+def remove_oldest(path: Path, *, keep: int = MAX_SET_ASIDE) -> None:
+    """Keep the newest of what was set aside of a file that is disposable."""
+    for one in found_aside(path)[:-keep]:
+        with contextlib.suppress(OSError):
+            if one.is_dir() and not one.is_symlink():
+                shutil.rmtree(one)
+            else:
+                one.unlink()
+            for ending in COMPANIONS:
+                Path(f"{one}{ending}").unlink(missing_ok=True)
