@@ -244,6 +244,73 @@ def test_a_schedule_is_carried_out_once_and_again_after_a_failure(
     assert sorted(running.bot.due) == ["shaky", "shaky", "steady"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        standfast.CorruptData("x", code="x", hint="x"),
+        standfast.ConfigError("x", code="x", hint="x"),
+        standfast.ConflictError("x", code="x", hint="x"),
+        standfast.Unavailable("x", code="x", hint="x"),
+        TimeoutError(),
+        asyncio.CancelledError(),
+        RecursionError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_due_schedule_survives_errors_of_every_kind(
+    error: BaseException,
+    fake: FakeDiscord,
+    outage: Outage,
+    start: Callable[[], Running],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the reconciliation, the look at what is due and the handler raise, once each: the
+    loop goes on, and the schedule is carried out."""
+    guild = fake.add_guild("Kelp")
+    with outage.store() as store:
+        state = BotStore(store, environment=Environment())
+        state.schedules.set(guild.id, "steady", "2020-01-01T00:00:00+00:00")
+    raised: list[str] = []
+
+    def once(name: str) -> None:
+        inner = getattr(Bot, name)
+
+        async def failing(self: Bot, *arguments: Any) -> Any:
+            if name not in raised:
+                raised.append(name)
+                raise error
+            return await inner(self, *arguments)
+
+        monkeypatch.setattr(Bot, name, failing)
+
+    for name in ("reconcile", "run_due", "on_schedule_due"):
+        once(name)
+    running = start()
+    fake.wait_until(lambda: running.bot.due == ["steady"], timeout_s=30, what="the schedule")
+    fake.wait_until(running.bot.reconciled.is_set, timeout_s=30, what="the reconciliation")
+    assert sorted(raised) == ["on_schedule_due", "reconcile", "run_due"]
+
+
+def test_what_only_looks_like_a_message_is_not_deleted(
+    fake: FakeDiscord, outage: Outage, start: Callable[[], Running]
+) -> None:
+    """F7: two roles in a document are two large numbers, and Discord knows no message of theirs:
+    nobody asks, and they stay; a message that `set` wrote in another process is looked at."""
+    guild = fake.add_guild("Kelp")
+    roles = [10**18, 10**18 + 1]
+    with outage.store() as store:
+        state = BotStore(store, environment=Environment())
+        state.guilds.patch(guild.id, {"allowed_roles": roles})
+        state.messages.set(guild.id, "deleted", guild.general.id, 10**18 + 2)
+    running = start()
+    fake.wait_until(running.bot.reconciled.is_set, what="the reconciliation")
+    assert running.bot.gone == ["deleted"]
+    assert running.bot.reconciliation.messages_unverified == 1
+    document = running.run(running.bot.state.guilds.get(guild.id))
+    assert document["allowed_roles"] == roles
+
+
 def test_the_state_is_there_from_setup_hook_to_close(
     fake: FakeDiscord, start: Callable[[], Running]
 ) -> None:
