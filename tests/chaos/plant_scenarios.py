@@ -12,12 +12,15 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import standfast
 from chaos.plant_stage import Memory, Wire, at_step
 from standfast import DataError, StandfastError
 from standfast.engine import journal as journal_module
+from standfast.engine import replayer
 from standfast.engine.journal import Journal
+from standfast.engine.replay_batches import next_batch
 from standfast.engine.state_machine import Mode
 from standfast.ops.build import build_op
 from standfast.ops.types import Op
@@ -27,6 +30,7 @@ from support.faulty import (
     Opened,
     Server,
     after,
+    at_once,
     eventually,
     fresh,
     wait_direct,
@@ -135,6 +139,39 @@ def refusal_in_doubt_and_killed(stage: Memory) -> set[str]:
     stage.die(store, link)
     stage.open(stage.link())
     return set() if stage.has_line("k") else {"lost"}
+
+
+@shows("refusal-forgotten-by-a-fence")
+def refusal_in_doubt_and_fenced(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    stage.others.put("k", "text")  # not known here
+    link.script = [after(LOST, hook=lambda: setattr(link, "down", True))]
+    store["c"].increment("k", "")
+    stage.server.database.fence([store.health().lane])
+    link.down = False
+    wait_direct(engine)
+    return set() if stage.has_line("k") else {"lost"}
+
+
+@shows("outcomes-replaced-by-a-skip")
+def refusal_in_doubt_and_halved(stage: Memory) -> set[str]:
+    link = stage.link()
+    opened = store, engine = stage.open(link)
+    stage.others.put("k", "text")  # not known here
+    # The batch of the first is out of the way; the reply of the one behind it is lost.
+    link.script = [after(), after(LOST, hook=lambda: setattr(link, "down", True))]
+    calls = [lambda: store["c"].put("x", 1), lambda: store["c"].increment("k", "")]
+    at_once(opened, link, calls)
+    with patch.object(replayer, "next_batch", one_by_one):
+        link.down = False
+        wait_direct(engine)
+    return set() if stage.has_line("k") else {"lost"}
+
+
+def one_by_one(window: Any, **options: Any) -> Any:
+    """Batches of the replay are cut after each op."""
+    return next_batch(window, **{**options, "max_ops": 1})
 
 
 @shows("lower-watermark-accepted")

@@ -337,6 +337,29 @@ def outcomes_not_kept() -> Patch:
     return patch.object(memory, "encode_outcomes", lambda outcomes: "[]")
 
 
+@plant("R18", finds="lost")
+def refusal_forgotten_by_a_fence() -> Patch:
+    """Whoever closes a lane counts all that its watermark has passed as applied."""
+    return patch.object(Replayer, "_refused", lambda self, lane: set[int]())
+
+
+@plant("R18", finds="lost")
+def outcomes_replaced_by_a_skip() -> Patch:
+    """A replay of which everything is skipped replaces the lane's stored outcomes."""
+    original = MemoryBackend.apply
+
+    def apply(self: MemoryBackend, ops: Sequence[Op], **options: Any) -> Any:
+        lane = ops[0].lane
+        before = self._lanes.get(lane, (0, "open", "[]"))[0]
+        applied = original(self, ops, **options)
+        if ops[-1].seq <= before:
+            watermark, state, _ = self._lanes[lane]
+            self._lanes[lane] = (watermark, state, base.encode_outcomes(applied.outcomes))
+        return applied
+
+    return patch.object(MemoryBackend, "apply", apply)
+
+
 @plant("conflicts", finds="lost update")
 def base_not_kept() -> Patch:
     """The journal does not keep the base of a put, so on replay it replaces the document."""

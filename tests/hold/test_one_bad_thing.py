@@ -136,7 +136,6 @@ def row_trigger(url: str, body: str) -> None:
         admin("CREATE TRIGGER a BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION judge()")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P3: adoption takes it for applied")
 def test_what_was_refused_in_doubt_is_not_taken_for_applied(
     pg_cluster: Cluster, pg_database: str, tmp_path: Path
 ) -> None:

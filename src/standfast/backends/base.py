@@ -232,6 +232,13 @@ class Backend(Protocol):
         """
         ...
 
+    def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:
+        """The outcomes of the last batch that a lane has written, as they are stored with it.
+
+        An op at or below the watermark of the lane may be among them as refused (R18).
+        """
+        ...
+
     def observe(
         self,
         collection: str,
@@ -358,7 +365,7 @@ def skip_applied(
             code="went_back",
             hint="was it restored from a backup, or did a failover lose its last writes?",
         )
-    known = {o.seq: o for o in msgspec.json.decode(outcomes, type=list[Outcome])}
+    known = {o.seq: o for o in decode_outcomes(outcomes)}
     skipped = [
         msgspec.structs.replace(known[op.seq], status="skipped")
         if op.seq in known and known[op.seq].status == "applied"
@@ -390,6 +397,11 @@ def encode_outcomes(outcomes: Sequence[Outcome]) -> str:
     return msgspec.json.encode(
         [msgspec.structs.replace(outcome, text=None) for outcome in outcomes]
     ).decode()
+
+
+def decode_outcomes(text: str) -> list[Outcome]:
+    """What `encode_outcomes` has encoded."""
+    return msgspec.json.decode(text, type=list[Outcome])
 
 
 def readable(collection: str, row: Row) -> Any:

@@ -19,6 +19,7 @@ from standfast.backends.base import (
     LoadReport,
     RunRecord,
     StoredText,
+    decode_outcomes,
     encode_outcomes,
     readable,
     skip_applied,
@@ -35,6 +36,7 @@ from standfast.ops.types import (
     Identity,
     Observed,
     Op,
+    Outcome,
     Row,
     ServerIdentity,
     State,
@@ -209,6 +211,10 @@ class MemoryBackend:
                 watermark, _, outcomes = self._lanes.get(lane, (0, "open", "[]"))
                 self._lanes[lane] = (watermark, "fenced", outcomes)
             return {lane: self._lanes[lane][0] for lane in lanes}
+
+    def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:
+        with self._lock:
+            return decode_outcomes(self._lanes.get(lane, (0, "open", "[]"))[2])
 
     def conflicts(
         self,

@@ -259,12 +259,23 @@ class Replayer:
         failpoint("fence-done")
         mine = [one for one in self._journal.everything() if one.op.lane == lane]
         aside = along_with(mine, aside)
-        self._confirm_applied([one for one in mine if one.op.seq <= final[lane]], final[lane])
-        self._reissue([one for one in mine if one.op.seq > final[lane]], aside=aside)
+        refused: set[int] = set()
+        if any(one.op.seq <= final[lane] for one in mine):
+            refused = self._refused(lane)
+        settled = [one for one in mine if one.op.seq <= final[lane] and one.op.seq not in refused]
+        self._confirm_applied(settled, final[lane])
+        rest = [one for one in mine if one.op.seq > final[lane] or one.op.seq in refused]
+        self._reissue(rest, aside=aside)
         failpoint("fence-reissued")
         if self._journal.close_lane(lane):
             self._local_state.forget_lane(lane)
             lanes.forget(self._data_dir, lane)
+
+    def _refused(self, lane: str) -> set[int]:
+        """The ops that the lane's watermark has passed although they did not take effect (R18)."""
+        deadline = time.monotonic() + self._deadline_s
+        outcomes = self.backend.outcomes(lane, deadline=deadline)
+        return {outcome.seq for outcome in outcomes if outcome.status == "refused"}
 
     def _reissue(self, rest: Sequence[Pending], *, aside: Set[Place] = frozenset()) -> None:
         """Give ops of one lane new names on fresh lanes, in the same order."""

@@ -41,6 +41,23 @@ class FencesContract(ContractBase):
         assert backend.fence(lanes) == expected
         assert backend.fence([]) == {}
 
+    def test_r18_a_fenced_lane_keeps_its_last_outcomes(self, backend: Backend) -> None:
+        """R18: what a lane's last batch came to is known after its fence, refusals included; a
+        batch of which everything is skipped does not replace it."""
+        lane = make_lane()
+        backend.apply([self.op(lane, 1, "put", "1", "1")])
+        batch = [
+            self.op(lane, 2, "put", "1", "2", if_version=99),
+            self.op(lane, 3, "put", "2", "3"),
+        ]
+        backend.apply(batch)
+        for half in (batch[:1], batch[1:], batch):
+            backend.apply(half)
+            found = {one.seq: one.status for one in backend.outcomes(lane)}
+            assert found == {2: "refused", 3: "applied"}
+        backend.fence([lane])
+        assert {one.seq: one.status for one in backend.outcomes(lane)} == found
+
     def test_r1_fencing_again_changes_nothing(self, backend: Backend) -> None:
         """R1: a fence is idempotent, a lane may be named twice, and other lanes stay open."""
         lane, other, directory = make_lane(), make_lane(), make_lane()

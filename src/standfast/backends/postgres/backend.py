@@ -9,7 +9,15 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
-from standfast.backends.base import Form, Image, Load, LoadReport, RunRecord, StoredText
+from standfast.backends.base import (
+    Form,
+    Image,
+    Load,
+    LoadReport,
+    RunRecord,
+    StoredText,
+    decode_outcomes,
+)
 from standfast.backends.postgres import conflicts, fast_put, load, read, schema, script, write
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
@@ -21,7 +29,7 @@ from standfast.errors import ConfigError
 from standfast.limits import MAX_CONNECTIONS, MAX_TRANSACTION_ATTEMPTS
 from standfast.ops.batch import places
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, ConflictRecord, Identity, Observed, Op, Row
+from standfast.ops.types import Applied, ConflictRecord, Identity, Observed, Op, Outcome, Row
 from standfast.system.failpoints import failpoint
 
 #: Rows that a streaming read holds at a time.
@@ -245,6 +253,13 @@ class PostgresBackend(Sessions):
             final = conflicts.fence(conn, sorted(set(lanes)), directory)
             failpoint("pg-lanes-fenced")
             return final
+
+    def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:
+        with self.connection("reading the outcomes of a lane", deadline) as conn:
+            row = conn.execute(
+                "SELECT outcomes FROM standfast.lanes WHERE lane = %s AND generation = 0", (lane,)
+            ).fetchone()
+            return decode_outcomes(row[0]) if row else []
 
     def conflicts(
         self,

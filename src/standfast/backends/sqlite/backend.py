@@ -25,6 +25,7 @@ from standfast.backends.base import (
     LoadReport,
     RunRecord,
     StoredText,
+    decode_outcomes,
     migrations,
     readable,
 )
@@ -52,6 +53,7 @@ from standfast.ops.types import (
     Identity,
     Observed,
     Op,
+    Outcome,
     Row,
     ServerIdentity,
     State,
@@ -310,6 +312,15 @@ class SqliteBackend:
     ) -> dict[str, int]:
         with self._writing("closing lanes of earlier processes") as conn:
             return sqlite_conflicts.fence(conn, lanes, directory, now_us())
+
+    def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:
+        with self._using("reading the outcomes of a lane") as conn:
+            if conn is None or self._adopting:
+                return []
+            text = conn.execute(
+                "SELECT outcomes FROM _standfast_lanes WHERE lane = ? AND generation = 0", (lane,)
+            ).get
+            return decode_outcomes(text or "[]")
 
     def conflicts(
         self,
