@@ -283,3 +283,50 @@ def test_reading_only_is_told(memory: Server, open_it: Open) -> None:
     link.down = False
     wait_direct(engine)
     assert bot.messages.get(1, "registration") is not None
+
+
+@pytest.mark.parametrize("single_row", [False, True], ids=["rows", "one-row"])
+def test_documents_are_saved_and_arrive_once(
+    pg_database: str, tmp_path: Path, single_row: bool
+) -> None:
+    """A dict that was loaded before is changed and saved while PostgreSQL is away, in either
+    layout; promotion into a registration of the bot's own is refused until PostgreSQL is back."""
+    home = Home(pg_database, tmp_path)
+    look, bot = home.store("look"), home.bot()
+    guilds = {"1": {"a": 1}, "2": {"a": 1}}
+    look["persisted_views"].put_many({"default": guilds} if single_row else guilds)
+    bot.waitlist.add(1, member_id=5, discord_tag="t", ign="x")
+    documents = bot.documents("persisted_views")
+    data = documents.load()
+    with Outage(home.url, home.root).away():
+        data["1"]["mine"] = 1
+        data["3"] = {"new": True}
+        documents.save(data)
+        assert documents.get("1") == {"a": 1, "mine": 1}
+        assert code(Unavailable, lambda: bot.waitlist.promote_into(1, Registration()))
+        assert bot.waitlist.length(1) == 1
+    back(bot)
+    assert dict(documents.load()) == {
+        "1": {"a": 1, "mine": 1},
+        "2": {"a": 1},
+        "3": {"new": True},
+    }
+    assert bot.store.health().conflicts == {}
+    assert len(bot.waitlist.promote_into(1, Registration())) == 1
+    home.close()
+
+
+class Registration:
+    """A registration with one place, which nobody has."""
+
+    def capacity(self, guild: Any) -> int:
+        return 1
+
+    def registered(self, guild: Any) -> int:
+        return 0
+
+    def teams(self, guild: Any) -> list[str]:
+        return []
+
+    def register(self, guild: Any, entry: Any) -> None:
+        pass
