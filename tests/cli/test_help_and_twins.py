@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from standfast.cli.main import twin
+from standfast.cli.main import DECISIONS, twin
 from support.cli import run_cli
 from support.commands import COMMANDS, LEAVES, run, words_of
 from support.moving import Place
@@ -110,14 +110,29 @@ def test_the_first_line_comes_before_the_driver(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "command"), LEAVES, ids=words_of)
 def test_every_flag_names_its_twin(words: list[str], command: click.Command) -> None:
-    """--help tells the variable of every flag."""
+    """--help gives the variable of every setting; a flag that decides something has none."""
     shown = " ".join(run_cli(*words, "--help").out.split())
     options = [param for param in command.params if isinstance(param, click.Option)]
     assert {"--to", "--data-dir", "--json"} <= {option.opts[0] for option in options}
-    for option in options:
+    settings = [option for option in options if DECISIONS.isdisjoint(option.opts)]
+    for option in settings:
         name = {"--to": "STANDFAST_DATABASE_URL"}.get(option.opts[0], twin(option))
         assert f"[env var: {name}" in shown, option.opts
-    assert shown.count("[env var: ") == len(options)
+    assert shown.count("[env var: ") == len(settings)
+
+
+@pytest.mark.parametrize("flag", sorted(DECISIONS))
+def test_nobody_agrees_by_a_variable(flag: str) -> None:
+    """STANDFAST_ALL=1 STANDFAST_YES=1 gave up acknowledged writes: what decides, or says what
+    becomes of data, is on the command line or it is not said."""
+    having = [
+        option
+        for _, command in LEAVES
+        for option in command.params
+        if isinstance(option, click.Option) and flag in option.opts
+    ]
+    assert having
+    assert all(option.envvar is None for option in having)
 
 
 def test_the_names_of_twins_are_those_of_the_flags() -> None:
@@ -133,21 +148,22 @@ def test_twins_of_migrate_take_effect(embedded: Place) -> None:
     """Each flag of `migrate` does the same when its variable is given."""
     embedded.write("deep/players.json", [{"tag": "a"}])
     env = {"STANDFAST_RECURSIVE": "1", "STANDFAST_KEY": "tag", "STANDFAST_DRY_RUN": "true"}
-    env |= {"STANDFAST_JSON": "yes", "STANDFAST_COLLECTION": "squad", "STANDFAST_YES": "on"}
-    ran = run(embedded, "migrate", ".", env=env)
+    env |= {"STANDFAST_JSON": "yes", "STANDFAST_COLLECTION": "squad"}
+    ran = run(embedded, "migrate", ".", "--yes", env=env)
     assert ran.code == 0
     (planned,) = ran.document["collections"]
     assert (planned["collection"], planned["new"], planned["key_field"]) == ("squad", 1, "tag")
     assert not embedded.data_dir.exists()
     env |= {"STANDFAST_DRY_RUN": "0", "STANDFAST_KEEP_FILES": "1"}
-    assert run(embedded, "migrate", ".", env=env).document["moved"] == 0
+    assert run(embedded, "migrate", ".", "--yes", env=env).document["moved"] == 0
     assert embedded.documents("squad") == {"a": {"tag": "a"}}
     embedded.write("deep/players.json", [{"tag": "a", "x": 1}])
-    assert run(embedded, "migrate", ".", env=env).document["green"] is True
+    assert run(embedded, "migrate", ".", "--yes", env=env).document["green"] is True
     embedded.write("views.json", {"a": 1})
     embedded.write("bad.json", "")
     env = {"STANDFAST_WHOLE": "1", "STANDFAST_SKIP_BAD": "1", "STANDFAST_YES": "1"}
-    assert run(embedded, "migrate", ".", env=env).code == 4
+    assert run(embedded, "migrate", ".", env=env).code == 2
+    assert run(embedded, "migrate", ".", "--yes", env=env).code == 4
     assert embedded.documents("views") == {"default": {"a": 1}}
     embedded.write("views.json", {"a": 2})
     env = {"STANDFAST_WHOLE": "1", "STANDFAST_ON_CONFLICT": "database"}

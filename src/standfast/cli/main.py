@@ -41,18 +41,26 @@ _COMMANDS = {
 _PREFIX = "STANDFAST_"
 #: Flags that the settings read from the environment themselves, under these and other names.
 _SETTINGS = frozenset(("--to", "--data-dir"))
+#: Flags by which a person agrees to something, or says what becomes of data: a variable that was
+#: set for one command, or by another program, must not say it for the next.
+DECISIONS = frozenset(
+    "--adopt --all --confirm --discard-newer --dismiss --force --split-default --take --value"
+    " --yes".split()
+)
 
 
 def add_twins(command: click.Command) -> None:
-    """Let every option of a command, and of those below it, be given by a variable too.
+    """Let every setting of a command, and of those below it, be given by a variable too.
 
-    A flag on the command line goes before its variable; an empty variable counts as unset.
+    A flag on the command line goes before its variable; an empty variable counts as unset.  What
+    decides (`DECISIONS`) is said on the command line alone.
     """
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             add_twins(inner)
     for param in command.params:
-        if isinstance(param, click.Option) and _SETTINGS.isdisjoint(param.opts):
+        apart = _SETTINGS | DECISIONS
+        if isinstance(param, click.Option) and apart.isdisjoint(param.opts):
             param.envvar = twin(param)
             param.show_envvar = True
 
@@ -97,8 +105,8 @@ def main() -> None:
     """Your app's JSON files, safely in a database: move, hold, run.
 
     The database is PostgreSQL when DATABASE_URL names one, else SQLite in the data directory
-    (STANDFAST_DATA_DIR, default ./storage).  Every flag has a twin in the environment:
-    --on-conflict is STANDFAST_ON_CONFLICT, and STANDFAST_YES=1 is --yes.
+    (STANDFAST_DATA_DIR, default ./storage).  Every setting has a twin in the environment:
+    --on-conflict is STANDFAST_ON_CONFLICT.  What decides (--yes, --all, --force) has none.
     """
 
 
