@@ -329,3 +329,14 @@ def test_two_apps_that_differ_by_their_search_path(
         assert store["others"].put("1", "b").version == 1
     assert db.one("SELECT data FROM bota.things") == "a"
     assert db.one("SELECT count(*) FROM botb.others") == 1
+
+
+def test_a_percent_in_the_name_of_a_schema(pg_database: str, db: Sql) -> None:
+    """A9: the driver would take it for a placeholder: refused by name when the store is opened, and
+    no outage that never ends."""
+    db('CREATE SCHEMA "a%b"')
+    db(f'ALTER DATABASE {db.connection.info.dbname} SET search_path = "a%b"')
+    error = refused(lambda: opened(pg_database).__enter__(), "no_schema")
+    assert "`a%b`" in error.message
+    with opened(f"{pg_database}?schema=public") as store:
+        assert store["things"].put("1", 1).version == 1

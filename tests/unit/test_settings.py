@@ -243,7 +243,7 @@ def test_public_hosts_require_tls(host: str) -> None:
         ("postgres://db,10.0.0.1/x", {}, None),
         ("postgres://a.example.com/x?sslmode=disable", {}, "disable"),
         ("postgres://a.example.com/x?sslmode=", {}, "require"),
-        ("postgres://a.example.com/x?sslrootcert=system", {}, None),
+        ("postgres://a.example.com/x?sslrootcert=system", {}, "verify-full"),
         ("postgres://a.example.com/x?service=prod", {}, None),
         ("postgres://a.example.com/x", {"PGSSLMODE": "verify-full"}, None),
         ("postgres://a.example.com/x", {"PGSSLMODE": " "}, "require"),

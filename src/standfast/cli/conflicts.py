@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from standfast.cli.common import common_options, open_connection, read_settings
-from standfast.cli.output import Exit, note, print_json, print_line, shown
+from standfast.cli.output import Exit, line_of, note, print_json, print_line, shown
 from standfast.document.codec import accept, decode, encode
 from standfast.errors import ConfigError
 from standfast.ops.types import ConflictRecord, from_microseconds
@@ -75,7 +75,7 @@ def _about(entry: ConflictRecord) -> dict[str, Any]:
 
 def _line(entry: ConflictRecord) -> str:
     about = _about(entry)
-    about["key"] = shown(entry.key)
+    about["key"] = line_of(entry.key)
     about["resolution"] = entry.resolution or "-"
     return "  ".join(str(value) for value in about.values())
 

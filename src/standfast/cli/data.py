@@ -11,7 +11,16 @@ from typing import Any
 import click
 
 from standfast.cli.common import common_options, open_backend, open_for_data, read_settings
-from standfast.cli.output import Exit, note, print_json, print_line, print_lines, shown
+from standfast.cli.output import (
+    Exit,
+    line_of,
+    masked,
+    note,
+    print_json,
+    print_line,
+    print_lines,
+    shown,
+)
 from standfast.document.codec import accept, decode, encode
 from standfast.document.names import collection_name
 from standfast.errors import ConfigError
@@ -35,7 +44,7 @@ def get_command(
         found = store[collection].read(key)
     if found is None:
         if as_json:
-            print_json({"collection": collection, "key": key, "found": False})
+            print_json({"collection": masked(collection), "key": masked(key), "found": False})
         note(f"no document {key!r} in `{collection}`")
         return Exit.NO
     if as_json:
@@ -153,17 +162,24 @@ def delete_command(
 @click.option("--prefix", default="", help="Only keys that begin with this.")
 @click.option("--after", help="Only keys after this one, in bytewise order.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIST), default=1000, show_default=True)
+@click.option(
+    "-0", "--null", is_flag=True, help="Keys as they are, each ended by a NUL (xargs -0)."
+)
 @common_options("--url")
 def list_command(
     collection: str | None,
     prefix: str,
     after: str | None,
     limit: int,
+    null: bool,
     url: str | None,
     data_dir: str | None,
     as_json: bool,
 ) -> int:
-    """List the collections with their number of documents, or the keys of COLLECTION."""
+    """List the collections with their number of documents, or the keys of COLLECTION.
+
+    In a line, control characters of a key are shown as \\x0a and a backslash as two.
+    """
     with open_for_data(url, data_dir) as store:
         if collection is None:
             counts = {name: store[name].count() for name in store.collections()}
@@ -178,7 +194,10 @@ def list_command(
         print_json({"collection": collection, "keys": keys})
     else:
         for key in keys:
-            print_line(key)
+            if null:
+                print_lines([key + "\0"])
+            else:
+                print_line(line_of(key))
     if len(keys) == limit:
         note(f"there may be more: --after {shlex.quote(shown(keys[-1]))}")
     return Exit.DONE
@@ -205,7 +224,7 @@ def export_command(
     with open_backend(read_settings(url, data_dir)) as backend:
         if collection_name(collection) not in backend.collections():
             if as_json:
-                print_json({"collection": collection, "found": False})
+                print_json({"collection": masked(collection), "found": False})
             note(f"no collection `{collection}`")
             return Exit.NO
         lines = export_lines(backend, collection, one_document=as_json and output is None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Generator, Iterable
@@ -74,6 +75,24 @@ def shown(text: object) -> str:
     return _plain(str(text)).translate(_CONTROL)
 
 
+#: User and password of an address, wherever it stands, also as a path has made it (one slash);
+#: and the password of libpq's other form.
+_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2})[^\s'\"`]*@")
+_PASSWORD = re.compile(r"(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s'\"`&]+)", re.I)
+
+
+def masked(text: str) -> str:
+    """The text without the passwords of addresses in it: an argument that is shown may be a URL in
+    the wrong place."""
+    return _PASSWORD.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
+
+
+def line_of(key: str) -> str:
+    """A key as one line of a list: what a terminal or a loop over lines would act on is
+    escaped, and so is the backslash, so that no two keys look alike."""
+    return shown(key.replace("\\", "\\\\"))
+
+
 def _plain(text: str) -> str:
     """The text with escapes for surrogates: they stand for bytes of a path that are not text."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -100,7 +119,7 @@ def print_error(code: str, message: str, hint: str) -> None:
     """An error and what to do next, on stderr; with --json as a document on stdout."""
     if _state["json"] and code != _OUTPUT:
         try:
-            print_json({"error": {"code": code, "message": message, "hint": hint}})
+            print_json({"error": {"code": code, "message": masked(message), "hint": masked(hint)}})
         except ConfigError:
             pass  # stdout cannot take it: stderr may
         else:
@@ -124,7 +143,7 @@ def warn(text: str) -> None:
 def _tell(text: str) -> None:
     # Through click, which leaves the colours out when stderr is not a terminal.
     try:
-        click.echo(text, err=True)
+        click.echo(masked(text), err=True)
     except BrokenPipeError:
         silence(sys.stderr)
 

@@ -136,8 +136,9 @@ class Settings:
 def parse_url(url: str, *, environ: Mapping[str, str] | None = None) -> Target:
     """Read a database URL, or libpq's `key=value` form, into a `Target`; nothing is opened.
 
-    A public host (or sslnegotiation=direct) gets `sslmode=require`, unless there is an sslmode, an
-    sslrootcert or a service, PGSSLMODE or PGSERVICE (a service file may ask for more than that);
+    A public host (or sslnegotiation=direct) gets `sslmode=require`, and with an sslrootcert
+    `verify-full`, unless there is an sslmode or a service, PGSSLMODE (a weak one is warned of) or
+    PGSERVICE (a service file may ask for more than that);
     on private hosts (see `is_private_host`) libpq's own default, `prefer`, stays. Of `environ`
     (default: `os.environ` now) only these two, PGHOST, PGHOSTADDR and PGPORT are read.
     Raises ConfigError with code `bad_url`, `bad_scheme` or `bad_parameter`; neither it nor
@@ -148,7 +149,14 @@ def parse_url(url: str, *, environ: Mapping[str, str] | None = None) -> Target:
     params, pooler = parts.params, parts.pooler
     if parts.kind == "postgresql":
         if _needs_tls(params, environ):
-            params["sslmode"] = "require"
+            params["sslmode"] = "verify-full" if "sslrootcert" in params else "require"
+        elif _goes_out(params, environ) and "sslmode" not in params:
+            mode = environ.get("PGSSLMODE", "").strip()
+            if mode in ("disable", "allow", "prefer"):
+                parts.warnings[
+                    f"PGSSLMODE={mode}: the connection to a public host may not be"
+                    " encrypted; write sslmode=require into the URL"
+                ] = None
         _check_places(params)
         _check_values(params)
         if pooler is None:
@@ -230,15 +238,32 @@ def _either(params: Mapping[str, str], environ: Mapping[str, str], name: str) ->
 
 
 def _needs_tls(params: Mapping[str, str], environ: Mapping[str, str]) -> bool:
-    if params.keys() & {"sslmode", "sslrootcert", "service"}:
+    if params.keys() & {"sslmode", "service"}:
         return False
     if any(environ.get(name, "").strip() for name in ("PGSSLMODE", "PGSERVICE")):
         return False
     if params.get("sslnegotiation") == "direct":
         return True  # libpq refuses it without
+    return _goes_out(params, environ)
+
+
+def _goes_out(params: Mapping[str, str], environ: Mapping[str, str]) -> bool:
+    """Whether any of the hosts is a public one."""
     # hostaddr is where libpq connects to; host is then only the name in the certificate.
     hosts = _either(params, environ, "hostaddr") or _either(params, environ, "host")
     return not all(is_private_host(host) for host in hosts.split(","))
+
+
+def may_send_cleartext(params: Mapping[str, str], environ: Mapping[str, str]) -> bool:
+    """Whether a server may ask for the password as it is: on private hosts, where the certificate
+    is checked, and where the user has said which ways to log in are right (require_auth)."""
+    mode = params.get("sslmode") or environ.get("PGSSLMODE", "")
+    return (
+        mode in ("verify-full", "verify-ca")
+        or "require_auth" in params
+        or bool(environ.get("PGREQUIREAUTH", "").strip())
+        or not ("service" in params or _goes_out(params, environ))
+    )
 
 
 def _is_pooler(hosts: str, ports: str) -> bool:

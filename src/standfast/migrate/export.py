@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -38,7 +40,17 @@ def export_lines(backend: Backend, collection: str, *, one_document: bool = Fals
 
 
 def save_export(lines: Iterable[str], path: Path) -> None:
-    """Put exported lines in the place of a file, atomically; ConfigError when that fails."""
+    """Put exported lines in the place of a regular file, atomically; ConfigError when that fails.
+
+    What is no regular file stays as it is: a device, a FIFO, a directory, and a symlink, which is
+    neither followed nor replaced.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise ConfigError(
+            f"{path} is not a regular file, and was left as it is",
+            code="exists",
+            hint="name a file; without -o the export goes to standard output",
+        )
     try:
         write_atomic(path, "".join(lines).encode())
     except OSError as error:

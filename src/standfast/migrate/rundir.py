@@ -219,8 +219,8 @@ class RunDir:
         write_atomic(self.path / stored, data, mtime_ns=mtime_ns)
 
     def save_checksums(self, sources: Sequence[SourceRecord]) -> None:
-        """Write the checksums in the form that `sha256sum -c` reads."""
-        lines = [f"{source.sha256}  {source.stored}\n" for source in sources]
+        """Write the checksums in the form that `sha256sum -c` reads; odd names are escaped."""
+        lines = [checksum_line(source.sha256, source.stored) for source in sources]
         self._save("SHA256SUMS", "".join(lines).encode())
 
     def original(self, source: SourceRecord) -> bytes:
@@ -335,3 +335,9 @@ def find_run(data_dir: Path, run: str) -> RunDir:
         code="no_such_run",
         hint="`standfast runs` lists them; STANDFAST_DATA_DIR says where they are kept",
     )
+
+
+def checksum_line(sha256: str, name: str) -> str:
+    """A line of SHA256SUMS; a name with a line break is one line all the same."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{sha256}  {escaped}\n"

@@ -8,6 +8,7 @@ one that is free.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -21,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 from standfast.backends.postgres.deadline import SocketDeadline
 from standfast.backends.postgres.errors import explain, forget, from_psycopg
 from standfast.backends.postgres.pinned import PIN_SESSION
-from standfast.config.settings import Target
+from standfast.config.settings import Target, may_send_cleartext
 from standfast.errors import DeadlineExceeded, Unavailable
 from standfast.system.platform import is_ready
 
@@ -36,7 +37,12 @@ def parameters(target: Target) -> dict[str, Any]:
 
     Keepalives are the second line of defence: they notice a network that swallows packets.
     """
+    ours: dict[str, Any] = {}
+    if not may_send_cleartext(target.params, os.environ):
+        # Whoever answers at that address would read it.
+        ours["require_auth"] = "!password"
     return {
+        **ours,
         "application_name": "standfast",
         "keepalives": 1,
         "keepalives_idle": 5,

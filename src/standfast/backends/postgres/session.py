@@ -167,6 +167,12 @@ class Sessions:
                     code="no_schema",
                     hint="create one, or name it with ?schema= in the URL",
                 )
+            if "%" in row[0]:  # the driver would take it for a placeholder
+                raise ConfigError(
+                    f"the name of the schema `{row[0]}`, the first of the search_path, has a %",
+                    code="no_schema",
+                    hint="rename it, or name another schema with ?schema= in the URL",
+                )
             self._schema = str(row[0])
         return self._schema
 
