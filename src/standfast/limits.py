@@ -48,6 +48,10 @@ MAX_TRANSACTION_BYTES = 8 * 1024 * 1024
 #: acknowledged. Half of it is warned about.
 MAX_JOURNAL_OPS = 1_000_000
 
+#: Pending writes of one document up to which they are applied in the caller's own thread where no
+#: folded head of them is at hand; above, a thread of the engine does it.
+MAX_QUICK_OPS = 16
+
 #: JSON bytes that the journal holds.
 MAX_JOURNAL_BYTES = 1024 * 1024 * 1024
 

@@ -208,6 +208,135 @@ def test_the_history_that_it_belongs_to(journal: Journal, tmp_path: Path) -> Non
     assert not history.is_of(ServerIdentity(None, "system"))
 
 
+def forgetting_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the file takes nothing."""
+
+    def full(doing: str, *, durable: bool) -> Any:
+        raise Unavailable("the disk is full", code="disk_full", hint="free space")
+
+    monkeypatch.setattr(journal._file, "writing", full)
+
+
+def test_forgetting_needs_no_space(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D2, R25: on a full disk what is settled is not pending any more, in every question that is
+    asked of the journal, and it leaves the file when there is room again."""
+    ops = [make(1), make(2, key="other"), make(3)]
+    add(journal, *ops)
+    journal.open_lane(LANE)
+    before, pending = journal.version(), list(journal.everything())
+    with monkeypatch.context() as patch:
+        forgetting_fails(journal, patch)
+        journal.remove(pending[:2])
+        assert [one.op.seq for one in journal.first(1)] == [3]
+        assert [op.seq for op in journal.at("c", "k")] == [3]
+        assert journal.totals() == Totals(1, size(ops[2]))
+        assert journal.keys("c") == ["k"]
+        assert (journal.is_at("c", "k"), journal.is_at("c", "other")) == (True, False)
+        assert (journal.has(LANE, 1), journal.has(LANE, 3)) == (False, True)
+        assert journal.oldest_us() == 3
+        assert not journal.close_lane(LANE)
+        journal.remove(pending[2:])
+        assert journal.totals() == Totals(0, 0)
+        assert not journal.holds(LANE)
+        assert journal.close_lane(LANE)
+        assert journal.lanes() == []
+        assert journal.version() != before
+        with pytest.raises(Unavailable):
+            journal.remove(pending, durable=True)
+    assert journal.settled_in_memory == 3
+    again = Journal(journal.path.parent)
+    assert again.totals().ops == 3  # a kill -9 here brings them back, and the primary skips them
+    journal.tidy()
+    assert again.totals() == Totals(0, 0)
+    assert again.lanes() == []
+    assert journal.settled_in_memory == 0
+    again.close()
+
+
+def test_the_next_write_forgets_too(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D2: what is settled in memory leaves the file with the next transaction that succeeds."""
+    add(journal, make(1))
+    with monkeypatch.context() as patch:
+        forgetting_fails(journal, patch)
+        journal.remove(list(journal.everything()))
+    add(journal, make(2))
+    assert [one.op.seq for one in journal.everything()] == [2]
+    assert journal.totals() == Totals(1, size(make(2)))
+    assert journal.settled_in_memory == 0
+
+
+def test_what_is_lost_with_a_damaged_file_is_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D3: of a damaged journal every readable op is there, in order, and each lost one is named."""
+    made = Journal(tmp_path)
+    made.open_lane("ended")
+    directory = made.directory
+    made.set_history(History("id", "system", "display"))
+    add(made, *[make(seq, key=f"k{seq}", body=f'"{"x" * 900}"') for seq in range(1, 101)])
+    made.close()
+    damage(made.path)
+    again = Journal(tmp_path)
+    kept = [one.op.seq for one in again.everything()]
+    (loss,) = again.losses()
+    assert 80 < len(kept) < 100
+    assert kept == sorted(kept)
+    assert loss.salvaged == len(kept)
+    assert loss.lost == 100 - len(kept)
+    assert {seq for _, seq in loss.names} == set(range(1, 101)) - set(kept)
+    assert again.totals().ops == len(kept)
+    assert again.directory == directory
+    assert again.history() == History("id", "system", "display")
+    assert {"ended", LANE} <= set(again.lanes())
+    assert (tmp_path / loss.file).exists()
+    assert "damaged" in caplog.text
+    add(again, make(101))
+    again.close()
+    once_more = Journal(tmp_path)
+    assert len(once_more.losses()) == 1
+    assert once_more.totals().ops == len(kept) + 1
+    once_more.close()
+
+
+def damage(path: Path) -> None:
+    """Overwrite a page of the middle of `ops`."""
+    content = bytearray(path.read_bytes())
+    leaves = [at for at in range(4096, len(content), 4096) if content[at] == 0x0D]
+    at = leaves[len(leaves) // 2]
+    content[at : at + 4096] = b"\xff" * 4096
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("what", ["garbage", "directory"])
+def test_a_journal_of_which_nothing_can_be_read(tmp_path: Path, what: str) -> None:
+    """D3: it is set aside too, a new one begins, and the loss is said to be of unknown size."""
+    path = tmp_path / journal_module.FILE
+    if what == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(b"\x00\xff" * 8192)
+    made = Journal(tmp_path)
+    add(made, make(1))
+    (loss,) = made.losses()
+    assert (loss.salvaged, loss.lost) == (0, None)
+    assert (tmp_path / loss.file).exists()
+    made.close()
+
+
+def test_a_journal_in_use_is_not_set_aside(tmp_path: Path) -> None:
+    """D3: a damaged journal stays where it is while a process of the directory has it open."""
+    from standfast.engine.lanes import Lane
+
+    lane = Lane(tmp_path)
+    (tmp_path / journal_module.FILE).write_bytes(b"\x00\xff" * 8192)
+    with pytest.raises(CorruptData) as caught:
+        Journal(tmp_path)
+    assert caught.value.hint
+    assert not list(tmp_path.glob("*.damaged-*"))
+    lane.lock.release()
+    Journal(tmp_path).close()
+
+
 _PROCESS = """
 import sys
 from pathlib import Path

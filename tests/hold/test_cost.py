@@ -20,9 +20,6 @@ from support.pg import Sql
 MakeFar = Callable[..., FarPg]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="C1: each write folds all pending ones"
-)
 def test_a_write_does_not_cost_more_behind_pending_ones(far_pg: MakeFar, tmp_path: Path) -> None:
     """C1: a write to one document costs about the same with 300 writes pending as with 30."""
     far = far_pg()

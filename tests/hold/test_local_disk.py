@@ -68,9 +68,6 @@ def test_a_damaged_mirror_is_made_anew(
     assert "mirror" in caplog.text
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(AssertionError, StandfastError), reason="D3: a damaged journal is given up"
-)
 def test_a_damaged_journal_is_salvaged(
     far_pg: MakeFar, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,23 +3,31 @@
 An outbox, never disposable: WAL with synchronous=FULL, the setting that lost nothing in real power
 cuts.  It belongs to the data directory, and holds the ops of all lanes that write there; the order
 of its ids is the order of their acknowledgements.
+
+Forgetting needs no space (R25): what cannot be removed from a full disk is known in memory to be
+settled, and brought back by a kill -9 it is skipped by the primary.  A damaged file is set aside,
+and what can be read of it is taken over.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import apsw
 import msgspec
 
+from standfast.engine.heads import Head, pack_head, unpack_head
+from standfast.engine.salvage import Loss, Salvaged, salvage
 from standfast.engine.sqlite_file import LocalFile
-from standfast.errors import Unavailable
+from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.ops.batch import Place
 from standfast.ops.types import Op, ServerIdentity, pack, unpack
 from standfast.system.failpoints import failpoint
 
@@ -48,6 +56,32 @@ CREATE INDEX ops_place ON ops (collection, key);
 CREATE TABLE totals (single INTEGER PRIMARY KEY CHECK (single = 1), ops INTEGER, bytes INTEGER);
 INSERT INTO totals VALUES (1, 0, 0);
 """
+
+# Folded heads, and what damaged files have lost; not in every file that an earlier version has
+# made.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS heads (
+    collection TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    first      INTEGER NOT NULL,            -- ids of the first and the last op in it
+    last       INTEGER NOT NULL,
+    in_op      INTEGER NOT NULL,            -- whether the last op, a put, holds its text
+    head       BLOB NOT NULL,
+    PRIMARY KEY (collection, key)
+) STRICT;
+CREATE TABLE IF NOT EXISTS losses (at_us INTEGER PRIMARY KEY, loss TEXT NOT NULL) STRICT
+"""
+_HEAD = (
+    "SELECT first, last, head,"
+    " (SELECT min(id) FROM ops WHERE collection = ?1 AND key = ?2),"
+    " (SELECT max(id) FROM ops WHERE collection = ?1 AND key = ?2),"
+    " CASE WHEN in_op THEN (SELECT op FROM ops WHERE id = last) END"
+    " FROM heads WHERE collection = ?1 AND key = ?2"
+)
+_FORGET_HEAD = "DELETE FROM heads WHERE collection = ? AND key = ?"
+_PLACE = "SELECT 1 FROM ops WHERE collection = ? AND key = ? LIMIT 1"
+#: A file up to this size is checked for damage when it is opened: at about 1 ms a MB.
+_CHECKED_BYTES = 64 * 1024 * 1024
 
 
 class Pending(NamedTuple):
@@ -89,8 +123,22 @@ class Transaction:
         """The pending ops of one place, in order."""
         return _at(self._conn, collection, key)
 
-    def add(self, ops: Sequence[Op], *, max_ops: int, max_bytes: int) -> None:
-        """Append ops; `Unavailable("journal_full")` when they do not fit any more (I7)."""
+    def head(self, collection: str, key: str) -> Head | None:
+        """The folded head of a place with all of its pending ops; None when there is none."""
+        return _head(self._conn, collection, key)
+
+    def add(
+        self,
+        ops: Sequence[Op],
+        *,
+        max_ops: int,
+        max_bytes: int,
+        heads: Mapping[Place, Head] = MappingProxyType({}),
+    ) -> None:
+        """Append ops; `Unavailable("journal_full")` when they do not fit any more (I7).
+
+        `heads` are the folded heads of their places, these ops included.
+        """
         totals = Totals(*self._conn.execute("SELECT ops, bytes FROM totals").get)
         sizes = [_size(op) for op in ops]
         if totals.ops + len(ops) > max_ops or totals.bytes + sum(sizes) > max_bytes:
@@ -108,6 +156,23 @@ class Transaction:
             ],
         )
         _count(self._conn, len(ops), sum(sizes))
+        self._keep_heads(ops, heads)
+
+    def _keep_heads(self, ops: Sequence[Op], heads: Mapping[Place, Head]) -> None:
+        first = self._conn.last_insert_rowid() - len(ops) + 1
+        last = {(op.collection, op.key): (number, op) for number, op in enumerate(ops, first)}
+        for place, (number, op) in last.items():
+            head = heads.get(place)
+            if head is None:
+                self._conn.execute(_FORGET_HEAD, place)
+                continue
+            in_op = op.kind == "put" and op.body == head.view.text
+            packed = pack_head(head, without_text=in_op)
+            self._conn.execute(
+                "INSERT OR REPLACE INTO heads VALUES (?1, ?2,"
+                " (SELECT min(id) FROM ops WHERE collection = ?1 AND key = ?2), ?3, ?4, ?5)",
+                (*place, number, in_op, packed),
+            )
 
 
 class Journal:
@@ -122,13 +187,17 @@ class Journal:
     ) -> None:
         self.max_ops = max_ops
         self.max_bytes = max_bytes
-        self._file = LocalFile(data_dir / FILE, mark=MARK, schema=_SCHEMA, what="the journal")
+        self._settled: dict[int, Op] = {}
+        self._closed_lanes: set[str] = set()
+        self._changes = 0
+        self._file = _opened((data_dir / FILE).absolute())
         self.path = self._file.path
         self.directory = self._directory()
 
     def _directory(self) -> str:
         """The UUID under which the primary knows the lanes of this directory."""
         with self._file.writing("naming the directory", durable=True) as conn:
+            conn.execute(_ADDED)
             conn.execute("INSERT OR IGNORE INTO meta VALUES ('directory', ?)", (str(uuid.uuid4()),))
             return conn.execute("SELECT value FROM meta WHERE name = 'directory'").get
 
@@ -162,20 +231,32 @@ class Journal:
         """Every lane of the directory that is not known to be closed or fenced, oldest first."""
         with self._file.reading("reading the lanes") as conn:
             found = conn.execute("SELECT lane FROM lanes ORDER BY opened_us, lane")
-            return [record[0] for record in found]
+            return [record[0] for record in found if record[0] not in self._closed_lanes]
 
     def close_lane(self, lane: str) -> bool:
-        """Forget a lane that is closed or fenced; False while something of it is pending."""
+        """Forget a lane that is closed or fenced; False while something of it is pending.
+
+        On a full disk it is forgotten in memory; after a kill -9 it is fenced once more.
+        """
         failpoint("lane-before-close")
+        if self.holds(lane):
+            return False
+        try:
+            closed = self._close_lane(lane)
+        except StandfastError:
+            self._closed_lanes.add(lane)
+            closed = True
+        failpoint("lane-closed")
+        return closed
+
+    def _close_lane(self, lane: str) -> bool:
         with self._file.writing("closing a lane", durable=False) as conn:
             conn.execute(
                 "DELETE FROM lanes WHERE lane = ?1"
                 " AND NOT EXISTS (SELECT 1 FROM ops WHERE lane = ?1)",
                 (lane,),
             )
-            closed = conn.changes() > 0
-        failpoint("lane-closed")
-        return closed
+            return conn.changes() > 0
 
     # ---- ops
 
@@ -183,46 +264,85 @@ class Journal:
     def writing(self) -> Generator[Transaction]:
         """One durable transaction: what it adds is on disk when it returns (I1)."""
         with self._file.writing("writing the journal", durable=True) as conn:
+            settled = self._forget_settled(conn)
             yield Transaction(conn)
             failpoint("journal-before-commit")
+        self._forgotten(settled)
         failpoint("journal-committed")
 
     def at(self, collection: str, key: str) -> list[Op]:
         """The pending ops of one place, in order."""
         with self._file.reading("reading the journal") as conn:
-            return _at(conn, collection, key)
+            return _at(conn, collection, key, self._settled)
+
+    def head(self, collection: str, key: str) -> Head | None:
+        """The folded head of a place with all of its pending ops; None when there is none."""
+        if self._settled:
+            return None
+        with self._file.reading("reading the journal") as conn:
+            return _head(conn, collection, key)
+
+    def is_at(self, collection: str, key: str) -> bool:
+        """Whether anything is pending on a place."""
+        if self._settled:
+            return bool(self.at(collection, key))
+        with self._file.reading("reading the journal") as conn:
+            return bool(conn.execute(_PLACE, (collection, key)).get)
+
+    def count_at(self, collection: str, key: str, *, limit: int) -> int:
+        """How many ops are pending on a place, counted up to a limit."""
+        with self._file.reading("reading the journal") as conn:
+            return conn.execute(
+                "SELECT count(*) FROM (SELECT 1 FROM ops WHERE collection = ? AND key = ? LIMIT ?)",
+                (collection, key, limit),
+            ).get
 
     def keys(self, collection: str) -> list[str]:
         """The keys of a collection that have pending ops."""
         with self._file.reading("reading the journal") as conn:
             found = conn.execute("SELECT DISTINCT key FROM ops WHERE collection = ?", (collection,))
-            return [record[0] for record in found]
+            keys = [record[0] for record in found]
+        return [key for key in keys if self.is_at(collection, key)] if self._settled else keys
 
     def first(self, limit: int, *, after: int = 0) -> list[Pending]:
         """The oldest pending ops above an id, in order, at most `limit`."""
         with self._file.reading("reading the journal") as conn:
             found = conn.execute(
-                "SELECT id, op FROM ops WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+                "SELECT id, op FROM ops WHERE id > ? ORDER BY id LIMIT ?",
+                (after, limit + len(self._settled)),
             )
-            return [Pending(record[0], unpack(record[1])) for record in found]
+            pending = [
+                Pending(record[0], unpack(record[1]))
+                for record in found
+                if record[0] not in self._settled
+            ]
+        return pending[:limit]
 
     def totals(self) -> Totals:
         """How much is pending."""
+        settled = list(self._settled.values())
         with self._file.reading("reading the journal") as conn:
-            return Totals(*conn.execute("SELECT ops, bytes FROM totals").get)
+            ops, size = conn.execute("SELECT ops, bytes FROM totals").get
+        return Totals(max(0, ops - len(settled)), max(0, size - sum(map(_size, settled))))
 
     def oldest_us(self) -> int | None:
         """When the oldest pending op was acknowledged, by this machine's clock."""
+        if self._settled:
+            return next((one.op.at_us for one in self.first(1)), None)
         with self._file.reading("reading the journal") as conn:
             return conn.execute("SELECT at_us FROM ops ORDER BY id LIMIT 1").get
 
     def holds(self, lane: str) -> bool:
         """Whether anything of a lane is pending."""
+        if self._settled:
+            return any(one.op.lane == lane for one in self.everything())
         with self._file.reading("reading the journal") as conn:
             return bool(conn.execute("SELECT 1 FROM ops WHERE lane = ? LIMIT 1", (lane,)).get)
 
     def has(self, lane: str, seq: int) -> bool:
         """Whether the op that a receipt names is pending."""
+        if self._settled:
+            return any(one.op.name == (lane, seq) for one in self.everything())
         with self._file.reading("reading the journal") as conn:
             if conn.execute("SELECT 1 FROM ops WHERE lane = ? AND seq = ?", (lane, seq)).get:
                 return True
@@ -244,15 +364,50 @@ class Journal:
         The mirror has the outcome already: who reads the journal first, then the mirror, sees each
         op in one of the two.
         """
+        pending = list(done)
         failpoint("journal-before-remove")
-        with self._file.writing("clearing the journal", durable=durable) as conn:
-            count = size = 0
-            for pending in done:
-                conn.execute("DELETE FROM ops WHERE id = ?", (pending.id,))
-                if conn.changes():
-                    count, size = count + 1, size + _size(pending.op)
-            _count(conn, -count, -size)
+        try:
+            with self._file.writing("clearing the journal", durable=durable) as conn:
+                settled = self._forget_settled(conn)
+                _remove(conn, pending)
+            self._forgotten(settled)
+        except StandfastError:
+            if durable:
+                raise
+            # On a full disk, say.  They are replayed at the worst, and then skipped.
+            self._settled.update(pending)
+            self._changes += 1
         failpoint("journal-removed")
+
+    def _forget_settled(self, conn: apsw.Connection) -> tuple[list[int], list[str]]:
+        """Remove what is settled in memory only, in a transaction that is under way."""
+        ids, lanes = list(self._settled), list(self._closed_lanes)
+        if ids:
+            _remove(conn, [Pending(one, self._settled[one]) for one in ids])
+        for lane in lanes:
+            conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+        return ids, lanes
+
+    def _forgotten(self, done: tuple[list[int], list[str]]) -> None:
+        for one in done[0]:
+            self._settled.pop(one, None)
+        self._closed_lanes.difference_update(done[1])
+
+    def tidy(self) -> None:
+        """Remove what is settled in memory only, when the file can be written again."""
+        if self._settled or self._closed_lanes:
+            self.remove([])
+
+    @property
+    def settled_in_memory(self) -> int:
+        """Ops that are settled, and could not be removed from the file yet."""
+        return len(self._settled)
+
+    def losses(self) -> list[Loss]:
+        """What damaged files of this journal have lost, oldest first."""
+        with self._file.reading("reading the journal") as conn:
+            found = conn.execute("SELECT loss FROM losses ORDER BY at_us")
+            return [msgspec.json.decode(record[0], type=Loss) for record in found]
 
     def replace(self, pending: Sequence[Pending], change: Callable[[Op], Op]) -> None:
         """Write ops anew in their place of the order: rejected, or moved to another lane (R1)."""
@@ -264,23 +419,97 @@ class Journal:
                     "UPDATE ops SET lane = ?, seq = ?, op = ? WHERE id = ?",
                     (op.lane, op.seq, pack(op), one.id),
                 )
+                conn.execute(_FORGET_HEAD, (op.collection, op.key))
         failpoint("journal-replaced")
 
     def version(self) -> int:
         """A number that changes when another process, or this one, has written to the file."""
         with self._file.reading("looking at the journal") as conn:
-            return conn.execute("PRAGMA data_version").get
+            return (self._changes << 40) + conn.execute("PRAGMA data_version").get
 
     def close(self) -> None:
         """Close the file.  Idempotent."""
         self._file.close()
 
 
-def _at(conn: apsw.Connection, collection: str, key: str) -> list[Op]:
+def _opened(path: Path) -> LocalFile:
+    """The file; a new one with what can be read of a damaged one."""
+    try:
+        file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the journal")
+        try:
+            _check(file, path)
+        except BaseException:
+            file.close()
+            raise
+        return file
+    except CorruptData:
+        found = salvage(path)
+    except ConfigError as error:
+        if error.code != "cannot_open" or path.is_file() or not path.exists():
+            raise
+        found = salvage(path)  # something that is no file is in its place
+    return _salvaged(path, found)
+
+
+def _check(file: LocalFile, path: Path) -> None:
+    if path.stat().st_size > _CHECKED_BYTES:
+        return
+    with file.reading("checking the journal") as conn:
+        found = conn.execute("PRAGMA quick_check(1)").get
+    if found != "ok":
+        raise CorruptData(
+            f"the journal {path} is damaged",
+            code="corrupt",
+            hint="what can be read of it is taken over when the store is opened",
+        )
+
+
+def _salvaged(path: Path, found: Salvaged) -> LocalFile:
+    file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the journal")
+    with file.writing("taking over a damaged journal", durable=True) as conn:
+        conn.execute(_ADDED)
+        conn.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", found.meta)
+        conn.executemany("INSERT OR IGNORE INTO lanes VALUES (?, ?)", found.lanes)
+        conn.executemany(
+            "INSERT OR IGNORE INTO ops (id, lane, seq, collection, key, bytes, at_us, op)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            found.ops,
+        )
+        _count(conn, len(found.ops), sum(row[5] for row in found.ops))
+        loss = msgspec.json.encode(found.loss).decode()
+        conn.execute("INSERT OR REPLACE INTO losses VALUES (?, ?)", (_now_us(), loss))
+    return file
+
+
+def _remove(conn: apsw.Connection, pending: Iterable[Pending]) -> None:
+    count = size = 0
+    places: set[Place] = set()
+    for one in pending:
+        conn.execute("DELETE FROM ops WHERE id = ?", (one.id,))
+        if conn.changes():
+            count, size = count + 1, size + _size(one.op)
+            places.add((one.op.collection, one.op.key))
+    conn.executemany(_FORGET_HEAD, places)
+    _count(conn, -count, -size)
+
+
+def _head(conn: apsw.Connection, collection: str, key: str) -> Head | None:
+    found = conn.execute(_HEAD, (collection, key)).fetchone()
+    if found is None or found[0:2] != found[3:5]:
+        return None
+    return unpack_head(found[2], last=unpack(found[5]) if found[5] is not None else None)
+
+
+def _at(
+    conn: apsw.Connection,
+    collection: str,
+    key: str,
+    settled: Mapping[int, Op] = MappingProxyType({}),
+) -> list[Op]:
     found = conn.execute(
-        "SELECT op FROM ops WHERE collection = ? AND key = ? ORDER BY id", (collection, key)
+        "SELECT id, op FROM ops WHERE collection = ? AND key = ? ORDER BY id", (collection, key)
     )
-    return [unpack(record[0]) for record in found]
+    return [unpack(record[1]) for record in found if record[0] not in settled]
 
 
 def _size(op: Op) -> int:

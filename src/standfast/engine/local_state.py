@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from standfast.engine import journal, mirror
+from standfast.engine.heads import Head, head_of, is_current, seen
 from standfast.engine.journal import History, Journal
 from standfast.engine.mirror import Mirror
-from standfast.engine.overlay import CompleteMark, View, view_of
+from standfast.engine.overlay import CompleteMark, MirrorRow, View, view_of
 from standfast.errors import CorruptData, Unavailable
-from standfast.limits import MAX_CONNECTIONS, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.limits import MAX_CONNECTIONS, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS, MAX_QUICK_OPS
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Observed, Op, ServerIdentity
 
@@ -43,6 +44,18 @@ class OutageOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_journal_ops: int = MAX_JOURNAL_OPS
     max_journal_bytes: int = MAX_JOURNAL_BYTES
     max_connections: int = MAX_CONNECTIONS
+
+
+class PendingAt(Protocol):
+    """Where the pending ops of a place are read: the journal, or a transaction of it."""
+
+    def head(self, collection: str, key: str) -> Head | None:
+        """The folded head of a place with all of its pending ops; None when there is none."""
+        ...
+
+    def at(self, collection: str, key: str) -> list[Op]:
+        """The pending ops of one place, in order."""
+        ...
 
 
 class LocalState:
@@ -142,17 +155,40 @@ class LocalState:
         """The mark of a collection that the mirror holds whole."""
         return self.mirror.complete_mark(collection)
 
-    def view(self, collection: str, key: str, pending: Iterable[Op] | None = None) -> View:
+    def view(self, collection: str, key: str) -> View:
         """What this directory knows of a place.
 
         The journal is read before the mirror: an op that is applied in between is in the mirror
         by then; if it is in both, the row's watermarks show it.
         """
-        ops = self.journal.at(collection, key) if pending is None else list(pending)
+        return self.head(collection, key, self.journal).view
+
+    def head(self, collection: str, key: str, pending: PendingAt) -> Head:
+        """The view of a place, and what it rests on; `pending` is where its ops are read."""
+        found = pending.head(collection, key)
+        if found is not None:
+            row, now_us = self._row(collection, key), time.time_ns() // 1000
+            if is_current(found, row, now_us=now_us):
+                return seen(found, row)
+        ops = pending.at(collection, key)
+        row = self._row(collection, key)
+        return head_of(row, ops, now_us=time.time_ns() // 1000)
+
+    def is_quick(self, collection: str, key: str) -> bool:
+        """Whether the view of a place takes few steps, so that an event loop can wait for it."""
+        if self.journal.count_at(collection, key, limit=MAX_QUICK_OPS) < MAX_QUICK_OPS:
+            return True
+        found = self.journal.head(collection, key)
+        if found is None:
+            return False
+        row = self._row(collection, key)
+        return is_current(found, row, now_us=time.time_ns() // 1000)
+
+    def _row(self, collection: str, key: str) -> MirrorRow | None:
         row = self.mirror.get(collection, key)
         if row is None and (whole := self.complete_mark(collection)) is not None:
             row = whole.absence(collection, key)
-        return view_of(row, ops, now_us=time.time_ns() // 1000)
+        return row
 
     def read_mirror(self, collection: str, key: str) -> View:
         """What the primary said of a place on which nothing is pending; raises as `read_local`.

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from standfast.engine.heads import Head, followed
 from standfast.engine.journal import Transaction
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
-from standfast.engine.overlay import View, after
+from standfast.engine.overlay import View
 from standfast.engine.write_queue import Result, Submission
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.ops.apply import Current, Refusal, apply_op
@@ -45,7 +46,7 @@ class Journaling:
             known = _Known(self._local_state, transaction)
             for submission in submissions:
                 answers.append(self._judge(submission, lane, known))
-            self._add(answers, transaction)
+            self._add(answers, transaction, known)
         return answers
 
     def write_sent(self, sent: Sequence[tuple[Submission, Sequence[Op]]]) -> list[Answer]:
@@ -72,15 +73,18 @@ class Journaling:
                     answers.append(Answer(submission, [], unknown_outcome(ops[0])))
                 else:
                     answers.append(Answer(submission, results))
-            self._add(answers, transaction)
+            self._add(answers, transaction, known)
         return answers
 
-    def _add(self, answers: Sequence[Answer], transaction: Transaction) -> None:
+    def _add(self, answers: Sequence[Answer], transaction: Transaction, known: _Known) -> None:
         options = self._local_state.options
         ops = [result.op for answer in answers for result in answer.results]
         if ops:
             transaction.add(
-                ops, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
+                ops,
+                max_ops=options.max_journal_ops,
+                max_bytes=options.max_journal_bytes,
+                heads=known.heads,
             )
 
     def _judge(self, submission: Submission, lane: Lane, known: _Known) -> Answer:
@@ -115,24 +119,36 @@ class _Known:
     def __init__(self, local_state: LocalState, transaction: Transaction) -> None:
         self._local_state = local_state
         self._transaction = transaction
-        self._views: dict[Place, View] = {}
+        self.heads: dict[Place, Head] = {}
+        self._marked: dict[Place, Head] | None = None
 
     def at(self, op: Op) -> View:
+        return self._head(op).view
+
+    def _head(self, op: Op) -> Head:
         place = (op.collection, op.key)
-        view = self._views.get(place)
-        if view is None:
-            view = self._views[place] = self._local_state.view(*place, self._transaction.at(*place))
-        return view
+        head = self.heads.get(place)
+        if head is None:
+            head = self._local_state.head(*place, self._transaction)
+            self.heads[place] = head
+        return head
 
     def note(self, op: Op) -> View:
-        view = self._views[(op.collection, op.key)] = after(self.at(op), op)
-        return view
+        place = (op.collection, op.key)
+        before = self._head(op)
+        if self._marked is not None:
+            self._marked.setdefault(place, before)
+        head = self.heads[place] = followed(before, op)
+        return head.view
 
-    def mark(self) -> dict[Place, View]:
-        return dict(self._views)
+    def mark(self) -> dict[Place, Head]:
+        """From here on, what changes can be taken back."""
+        self._marked = {}
+        return self._marked
 
-    def back_to(self, mark: dict[Place, View]) -> None:
-        self._views = mark
+    def back_to(self, mark: dict[Place, Head]) -> None:
+        self.heads.update(mark)
+        self._marked = None
 
 
 def _journaled(op: Op, known: _Known) -> Result:

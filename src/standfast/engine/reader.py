@@ -25,12 +25,13 @@ from standfast.system.supervision import SupervisedThread
 
 
 class Question(msgspec.Struct, frozen=True):
-    """One read that waits."""
+    """One read that waits; `local`: it is to be answered from the local files."""
 
     promise: Promise[ReadResult]
     collection: str
     key: str
     deadline: float
+    local: bool = False
 
 
 class Reader:
@@ -79,8 +80,11 @@ class Reader:
                     self._ended = True
                 else:
                     waiting.append(question)
+        self._answer_locally([question for question in waiting if question.local])
         collections: dict[str, list[Question]] = {}
         for question in waiting:
+            if question.local:
+                continue
             collections.setdefault(question.collection, []).append(question)
         for collection, questions in collections.items():
             self._answer(collection, questions)

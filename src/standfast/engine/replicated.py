@@ -318,9 +318,9 @@ class ReplicatedEngine:
         """Read one place: at once from the local files, or from the primary as a promise."""
         self.require_open()
         if self.mode is not Mode.DIRECT or self._reader.suspect:
-            return self.read_locally(collection, key)
-        if not self._writer.journal_empty and self.local_state.journal.at(collection, key):
-            return self.read_locally(collection, key)
+            return self._read_here(collection, key, loop)
+        if not self._writer.journal_empty and self.local_state.journal.is_at(collection, key):
+            return self._read_here(collection, key, loop)
         if local:
             try:
                 # Nothing is pending on it: that was just seen, without looking into the journal.
@@ -331,6 +331,16 @@ class ReplicatedEngine:
         promise: Promise[ReadResult] = Promise(loop)
         deadline = time.monotonic() + self.deadline_s
         self._reader.ask(Question(promise, collection, key, deadline))
+        return promise
+
+    def _read_here(
+        self, collection: str, key: str, loop: asyncio.AbstractEventLoop | None
+    ) -> ReadResult | Promise[ReadResult]:
+        """Read from the local files; by the reader's thread where an event loop would wait long."""
+        if loop is None or self.local_state.is_quick(collection, key):
+            return self.read_locally(collection, key)
+        promise: Promise[ReadResult] = Promise(loop)
+        self._reader.ask(Question(promise, collection, key, float("inf"), local=True))
         return promise
 
     def scan(

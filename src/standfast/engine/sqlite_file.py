@@ -23,7 +23,7 @@ from standfast.backends.sqlite.file import (
     inode_of,
     transaction,
 )
-from standfast.errors import ConfigError
+from standfast.errors import ConfigError, StandfastError
 from standfast.system.failpoints import failpoint
 from standfast.system.files import create_private
 from standfast.system.forking import OPENING, watch
@@ -129,7 +129,7 @@ class LocalFile:
                 if not self.in_place:
                     raise gone(self.path, self._what)
             except (apsw.Error, OSError) as error:
-                raise from_sqlite(error, f"{doing} in {self.path}") from None
+                raise self._explained(error, doing) from None
 
     @contextmanager
     def reading(self, doing: str) -> Generator[apsw.Connection]:
@@ -138,7 +138,13 @@ class LocalFile:
             try:
                 yield self._reader
             except (apsw.Error, OSError) as error:
-                raise from_sqlite(error, f"{doing} in {self.path}") from None
+                raise self._explained(error, doing) from None
+
+    def _explained(self, error: apsw.Error | OSError, doing: str) -> StandfastError:
+        # A file that replaced it may share its log: then SQLite finds anything.
+        if not self.in_place:
+            return gone(self.path, self._what)
+        return from_sqlite(error, f"{doing} in {self.path}")
 
     def fork_locks(self) -> list[threading.Lock]:
         return [self._lock, self._reading, self._checkpointing.lock]

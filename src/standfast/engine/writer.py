@@ -188,8 +188,8 @@ class Writer:
         behind: list[Submission] = []
         for submission in submissions:
             places = {(op.collection, op.key) for op in submission.ops}
-            at = self._local_state.journal.at
-            if not waiting.isdisjoint(places) or any(at(*place) for place in places):
+            is_at = self._local_state.journal.is_at
+            if not waiting.isdisjoint(places) or any(is_at(*place) for place in places):
                 waiting |= places
                 behind.append(submission)
         return behind
