@@ -13,9 +13,10 @@ logger = logging.getLogger("tournament_bot")
 
 
 async def report(interaction: discord.Interaction, error: BaseException) -> None:
-    """Tell the user what went wrong; a bug goes into the log."""
+    """Tell the user what went wrong; details, with hosts and names in them, go into the log."""
     if isinstance(error, StandfastError):
-        text = f"The storage cannot do that now: {error.message}."
+        logger.warning("the storage: %s (%s)", error.message, error.hint)
+        text = "The storage cannot do that now. Please try again in a minute."
     elif isinstance(error, app_commands.MissingPermissions):
         text = "This needs the permission of an administrator."
     elif isinstance(error, app_commands.AppCommandError | ValueError):

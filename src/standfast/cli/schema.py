@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from standfast.backends.base import SCHEMA_VERSION, migrations
@@ -10,6 +12,9 @@ from standfast.cli.output import Exit, note, print_json, print_line
 from standfast.config.settings import Settings
 from standfast.document.names import collection_name
 from standfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from standfast.backends.postgres.script import ScriptOptions
 
 _collections = click.option(
     "--collection",
@@ -28,11 +33,17 @@ def schema_command() -> None:
 @schema_command.command("sql")
 @_collections
 @click.option("--role", metavar="ROLE", help="Add the grants that this role needs to work.")
+@click.option("--owner", metavar="ROLE", help="Who owns the bookkeeping, a role without login.")
+@click.option("--formerly", metavar="ROLE", help="As whom the app worked until now.")
+@click.option("--index", is_flag=True, help="Also the index that makes `find` fast.")
 @click.option("--offline", is_flag=True, help="Do not connect: print everything from the start.")
 @common_options("--url")
 def sql_command(
     collections: tuple[str, ...],
     role: str | None,
+    owner: str | None,
+    formerly: str | None,
+    index: bool,
     offline: bool,
     url: str | None,
     data_dir: str | None,
@@ -47,7 +58,12 @@ def sql_command(
     if settings.target.kind == "sqlite":
         text = "".join(statements for _, statements in migrations("sqlite"))
     else:
-        text = _postgres_script(settings, names, role, offline=offline)
+        from standfast.backends.postgres.script import OWNER, ScriptOptions
+
+        options = ScriptOptions(
+            role, owner or OWNER, formerly, trusted=settings.target.trust, indexes=index
+        )
+        text = _postgres_script(settings, names, options, offline=offline)
     if as_json:
         print_json({"sql": text})
     else:
@@ -56,12 +72,11 @@ def sql_command(
 
 
 def _postgres_script(
-    settings: Settings, names: list[str], role: str | None, *, offline: bool
+    settings: Settings, names: list[str], options: ScriptOptions, *, offline: bool
 ) -> str:
     from standfast.backends.postgres.backend import PostgresBackend
-    from standfast.backends.postgres.script import ScriptOptions, script
+    from standfast.backends.postgres.script import script
 
-    options = ScriptOptions(role=role, trusted=settings.target.trust)
     if offline:
         return script(None, settings.target.schema or "public", names, options)
     backend = PostgresBackend(settings.target)

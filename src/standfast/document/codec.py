@@ -51,6 +51,8 @@ def encode(value: Any) -> str:
         # It refuses subclasses: an OrderedDict has another order than the C encoder sees.
         marshal.dumps(value, 2)
         raw = _encode(value)
+        if len(raw) > MAX_DOCUMENT_BYTES:  # before many times its size is made of it
+            raise too_large(len(raw))
         exact = _decode(raw) == value and not _too_deep(raw)
     except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
         exact, raw = False, b""
@@ -58,8 +60,6 @@ def encode(value: Any) -> str:
         text = exact_text(value)
         _refuse_too_large(text)
         return text
-    if len(raw) > MAX_DOCUMENT_BYTES:
-        raise too_large(len(raw))
     return raw.decode()
 
 
