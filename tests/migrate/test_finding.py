@@ -113,10 +113,10 @@ def test_the_data_directory_may_be_migrated_but_never_its_backups(tmp_path: Path
 
 def test_a_path_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
     """A missing path and a link to one are errors that name them."""
-    with pytest.raises(ConfigError, match=r"no such file or directory: .*gone\.json$"):
+    with pytest.raises(ConfigError, match=r"(?m)no such file or directory: .*gone\.json$"):
         find(tmp_path, "gone.json")
     (tmp_path / "link.json").symlink_to("gone.json")
-    with pytest.raises(ConfigError, match=r"link\.json \(a link to gone\.json\)$") as caught:
+    with pytest.raises(ConfigError, match=r"(?m)link\.json \(a link to gone\.json\)$") as caught:
         find(tmp_path, "link.json")
     assert caught.value.code == "no_such_file"
 
