@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -151,6 +152,10 @@ def _run(arguments: list[str]) -> int:
         silence(sys.stdout)
         return Exit.DONE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            # The operating system does not even look it up, whatever the command wanted with it.
+            print_error("no_such_file", f"a path is refused: {error.strerror}", "check the paths")
+            return Exit.USAGE
         # Where it happened, without the text of the error: that may repeat a document.
         frames = "".join(traceback.format_tb(error.__traceback__))
         click.echo(frames, err=True, nl=False)
