@@ -92,6 +92,10 @@ MAX_RETAINED_BYTES = 256 * 1024 * 1024
 #: hosts allow about 20 for everybody.
 MAX_CONNECTIONS = 3
 
+#: Fresh connections on which one batch or read is sent again before the primary counts as lost: a
+#: server that can be reached and ends every session is of no use.
+MAX_FRESH_CONNECTIONS = 3
+
 #: Seconds that one attempt to connect may take.
 CONNECT_DEADLINE_S = 1.0
 

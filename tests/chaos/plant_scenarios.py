@@ -25,12 +25,15 @@ from standfast.engine.state_machine import Mode
 from standfast.ops.build import build_op
 from standfast.ops.types import Op
 from support.faulty import (
+    LOCKED,
     LOST,
     Link,
     Opened,
     Server,
     after,
     at_once,
+    before,
+    cut_off,
     eventually,
     fresh,
     wait_direct,
@@ -172,6 +175,39 @@ def refusal_in_doubt_and_halved(stage: Memory) -> set[str]:
 def one_by_one(window: Any, **options: Any) -> Any:
     """Batches of the replay are cut after each op."""
     return next_batch(window, **{**options, "max_ops": 1})
+
+
+@shows("cut-taken-for-an-outage")
+def idle_cut(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, _ = stage.open(link)
+    store["c"].put("k", 1)
+    link.connected = False
+    return set() if store["c"].put("k", 2).durable_on == "primary" else {"outage"}
+
+
+@shows("resent-under-a-new-name")
+def reply_lost_on_the_way(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    link.script = [after(LOST)]
+    for _ in range(3):
+        store["c"].increment("n", "")
+    wait_direct(engine)
+    return stage.counted(3)
+
+
+@shows("moved-without-a-fence")
+def locked_behind_a_first_send(stage: Memory) -> set[str]:
+    wire = Wire(stage.server)
+    store, engine = stage.open(wire)
+    store["c"].increment("n", "")
+    wire.loses = True
+    wire.script = [before(LOCKED)]
+    store["c"].increment("n", "")
+    wire.deliver()
+    wait_direct(engine)
+    return stage.counted(2)
 
 
 @shows("lower-watermark-accepted")
@@ -369,7 +405,7 @@ def refusal_in_doubt(stage: Memory) -> set[str]:
     link = stage.link()
     store, engine = stage.open(link)
     stage.others.put("k", "text")  # not known here
-    link.script = [after(LOST)]
+    link.script = [cut_off(link, "after")]
     store["c"].increment("k", "")
     wait_direct(engine)
     return set() if stage.has_line("k") else {"lost"}

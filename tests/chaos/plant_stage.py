@@ -18,18 +18,18 @@ from support.faulty import LOST, Link, Opened, Server, fresh, open_link, wait_di
 
 
 class Wire(Link):
-    """A link that breaks with the writer's next batch on its way, if told so."""
+    """A link that ends with the writer's next batch on its way; if it `breaks`, it stays down."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
-        self.breaks = False
+        self.breaks = self.loses = False
         self.held: list[tuple[list[Op], dict[str, Any]]] = []
 
     def apply(self, ops: Sequence[Op], **options: Any) -> Applied:
-        if self.breaks:
-            self.breaks = False
+        if self.breaks or self.loses:
+            self.down = self.breaks
+            self.breaks = self.loses = False
             self.held.append((list(ops), options))
-            self.down = True
             raise fresh(LOST)
         return super().apply(ops, **options)
 

@@ -30,7 +30,7 @@ from standfast.engine.reader import Question
 from standfast.engine.replayer import Replayer
 from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.state_machine import Mode
-from standfast.engine.writer import Writer
+from standfast.engine.writer import Attempt, Writer
 from standfast.ops import batch as batch
 from standfast.ops.types import Op
 from standfast.system.locks import FileLock
@@ -138,6 +138,38 @@ def fenced_before_drained() -> Patch:
 def put_on_a_closed_lane() -> Patch:
     """The statement for plain puts does not check whether the lane is open."""
     return _without(pgputs, "AND state = 'open'")
+
+
+# ---- a lost connection (R19), and what is refused after it (R21)
+
+
+@plant("R19", finds="outage")
+def cut_taken_for_an_outage() -> Patch:
+    """A connection that has ended is not replaced before the primary counts as lost."""
+    return patch.object(ReplicatedEngine, "reconnect", lambda *_: False)
+
+
+@plant("R19", finds="doubled")
+def resent_under_a_new_name() -> Patch:
+    """What was sent on a lost connection is sent again under new sequence numbers."""
+    original = Writer._resend
+
+    def resend(self: Writer, sent: Any, attempt: Attempt) -> None:
+        if attempt.in_doubt:
+            sent = [(submission, self._numbered(submission)) for submission, _ in sent]
+        original(self, sent, attempt)
+
+    return patch.object(Writer, "_resend", resend)
+
+
+@plant("R21", finds="doubled")
+def moved_without_a_fence() -> Patch:
+    """An op refused when it was sent again moves to another lane, and its first lane stays open."""
+
+    def refused(self: Writer, sent: Any, error: Any, attempt: Attempt) -> None:
+        self._refused(sent, error, attempt)
+
+    return patch.object(Writer, "_refused_in_doubt", refused)
 
 
 # ---- the gate

@@ -19,7 +19,7 @@ from standfast.api.sync import Store
 from standfast.backends.memory import MemoryBackend
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.state_machine import Mode
-from support.faulty import LOST, Fault, Link, Open, Server, eventually, wait_direct, wait_mode
+from support.faulty import Link, Open, Server, cut_off, eventually, wait_direct, wait_mode
 
 
 def others(server: Server) -> Store:
@@ -245,7 +245,7 @@ def test_without_a_journal_a_lost_reply_is_an_unknown_outcome(
     link = Link(memory)
     store, engine = open_it(link, fallback="off")
     wait_direct(engine)
-    link.script = [Fault(lost, LOST)]  # type: ignore[arg-type]
+    link.script = [cut_off(link, lost)]  # type: ignore[arg-type]
     with pytest.raises(DeadlineExceeded) as caught:
         store["c"].put("k", 1)
     assert caught.value.code == "unknown_outcome"

@@ -29,6 +29,7 @@ from support.faulty import (
     after,
     at_once,
     before,
+    cut_off,
     eventually,
     wait_direct,
     wait_mode,
@@ -92,7 +93,7 @@ def test_a_condition_in_doubt_is_an_unknown_outcome(
 ) -> None:
     """I2: a conditional write whose reply is lost is not acknowledged; its neighbours are."""
     c.put("k", 1)
-    link.script = [Fault("before"), Fault(when, LOST)]  # type: ignore[arg-type]
+    link.script = [Fault("before"), cut_off(link, when)]  # type: ignore[arg-type]
     lost, kept = at_once(
         opened, link, [lambda: c.put("k", 2, if_version=1), lambda: c.put("other", 1)]
     )
@@ -109,7 +110,7 @@ def test_what_was_surely_not_applied_is_journaled_anew(
     link: Link, opened: tuple[Store, ReplicatedEngine], c: Collection, code: str
 ) -> None:
     """I4: a primary that takes no writes is an outage: they go on, and arrive once."""
-    link.script = [before(Unavailable("not now", code=code))]
+    link.script = [cut_off(link, "before", code)]
     receipt = c.put("k", 1)
     assert receipt.durable_on == "journal"
     wait_direct(opened[1])
@@ -277,7 +278,7 @@ def test_an_update_in_doubt_is_merged(
     """I2: an acknowledged `update` arrives although its condition was refused in a lost reply."""
     others = Store(EmbeddedEngine(link.server.database))["c"]
     c.put("k", {"n": 1})
-    link.script = [Fault("after", LOST)]
+    link.script = [cut_off(link, "after")]
     original = link.server.refuse
 
     def overtake(_: Any) -> None:
@@ -295,7 +296,7 @@ def test_an_op_that_does_not_fit_is_not_acknowledged_in_doubt(
 ) -> None:
     """I2: what the primary would refuse is not acknowledged because the refusal was lost."""
     c.put("k", "text")
-    link.script = [after(LOST)]
+    link.script = [cut_off(link, "after")]
     with pytest.raises(DeadlineExceeded) as caught:
         c.increment("k", "")
     assert caught.value.code == "unknown_outcome"
@@ -308,7 +309,7 @@ def test_a_refusal_that_was_lost_is_ledgered(
 ) -> None:
     """I2, R12: an op that was acknowledged in doubt, and had been refused, is a conflict."""
     Store(EmbeddedEngine(link.server.database))["c"].put("k", "text")  # not known here
-    link.script = [after(LOST)]
+    link.script = [cut_off(link, "after")]
     assert c.increment("k", "") is None
     wait_direct(opened[1])
     assert c.get("k") == "text"

@@ -157,11 +157,6 @@ def test_a_slow_function_for_conflicts_has_its_time(far_pg: MakeFar, tmp_path: P
         assert len(conflicts(far.near_url)) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AssertionError, standfast.Unavailable),
-    reason="N4: an idle session that ends is taken for an outage",
-)
 @pytest.mark.parametrize("call", ["put", "condition", "get", "count", "find"])
 def test_an_idle_session_that_ends_is_no_outage(
     pg_database: str, tmp_path: Path, call: str

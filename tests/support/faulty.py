@@ -65,6 +65,11 @@ def after(
     return Fault("after", error, hook)
 
 
+def cut_off(link: Link, when: Literal["before", "after"], error: str = LOST) -> Fault:
+    """The connection ends, and the next one cannot be made at once."""
+    return Fault(when, error, lambda: setattr(link, "unreached", 1))
+
+
 @dataclass
 class Server:
     """The database that links lead to; `has_schema` False: nobody has written to it yet."""
@@ -124,6 +129,8 @@ class Link:
         self.read_error: StandfastError | None = None
         self.fence_error: StandfastError | None = None
         self.connects = self.reads = 0
+        self.unreached = 0
+        """So many attempts to connect fail from now on."""
         self._down = down
         self.connected = False
 
@@ -144,7 +151,8 @@ class Link:
         self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
     ) -> ServerIdentity:
         self.connects += 1
-        if self._down:
+        if self._down or self.unreached > 0:
+            self.unreached -= 1
             raise fresh(GONE)
         server_identity = self._hello()
         if accept is not None:
@@ -168,6 +176,14 @@ class Link:
             raise fresh(GONE)
 
     def apply(self, ops: Sequence[Op], **options: Any) -> Applied:
+        try:
+            return self._apply(ops, **options)
+        except Unavailable as error:
+            if error.code in (LOST, GONE):
+                self.connected = False
+            raise
+
+    def _apply(self, ops: Sequence[Op], **options: Any) -> Applied:
         self._reach()
         if self.gate is not None and threading.current_thread().name == "standfast-writer":
             gate, self.gate = self.gate, None

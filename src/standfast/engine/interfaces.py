@@ -15,9 +15,10 @@ from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
 from standfast.engine.promise import Promise
 from standfast.engine.replayer import Replayer
-from standfast.engine.state_machine import Action, Event, Mode, Situation
+from standfast.engine.state_machine import CUT, Action, Event, Mode, Situation
 from standfast.engine.write_queue import Result, WriteQueue
 from standfast.errors import StandfastError, Unavailable
+from standfast.limits import MAX_FRESH_CONNECTIONS
 from standfast.ops.types import Op, Redacted
 from standfast.system.supervision import Supervisor
 
@@ -185,6 +186,10 @@ class EngineContext(Protocol):
         """Close a lane of ours with nothing in flight and nothing pending."""
         ...
 
+    def reconnect(self, backend: Backend, deadline: float) -> bool:
+        """Replace a connection that has ended; False when that fails, or is not done in time."""
+        ...
+
     def primary_missed(self, cause: str) -> None:
         """A read found the primary away."""
         ...
@@ -192,3 +197,17 @@ class EngineContext(Protocol):
     def read_locally(self, collection: str, key: str) -> ReadResult:
         """What this directory knows of a place; raises where that is nothing."""
         ...
+
+
+def read_again(work: Callable[[], T], reconnect: Callable[[], bool]) -> T:
+    """Read, and read once more on a fresh connection when the one that was there has ended (R19).
+
+    Only for what may be done twice.  Raises the last error when `reconnect` fails.
+    """
+    for _ in range(MAX_FRESH_CONNECTIONS):
+        try:
+            return work()
+        except Unavailable as error:
+            if error.code not in CUT or not reconnect():
+                raise
+    return work()

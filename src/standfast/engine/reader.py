@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from standfast.backends.base import Backend
-from standfast.engine.interfaces import EngineContext, ReadResult
+from standfast.engine.interfaces import EngineContext, ReadResult, read_again
 from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
 from standfast.engine.promise import CompletionBatch, Promise
@@ -96,8 +96,13 @@ class Reader:
         keys = list(dict.fromkeys(question.key for question in questions))
         deadline = min(question.deadline for question in questions)
         try:
-            observed = self.primary.observe(
-                collection, keys, directory=self._local_state.journal.directory, deadline=deadline
+            observed = read_again(
+                lambda: self.primary.observe(
+                    *(collection, keys),
+                    directory=self._local_state.journal.directory,
+                    deadline=deadline,
+                ),
+                lambda: self._context.reconnect(self.primary, deadline),
             )
             now_us = time.time_ns() // 1000
             self._local_state.take(observed, seen_us=now_us)

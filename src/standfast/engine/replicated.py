@@ -26,6 +26,7 @@ from standfast.engine.reader import Question, Reader
 from standfast.engine.replayer import Replayer
 from standfast.engine.scanning import Scanning, completed
 from standfast.engine.state_machine import (
+    CUT,
     Action,
     Connected,
     Event,
@@ -40,7 +41,7 @@ from standfast.engine.state_machine import (
 from standfast.engine.write_queue import Result, Submission, Wakeup, WriteQueue, closed
 from standfast.engine.writer import Writer
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
-from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S
+from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S, MAX_FRESH_CONNECTIONS
 from standfast.ops.types import Op, ServerIdentity
 from standfast.system.failpoints import failpoint
 from standfast.system.supervision import LONGEST_PAUSE_S, PROCESS, Supervisor
@@ -57,6 +58,7 @@ class Replaying:
 
     def __init__(self, context: EngineContext) -> None:
         self._context = context
+        self._fresh = 0
         self.timer = Timer("standfast-replayer", self._slice, context.supervisor)
 
     def _slice(self) -> None:
@@ -69,16 +71,28 @@ class Replaying:
                 until="nearly" if draining else "empty", deadline=time.monotonic() + SLICE_S
             )
         except StandfastError as error:
+            if error.code in CUT and self._has_fresh_connection():
+                self.timer.schedule(time.monotonic())
+                return
             context.post(failure_of(error))
             if context.mode is Mode.DIRECT:
                 self.timer.schedule(time.monotonic() + LOCKED_PAUSE_S)
             return
+        self._fresh = 0
         if progress == "waiting":
             self.timer.schedule(time.monotonic() + WAITING_PAUSE_S)
         elif draining:
             context.write_queue.post(Wakeup("nearly"))
         elif context.local_state.journal.totals().ops:
             self.timer.schedule(time.monotonic() + LOCKED_PAUSE_S)
+
+    def _has_fresh_connection(self) -> bool:
+        """Replace a connection that has ended, a few times without progress in between (R19)."""
+        self._fresh += 1
+        until = time.monotonic() + SLICE_S
+        return self._fresh <= MAX_FRESH_CONNECTIONS and self._context.reconnect(
+            self._context.replayer.backend, until
+        )
 
 
 #: Codes of answers that waiting rarely changes: asked again more slowly.
@@ -97,15 +111,30 @@ class Connector:
         self._backends = list(dict.fromkeys(backends))
         self._lock = threading.Lock()
         self._reached = False
+        self._progress = threading.Condition()
+        self._begun = self._ended = 0
         self.timer = Timer("standfast-connector", self.attempt, context.supervisor)
 
     def attempt(self) -> StandfastError | None:
         """Make the missing connections, and report the result to the writer."""
+        with self._progress:
+            self._begun += 1
+            mine = self._begun
+        try:
+            return self._attempt()
+        finally:
+            with self._progress:
+                self._ended = mine
+                self._progress.notify_all()
+
+    def _attempt(self) -> StandfastError | None:
         try:
             for backend in self._backends:
                 with self._lock:
                     if self._context.mode is Mode.JOURNALING or not backend.connected:
                         self._connect(backend, CONNECT_DEADLINE_S)
+                with self._progress:
+                    self._progress.notify_all()
         except StandfastError as error:
             refused = error.code in _REFUSALS or isinstance(error, ConfigError | CorruptData)
             self._context.post(NotConnected(error.code, refused))
@@ -120,6 +149,17 @@ class Connector:
         with self._lock:
             if not backend.connected:
                 self._connect(backend, timeout_s)
+
+    def renew(self, backend: Backend, deadline: float) -> bool:
+        """Have a connection that has ended made anew, and wait for that; whether it is there."""
+        with self._progress:
+            first = self._begun + 1  # one that has begun may have passed this backend
+            self.timer.schedule(time.monotonic())
+            while not backend.connected and self._ended < first:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or not self._progress.wait(left_s):
+                    break
+        return backend.connected
 
     def _connect(self, backend: Backend, timeout_s: float) -> None:
         """In JOURNALING every connection is made anew: the old ones are what failed."""
@@ -275,6 +315,9 @@ class ReplicatedEngine:
             lane.lock.release()  # the next one to open the directory fences it
             return
         lane.end()
+
+    def reconnect(self, backend: Backend, deadline: float) -> bool:
+        return not self._closed and self._connector.renew(backend, deadline)
 
     def primary_missed(self, cause: str) -> None:
         self.post(Lost(cause))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from standfast.backends.base import Backend
+from standfast.engine.interfaces import read_again
 from standfast.engine.promise import CompletionBatch, Promise
 from standfast.errors import StandfastError, Unavailable
 
@@ -81,9 +83,19 @@ class Scanning:
     def _work(self, work: Callable[[Backend, float], T]) -> T:
         backend = self._take()
         try:
-            return work(backend, time.monotonic() + self._deadline_s)
+            deadline = time.monotonic() + self._deadline_s
+            return read_again(
+                lambda: work(backend, deadline), lambda: self._reconnected(backend, deadline)
+            )
         finally:
             self._idle.put(backend)
+
+    def _reconnected(self, backend: Backend, deadline: float) -> bool:
+        if time.monotonic() >= deadline:
+            return False
+        with contextlib.suppress(StandfastError):  # the connection that ended says enough
+            self._connect(backend)
+        return backend.connected
 
     def _take(self) -> Backend:
         try:

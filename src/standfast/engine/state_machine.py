@@ -126,6 +126,9 @@ def _pause(attempts: int, longest_s: float = LONGEST_PAUSE_S) -> float:
 
 #: Codes of errors after which it is unknown whether the batch took effect.
 IN_DOUBT = frozenset({"deadline", "connection_lost", "server_io", "server_internal"})
+#: Codes of a connection that has ended, before anything was sent on it or with a reply outstanding.
+#: A fresh connection shows whether the primary is there (R19).
+CUT = frozenset({"connection", "connection_lost"})
 #: Codes that say that the primary is not there for writes in time, and that nothing took effect.
 AWAY = frozenset({"connection", "shutdown", "read_only", "expired"})
 

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,7 @@ from standfast.engine.promise import CompletionBatch
 from standfast.engine.replayer import PROBE_LOCK_TIMEOUT_S
 from standfast.engine.state_machine import (
     AWAY,
+    CUT,
     IN_DOUBT,
     Drained,
     Event,
@@ -30,18 +31,31 @@ from standfast.engine.state_machine import (
     Mode,
     RoundFailed,
     failure_of,
+    means_away,
     step,
 )
 from standfast.engine.write_queue import Result, Submission, Wakeup
 from standfast.errors import DeadlineExceeded, StandfastError
-from standfast.limits import MAX_LANE_BATCHES
-from standfast.ops.batch import Place
+from standfast.limits import MAX_FRESH_CONNECTIONS, MAX_LANE_BATCHES
+from standfast.ops.batch import Place, retrace
 from standfast.ops.types import Applied, Op, Receipt
 from standfast.system.failpoints import failpoint
 from standfast.system.supervision import SupervisedThread
 
 Sent = tuple[Submission, list[Op]]
 """A submission, and its ops with the names under which they were sent."""
+
+
+class Attempt(NamedTuple):
+    """How a batch is sent, and what came before.
+
+    `in_doubt`: it was sent before, and that may have taken effect, or may still do so.
+    `fresh_connections`: how many were made for it.
+    """
+
+    lock_timeout_s: float | None = None
+    in_doubt: bool = False
+    fresh_connections: int = 0
 
 
 def confirm(local_state: LocalState, sent: Sequence[Sent], applied: Applied, *, lane: str) -> None:
@@ -168,7 +182,7 @@ class Writer:
                 self._journal(aside, self.side_lane())
                 self._context.replay_soon()
         if submissions:
-            self._send(submissions, lock_timeout_s=None)
+            self._send(submissions, Attempt())
             if self.lane.batches >= MAX_LANE_BATCHES and self._context.mode is Mode.DIRECT:
                 self._rotate()
 
@@ -201,10 +215,9 @@ class Writer:
             self._context.replayer.indirect.add(self._side.id)
         return self._side
 
-    def _send(self, submissions: list[Submission], *, lock_timeout_s: float | None) -> None:
+    def _send(self, submissions: list[Submission], attempt: Attempt) -> None:
         """One transaction; the sure refusal of one is its caller's alone (I6)."""
-        sent = [(one, self._numbered(one)) for one in submissions]
-        self._resend(sent, lock_timeout_s=lock_timeout_s)
+        self._resend([(one, self._numbered(one)) for one in submissions], attempt)
 
     def _numbered(self, submission: Submission) -> list[Op]:
         lane = self.lane
@@ -215,21 +228,30 @@ class Writer:
             for seq, op in enumerate(submission.ops, first)
         ]
 
-    def _resend(self, sent: Sequence[Sent], *, lock_timeout_s: float | None) -> None:
+    def _resend(self, sent: Sequence[Sent], attempt: Attempt) -> None:
+        """Send ops under the names that they have."""
         ops = [op for _, ops in sent for op in ops]
+        deadline = _deadline(sent)
         try:
-            deadline = max(min(one.deadline for one, _ in sent), time.monotonic() + SHORTEST_S)
             failpoint("direct-before-apply")
             applied = self._primary.apply(
                 ops,
                 expected_watermark=self.lane.expected_watermark,
                 deadline=deadline,
                 directory=self._local_state.journal.directory,
-                lock_timeout_s=lock_timeout_s,
+                lock_timeout_s=attempt.lock_timeout_s,
             )
             failpoint("direct-applied")
         except StandfastError as error:
-            self._refused(sent, error, lock_timeout_s)
+            in_doubt = attempt.in_doubt or error.code in IN_DOUBT
+            if error.code in CUT and self._has_fresh_connection(sent, attempt):
+                # The same names: whatever became of the first send, they take effect once (R19).
+                fresh = attempt.fresh_connections + 1
+                self._resend(sent, Attempt(attempt.lock_timeout_s, in_doubt, fresh))
+            elif attempt.in_doubt:
+                self._refused_in_doubt(sent, error, attempt)
+            else:
+                self._refused(sent, error, attempt)
             return
         if self._local_state.history is None:  # this batch has made the schema
             try:
@@ -238,19 +260,79 @@ class Writer:
                 self.transition(Lost(error.code))
                 self._keep_sent(sent)
                 return
+        if attempt.in_doubt:
+            applied = self._retraced(ops, applied)
         self.lane.expected_watermark = applied.watermark
         self.lane.batches += 1
         confirm(self._local_state, sent, applied, lane=self.lane.id)
 
-    def _refused(
-        self,
-        sent: Sequence[Sent],
-        error: StandfastError,
-        lock_timeout_s: float | None,
+    def _retraced(self, ops: Sequence[Op], applied: Applied) -> Applied:
+        """The answer to a resend, with the texts that only the lost reply had."""
+
+        def known(place: Place) -> tuple[str | None, int] | None:
+            view = self._local_state.view(*place, ())
+            return None if view.knowledge == "unknown" else (view.text, view.confirmed)
+
+        outcomes = retrace(known, ops, applied.outcomes)
+        return msgspec.structs.replace(applied, outcomes=outcomes)
+
+    def _has_fresh_connection(self, sent: Sequence[Sent], attempt: Attempt) -> bool:
+        """Replace the connection that has ended, within the callers' deadline."""
+        if attempt.fresh_connections >= MAX_FRESH_CONNECTIONS:
+            return False
+        failpoint("doubt-before-reconnect")
+        return self._context.reconnect(self._primary, min(one.deadline for one, _ in sent))
+
+    def _refused_in_doubt(
+        self, sent: Sequence[Sent], error: StandfastError, attempt: Attempt
     ) -> None:
+        """What was sent once already is refused, which is not sure: the first send may still run.
+
+        Behind a fence of the lane it is certain what took effect (R21): the rest was never done,
+        and is sent anew.
+        """
+        if error.code in IN_DOUBT | AWAY | {"went_back"}:
+            self._lose(sent, error)
+            return
+        old = self.lane
+        try:
+            final = self._primary.fence(
+                [old.id],
+                directory=self._local_state.journal.directory,
+                deadline=_deadline(sent),
+            )[old.id]
+            failpoint("doubt-fenced")
+        except StandfastError as failure:
+            if means_away(failure):
+                self._lose(sent, failure)
+            else:
+                self._leave_to_replay(sent, old)
+            return
+        if final >= sent[-1][1][-1].seq:  # one transaction, so all of it or nothing
+            self._leave_to_replay(sent, old)
+            return
+        old.end()
+        self.lane = self._open_lane()
+        anew = Attempt(fresh_connections=attempt.fresh_connections)
+        self._send([submission for submission, _ in sent], anew)
+
+    def _lose(self, sent: Sequence[Sent], error: StandfastError) -> None:
+        """The primary is away, and what became of the ops is unknown."""
+        if error.code == "went_back":
+            self._context.hold_off(error)
+        self.transition(Lost(error.code))
+        self._keep_sent(sent)
+
+    def _leave_to_replay(self, sent: Sequence[Sent], lane: Lane) -> None:
+        """The replay finds out what became of the ops; nothing goes direct on their lane (R3)."""
+        self._keep_sent(sent)
+        lane.lock.release()
+        self.lane = self._open_lane()
+        self._context.replay_soon()
+
+    def _refused(self, sent: Sequence[Sent], error: StandfastError, attempt: Attempt) -> None:
         if error.code in IN_DOUBT:
-            self.transition(Lost(error.code))
-            self._keep_sent(sent)
+            self._lose(sent, error)
         elif error.code in AWAY or error.code == "went_back":
             if error.code == "went_back":
                 self._context.hold_off(error)
@@ -260,11 +342,12 @@ class Writer:
             # Somebody took this lane for dead, and closed it: nothing of the batch took effect.
             self.lane.end()
             self.lane = self._open_lane()
-            self._send([submission for submission, _ in sent], lock_timeout_s=lock_timeout_s)
+            self._send([submission for submission, _ in sent], attempt)
         elif error.code == "busy" or (error.code == "locked" and self._is_late(sent)):
             self._put_aside(sent, error)
         elif len(sent) > 1:
-            self._halve(sent, PROBE_LOCK_TIMEOUT_S if error.code == "locked" else lock_timeout_s)
+            probing = error.code == "locked"
+            self._halve(sent, Attempt(PROBE_LOCK_TIMEOUT_S) if probing else attempt)
         elif error.code == "locked":
             self._put_aside(sent, error)
         else:
@@ -285,7 +368,7 @@ class Writer:
             for submission, _ in sent:
                 completions.error(submission.promise, error)
 
-    def _halve(self, sent: Sequence[Sent], lock_timeout_s: float | None) -> None:
+    def _halve(self, sent: Sequence[Sent], attempt: Attempt) -> None:
         """Send both halves, in order, with the sequences that they have."""
         middle = len(sent) // 2
         for half in (sent[:middle], sent[middle:]):
@@ -298,9 +381,9 @@ class Writer:
             if not half:
                 continue
             if self._context.mode is Mode.DIRECT and half[0][1][0].lane == self.lane.id:
-                self._resend(half, lock_timeout_s=lock_timeout_s)
+                self._resend(half, attempt)
             elif self._context.mode is Mode.DIRECT:
-                self._send([submission for submission, _ in half], lock_timeout_s=lock_timeout_s)
+                self._send([submission for submission, _ in half], attempt)
             else:
                 self._journal_sent_nowhere(half)
 
@@ -414,3 +497,8 @@ def _failed(op: Op, error: BaseException) -> DeadlineExceeded:
         code="internal",
         hint="read the document before you repeat the write; the log has the cause",
     )
+
+
+def _deadline(sent: Sequence[Sent]) -> float:
+    """Until when a transaction of these may take; a little more when they have waited long."""
+    return max(min(one.deadline for one, _ in sent), time.monotonic() + SHORTEST_S)

@@ -6,10 +6,12 @@ module keeps groups together (all or nothing); `apply` and `reconcile` know what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from standfast.ops.apply import Current, Refusal, apply_op
+import msgspec
+
+from standfast.ops.apply import Current, Refusal, apply_op, new_text
 from standfast.ops.reconcile import OnConflict, entry_of, reconcile
 from standfast.ops.types import ConflictRecord, Identity, Op, Outcome
 
@@ -43,6 +45,37 @@ def apply_ops(
     for group in _groups(ops):
         _apply_group(rows, group, on_conflict, known, result)
     return result
+
+
+def retrace(
+    known: Callable[[Place], tuple[str | None, int] | None],
+    ops: Sequence[Op],
+    outcomes: Sequence[Outcome],
+) -> list[Outcome]:
+    """The outcomes of a resend, with the texts that skipped ops had made.
+
+    Lanes keep versions and no texts.  `known` is a document's text and version before the batch, or
+    None.  What an op makes of the version right before its own is certain; other texts stay None.
+    """
+    rows: dict[Place, Current | None] = {}
+    told: list[Outcome] = []
+    for op, outcome in zip(ops, outcomes, strict=True):
+        place = (op.collection, op.key)
+        if place not in rows:
+            found = known(place)
+            rows[place] = Current(*found) if found else None
+        row, text = rows[place], outcome.text
+        if outcome.status == "skipped" and text is None and outcome.version is not None:
+            if op.kind == "put":
+                text = op.body
+            elif row is not None and row.version == outcome.version - 1 and op.kind != "delete":
+                text = new_text(row.text, op)
+        if outcome.status != "refused":
+            rows[place] = None if outcome.version is None else Current(text, outcome.version)
+            if text is None and op.kind != "delete":
+                rows[place] = None
+        told.append(msgspec.structs.replace(outcome, text=text))
+    return told
 
 
 def places(ops: Sequence[Op]) -> dict[str, list[str]]:

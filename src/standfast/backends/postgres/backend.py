@@ -233,7 +233,8 @@ class PostgresBackend(Sessions):
             except psycopg.Error as error:
                 if error.sqlstate != "SF002":
                     raise
-        return write.apply_batch(conn, tables, ops, options)
+        written = write.apply_batch(conn, tables, ops, options)
+        return fast_put.recall_versions(conn, table, ops, written) if short else written
 
     def fence(
         self,

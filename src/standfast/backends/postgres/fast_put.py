@@ -4,7 +4,7 @@ Most writes are puts without a condition.  Their result does not depend on what 
 nothing has to be read first: the statement checks and advances the watermark, upserts and logs; at
 the end it makes sure that no tombstone has a higher version (R17).  If anything is not plain, the
 server aborts, and the general transaction in `write` decides.  A resend finds its ops at or below
-the watermark and skips them; their callers no longer wait for a version then.
+the watermark and skips them, and `recall_versions` finds out which versions they were given.
 """
 
 from __future__ import annotations
@@ -80,6 +80,38 @@ def _columns(ops: Sequence[Op]) -> list[JsonbColumns]:
     return [
         JsonbColumns(text, None if op.exact else text) for op, text in zip(ops, texts, strict=True)
     ]
+
+
+_RECALL: LiteralString = """
+SELECT {key_text}, t.version FROM {table} t, standfast.lanes l
+ WHERE l.lane = %s AND l.generation = 0 AND t.xmin = l.xmin AND t.{key} = ANY (%b::{key_type}[])
+"""
+
+
+def recall_versions(
+    conn: Connection[Any], table: Table, ops: Sequence[Op], written: Written
+) -> Written:
+    """The answer to a resend, with the versions that its plain puts were given the first time.
+
+    Those are not stored with the lane.  A row that the same transaction has written as the lane's
+    row still has its version; where another one has changed it since, the version stays unknown.
+    """
+    applied = written.applied
+    unknown = {
+        outcome.seq
+        for outcome in applied.outcomes
+        if outcome.status == "skipped" and outcome.version is None
+    }
+    puts = {op.key: op.seq for op in ops if op.seq in unknown and op.kind == "put"}
+    if not puts:
+        return written
+    found = conn.execute(statement(table, _RECALL), (ops[0].lane, key_values(table, puts)))
+    versions = {puts[key]: version for key, version in found}
+    outcomes = [
+        msgspec.structs.replace(outcome, version=versions.get(outcome.seq, outcome.version))
+        for outcome in applied.outcomes
+    ]
+    return written._replace(applied=msgspec.structs.replace(applied, outcomes=outcomes))
 
 
 def put_batch(

@@ -388,7 +388,9 @@ def apply_batch(
                 if options.expires_us is not None:
                     conn.execute(_EXPIRE, (options.expires_us,))
             failpoint("pg-before-commit")
-            conn.execute("COMMIT")
+            # Where everything was skipped nothing is written: the lane's row stays the one that the
+            # transaction which applied it has written (`fast_put.recall_versions`).
+            conn.execute("COMMIT" if fresh else "ROLLBACK")
     except BaseException:
         _roll_back(conn)
         raise
