@@ -22,7 +22,7 @@ from standfast.bot.fields import utc_now
 from standfast.bot.guilds import Guilds
 from standfast.limits import MAX_UPDATE_ATTEMPTS
 from support.bots import Home
-from support.faulty import LOST, Link, Open, Server, after, wait_direct
+from support.faulty import Link, Open, Server, cut_off, wait_direct
 
 SNOWFLAKE = 10**17
 
@@ -483,7 +483,7 @@ def test_a_decision_whose_reply_is_lost_is_told_as_unknown(memory: Server, open_
     store, engine = open_it(link)
     wait_direct(engine)
     store["persisted_views"].put("1", {})
-    link.script += [after(LOST)]
+    link.script += [cut_off(link, "after")]
     with pytest.raises(DeadlineExceeded):
         Decider(store).change("persisted_views", 1, lambda members: members | {"mine": True})
     wait_direct(engine)

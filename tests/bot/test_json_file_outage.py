@@ -20,7 +20,7 @@ from standfast import (
 )
 from standfast.engine.embedded import EmbeddedEngine
 from support.bots import Awaited
-from support.faulty import LOST, Link, Open, Server, after, before, wait_direct
+from support.faulty import Link, Open, Server, cut_off, wait_direct
 
 MakeFile = Callable[..., Any]
 START = {"1": {"a": 1, "n": {"x": 1}}, "2": {"b": 1}, "3": {"c": 1}}
@@ -159,7 +159,7 @@ def test_a_lost_reply_is_looked_after(
     data["1"]["a"] = 2
     data["4"] = {"new": 1}
     del data["2"]
-    link.script.append((after if applied else before)(LOST))
+    link.script.append(cut_off(link, "after" if applied else "before"))
     with pytest.raises(DeadlineExceeded):
         file.save(data)
     wait_direct(engine)
@@ -186,7 +186,7 @@ def test_a_doubt_ends_with_a_load(memory: Server, open_it: Open, applied: bool) 
     wait_direct(engine)
     file = JsonFile("g.json", store=store)
     file.load()
-    link.script.append((after if applied else before)(LOST))
+    link.script.append(cut_off(link, "after" if applied else "before"))
     with pytest.raises(DeadlineExceeded):
         file.save({"1": {"a": 1}})
     wait_direct(engine)

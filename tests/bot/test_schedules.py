@@ -20,7 +20,7 @@ import pytest
 from standfast import ConflictError, CorruptData, DataError, DeadlineExceeded, StandfastError
 from standfast.bot import BotStore, Claim, Due, Environment
 from support.bots import Clock, Home
-from support.faulty import LOST, Link, Open, Server, after, wait_direct
+from support.faulty import Link, Open, Server, after, cut_off, wait_direct
 from support.leash import Leash
 
 NOON = datetime(2030, 5, 1, 12, tzinfo=UTC)
@@ -401,7 +401,7 @@ def test_a_claim_whose_reply_is_lost_is_nobodys(memory: Server, open_it: Open) -
     bot = BotStore(store, environment=Environment(), clock=clock)
     wait_direct(engine)
     bot.schedules.set(1, "open", NOON)
-    link.script += [after(LOST)]
+    link.script += [cut_off(link, "after")]
     with pytest.raises(DeadlineExceeded):
         bot.schedules.claim_due()
     wait_direct(engine)
@@ -419,7 +419,7 @@ def test_what_was_claimed_before_an_error_is_not_lost(memory: Server, open_it: O
     wait_direct(engine)
     for guild in (1, 2, 3):
         bot.schedules.set(guild, "open", NOON - guild * MINUTE)
-    link.script += [after(), after(LOST)]
+    link.script += [after(), cut_off(link, "after")]
     claims = bot.schedules.claim_due()
     assert names([claim.due for claim in claims]) == [("3", "open")]
     wait_direct(engine)

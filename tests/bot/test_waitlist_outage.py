@@ -13,7 +13,17 @@ from standfast.bot import BotStore, Environment
 from standfast.bot import waitlist_calls as waiting
 from support.bots import Clock, Home
 from support.cluster import Cluster
-from support.faulty import LOST, Link, Server, after, before, eventually, open_link, wait_direct
+from support.faulty import (
+    LOST,
+    Link,
+    Server,
+    after,
+    before,
+    cut_off,
+    eventually,
+    open_link,
+    wait_direct,
+)
 from support.outage import Outage
 
 GUILD = 8138
@@ -342,18 +352,18 @@ def lossy(tmp_path: Path) -> Iterator[Lossy]:
     found.close()
 
 
-@pytest.mark.parametrize("lost", [before, after])
-def test_claims_whose_reply_is_lost(lossy: Lossy, lost: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_claims_whose_reply_is_lost(lossy: Lossy, lost: Any) -> None:
     """DeadlineExceeded: whether the claims were made is unknown.  If so, nobody is promoted in
     their place until they lapse; then the entries are back, and are promoted once."""
     add(lossy.bot, 1, 2)
-    lossy.link.script = [lost(LOST)]
+    lossy.link.script = [cut_off(lossy.link, lost)]
     with pytest.raises(DeadlineExceeded) as caught:
         lossy.bot.waitlist.promote(GUILD, capacity=1, registered={})
     assert caught.value.code == "unknown_outcome"
     lossy.drained()
     again = lossy.other.waitlist.promote(GUILD, capacity=1, registered={})
-    assert ids(again) == ([1] if lost is before else [])
+    assert ids(again) == ([1] if lost == "before" else [])
     lossy.clock.advance(60)
     assert waits(lossy.bot) == [1, 2]
     (claim,) = lossy.bot.waitlist.promote(GUILD, capacity=1, registered={})
@@ -362,8 +372,8 @@ def test_claims_whose_reply_is_lost(lossy: Lossy, lost: Callable[[str], Any]) ->
     assert waits(lossy.other) == [2]
 
 
-@pytest.mark.parametrize("lost", [before, after])
-def test_a_confirmation_whose_reply_is_lost(lossy: Lossy, lost: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_a_confirmation_whose_reply_is_lost(lossy: Lossy, lost: Any) -> None:
     """DeadlineExceeded: the registration of `also` tells whether it was confirmed."""
     add(lossy.bot, 1)
     (claim,) = lossy.bot.waitlist.promote(GUILD, capacity=1, registered={})
@@ -371,12 +381,12 @@ def test_a_confirmation_whose_reply_is_lost(lossy: Lossy, lost: Callable[[str], 
     def confirm() -> None:
         lossy.bot.waitlist.confirm(claim, also=lambda b: b.patch("regs", GUILD, {"1": "x"}))
 
-    lossy.link.script = [lost(LOST)]
+    lossy.link.script = [cut_off(lossy.link, lost)]
     with pytest.raises(DeadlineExceeded):
         confirm()
     lossy.drained()
     is_registered = lossy.store["regs"].get(GUILD) is not None
-    assert is_registered == (lost is after)
+    assert is_registered == (lost == "after")
     assert (lossy.bot.waitlist.entry(GUILD, 1) is None) == is_registered
     if not is_registered:
         confirm()
