@@ -269,9 +269,12 @@ class Writer:
     def _retraced(self, ops: Sequence[Op], applied: Applied) -> Applied:
         """The answer to a resend, with the texts that only the lost reply had."""
 
-        def known(place: Place) -> tuple[str | None, int] | None:
-            view = self._local_state.view(*place, ())
-            return None if view.knowledge == "unknown" else (view.text, view.confirmed)
+        def known(place: Place) -> tuple[str, int] | None:
+            try:
+                view = self._local_state.read_mirror(*place)
+            except StandfastError:
+                return None
+            return None if view.text is None else (view.text, view.confirmed)
 
         outcomes = retrace(known, ops, applied.outcomes)
         return msgspec.structs.replace(applied, outcomes=outcomes)

@@ -48,7 +48,7 @@ def apply_ops(
 
 
 def retrace(
-    known: Callable[[Place], tuple[str | None, int] | None],
+    known: Callable[[Place], tuple[str, int] | None],
     ops: Sequence[Op],
     outcomes: Sequence[Outcome],
 ) -> list[Outcome]:
