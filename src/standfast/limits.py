@@ -48,6 +48,13 @@ MAX_TRANSACTION_BYTES = 8 * 1024 * 1024
 #: acknowledged. Half of it is warned about.
 MAX_JOURNAL_OPS = 1_000_000
 
+#: Bytes of the spool, and the seconds that a write waits for the journal before it goes there.
+MAX_SPOOL_BYTES = 64 * 1024 * 1024
+JOURNAL_WAIT_S = 1.0
+
+#: Seconds that a process waits for another one that is using the spool.
+SPOOL_WAIT_S = 1.0
+
 #: Pending writes of one document up to which they are applied in the caller's own thread where no
 #: folded head of them is at hand; above, a thread of the engine does it.
 MAX_QUICK_OPS = 16

@@ -158,9 +158,6 @@ def test_a_locked_database_stops_no_event_loop(tmp_path: Path) -> None:
     assert asyncio.run(longest_pause()) < 0.5
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(AssertionError, StandfastError), reason="D5: there is no spool yet"
-)
 def test_a_spool_takes_what_the_journal_cannot(far_pg: MakeFar, tmp_path: Path) -> None:
     """D5: with the primary away and the journal locked, a write is in the spool, and arrives."""
     far = far_pg()

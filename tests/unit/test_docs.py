@@ -31,7 +31,6 @@ PRIVATE = {
     r"\bsettle[sd]?\b|\bsettling\b": "applied, confirmed, done",
     r"\bfold(s|ed)?\b": "apply",
     r"\bfuses?\b|\bburn(s|ed)?\b|\bblown\b": "deadline, expired",
-    r"\bspool": "not built",
     r"\btells?\b|\btold\b": "reports, shows, says",
     r"\bsomebody\b|\bnobody\b": "another process, the user; none",
     r"(?<!there )\bis no (?!longer)[a-z]": "is not",

@@ -33,7 +33,8 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     """What lies in a data directory.
 
     `history` is the database that the journal belongs to (None: none was reached yet); `oldest_us`
-    when the oldest pending write was acknowledged; `mirrored` the number of places that the mirror
+    when the oldest pending write was acknowledged; `spooled` how many are in the spool; `losses`
+    what a damaged journal has lost; `mirrored` the number of places that the mirror
     knows, None without one.
     """
 
@@ -43,6 +44,8 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     ops: int = 0
     bytes: int = 0
     oldest_us: int | None = None
+    spooled: int = 0
+    losses: tuple[str, ...] = ()
     lanes: tuple[LaneSeen, ...] = ()
     mirrored: int | None = None
 
@@ -125,6 +128,8 @@ def look(data_dir: Path) -> Local:
             ops=totals.ops,
             bytes=totals.bytes,
             oldest_us=journal.oldest_us(),
+            spooled=len(journal.spool.pending()),
+            losses=tuple(map(str, journal.losses())),
             lanes=lanes,
             mirrored=mirrored,
         )

@@ -142,6 +142,7 @@ def _conflicts(primary: Primary) -> Check:
 
 def _directory(settings: Settings, local: Local) -> Iterator[Check]:
     yield _pending(local)
+    yield _local_files(local)
     yield _lanes(local)
     yield from _disk(settings.data_dir)
 
@@ -157,6 +158,15 @@ def _pending(local: Local) -> Check:
         )
     hint = "an open store replays them; or run: standfast journal drain"
     return Check("pending", "warn", found, hint)
+
+
+def _local_files(local: Local) -> Check:
+    if local.losses:
+        return Check("local files", "fail", "; ".join(local.losses), "restore what it held by hand")
+    if local.spooled:
+        found = f"{local.spooled} pending writes are in the spool: the journal could not be written"
+        return Check("local files", "warn", found, "look at the disk; an open store replays them")
+    return Check("local files", "ok", "the journal is whole, and the spool is empty")
 
 
 def _lanes(local: Local) -> Check:

@@ -46,6 +46,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lag_ops: int
     lag_bytes: int
     lag_s: float
+    spooled: int
     oldest_pending: str | None
     conflicts: dict[str, int] | None
     lanes: tuple[LaneSeen, ...]
@@ -91,6 +92,7 @@ def status_of(settings: Settings, *, library: str) -> Seen:
         lag_ops=local.ops,
         lag_bytes=local.bytes,
         lag_s=round(local.lag_s, 3),
+        spooled=local.spooled,
         oldest_pending=from_microseconds(local.oldest_us).isoformat() if local.oldest_us else None,
         conflicts=primary.conflicts if primary else None,
         lanes=local.lanes,

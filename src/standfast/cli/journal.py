@@ -60,6 +60,7 @@ def _about(pending: Pending) -> dict[str, Any]:
     op = pending.op
     return {
         "id": pending.id,
+        "in": "spool" if pending.is_spooled else "journal",
         **about(op),
         "age_s": round(max(0.0, time.time() - op.at_us / 1e6), 3),
         "bytes": len((op.body or "").encode()),

@@ -47,6 +47,7 @@ def _lines(status: Status) -> list[tuple[str, str]]:
         pending = (
             f"{status.lag_ops} write(s), {status.lag_bytes} bytes, the oldest of"
             f" {status.oldest_pending} ({status.lag_s:.0f} s ago)"
+            + (f", {status.spooled} of them in the spool" if status.spooled else "")
         )
     conflicts = "not known" if status.conflicts is None else _counts(status.conflicts) or "none"
     alive = sum(lane.state == "alive" for lane in status.lanes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,7 +17,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a store at one moment.
 
     `state`: direct, draining or journaling, with its `cause`.  `lag_ops` acknowledged writes wait
-    for the primary, `lag_bytes` of JSON, the oldest for `lag_s` seconds.  `lane` is the stream of
+    for the primary, `lag_bytes` of JSON, the oldest for `lag_s` seconds; `spooled` of them are in
+    the spool, since the journal could not be written.  `lane` is the stream of
     ops of this store, `history` the identity of the database that the local files belong to.
     `conflicts` counts conflict records by their state; None while the primary is unreachable.
     `problems`: what is wrong beside the state, a sentence each, such as a thread that failed.
@@ -29,6 +30,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     lag_ops: int = 0
     lag_bytes: int = 0
     lag_s: float = 0.0
+    spooled: int = 0
     oldest_pending: str | None = None
     journal_max_ops: int | None = None
     mirrored: int | None = None
@@ -67,6 +69,7 @@ def health_of(
         lag_ops=totals.ops,
         lag_bytes=totals.bytes,
         lag_s=max(0.0, time.time() - oldest_us / 1e6) if oldest_us else 0.0,
+        spooled=len(local_state.journal.spool.pending()),
         oldest_pending=oldest,
         journal_max_ops=local_state.options.max_journal_ops,
         mirrored=local_state.mirror.count(),
@@ -76,8 +79,29 @@ def health_of(
         data_dir=str(local_state.data_dir.absolute()),
         fallback=local_state.options.fallback,
         attempts=situation.attempts,
-        problems=tuple(map(_in_trouble, troubles)),
+        problems=(*map(_in_trouble, troubles), *local_problems(local_state)),
     )
+
+
+def local_problems(local_state: LocalState) -> Iterator[str]:
+    """What is wrong with the local files, what is safe, and what to do, a sentence each."""
+    journal = local_state.journal
+    if not local_state.mirror.usable:
+        yield (
+            "the mirror cannot be written, and is not read until it can; nothing acknowledged is"
+            " lost; look at the disk"
+        )
+    if journal.spool.ops():
+        yield (
+            "the journal cannot be written: acknowledged writes are safe in spool.jsonl; look at"
+            " the disk, and at who holds journal.db locked"
+        )
+    if journal.settled_in_memory:
+        yield (
+            "the journal cannot be written: it cannot forget what is on the primary already, which"
+            " does no harm; look at the disk"
+        )
+    yield from map(str, journal.losses())
 
 
 def _in_trouble(trouble: Trouble) -> str:

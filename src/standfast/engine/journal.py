@@ -11,6 +11,8 @@ and what can be read of it is taken over.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -24,9 +26,10 @@ import msgspec
 
 from standfast.engine.heads import Head, pack_head, unpack_head
 from standfast.engine.salvage import Loss, Salvaged, salvage
+from standfast.engine.spool import Spool
 from standfast.engine.sqlite_file import LocalFile
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
-from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.limits import JOURNAL_WAIT_S, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.batch import Place
 from standfast.ops.types import Op, ServerIdentity, pack, unpack
 from standfast.system.failpoints import failpoint
@@ -84,11 +87,20 @@ _PLACE = "SELECT 1 FROM ops WHERE collection = ? AND key = ? LIMIT 1"
 _CHECKED_BYTES = 64 * 1024 * 1024
 
 
+#: Ids of ops in the spool are above: they come after everything in the file.
+_SPOOLED = 1 << 62
+
+
 class Pending(NamedTuple):
-    """One op of the journal with its place in the order of acknowledgement."""
+    """One op of the journal, or of the spool, with its place in the order of acknowledgement."""
 
     id: int
     op: Op
+
+    @property
+    def is_spooled(self) -> bool:
+        """Whether it is in the spool."""
+        return self.id >= _SPOOLED
 
 
 class Totals(NamedTuple):
@@ -190,6 +202,7 @@ class Journal:
         self._settled: dict[int, Op] = {}
         self._closed_lanes: set[str] = set()
         self._changes = 0
+        self.spool = Spool(data_dir)
         self._file = _opened((data_dir / FILE).absolute())
         self.path = self._file.path
         self.directory = self._directory()
@@ -263,28 +276,50 @@ class Journal:
     @contextmanager
     def writing(self) -> Generator[Transaction]:
         """One durable transaction: what it adds is on disk when it returns (I1)."""
-        with self._file.writing("writing the journal", durable=True) as conn:
-            settled = self._forget_settled(conn)
-            yield Transaction(conn)
-            failpoint("journal-before-commit")
-        self._forgotten(settled)
-        failpoint("journal-committed")
+        with self._taking_spool() as spooled:
+            with self._file.writing("writing the journal", durable=True) as conn:
+                settled = self._forget_settled(conn)
+                _add_spooled(conn, spooled or [])
+                yield Transaction(conn)
+                failpoint("journal-before-commit")
+            self._forgotten(settled)
+            failpoint("journal-committed")
+            if spooled is not None:
+                self.spool.empty()
+                failpoint("spool-emptied")
+
+    @contextmanager
+    def _taking_spool(self) -> Generator[list[Op] | None]:
+        """What the journal has to take over before anything is added to it; None: there is no
+        spool."""
+        if not self.spool.ops():
+            yield None
+            return
+        with self.spool.locked():
+            yield [op for _, op in self.spool.pending()]
+
+    def take_spool(self) -> None:
+        """Take over what is in the spool, if there is anything."""
+        if self.spool.ops():
+            with self.writing():
+                pass
 
     def at(self, collection: str, key: str) -> list[Op]:
         """The pending ops of one place, in order."""
         with self._file.reading("reading the journal") as conn:
-            return _at(conn, collection, key, self._settled)
+            found = _at(conn, collection, key, self._settled)
+        return [*found, *self.spool.at(collection, key)]
 
     def head(self, collection: str, key: str) -> Head | None:
         """The folded head of a place with all of its pending ops; None when there is none."""
-        if self._settled:
+        if self._settled or self.spool.at(collection, key):
             return None
         with self._file.reading("reading the journal") as conn:
             return _head(conn, collection, key)
 
     def is_at(self, collection: str, key: str) -> bool:
         """Whether anything is pending on a place."""
-        if self._settled:
+        if self._settled or self.spool.ops():
             return bool(self.at(collection, key))
         with self._file.reading("reading the journal") as conn:
             return bool(conn.execute(_PLACE, (collection, key)).get)
@@ -292,16 +327,19 @@ class Journal:
     def count_at(self, collection: str, key: str, *, limit: int) -> int:
         """How many ops are pending on a place, counted up to a limit."""
         with self._file.reading("reading the journal") as conn:
-            return conn.execute(
+            count: int = conn.execute(
                 "SELECT count(*) FROM (SELECT 1 FROM ops WHERE collection = ? AND key = ? LIMIT ?)",
                 (collection, key, limit),
             ).get
+        return min(limit, count + len(self.spool.at(collection, key)))
 
     def keys(self, collection: str) -> list[str]:
         """The keys of a collection that have pending ops."""
         with self._file.reading("reading the journal") as conn:
             found = conn.execute("SELECT DISTINCT key FROM ops WHERE collection = ?", (collection,))
             keys = [record[0] for record in found]
+        spooled = [op.key for _, op in self.spool.pending() if op.collection == collection]
+        keys = list(dict.fromkeys([*keys, *spooled]))
         return [key for key in keys if self.is_at(collection, key)] if self._settled else keys
 
     def first(self, limit: int, *, after: int = 0) -> list[Pending]:
@@ -316,6 +354,8 @@ class Journal:
                 for record in found
                 if record[0] not in self._settled
             ]
+        spooled = [Pending(_SPOOLED + index, op) for index, op in self.spool.pending()]
+        pending += [one for one in spooled if one.id > after]
         return pending[:limit]
 
     def totals(self) -> Totals:
@@ -323,25 +363,29 @@ class Journal:
         settled = list(self._settled.values())
         with self._file.reading("reading the journal") as conn:
             ops, size = conn.execute("SELECT ops, bytes FROM totals").get
-        return Totals(max(0, ops - len(settled)), max(0, size - sum(map(_size, settled))))
+        spooled = [op for _, op in self.spool.pending()]
+        return Totals(
+            max(0, ops - len(settled)) + len(spooled),
+            max(0, size - sum(map(_size, settled))) + sum(map(_size, spooled)),
+        )
 
     def oldest_us(self) -> int | None:
         """When the oldest pending op was acknowledged, by this machine's clock."""
-        if self._settled:
+        if self._settled or self.spool.ops():
             return next((one.op.at_us for one in self.first(1)), None)
         with self._file.reading("reading the journal") as conn:
             return conn.execute("SELECT at_us FROM ops ORDER BY id LIMIT 1").get
 
     def holds(self, lane: str) -> bool:
         """Whether anything of a lane is pending."""
-        if self._settled:
+        if self._settled or self.spool.ops():
             return any(one.op.lane == lane for one in self.everything())
         with self._file.reading("reading the journal") as conn:
             return bool(conn.execute("SELECT 1 FROM ops WHERE lane = ? LIMIT 1", (lane,)).get)
 
     def has(self, lane: str, seq: int) -> bool:
         """Whether the op that a receipt names is pending."""
-        if self._settled:
+        if self._settled or self.spool.ops():
             return any(one.op.name == (lane, seq) for one in self.everything())
         with self._file.reading("reading the journal") as conn:
             if conn.execute("SELECT 1 FROM ops WHERE lane = ? AND seq = ?", (lane, seq)).get:
@@ -364,7 +408,17 @@ class Journal:
         The mirror has the outcome already: who reads the journal first, then the mirror, sees each
         op in one of the two.
         """
-        pending = list(done)
+        every = list(done)
+        pending = [one for one in every if not one.is_spooled]
+        spooled = [one.op for one in every if one.is_spooled]
+        if spooled and durable:
+            self.take_spool()  # some of a file of lines cannot be removed for good
+            names = {(op.lane, op.seq) for op in spooled}
+            pending += [one for one in self.everything() if (one.op.lane, one.op.seq) in names]
+        elif spooled:
+            self.spool.settle(spooled)
+            if not pending:
+                return
         failpoint("journal-before-remove")
         try:
             with self._file.writing("clearing the journal", durable=durable) as conn:
@@ -394,7 +448,9 @@ class Journal:
         self._closed_lanes.difference_update(done[1])
 
     def tidy(self) -> None:
-        """Remove what is settled in memory only, when the file can be written again."""
+        """Remove what is settled in memory only, and take over the spool, when that is possible."""
+        with contextlib.suppress(StandfastError):
+            self.take_spool()
         if self._settled or self._closed_lanes:
             self.remove([])
 
@@ -404,13 +460,18 @@ class Journal:
         return len(self._settled)
 
     def losses(self) -> list[Loss]:
-        """What damaged files of this journal have lost, oldest first."""
+        """What damaged files of this journal have lost, oldest first, while they are there."""
         with self._file.reading("reading the journal") as conn:
             found = conn.execute("SELECT loss FROM losses ORDER BY at_us")
-            return [msgspec.json.decode(record[0], type=Loss) for record in found]
+            losses = [msgspec.json.decode(record[0], type=Loss) for record in found]
+        return [loss for loss in losses if os.path.lexists(self.path.with_name(loss.file))]
 
     def replace(self, pending: Sequence[Pending], change: Callable[[Op], Op]) -> None:
         """Write ops anew in their place of the order: rejected, or moved to another lane (R1)."""
+        if any(one.is_spooled for one in pending):
+            self.take_spool()
+            names = {(one.op.lane, one.op.seq) for one in pending}
+            pending = [one for one in self.everything() if (one.op.lane, one.op.seq) in names]
         failpoint("journal-before-replace")
         with self._file.writing("changing the journal", durable=True) as conn:
             for one in pending:
@@ -424,18 +485,26 @@ class Journal:
 
     def version(self) -> int:
         """A number that changes when another process, or this one, has written to the file."""
+        self.spool.ops()
         with self._file.reading("looking at the journal") as conn:
-            return (self._changes << 40) + conn.execute("PRAGMA data_version").get
+            changes = self._changes + self.spool.changes
+            return (changes << 40) + conn.execute("PRAGMA data_version").get
 
     def close(self) -> None:
         """Close the file.  Idempotent."""
         self._file.close()
 
 
+def _file(path: Path) -> LocalFile:
+    return LocalFile(
+        path, mark=MARK, schema=_SCHEMA, what="the journal", busy_timeout_s=JOURNAL_WAIT_S
+    )
+
+
 def _opened(path: Path) -> LocalFile:
     """The file; a new one with what can be read of a damaged one."""
     try:
-        file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the journal")
+        file = _file(path)
         try:
             _check(file, path)
         except BaseException:
@@ -449,6 +518,20 @@ def _opened(path: Path) -> LocalFile:
             raise
         found = salvage(path)  # something that is no file is in its place
     return _salvaged(path, found)
+
+
+def _add_spooled(conn: apsw.Connection, ops: Iterable[Op]) -> None:
+    """Take ops over; one that is there already was taken over before a kill -9."""
+    for op in ops:
+        size = _size(op)
+        conn.execute(
+            "INSERT OR IGNORE INTO ops (lane, seq, collection, key, bytes, at_us, op)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (op.lane, op.seq, op.collection, op.key, size, op.at_us, pack(op)),
+        )
+        if conn.changes():
+            _count(conn, 1, size)
+            conn.execute(_FORGET_HEAD, (op.collection, op.key))
 
 
 def _check(file: LocalFile, path: Path) -> None:
@@ -465,7 +548,7 @@ def _check(file: LocalFile, path: Path) -> None:
 
 
 def _salvaged(path: Path, found: Salvaged) -> LocalFile:
-    file = LocalFile(path, mark=MARK, schema=_SCHEMA, what="the journal")
+    file = _file(path)
     with file.writing("taking over a damaged journal", durable=True) as conn:
         conn.execute(_ADDED)
         conn.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", found.meta)

@@ -68,6 +68,7 @@ class LocalState:
         self.journal = Journal(
             data_dir, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
         )
+        self.journal.tidy()
         self.mirror = Mirror(data_dir / mirror.FILE)
         self._history = self.journal.history()
         if self._history is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from standfast.engine.heads import Head, followed
 from standfast.engine.journal import Transaction
 from standfast.engine.lanes import Lane
-from standfast.engine.local_state import LocalState
+from standfast.engine.local_state import LocalState, PendingAt
 from standfast.engine.overlay import View
 from standfast.engine.write_queue import Result, Submission
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
@@ -19,6 +20,11 @@ from standfast.ops.apply import Current, Refusal, apply_op
 from standfast.ops.batch import Place
 from standfast.ops.build import refusal_error
 from standfast.ops.types import Op, Outcome, Receipt
+
+logger = logging.getLogger("standfast")
+
+#: Errors of the journal that are its answer, and not a fault of its file.
+_REFUSED = frozenset({"journal_full", "closed"})
 
 
 class Answer(NamedTuple):
@@ -41,13 +47,45 @@ class Journaling:
         Nothing is acknowledged unless the whole transaction is on disk: an error of the journal
         is raised, and no submission has taken effect.
         """
-        answers: list[Answer] = []
-        with self._local_state.journal.writing() as transaction:
-            known = _Known(self._local_state, transaction)
-            for submission in submissions:
-                answers.append(self._judge(submission, lane, known))
-            self._add(answers, transaction, known)
-        return answers
+        return self._written(
+            lambda known: [self._judge(submission, lane, known) for submission in submissions]
+        )
+
+    def _written(self, judge: Callable[[_Known], list[Answer]]) -> list[Answer]:
+        """Write what is judged to hold into the journal; into the spool when that fails.
+
+        Under the same names: a transaction of which the disk reports an error may be there later.
+        """
+        local_state = self._local_state
+        answers: list[Answer] | None = None
+        try:
+            with local_state.journal.writing() as transaction:
+                known = _Known(local_state, transaction)
+                answers = judge(known)
+                self._add(answers, transaction, known)
+            return answers
+        except StandfastError as error:
+            if error.code in _REFUSED:
+                raise
+            if answers is None:
+                answers = judge(_Known(local_state, local_state.journal))
+            return self._spooled(answers, error)
+
+    def _spooled(self, answers: list[Answer], failure: StandfastError) -> list[Answer]:
+        calls = [[result.op for result in answer.results] for answer in answers]
+        totals, options = self._local_state.journal.totals(), self._local_state.options
+        if totals.ops + sum(map(len, calls)) > options.max_journal_ops:
+            raise failure
+        if any(calls):
+            try:
+                self._local_state.journal.spool.append(filter(None, calls))
+            except StandfastError:
+                raise failure from None
+            logger.warning("the journal cannot be written (%s): the spool is used", failure.code)
+        return [
+            answer._replace(results=[_in_spool(result) for result in answer.results])
+            for answer in answers
+        ]
 
     def write_sent(self, sent: Sequence[tuple[Submission, Sequence[Op]]]) -> list[Answer]:
         """Journal ops whose outcome on the primary is unknown, under the names they were sent with.
@@ -55,26 +93,7 @@ class Journaling:
         A write that only the primary can decide is not acknowledged: its caller learns that the
         outcome is unknown.
         """
-        answers: list[Answer] = []
-        with self._local_state.journal.writing() as transaction:
-            known = _Known(self._local_state, transaction)
-            for submission, ops in sent:
-                if submission.conditional:
-                    answers.append(Answer(submission, [], unknown_outcome(ops[0])))
-                    continue
-                mark = known.mark()
-                try:
-                    results = [
-                        _sent(op, known, read_modify_write=submission.read_modify_write)
-                        for op in ops
-                    ]
-                except StandfastError:
-                    known.back_to(mark)
-                    answers.append(Answer(submission, [], unknown_outcome(ops[0])))
-                else:
-                    answers.append(Answer(submission, results))
-            self._add(answers, transaction, known)
-        return answers
+        return self._written(lambda known: [_judge_sent(*one, known) for one in sent])
 
     def _add(self, answers: Sequence[Answer], transaction: Transaction, known: _Known) -> None:
         options = self._local_state.options
@@ -113,10 +132,27 @@ class Journaling:
         return Answer(submission, results)
 
 
+def _judge_sent(submission: Submission, ops: Sequence[Op], known: _Known) -> Answer:
+    if submission.conditional:
+        return Answer(submission, [], unknown_outcome(ops[0]))
+    mark = known.mark()
+    try:
+        results = [_sent(op, known, read_modify_write=submission.read_modify_write) for op in ops]
+    except StandfastError:
+        known.back_to(mark)
+        return Answer(submission, [], unknown_outcome(ops[0]))
+    return Answer(submission, results)
+
+
+def _in_spool(result: Result) -> Result:
+    receipt = msgspec.structs.replace(result.receipt, durable_on="spool")
+    return result._replace(receipt=receipt)
+
+
 class _Known:
     """What is known of each place within one transaction of the journal, its own ops included."""
 
-    def __init__(self, local_state: LocalState, transaction: Transaction) -> None:
+    def __init__(self, local_state: LocalState, transaction: PendingAt) -> None:
         self._local_state = local_state
         self._transaction = transaction
         self.heads: dict[Place, Head] = {}

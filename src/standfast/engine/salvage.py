@@ -35,6 +35,13 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     lost: int | None
     names: tuple[tuple[str, int], ...] = ()
 
+    def __str__(self) -> str:
+        lost = "an unknown number of" if self.lost is None else self.lost
+        return (
+            f"the journal was damaged: {lost} acknowledged writes were lost, {self.salvaged}"
+            f" salvaged; the damaged file is {self.file}, remove it when it is of no use any more"
+        )
+
 
 class Salvaged(msgspec.Struct, frozen=True, kw_only=True):
     """What could be read of it: rows of `ops`, lanes, and named values."""
@@ -61,13 +68,7 @@ def salvage(path: Path) -> Salvaged:
         )
     aside = set_aside(path)
     found = _read(aside, lanes)
-    logger.error(
-        "the journal was damaged: %d pending writes were salvaged, %s were lost; the damaged file"
-        " is %s",
-        found.loss.salvaged,
-        "an unknown number" if found.loss.lost is None else found.loss.lost,
-        aside.name,
-    )
+    logger.error("%s", found.loss)
     return found
 
 

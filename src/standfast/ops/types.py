@@ -13,8 +13,8 @@ import msgspec
 T = TypeVar("T")
 Kind = Literal["put", "patch", "append", "increment", "delete"]
 Status = Literal["applied", "skipped", "refused", "merged", "rejected"]
-Durability = Literal["primary", "journal"]
-Source = Literal["primary", "mirror"]
+Durability = Literal["primary", "journal", "spool"]
+Source = Literal["primary", "mirror", "snapshot"]
 Knowledge = Literal["unknown", "absent", "present"]
 Identity = tuple[str, int]
 """What names an op for ever: its lane and its sequence."""
