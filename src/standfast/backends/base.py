@@ -7,7 +7,7 @@ decided in `ops`, never here.  The suite in `tests/contract/suite` runs over eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -101,7 +101,7 @@ class Load(Redacted, frozen=True):
     """What one run does to one collection.
 
     `inserts` are `(key, text)` of documents that the plan found in no row, in the order of the
-    source; `changes` are the rows that exist.
+    source; `changes` are the rows that exist; `source` is the file that they come from.
     """
 
     content = frozenset({"inserts"})
@@ -110,10 +110,11 @@ class Load(Redacted, frozen=True):
     form: Form | None
     inserts: Sequence[tuple[str, str]] = ()
     changes: Sequence[Change] = ()
+    source: str = ""
 
 
 class LoadReport(msgspec.Struct, frozen=True):
-    """What a run wrote to one collection: the version that each row got.
+    """What a run wrote to one collection: the version that each row got, and from which file.
 
     Nearly all inserted rows of a collection get the same one: `insert_version`; `versions` holds
     the others.
@@ -121,6 +122,7 @@ class LoadReport(msgspec.Struct, frozen=True):
 
     insert_version: int
     versions: dict[str, int] = {}
+    source: str = ""
 
     def version_of(self, key: str) -> int:
         """The version that the run gave to this row."""
@@ -341,9 +343,33 @@ class Backend(Protocol):
         """What the database knows of a run; None when nothing of it was ever committed."""
         ...
 
+    def sources(self, collection: str) -> list[tuple[str, str]]:
+        """The runs that filled the collection and were not rolled back, with the file of each.
+
+        Latest first.
+        """
+        ...
+
+    def buried(self, collection: str) -> set[str]:
+        """The keys whose deletion is on record: absent because it was deleted, not lost."""
+        ...
+
     def close(self) -> None:
         """Release every handle.  Idempotent."""
         ...
+
+
+def sources_of(records: Iterable[RunRecord], collection: str) -> list[tuple[str, str]]:
+    """What `Backend.sources` returns, from all records, latest first."""
+    found = list(records)
+    undone = {each.run for each in found if each.state == "rolled-back"}
+    return [
+        (each.run, each.loads[collection].source)
+        for each in found
+        if collection in each.loads
+        and each.state == "loaded"
+        and f"{each.run}:rollback" not in undone
+    ]
 
 
 def skip_applied(

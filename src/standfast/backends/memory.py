@@ -24,6 +24,7 @@ from standfast.backends.base import (
     readable,
     skip_applied,
     skip_reissued,
+    sources_of,
     stale,
 )
 from standfast.document.containment import contains
@@ -372,11 +373,18 @@ class MemoryBackend:
                 data.buried.pop(change.key, None)
         if load.form is not None:
             data.form = load.form
-        return LoadReport(1, versions)
+        return LoadReport(1, versions, load.source)
 
     def run_record(self, run: str) -> RunRecord | None:
         record = self._runs.get(run)
         return msgspec.structs.replace(record) if record else None
+
+    def sources(self, collection: str) -> list[tuple[str, str]]:
+        return sources_of(list(self._runs.values())[::-1], collection)
+
+    def buried(self, collection: str) -> set[str]:
+        with self._lock:
+            return set(self._rows(collection).buried)
 
     def close(self) -> None:
         """Nothing to release: the data lives as long as the object."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from standfast.backends.base import Form, StoredText
@@ -51,6 +52,7 @@ class CollectionPlan:
     removed: list[str] = field(default_factory=list[str])
     not_from_file: dict[str, str] = field(default_factory=dict[str, str])
     only_database: int = 0
+    brought_back: int = 0
     notes: list[str] = field(default_factory=list[str])
 
     @property
@@ -84,17 +86,20 @@ def compare(
     rows: Iterable[StoredText],
     base: Mapping[str, str],
     policy: Policy,
+    buried: Callable[[], set[str]] = set,
 ) -> CollectionPlan:
     """Fill in a plan: each document of the file against the row of the same key.
 
     `base` holds the texts that the last run from this file brought, by key; where it has one, the
-    two sides are merged three ways and only a true conflict asks the policy; what was deleted in
-    the database since then stays deleted, unless the file changed it.  Rows that only the database
-    has are never touched, whatever the policy.
+    two sides are merged three ways and only a true conflict asks the policy.  What was deleted in
+    the database since then stays deleted, unless the file changed it or the policy is "file";
+    `buried` gives the keys whose deletion is on record, and a row that is absent without one was
+    lost, not deleted: it is brought again.  Where that would leave nothing of the file, the
+    deletions need a decision.  Rows that only the database has are never touched.
     """
     stored = {row.key: row for row in rows}
     virtual = _split_row(plan, stored, policy)
-    decided = _Decisions(plan, policy)
+    decided = _Decisions(plan, policy, buried)
     if not stored and not virtual and not base:
         plan.inserts = list(documents)
         return plan
@@ -112,11 +117,23 @@ def compare(
     for key, row in virtual.items():
         if key not in seen:
             decided.write(key, row.text, row)
+    plan.updates = list(dict(plan.updates).items())
     plan.only_database = sum(1 for key in stored if key not in seen)
-    if decided.deleted:
+    if decided.deleted == len(seen) and decided.deleted:
+        plan.different = [replace(each, decision="open") for each in plan.different]
+        plan.notes.append(
+            "every document of this file was deleted in the database since the last run, so"
+            " nothing of it would be stored: --on-conflict file brings them back"
+        )
+    elif decided.deleted:
         plan.notes.append(
             f"{decided.deleted} document(s) were deleted in the database since the last run, and"
-            " stay so"
+            " stay so: --on-conflict file brings them back"
+        )
+    if plan.brought_back:
+        plan.notes.append(
+            f"{plan.brought_back} document(s) that the last run of this file brought are missing in"
+            " the database without a deletion on record: they are brought again"
         )
     return plan
 
@@ -138,21 +155,60 @@ def _split_row(
         )
         return {}
     del stored[WHOLE_KEY]
-    plan.removed.append(WHOLE_KEY)
     plan.expected[WHOLE_KEY] = row.version
     plan.notes.append(f"the table's row `{WHOLE_KEY}` is split into {len(members)} documents")
-    return {
-        key: StoredText(key, text, 0, row.updated_us) for key, text in members if key not in stored
-    }
+    split: dict[str, StoredText] = {}
+    for key, text in members:
+        if key == WHOLE_KEY:
+            # Its own member of this name takes the row's place.
+            stored[key] = StoredText(key, text, row.version, row.updated_us)
+            plan.updates.append((key, text))
+        elif key not in stored:
+            split[key] = StoredText(key, text, 0, row.updated_us)
+        elif not same_value(decode(stored[key].text), decode(text)):
+            member = StoredText(key, text, 0, row.updated_us)
+            if _own_row(plan, stored[key], member, policy) == "file":
+                stored[key] = member._replace(version=stored[key].version)
+    if WHOLE_KEY not in stored:
+        plan.removed.append(WHOLE_KEY)
+    return split
+
+
+def _own_row(plan: CollectionPlan, own: StoredText, member: StoredText, policy: Policy) -> str:
+    """A member of the row that is split has a row of its own, and they differ: the policy decides.
+
+    "file" stands for the row that is split, which holds what was a file once.
+    """
+    decision: Literal["file", "database", "open"]
+    if policy.on_conflict == "newest":
+        decision = "file" if member.updated_us > own.updated_us else "database"
+    else:
+        decision = "open" if policy.on_conflict == "fail" else policy.on_conflict
+    found = changed_paths(decode(own.text), decode(member.text), most=MAX_SHOWN_PATHS)
+    paths = tuple(f"{each.kind} {each.path}" for each in found)
+    reason = f"the row `{WHOLE_KEY}` holds another value, policy {policy.on_conflict}"
+    plan.different.append(Different(own.key, decision, reason, paths))
+    if decision == "file":
+        plan.updates.append((own.key, member.text))
+        plan.expected[own.key] = own.version
+    return decision
 
 
 class _Decisions:
     """The part of the comparison that decides: takes one differing document at a time."""
 
-    def __init__(self, plan: CollectionPlan, policy: Policy) -> None:
+    def __init__(
+        self, plan: CollectionPlan, policy: Policy, buried: Callable[[], set[str]]
+    ) -> None:
         self.plan = plan
         self.policy = policy
         self.deleted = 0
+        self._buried = buried
+
+    @cached_property
+    def buried(self) -> set[str]:
+        """The keys whose deletion is on record, read when it is first asked for."""
+        return self._buried()
 
     def write(self, key: str, text: str, row: StoredText) -> None:
         """A row that gets this text: an insert when it exists only as a member of another row."""
@@ -165,7 +221,12 @@ class _Decisions:
 
     def missing(self, key: str, text: str, base: str | None) -> None:
         """A document without a row: new, or deleted since the last run brought it."""
-        if base is None or not same_value(decode(base), decode(text)):
+        unchanged = base is not None and same_value(decode(base), decode(text))
+        if not unchanged or self.policy.on_conflict == "file":
+            self.plan.inserts.append((key, text))
+            return
+        if key not in self.buried:
+            self.plan.brought_back += 1
             self.plan.inserts.append((key, text))
             return
         self.deleted += 1

@@ -226,13 +226,28 @@ def compare_with_database(
             backend.dump(source.collection),
             base,
             policy,
+            lambda name=source.collection: backend.buried(name),
         )
+        _note_other_source(collection_plan, source, backend)
         plan.collections.append(collection_plan)
     failpoint("planned")
 
 
+def _note_other_source(plan: CollectionPlan, source: Source, backend: Backend) -> None:
+    """Say whose data a collection holds, when it is another file's."""
+    for run, path in backend.sources(source.collection):
+        if path and path != str(source.path):
+            plan.notes.append(
+                f"this collection was filled from {path} by run {run}: if these are not the same"
+                " data, give this file another with --collection NAME"
+            )
+            return
+        if path:
+            return
+
+
 class _LazyBase(Mapping[str, str]):
-    """What the last finished run brought to a collection; read only when it is needed."""
+    """What the last finished run of the same file brought; read only when it is needed."""
 
     def __init__(self, data_dir: Path, source: Source, backend: Backend) -> None:
         self._where = (data_dir, source, backend)
@@ -252,7 +267,13 @@ class _LazyBase(Mapping[str, str]):
 
 
 def _last_brought(data_dir: Path, source: Source, backend: Backend) -> dict[str, str]:
+    """What this very file held at its last run that this database still knows.
+
+    Another file of the same name has no base here, nor has a run that a restored or remade
+    database has never seen: then there is no common ground, and the policy decides.
+    """
     identity = backend.identity()
+    known = {run for run, _ in backend.sources(source.collection)}
     for run_dir in reversed(list(all_runs(data_dir))):
         try:
             state = run_dir.load_state()
@@ -261,7 +282,8 @@ def _last_brought(data_dir: Path, source: Source, backend: Backend) -> dict[str,
         if state.state != "done" or identity is None or state.identity != identity:
             continue
         for record in state.sources:
-            if record.collection == source.collection:
+            here = record.collection == source.collection and record.path == str(source.path)
+            if here and state.run in known:
                 return dict(documents_of(run_dir, record))
     return {}
 

@@ -235,6 +235,7 @@ class Runner:
                     Change(u.before.key, u.before.version, u.after)
                     for u in changes[each.collection].updated
                 ],
+                each.source,
             )
             for each in plan.collections
         ]

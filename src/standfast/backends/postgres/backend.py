@@ -17,6 +17,7 @@ from standfast.backends.base import (
     RunRecord,
     StoredText,
     decode_outcomes,
+    sources_of,
 )
 from standfast.backends.postgres import conflicts, fast_put, load, read, schema, script, write
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
@@ -425,3 +426,16 @@ class PostgresBackend(Sessions):
     def run_record(self, run: str) -> RunRecord | None:
         with self.connection(f"reading run {run}") as conn:
             return load.read_run(conn, run) if has_schema(conn) else None
+
+    def sources(self, collection: str) -> list[tuple[str, str]]:
+        with self.connection("reading the runs") as conn:
+            return sources_of(load.read_runs(conn), collection) if has_schema(conn) else []
+
+    def buried(self, collection: str) -> set[str]:
+        with self.connection(f"reading `{collection}`") as conn:
+            if not has_schema(conn):
+                return set()
+            found = conn.execute(
+                "SELECT key FROM standfast.tombstones WHERE collection = %s", (collection,)
+            )
+            return {key for (key,) in found}

@@ -72,6 +72,13 @@ def read_run(conn: Connection[Any], run: str) -> RunRecord | None:
     return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
 
 
+def read_runs(conn: Connection[Any]) -> list[RunRecord]:
+    """The record of every run that this role may see, latest first."""
+    rows = conn.execute("SELECT run, state, report FROM standfast.runs ORDER BY started_at DESC")
+    reports = msgspec.json.Decoder(dict[str, LoadReport])
+    return [RunRecord(run, state, reports.decode(report)) for run, state, report in rows]
+
+
 def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadReport:
     """Everything of one collection.  Readers go on meanwhile, writers wait."""
     parts = table.parts()
@@ -103,7 +110,7 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
     if touched:
         log_change(conn, table.collection, touched)
     failpoint("collection-written")
-    return LoadReport(floor + 1, versions)
+    return LoadReport(floor + 1, versions, load.source)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from standfast.backends.base import (
     decode_outcomes,
     migrations,
     readable,
+    sources_of,
 )
 from standfast.backends.sqlite import conflicts as sqlite_conflicts
 from standfast.backends.sqlite import load as sqlite_load
@@ -368,6 +369,19 @@ class SqliteBackend:
     def run_record(self, run: str) -> RunRecord | None:
         with self._using(f"reading run {run}") as conn:
             return sqlite_load.read_run(conn, run) if conn is not None else None
+
+    def sources(self, collection: str) -> list[tuple[str, str]]:
+        with self._using("reading the runs") as conn:
+            return [] if conn is None else sources_of(sqlite_load.read_runs(conn), collection)
+
+    def buried(self, collection: str) -> set[str]:
+        with self._using(f"reading `{collection}`") as conn:
+            if conn is None:
+                return set()
+            found = conn.execute(
+                "SELECT key FROM _standfast_tombstones WHERE collection = ?", (collection,)
+            )
+            return {key for (key,) in found}
 
     # ---- reading
 

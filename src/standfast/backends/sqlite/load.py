@@ -73,6 +73,13 @@ def read_run(conn: apsw.Connection, run: str) -> RunRecord | None:
     return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
 
 
+def read_runs(conn: apsw.Connection) -> list[RunRecord]:
+    """Every run's record, latest first."""
+    rows = conn.execute("SELECT run, state, report FROM _standfast_runs ORDER BY started_at DESC")
+    reports = msgspec.json.Decoder(dict[str, LoadReport])
+    return [RunRecord(run, state, reports.decode(report)) for run, state, report in rows]
+
+
 def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     ensure_table(conn, load.collection, now_us)
     name = load.collection
@@ -122,7 +129,7 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     if touched:
         log_change(conn, name, touched, now_us)
     failpoint("collection-written")
-    return LoadReport(floor + 1, versions)
+    return LoadReport(floor + 1, versions, load.source)
 
 
 def _check_versions(conn: apsw.Connection, load: Load, table: Table) -> None:
