@@ -271,6 +271,7 @@ embedded_data        ConfigError   : the data directory holds documents of an em
 other_database       CorruptData | ConfigError : it belongs to another database
 went_back            CorruptData   : the database has forgotten writes that it confirmed
 # JsonFile
+other_file           ConfigError   : the collection was filled from another file of the name
 not_migrated         ConfigError   : the file is there, and nothing of it is stored
 # migrations and commands
 no_json              ConfigError   : no JSON files were found

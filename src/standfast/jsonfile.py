@@ -7,31 +7,44 @@ field, with what others have written meanwhile.  New code uses collections.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from standfast.api.aio import AsyncCollection, AsyncStore
 from standfast.api.collection import Documents
-from standfast.api.drive import blocking
+from standfast.api.drive import blocking, drive
 from standfast.api.opening import open_store
 from standfast.api.store import StoreHandle
 from standfast.api.sync import Store
+from standfast.backends.base import Backend, Form
 from standfast.config.settings import load_settings
-from standfast.document.codec import encode
+from standfast.document.codec import decode, encode
 from standfast.document.diff import Basis, Difference, Known, difference
-from standfast.document.names import collection_name
+from standfast.document.merge import three_way
+from standfast.document.names import collection_name, derived_name, key_text
 from standfast.document.values import MISSING
 from standfast.engine.interfaces import Engine
+from standfast.engine.state_machine import Mode
 from standfast.engine.write_queue import Result
-from standfast.errors import ConfigError, DataError, DeadlineExceeded, StandfastError
-from standfast.limits import MAX_BATCH_OPS
+from standfast.errors import (
+    ConfigError,
+    DataError,
+    DeadlineExceeded,
+    StandfastError,
+    Unavailable,
+)
+from standfast.limits import JSON_FILE_TURN_S, MAX_BATCH_OPS
 from standfast.ops.build import raise_refusal
 from standfast.ops.types import Op
 from standfast.system.platform import at_fork
@@ -42,10 +55,15 @@ logger = logging.getLogger("standfast")
 WHOLE_KEY = "default"
 #: Files of at most so many bytes are looked into: whether they hold anything at all.
 _SMALL_BYTES = 64
+#: Loads of one task or thread, and dicts of callers' own, whose bases are remembered.
+_MAX_LOADS = 4
+_MAX_OWN = 8
 
 _stores: dict[tuple[str | None, str, float], Store] = {}
 _opening = threading.Lock()
 _warned: set[Path] = set()
+#: By engine and collection: who may save now, and what this process knows of it.
+_turns: WeakKeyDictionary[Engine, dict[str, _Turns]] = WeakKeyDictionary()
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -70,39 +88,224 @@ class _Place:
     ) -> None:
         self.path = Path(path)
         self.whole = whole
-        try:
-            self.collection = collection_name(collection or self.path.stem)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{self.path}: {error.message}",
-                code=error.code,
-                hint="name it: JsonFile(..., collection=...), as `standfast migrate --collection`",
-            ) from None
+        #: Whether the caller has said which collection it is: then there is nothing to guess.
+        self.named = collection is not None
+        self.collection = collection_name(collection or derived_name(self.path.name))
+
+
+class _Base:
+    """What one dict of a caller was made from: it belongs to that dict, not to the file object.
+
+    `doubts` are writes of which nobody knows whether they took effect (None: a delete).
+    """
+
+    def __init__(self, owner: tuple[str, str], basis: Basis) -> None:
+        self.owner = owner
+        self.basis = basis
+        self.doubts: dict[str, Known | None] = {}
+
+    def copy(self) -> _Base:
+        """The same for a dict that was made from the same documents."""
+        basis = Basis()
+        basis.texts = dict(self.basis.texts)
+        basis.values = dict(self.basis.values)
+        basis.raws = dict(self.basis.raws)
+        base = _Base(self.owner, basis)
+        base.doubts = dict(self.doubts)
+        return base
+
+
+class _LoadedDict(dict[str, Any]):
+    """A dict that knows which documents it was made from; its copies know it too."""
+
+    base: _Base
+
+    def copy(self) -> _LoadedDict:
+        return _carrying(_LoadedDict(self), self.base.copy())
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _LoadedDict:
+        return _carrying(_LoadedDict(copy.deepcopy(dict(self), memo)), self.base.copy())
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class _LoadedList(list[Any]):
+    """The same for a file that is a list."""
+
+    base: _Base
+
+    def copy(self) -> _LoadedList:
+        return _carrying(_LoadedList(self), self.base.copy())
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _LoadedList:
+        return _carrying(_LoadedList(copy.deepcopy(list(self), memo)), self.base.copy())
+
+    def __reduce__(self) -> Any:
+        return list, (list(self),)
+
+
+_L = TypeVar("_L", _LoadedDict, _LoadedList)
+
+
+def _carrying(data: _L, base: _Base) -> _L:
+    data.base = base
+    return data
+
+
+class _Bases:
+    """Which documents a caller's dict was made from, as far as that can be known.
+
+    A dict that `load` returned carries it, and so do its copies; a dict of the caller's own is
+    recognised once it was saved.  Before that it was made from one of the loads of its task or
+    thread, or of any where that one has made none: what differs between those is not held against
+    the dict (see `_File.save`).
+    """
+
+    def __init__(self) -> None:
+        self._loads: WeakKeyDictionary[object, list[_Base]] = WeakKeyDictionary()
+        self._own: deque[tuple[object, _Base]] = deque(maxlen=_MAX_OWN)
+        self._latest: list[_Base] = []
+        self._mutex = threading.Lock()
+
+    def loaded(self, base: _Base, caller: object) -> None:
+        """A load of this caller."""
+        with self._mutex:
+            loads = self._loads.setdefault(caller, [])
+            if loads and loads[-1].basis.texts == base.basis.texts:
+                loads.pop()
+            loads.append(base)
+            del loads[:-_MAX_LOADS]
+            self._latest = [base]
+
+    def of(self, data: object, owner: tuple[str, str], caller: object) -> list[_Base]:
+        """The base of this dict; several where it may be any of them, the most likely one last."""
+        if isinstance(data, _LoadedDict | _LoadedList) and data.base.owner == owner:
+            return [data.base]
+        with self._mutex:
+            for own, base in self._own:
+                if own is data:
+                    return [base]
+            found = self._loads.get(caller) or [b for each in self._loads.values() for b in each]
+            found = found or self._latest
+            return [each.copy() for each in found] or [_Base(owner, Basis())]
+
+    def saved(self, data: object, base: _Base, caller: object) -> None:
+        """This dict was saved: its base is known from now on."""
+        with self._mutex:
+            self._loads[caller] = [base]
+            if getattr(data, "base", None) is not base and isinstance(data, dict | list):
+                kept = [(own, known) for own, known in self._own if own is not data]
+                self._own.clear()
+                self._own.extend([*kept, (cast("object", data), base)])
+
+
+class _Turns:
+    """One save or edit of a collection at a time in this process, in the order of asking.
+
+    Tasks and threads wait in one queue; whoever is in an edit may load and save inside it.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting: deque[Future[None]] = deque()
+        self._taken = False
+        self.holder: object = None
+        #: The texts that this process knows to be stored, by key.
+        self.texts: dict[str, str] = {}
+        self.saves = 0
+        #: The file that this process means by the collection.
+        self.claimed: Path | None = None
+
+    def ask(self) -> Future[None]:
+        """A future that is done when it is the caller's turn."""
+        turn: Future[None] = Future()
+        with self._mutex:
+            if self._taken:
+                self._waiting.append(turn)
+            else:
+                self._taken = True
+                turn.set_result(None)
+        return turn
+
+    def done(self) -> None:
+        """Give the turn to the next one."""
+        self.holder = None
+        with self._mutex:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(None)
+                    return
+            self._taken = False
+
+    def give_up(self, turn: Future[None]) -> None:
+        """Stop waiting; a turn that came in the same moment goes to the next one."""
+        if not turn.cancel() and not turn.cancelled():
+            self.done()
+
+
+def _busy(name: str) -> Unavailable:
+    return Unavailable(
+        f"another edit of {name} has not ended for {JSON_FILE_TURN_S:.0f} s",
+        code="busy",
+        hint="do not wait for other tasks or threads inside `edit()`",
+    )
 
 
 class _File:
-    """One file in an open store, and what its caller has last seen; one call at a time."""
+    """One file in an open store, and which dicts were made from it."""
 
     def __init__(self, handle: StoreHandle, place: _Place) -> None:
         self._handle = handle
+        self._place = place
         self._path = place.path
         self._whole = place.whole
+        self._key_field: str | None = None
         self._collection: AsyncCollection[Any] = AsyncCollection(handle, place.collection)
         self._documents: Documents[Any] = Documents(handle, place.collection)
-        self._basis = Basis()
-        #: Writes of which nobody knows whether they took effect (None: a delete).
-        self._doubts: dict[str, Known | None] = {}
+        self._bases = _Bases()
         self._looked = False
+        self._recognised = False
+
+    @property
+    def _owner(self) -> tuple[str, str]:
+        primary = self._handle.engine.primary
+        place = f"{id(primary)}" if primary.kind == "memory" else primary.display
+        return place, self._collection.name
+
+    @property
+    def turns(self) -> _Turns:
+        """The queue of this collection's edits and saves in this process."""
+        with _opening:
+            of_engine = _turns.setdefault(self._handle.engine, {})
+            return of_engine.setdefault(self._collection.name, _Turns())
 
     # ---- load
 
-    async def load(self) -> Any:
-        """Everything that is stored; from here on, the next save is based on it."""
+    async def load(self, caller: object) -> Any:
+        """Everything that is stored; what is returned carries what it was made from."""
+        await self._recognise()
+        turns = self.turns
+        saves = turns.saves
         data = await self._stored()
         self._look_at_file(empty=not data)
-        self._basis = Basis.of(data)
-        self._doubts.clear()
-        return data.get(WHOLE_KEY, {}) if self._whole else data
+        base = _Base(self._owner, Basis.of(data))
+        if turns.saves == saves:
+            turns.texts = dict(base.basis.texts)
+        self._bases.loaded(base, caller)
+        value: Any = data.get(WHOLE_KEY, {}) if self._whole else data
+        if self._key_field is not None:
+            value = list(data.values())
+        if isinstance(value, dict):
+            return _carrying(_LoadedDict(cast("dict[str, Any]", value)), base)
+        if isinstance(value, list):
+            return _carrying(_LoadedList(cast("list[Any]", value)), base)
+        return value
 
     async def _stored(self) -> dict[str, Any]:
         if self._whole:
@@ -112,31 +315,149 @@ class _File:
         rows.sort(key=lambda row: row.created_us)
         return {row.key: self._documents.load(row.text, row.key) for row in rows}
 
+    # ---- whose documents these are
+
+    async def _recognise(self) -> None:
+        """Ask the database once which file the collection was filled from, and in which form.
+
+        During an outage nobody can answer; the next call asks again.
+        """
+        if self._recognised:
+            return
+        name, engine = self._collection.name, self._handle.engine
+        if not self._place.named:
+            turns = self.turns
+            turns.claimed = turns.claimed or self._path.resolve()
+            self._require_same(str(turns.claimed))
+
+        def work(backend: Backend, _: float) -> tuple[Form, list[tuple[str, str]]]:
+            return backend.form(name), backend.sources(name)
+
+        try:
+            form, sources = await engine.scan(
+                work, what=f"reading `{name}`", loop=self._handle.loop()
+            )
+        except Unavailable:
+            return
+        found = next((path for _, path in sources if path), "")
+        if found and not self._place.named:
+            self._require_same(found)
+        if form.shape == "document" or (form.shape == "lines" and form.key_field is None):
+            self._whole = True
+        elif not self._whole:
+            self._key_field = form.key_field
+        self._recognised = True
+
+    def _require_same(self, recorded: str) -> None:
+        """Refuse a collection that another file of the same name has filled."""
+        if not _same_place(Path(recorded), self._path):
+            parent = self._path.resolve().parent.name
+            raise ConfigError(
+                f"{self._path}: collection `{self._collection.name}` was filled from another file"
+                f" of that name, {recorded}",
+                code="other_file",
+                hint="give this one a collection of its own: JsonFile(...,"
+                f" collection={derived_name(f'{parent}_{self._collection.name}')!r}); or, if they"
+                f" are the same data, say so: collection={self._collection.name!r}",
+            )
+
     # ---- save
 
-    async def save(self, data: Any) -> Saved:
-        """Write what changed since the last load or save, and delete what was removed."""
+    async def save(self, data: Any, caller: object) -> Saved:
+        """Write what changed since this dict was loaded or saved, and delete what was removed."""
+        await self._recognise()
         if not self._looked:
             await self._look_before_saving()
-        if self._doubts:
-            await self._settle_doubts()
-        changes = difference(self._members(data), self._basis, whole=self._whole)
+        bases = self._bases.of(data, self._owner, caller)
+        base = bases[-1]
+        if base.doubts:
+            await self._settle_doubts(base)
+        changes = _held_by_all(
+            difference(self._members(data), base.basis, whole=self._whole), bases[:-1]
+        )
         for key, known in changes.reshaped.items():
-            self._basis.remember(key, known)
-        ops = self._ops(changes)
-        counts = {"put": 0, "delete": 0, "merged": 0}
+            base.basis.remember(key, known)
+        # From here on this base is the dict's, also if only a part of it can be written.
+        self._bases.saved(data, base, caller)
+        ops, held_back, merged_here = await self._merged_here(self._ops(changes, base))
+        for key in held_back:
+            base.basis.forget(key)
+        counts = {"put": 0, "delete": 0, "merged": len(held_back)}
         for start in range(0, len(ops), MAX_BATCH_OPS):
-            results = await self._write(ops[start : start + MAX_BATCH_OPS], changes)
+            part = ops[start : start + MAX_BATCH_OPS]
+            results = await self._write(part, changes, base)
+            hidden = self._hidden(results)
             for op, outcome, _ in results:
-                merged = outcome.status == "merged"
+                merged = outcome.status == "merged" or op.key in merged_here
                 counts["merged"] += merged
                 counts[op.kind] += op.kind == "put" or not merged
-            self._remember([op.key for op, _, _ in results], changes)
+            self._remember([op.key for op, _, _ in results], changes, base)
+            self._note(results)
+            if hidden:
+                self._note(await self._handle.engine.submit(hidden, loop=self._handle.loop()))
         return Saved(counts["put"], counts["delete"], counts["merged"])
 
+    async def _merged_here(self, ops: list[Op]) -> tuple[list[Op], list[str], set[str]]:
+        """The writes, merged with what is stored now where that may not be what they are based on.
+
+        The database merges, but not before an outage is over: until then a write on an old base
+        would hide what other tasks have written meanwhile, and their next change would be based on
+        that.  Also returned are the keys whose delete yields to a change by others, and those of
+        the writes that were merged.
+        """
+        if self._handle.engine.mode is Mode.DIRECT or not ops:
+            return ops, [], set()
+        try:
+            stored = await self._collection.get_many([op.key for op in ops])
+        except Unavailable:
+            return ops, [], set()  # never seen here: there is nothing that could be hidden
+        merged: list[Op] = []
+        held_back: list[str] = []
+        here: set[str] = set()
+        for op in ops:
+            now = encode(stored[op.key]) if op.key in stored else None
+            if now is None or now == op.base:
+                merged.append(op)
+            elif op.body is not None:
+                merged.append(_merged(op, op.body, now))
+                here.add(op.key)
+            else:
+                held_back.append(op.key)
+        return merged, held_back, here
+
+    def _hidden(self, results: Sequence[Result]) -> list[Op]:
+        """Writes that show again what others in this process wrote, where one has just hidden it.
+
+        A write that was meant for the database and went to the journal was not merged: it stands
+        over what this process knew to be stored.
+        """
+        texts = self.turns.texts
+        return [
+            msgspec.structs.replace(merged, base=op.body, seen="present")
+            for op, _, receipt in results
+            if receipt.durable_on != "primary"
+            and op.body is not None
+            and texts.get(op.key, op.base) != op.base
+            and (merged := _merged(op, op.body, texts[op.key])).body != op.body
+        ]
+
+    def _note(self, results: Sequence[Result]) -> None:
+        """What this process knows to be stored; nothing of what the database has merged."""
+        self.turns.saves += 1
+        texts = self.turns.texts
+        for op, outcome, _ in results:
+            if op.body is None or outcome.status == "merged":
+                texts.pop(op.key, None)
+            else:
+                texts[op.key] = op.body
+
     def _members(self, data: Any) -> dict[Any, Any]:
+        if isinstance(data, _LoadedList):
+            data = list(data)
         if self._whole:
-            return {WHOLE_KEY: data}
+            return {WHOLE_KEY: dict(data) if isinstance(data, _LoadedDict) else data}
+        if self._key_field is not None and isinstance(data, list):
+            return self._records(cast("list[Any]", data), self._key_field)
         if isinstance(data, dict):
             return cast("dict[Any, Any]", data)
         raise DataError(
@@ -146,13 +467,31 @@ class _File:
             path="$",
         )
 
-    def _ops(self, changes: Difference) -> list[Op]:
-        puts = [self._op("put", key, known.text) for key, known in changes.puts.items()]
-        return puts + [self._op("delete", key) for key in changes.deletes]
+    def _records(self, data: list[Any], field: str) -> dict[Any, Any]:
+        """The records of a file that is a list of them, by the field that names each."""
+        members: dict[Any, Any] = {}
+        for index, record in enumerate(data):
+            key = cast("dict[str, Any]", record).get(field) if isinstance(record, dict) else None
+            if isinstance(key, bool) or not isinstance(key, str | int) or key_text(key) in members:
+                raise DataError(
+                    f"{self._path.name}: the record has no `{field}` of its own, which names it -"
+                    f" at `$[{index}]`",
+                    code="no_key",
+                    hint=f"give every record another `{field}`, a string or an integer",
+                    path=f"$[{index}]",
+                )
+            members[key_text(key)] = record
+        return members
 
-    def _op(self, kind: Literal["put", "delete"], key: str, body: str | None = None) -> Op:
+    def _ops(self, changes: Difference, base: _Base) -> list[Op]:
+        puts = [self._op("put", key, base, known.text) for key, known in changes.puts.items()]
+        return puts + [self._op("delete", key, base) for key in changes.deletes]
+
+    def _op(
+        self, kind: Literal["put", "delete"], key: str, base: _Base, body: str | None = None
+    ) -> Op:
         """A write that says what it is based on; its key and text were checked already."""
-        base = self._basis.texts.get(key)
+        text = base.basis.texts.get(key)
         return Op(
             lane="",
             seq=0,
@@ -161,46 +500,46 @@ class _File:
             key=key,
             body=body,
             group=1,
-            seen="absent" if base is None else "present",
-            base=base,
+            seen="absent" if text is None else "present",
+            base=text,
         )
 
-    async def _write(self, ops: Sequence[Op], changes: Difference) -> list[Result]:
+    async def _write(self, ops: Sequence[Op], changes: Difference, base: _Base) -> list[Result]:
         try:
             results = await self._handle.engine.submit(ops, loop=self._handle.loop())
         except BaseException as error:
             # Any other error of ours says that nothing was written.
             if isinstance(error, DeadlineExceeded) or not isinstance(error, StandfastError):
-                self._doubts.update((op.key, changes.puts.get(op.key)) for op in ops)
+                base.doubts.update((op.key, changes.puts.get(op.key)) for op in ops)
             raise
         for op, outcome, _ in results:
             if outcome.status == "refused" and outcome.code != "batch":
                 raise_refusal(op, outcome)
         return results
 
-    def _remember(self, keys: Sequence[str], changes: Difference) -> None:
-        """The basis is what was saved, also if that was merged: what the merge added is then a
+    def _remember(self, keys: Sequence[str], changes: Difference, base: _Base) -> None:
+        """The base is what was saved, also if that was merged: what the merge added is then a
         change by others, and not mistaken for something that the caller removed."""
         for key in keys:
             known = changes.puts.get(key)
             if known is None:
-                self._basis.forget(key)
+                base.basis.forget(key)
             else:
-                self._basis.remember(key, known)
+                base.basis.remember(key, known)
 
-    async def _settle_doubts(self) -> None:
+    async def _settle_doubts(self, base: _Base) -> None:
         """Find out what became of writes without an answer.
 
         Where they are stored, the caller's dict was saved: a change that was taken back since then
         has to be written, too.
         """
-        stored = await self._collection.get_many(self._doubts)
-        for key, known in self._doubts.items():
+        stored = await self._collection.get_many(base.doubts)
+        for key, known in base.doubts.items():
             if known is None and key not in stored:
-                self._basis.forget(key)
+                base.basis.forget(key)
             elif known is not None and key in stored and encode(stored[key]) == known.text:
-                self._basis.remember(key, known)
-        self._doubts.clear()
+                base.basis.remember(key, known)
+        base.doubts.clear()
 
     # ---- the file of former times
 
@@ -235,6 +574,60 @@ class _File:
         self._looked = True
 
 
+def _merged(op: Op, mine: str, now: str) -> Op:
+    """A put on an old base as one that keeps what others have changed since.
+
+    With a true conflict it keeps its base, so that the conflict is recorded.
+    """
+    if not all(text.startswith("{") for text in (op.base or "{}", mine, now)):
+        return op
+    found = three_way(decode(op.base or "{}"), decode(mine), decode(now), prefer="mine")
+    body = encode(found.value)
+    if found.true_conflicts:
+        return msgspec.structs.replace(op, body=body)
+    return msgspec.structs.replace(op, body=body, base=now, seen="present")
+
+
+def _held_by_all(changes: Difference, others: Sequence[_Base]) -> Difference:
+    """Only what is a change whichever of several loads a dict was made from."""
+    if not others:
+        return changes
+    texts = [each.basis.texts for each in others]
+    puts = {
+        key: known
+        for key, known in changes.puts.items()
+        if all(each.get(key) != known.text for each in texts)
+    }
+    deletes = [key for key in changes.deletes if all(key in each for each in texts)]
+    return Difference(puts, deletes, changes.reshaped)
+
+
+def _same_place(recorded: Path, path: Path) -> bool:
+    """Whether a path names the file that a collection was filled from.
+
+    The same path does.  So does the same relative path where the recorded folder does not exist:
+    the app was deployed to another machine or folder.
+    """
+    here = path.resolve()
+    if recorded == here:
+        return True
+    if recorded.parent.is_dir():
+        return False
+    try:
+        relative = here.relative_to(Path.cwd())
+    except ValueError:
+        relative = Path(*here.parts[-2:])
+    return recorded.parts[-len(relative.parts) :] == relative.parts
+
+
+def _caller() -> object:
+    """The task that runs now, or the thread where there is none."""
+    try:
+        return asyncio.current_task() or threading.current_thread()
+    except RuntimeError:
+        return threading.current_thread()
+
+
 def _holds_nothing(path: Path) -> bool:
     """Whether a file is an empty object or array; one of no bytes was damaged."""
     if path.stat().st_size > _SMALL_BYTES:
@@ -245,11 +638,12 @@ def _holds_nothing(path: Path) -> bool:
 class AsyncJsonFile:
     """A JSON file of former times, in the store: `load()` gives a dict, `save(dict)` takes it back.
 
-    The collection has the name of the file without its ending, or that of `collection`, and one
-    document for each member of the file's object; with `whole`, one document of any form.  `store`:
+    The collection has the name that `standfast migrate` derives from the file's, or that of
+    `collection`, and one document for each member of the file's object; with `whole`, one document
+    of any form.  `store`:
     an open asynchronous store; by default one of `standfast.open()` for all files of the process
-    with the same settings, closed when the program ends.  One call at a time; a task that is
-    cancelled gives up the answer only: its save is carried out to its end.
+    with the same settings, closed when the program ends.  A task that is cancelled gives up
+    the answer only: its save is carried out to its end.
     """
 
     def __init__(
@@ -264,7 +658,6 @@ class AsyncJsonFile:
         self._place = _Place(path, whole=whole, collection=collection)
         self._handle = None if store is None else store.handle
         self._file: _File | None = None
-        self._lock: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def __repr__(self) -> str:
         return f"AsyncJsonFile({str(self._place.path)!r})"
@@ -280,49 +673,93 @@ class AsyncJsonFile:
 
         The keys are strings, in the order in which the documents were created, as in the file that
         was migrated; those of one moment in bytewise order.  With `whole`, the one document's value
-        (`{}` when there is none).  Pages of 1,000 documents are a snapshot each.
+        (`{}` when there is none); a file that was migrated as a list comes back as a list.  What is
+        returned carries what it was made from: `save` compares with that.  Pages of 1,000 documents
+        are a snapshot each.
 
-        ConfigError("not_migrated") when nothing is stored and the file is still there.  In an
-        outage it comes from the mirror, with pending writes applied:
+        ConfigError("not_migrated") when nothing is stored and the file is still there;
+        ConfigError("other_file") when the collection was filled from another file of that name.  In
+        an outage it comes from the mirror, with pending writes applied:
         Unavailable("not_mirrored") when this data directory has never loaded it before.
         """
-        async with self._turn() as file:
-            return await file.load()
+        file = await self._opened()
+        return await file.load(self._caller())
 
     async def save(self, data: Any) -> Saved:
-        """Write what changed since the last load or save, and delete what was removed.
+        """Write what changed since this dict was loaded or saved, and delete what was removed.
 
         All or nothing, up to 10,000 changed documents; more go in batches of so many.  What others
-        have written since the load is merged with it, never overwritten silently.  Saved without a
-        load, nothing is deleted, and documents that exist are merged as if both had added them.
-        After an error nothing is taken for saved: save again.
+        have written since the load is merged with it, never overwritten silently.  A dict of your
+        own, not one that `load` returned, is compared with the loads of this task or thread; where
+        nothing was loaded, nothing is deleted, and documents that exist are merged as if both had
+        added them.  After an error nothing is taken for saved: save again.
 
         DataError, before anything is written, for what JSON cannot hold: see `docs/json_file.md`.
         """
-        return await self._to_its_end(self._save(data))
+        return await self._to_its_end(self._save(data, self._caller()))
 
-    async def _save(self, data: Any) -> Saved:
-        async with self._turn() as file:
-            return await file.save(data)
+    @asynccontextmanager
+    async def edit(self) -> AsyncGenerator[Any, None]:
+        """`async with file.edit() as data:` loads, lets you change `data` in place, and saves.
+
+        One edit or save of this file at a time in this process, whichever object, task or thread it
+        comes from: none overwrites what another did.  Nothing is saved when the block raises.
+        Unavailable("busy") when another edit does not end within 60 s.
+        """
+        file, caller = await self._opened(), self._caller()
+        taken = await self._take(file.turns, caller)
+        try:
+            data = await file.load(caller)
+            yield data
+        except BaseException:
+            if taken:
+                file.turns.done()
+            raise
+        await self._to_its_end(self._save_in_turn(file, data, caller, taken=taken))
+
+    async def _save(self, data: Any, caller: object) -> Saved:
+        file = await self._opened()
+        taken = await self._take(file.turns, caller)
+        return await self._save_in_turn(file, data, caller, taken=taken)
+
+    async def _save_in_turn(self, file: _File, data: Any, caller: object, *, taken: bool) -> Saved:
+        try:
+            return await file.save(data, caller)
+        finally:
+            if taken:
+                file.turns.done()
+
+    def _caller(self) -> object:
+        return _caller()
 
     async def _to_its_end(self, save: Coroutine[Any, Any, Saved]) -> Saved:
         return await asyncio.shield(asyncio.ensure_future(save))
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncGenerator[_File, None]:
-        """The file, for one call at a time; a lock belongs to the loop that first waited for it."""
-        loop = asyncio.get_running_loop()
-        if self._lock is None or self._lock[0] is not loop:
-            self._lock = loop, asyncio.Lock()
-        async with self._lock[1]:
-            if self._handle is None:
-                self._handle = (await asyncio.to_thread(shared_store)).as_async().handle
-            yield self._opened(self._handle)
+    async def _take(self, turns: _Turns, caller: object) -> bool:
+        """Wait for the caller's turn; False: it has it already, and waits for nobody."""
+        if turns.holder is caller:
+            return False
+        turn = turns.ask()
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(turn), JSON_FILE_TURN_S)
+        except BaseException as error:
+            turns.give_up(turn)
+            if isinstance(error, TimeoutError):
+                raise _busy(self._place.path.name) from None
+            raise
+        turns.holder = caller
+        return True
 
-    def _opened(self, handle: StoreHandle) -> _File:
-        if self._file is None:
-            self._file = _File(handle, self._place)
-        return self._file
+    async def _opened(self) -> _File:
+        if self._handle is None:
+            self._handle = (await asyncio.to_thread(shared_store)).as_async().handle
+        return self._file_of(self._handle)
+
+    def _file_of(self, handle: StoreHandle) -> _File:
+        with _opening:
+            if self._file is None:
+                self._file = _File(handle, self._place)
+            return self._file
 
 
 class _InThread(AsyncJsonFile):
@@ -332,26 +769,38 @@ class _InThread(AsyncJsonFile):
         self._place = place
         self._handle = handle
         self._file = None
-        self._mutex = threading.Lock()
 
     async def _to_its_end(self, save: Coroutine[Any, Any, Saved]) -> Saved:
         return await save
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncGenerator[_File, None]:
-        with self._mutex:
-            if self._handle is None:
-                self._handle = shared_store().calls.handle
-            yield self._opened(self._handle)
+    async def _take(self, turns: _Turns, caller: object) -> bool:
+        if turns.holder is caller:
+            return False
+        turn = turns.ask()
+        try:
+            turn.result(JSON_FILE_TURN_S)
+        except BaseException as error:
+            turns.give_up(turn)
+            if isinstance(error, TimeoutError | CancelledError):
+                raise _busy(self._place.path.name) from None
+            raise
+        turns.holder = caller
+        return True
+
+    async def _opened(self) -> _File:
+        if self._handle is None:
+            self._handle = shared_store().calls.handle
+        return self._file_of(self._handle)
 
 
 class JsonFile:
     """A JSON file of former times, in the store: `load()` gives a dict, `save(dict)` takes it back.
 
-    The collection has the name of the file without its ending, or that of `collection`, and one
-    document for each member of the file's object; with `whole`, one document of any form.  `store`:
+    The collection has the name that `standfast migrate` derives from the file's, or that of
+    `collection`, and one document for each member of the file's object; with `whole`, one document
+    of any form.  `store`:
     an open store; by default `standfast.open()`, one for all files of the process with the same
-    settings, closed when the program ends.  Thread-safe: one call at a time.
+    settings, closed when the program ends.  Thread-safe.
     """
 
     def __init__(
@@ -371,6 +820,23 @@ class JsonFile:
 
     load = blocking(AsyncJsonFile.load)
     save = blocking(AsyncJsonFile.save)
+
+    @contextmanager
+    def edit(self) -> Generator[Any, None, None]:
+        """`with file.edit() as data:` loads, lets you change `data` in place, and saves.
+
+        One edit or save of this file at a time in this process, whichever object, task or thread it
+        comes from: none overwrites what another did.  Nothing is saved when the block raises.
+        Unavailable("busy") when another edit does not end within 60 s.
+        """
+        block = self.calls.edit()
+        data = drive(block.__aenter__(), self.calls)
+        try:
+            yield data
+        except BaseException as error:
+            drive(block.__aexit__(type(error), error, error.__traceback__), self.calls)
+            raise
+        drive(block.__aexit__(None, None, None), self.calls)
 
 
 def _check_store(store: object, kind: type, name: str, wanted: str) -> None:
@@ -403,6 +869,7 @@ def _after_fork() -> None:
     """A store that was being opened is opened in the parent only."""
     global _opening
     _opening = threading.Lock()
+    _turns.clear()
 
 
 at_fork(in_child=_after_fork)

@@ -25,6 +25,9 @@ MAX_BATCH_OPS = 10_000
 #: Documents that one page of a scan returns at the most.
 MAX_PAGE = 10_000
 
+#: Seconds that an edit or a save of a JsonFile waits for another one of the same process.
+JSON_FILE_TURN_S = 60.0
+
 #: Attempts of `update(fn)` before it gives up with a ConflictError.
 MAX_UPDATE_ATTEMPTS = 50
 

@@ -9,6 +9,9 @@ import pytest
 from standfast.api.sync import Store
 from support.bots import Home
 from support.faulty import Link, Open, Opened, Server, open_link
+from support.place_fixtures import place
+
+__all__ = ["place"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

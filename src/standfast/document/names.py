@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 
 from standfast.errors import ConfigError, DataError
 from standfast.limits import MAX_COLLECTION_CHARS, MAX_KEY_BYTES
@@ -54,6 +56,66 @@ def key_problem(text: str) -> str:
     if "\x00" in text:
         return "a key contains U+0000, which a text column cannot store"
     return ""
+
+
+def derived_name(file_name: str) -> str:
+    """The collection that a file becomes: readable, and the same for the same name.
+
+    Its JSON ending is cut; what a name cannot hold becomes `_` (`nuke-state.json` is `nuke_state`,
+    `2026-03-30.json` is `c_2026_03_30`).  Letters of other alphabets are written in Latin ones, and
+    a checksum of the name follows, so that two such names are never one.
+    """
+    stem = _ENDING.sub("", file_name) or file_name
+    plain = "".join(map(_latin, unicodedata.normalize("NFC", stem)))
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", plain, flags=re.ASCII).strip("_") or "file"
+    if not (name[0].isalpha() or stem.startswith("_")) or name.lower().startswith(_RESERVED):
+        name = f"c_{name}"
+    elif stem.startswith("_") and _COLLECTION.fullmatch(stem):
+        name = stem
+    if stem.isascii() and any(map(str.isalnum, stem)) and len(name) <= MAX_COLLECTION_CHARS:
+        return name if not name.lower().startswith(_RESERVED) else f"c{name}"
+    mark = hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{name[: MAX_COLLECTION_CHARS - 7].rstrip('_')}_{mark}"
+
+
+def _latin(letter: str) -> str:
+    """A letter in Latin letters, as far as Unicode names it by its sound."""
+    if letter.isascii():
+        return letter
+    base = unicodedata.normalize("NFKD", letter)[0]
+    if base.isascii():
+        return base
+    if letter.lower() in _SOUNDS:
+        return _SOUNDS[letter.lower()]
+    words = unicodedata.name(letter, "").lower().split()
+    if words and words[0] in ("hiragana", "katakana", "hangul", "arabic", "hebrew", "devanagari"):
+        return words[-1].replace("-", "")
+    return f"_{ord(letter):x}" if letter.isalnum() else "_"
+
+
+_ENDING = re.compile(r"\.(json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
+#: Cyrillic and Greek letters, whose names in Unicode are not their sounds.
+_SOUNDS = dict(
+    zip(
+        "абвгдеёзийклмнопрстуфыэαβγδεζηικλμνξοπρσςτυφω",
+        "abvgdeeziyklmnoprstufyeabgdeziiklmnxoprsstyfo",
+        strict=True,
+    )
+) | {
+    "ж": "zh",
+    "\u0445": "kh",
+    "ц": "ts",
+    "ч": "ch",
+    "ш": "sh",
+    "щ": "shch",
+    "ъ": "",
+    "ь": "",
+    "ю": "yu",
+    "я": "ya",
+    "θ": "th",
+    "χ": "ch",
+    "ψ": "ps",
+}
 
 
 def collection_name(name: object) -> str:
