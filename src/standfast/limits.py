@@ -51,9 +51,11 @@ MAX_TRANSACTION_BYTES = 8 * 1024 * 1024
 #: acknowledged. Half of it is warned about.
 MAX_JOURNAL_OPS = 1_000_000
 
-#: Bytes of the spool, and the seconds that a write waits for the journal before it goes there.
+#: Bytes of the spool, and the seconds that a write waits for the journal before it goes there: the
+#: first, and those that follow it.
 MAX_SPOOL_BYTES = 64 * 1024 * 1024
-JOURNAL_WAIT_S = 1.0
+JOURNAL_WAIT_S = 3.0
+SPOOLING_WAIT_S = 0.05
 
 #: Seconds that a process waits for another one that is using the spool.
 SPOOL_WAIT_S = 1.0

@@ -211,7 +211,7 @@ def test_the_history_that_it_belongs_to(journal: Journal, tmp_path: Path) -> Non
 def forgetting_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the file takes nothing."""
 
-    def full(doing: str, *, durable: bool) -> Any:
+    def full(doing: str, *, durable: bool, wait_s: float | None = None) -> Any:
         raise Unavailable("the disk is full", code="disk_full", hint="free space")
 
     monkeypatch.setattr(journal._file, "writing", full)

@@ -52,6 +52,7 @@ class EmbeddedEngine:
         self._seq = 0
         self._watermark = 0
         self._lock = threading.Lock()
+        self._pool_lock = threading.Lock()  # an event loop must not wait for a commit
         self._waiting: deque[_Waiting] = deque()
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
@@ -82,7 +83,7 @@ class EmbeddedEngine:
         return promise
 
     def _executor(self) -> ThreadPoolExecutor:
-        with self._lock:
+        with self._pool_lock:
             self._require_open()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, thread_name_prefix="standfast-writer")
@@ -243,8 +244,9 @@ class EmbeddedEngine:
         with self._lock:
             if self._closed:
                 return 0
-            self._closed = True
-            pool, self._pool = self._pool, None
+            with self._pool_lock:
+                self._closed = True
+                pool, self._pool = self._pool, None
             try:
                 if self._seq:
                     self.primary.close_lane(self.lane)

@@ -29,7 +29,7 @@ from standfast.engine.salvage import Loss, Salvaged, salvage
 from standfast.engine.spool import Spool
 from standfast.engine.sqlite_file import LocalFile
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
-from standfast.limits import JOURNAL_WAIT_S, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.limits import JOURNAL_WAIT_S, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS, SPOOLING_WAIT_S
 from standfast.ops.batch import Place
 from standfast.ops.types import Op, ServerIdentity, pack, unpack
 from standfast.system.failpoints import failpoint
@@ -277,7 +277,10 @@ class Journal:
     def writing(self) -> Generator[Transaction]:
         """One durable transaction: what it adds is on disk when it returns (I1)."""
         with self._taking_spool() as spooled:
-            with self._file.writing("writing the journal", durable=True) as conn:
+            # Once the spool is in use, it does not wait long for the journal again.
+            wait_s = JOURNAL_WAIT_S if spooled is None else SPOOLING_WAIT_S
+            doing = "writing the journal"
+            with self._file.writing(doing, durable=True, wait_s=wait_s) as conn:
                 settled = self._forget_settled(conn)
                 _add_spooled(conn, spooled or [])
                 yield Transaction(conn)
@@ -496,9 +499,7 @@ class Journal:
 
 
 def _file(path: Path) -> LocalFile:
-    return LocalFile(
-        path, mark=MARK, schema=_SCHEMA, what="the journal", busy_timeout_s=JOURNAL_WAIT_S
-    )
+    return LocalFile(path, mark=MARK, schema=_SCHEMA, what="the journal")
 
 
 def _opened(path: Path) -> LocalFile:

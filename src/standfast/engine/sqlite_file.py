@@ -54,6 +54,7 @@ class LocalFile:
         busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         self.path = path.absolute()
+        self._wait_s = busy_timeout_s
         self._what = what
         self._lock = threading.Lock()
         self._reading = threading.Lock()
@@ -70,7 +71,6 @@ class LocalFile:
                 self._checkpointing = Checkpointing(self._connect(undo), self.path)
                 undo.pop_all()
             for conn in (self._writer, self._durable):
-                conn.set_busy_timeout(int(busy_timeout_s * 1000))
                 conn.set_wal_hook(self._checkpointing.note)
             watch(self)
 
@@ -113,11 +113,17 @@ class LocalFile:
         conn.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
-    def writing(self, doing: str, *, durable: bool) -> Generator[apsw.Connection]:
-        """One write transaction; on disk when it returns if `durable`, else safe from kill -9."""
+    def writing(
+        self, doing: str, *, durable: bool, wait_s: float | None = None
+    ) -> Generator[apsw.Connection]:
+        """One write transaction; on disk when it returns if `durable`, else safe from kill -9.
+
+        `wait_s` is how long it waits for another process, if not as long as others.
+        """
         conn = self._durable if durable else self._writer
         with self._lock:
             try:
+                conn.set_busy_timeout(int(1000 * (self._wait_s if wait_s is None else wait_s)))
                 conn.execute("BEGIN IMMEDIATE")
                 try:
                     yield conn

@@ -7,6 +7,8 @@ Sources: sqlite.org/wal.html, sqlite.org/pragma.html, apsw documentation.
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import threading
 import time
 import uuid
@@ -62,8 +64,12 @@ from standfast.ops.types import (
 from standfast.system.files import create_private
 from standfast.system.forking import OPENING, watch
 
+logger = logging.getLogger("standfast")
+
 #: "stnd" in ASCII: marks the file as ours (PRAGMA application_id).
 APPLICATION_ID = 0x73746E64
+#: How long a store that is closed waits for another process that is writing.
+_CLOSING_WAIT_MS = 100
 #: What the file is: made by us, or by another program, whose tables we have adopted.
 EMBEDDED, ADOPTED = "embedded primary", "adopted"
 
@@ -93,6 +99,10 @@ class SqliteBackend:
         self._inode: Inode | None = None
         self._closed = False
         self._lock = threading.RLock()
+        # Of their own: a read must not wait for a write that waits for another process.
+        self._reader: apsw.Connection | None = None
+        self._read_lock = threading.Lock()
+        self._in_use = False
         watch(self)
 
     @property
@@ -117,12 +127,37 @@ class SqliteBackend:
             yield self._conn
 
     @contextmanager
+    def _looking(self, doing: str) -> Generator[apsw.Connection | None]:
+        """The connection for reading; None when there is no database."""
+        reader = self._reader
+        if reader is None:
+            with self._using(doing) as conn:
+                reader = self._reader  # opened with the other one, unless there is nothing to open
+                if reader is None:
+                    yield conn
+                    return
+        with self._read_lock, mapped(f"{doing} in {self.display}"):
+            if self._reader is not reader or self._closed:
+                raise Unavailable(
+                    f"{self.display} was closed", code="closed", hint="open the store again"
+                )
+            if inode_of(self._path) != self._inode:
+                raise gone(self._path, "the database file")
+            yield reader
+
+    @contextmanager
     def _writing(self, doing: str) -> Generator[apsw.Connection]:
         """One transaction, which counts only if the file is still in its place afterwards."""
         with self._using(doing, create=True) as conn:
             assert conn is not None, "create=True opens"
+            marks = not self._in_use and self._reader is not None
             with transaction(conn):
+                marked = marks and mark_in_use(conn, in_use=True)
                 yield conn
+            if marks:
+                self._in_use = True
+            if marked:  # into the file itself, for whoever gets a copy of that alone
+                conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._check_inode()
 
     def _exists(self) -> bool:
@@ -141,18 +176,26 @@ class SqliteBackend:
             raise gone(self._path, "the database file")
 
     def _drop_connection(self) -> None:
+        self._adopting = self._in_use = False
+        with self._read_lock:
+            reader, self._reader = self._reader, None
         conn, self._conn = self._conn, None
-        self._adopting = False
-        if conn is not None:
-            with contextlib.suppress(apsw.Error):
-                conn.close(True)
+        for one in (reader, conn):
+            if one is not None:
+                with contextlib.suppress(apsw.Error):
+                    one.close(True)
 
     def fork_locks(self) -> list[Any]:
-        return [self._lock]
+        return [self._lock, self._read_lock]
 
     def close_in_child(self) -> None:
-        """The connection belongs to the parent; the child makes one of its own when it needs it."""
-        self._drop_connection()
+        """The connections are the parent's; the child makes its own when it needs them."""
+        self._conn, self._reader, inherited = None, None, (self._reader, self._conn)
+        self._adopting = self._in_use = False
+        for one in inherited:
+            if one is not None:
+                with contextlib.suppress(apsw.Error):
+                    one.close(True)
 
     def _connect(self) -> apsw.Connection:
         return connect(self._path, self._busy_timeout_ms)
@@ -163,6 +206,7 @@ class SqliteBackend:
             if create:
                 create_private(self._path)
             inode = inode_of(self._path)
+            has_log = os.path.lexists(f"{self._path}-wal")
             conn = self._connect()
         try:
             # What is not ours must not change, not even by a checkpoint when it is closed again.
@@ -177,11 +221,21 @@ class SqliteBackend:
                 return conn
             conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             # Before the first statement that may lock: of several processes one adopts the file.
-            if self._is_shared(conn):
+            shared = self._is_shared(conn)
+            if shared:
                 leave_wal(conn)
             else:
                 enter_wal(conn, self._path, self._busy_timeout_ms / 1000)
+                if not has_log and is_in_use(conn):
+                    logger.warning(
+                        "%s was not closed, and its -wal file is missing: if it is a copy of a"
+                        " running store, what was written last is not in it; copy the whole data"
+                        " directory while no process uses it",
+                        self._path,
+                    )
             self._install(conn)
+            if not shared:  # there a read may have to wait, and its own lock is no help
+                self._reader = self._connect()
         except BaseException:
             conn.close(True)
             raise
@@ -263,7 +317,18 @@ class SqliteBackend:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            self._mark_closed()
             self._drop_connection()
+
+    def _mark_closed(self) -> None:
+        conn = self._conn
+        if conn is None or self._reader is None:
+            return
+        with contextlib.suppress(apsw.Error):  # a note that stays costs a warning at the worst
+            conn.set_busy_timeout(_CLOSING_WAIT_MS)
+            if is_in_use(conn):
+                with transaction(conn):
+                    mark_in_use(conn, in_use=False)
 
     # ---- writing
 
@@ -387,7 +452,7 @@ class SqliteBackend:
 
     @contextmanager
     def _reading(self, collection: str) -> Generator[apsw.Connection | None]:
-        with self._using(f"reading `{collection}`") as conn:
+        with self._looking(f"reading `{collection}`") as conn:
             known = conn is not None and sqlite_write.is_collection(conn, collection)
             yield conn if known else None
 
@@ -406,7 +471,7 @@ class SqliteBackend:
         deadline: float | None = None,
     ) -> Observed:
         missing = [State(collection, key, None, 0) for key in keys]
-        with self._using(f"reading `{collection}`") as conn:
+        with self._looking(f"reading `{collection}`") as conn:
             if conn is None:
                 return Observed(missing)
             now = now_us()
@@ -484,14 +549,14 @@ class SqliteBackend:
             return {key: Image(key, text, None, *rest) for key, text, *rest in found}
 
     def collections(self) -> list[str]:
-        with self._using("listing the collections") as conn:
+        with self._looking("listing the collections") as conn:
             if conn is None:
                 return []
             found = conn.execute("SELECT name FROM _standfast_collections ORDER BY name")
             return [record[0] for record in found]
 
     def form(self, collection: str) -> Form:
-        with self._using(f"reading `{collection}`") as conn:
+        with self._looking(f"reading `{collection}`") as conn:
             if conn is None:
                 return Form()
             found = conn.execute(
@@ -507,6 +572,29 @@ class SqliteBackend:
             if conn is None or sqlite_write.is_collection(conn, collection):
                 return ""
             return sqlite_write.foreign_table(conn, collection)
+
+
+_USE = "CREATE TABLE IF NOT EXISTS _standfast_use (in_use INTEGER NOT NULL)"
+
+
+def mark_in_use(conn: apsw.Connection, *, in_use: bool) -> bool:
+    """Note in the database itself that it is open, or was closed; False when that was so already.
+
+    So a copy of the file alone shows that its write-ahead log is missing.
+    """
+    if is_in_use(conn) == in_use:
+        return False
+    conn.execute(_USE)
+    conn.execute("DELETE FROM _standfast_use")
+    conn.execute("INSERT INTO _standfast_use VALUES (?)", (in_use,))
+    return True
+
+
+def is_in_use(conn: apsw.Connection) -> bool:
+    """Whether the database was last noted to be open."""
+    if not conn.execute("SELECT 1 FROM sqlite_schema WHERE name = '_standfast_use'").get:
+        return False
+    return bool(conn.execute("SELECT max(in_use) FROM _standfast_use").get)
 
 
 def read_live(
