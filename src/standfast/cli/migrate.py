@@ -31,6 +31,19 @@ def _what_options(function: _F) -> _F:
             click.option(
                 "--collection", metavar="NAME", help="Collection, if not the file's name."
             ),
+            click.option(
+                "--name",
+                "names",
+                metavar="FILE=COLLECTION",
+                multiple=True,
+                help="Collection of one of the files.",
+            ),
+            click.option(
+                "--exclude",
+                metavar="GLOB",
+                multiple=True,
+                help="Leave out files by name or path.",
+            ),
             click.option("-r", "--recursive", is_flag=True, help="Descend into folders."),
             click.option(
                 "--split-default",
@@ -63,11 +76,27 @@ def _options(values: dict[str, Any]) -> Options:
     return Options(
         read=read,
         collection=values["collection"],
+        names=_names(values["names"]),
+        exclude=values["exclude"],
         recursive=values["recursive"],
         on_conflict=values["on_conflict"],
         keep_files=values["keep_files"],
         skip_bad=values["skip_bad"],
     )
+
+
+def _names(given: tuple[str, ...]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for each in given:
+        file, equals, name = each.rpartition("=")
+        if not (file and equals and name):
+            raise ConfigError(
+                f"--name {each}: not FILE=COLLECTION",
+                code="usage",
+                hint="for example --name nuke-state.json=nukes",
+            )
+        names[file] = name
+    return names
 
 
 @click.command("migrate")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from standfast.cli.output import note, print_line, shown, styled
+from standfast.document.names import derived_name
 from standfast.migrate.compare import CollectionPlan
-from standfast.migrate.plan import Plan
+from standfast.migrate.plan import Plan, Source
 from standfast.migrate.runner import Result
 
 #: Differing documents that are listed for one collection.
@@ -73,8 +75,23 @@ def show_result(result: Result) -> None:
     for problem in plan.problems:
         note(styled("set aside: ", fg="red") + shown(problem.error.message))
     print_line(result.run)
+    if result.green and plan.found.from_directory:
+        note("the same data in your code:")
+        for source in plan.sources:
+            note(f"    {shown(code_line(source))}")
     if result.green:
         note(f"done; undo it with: standfast rollback {result.run}")
+
+
+def code_line(source: Source) -> str:
+    """The line of Python that opens what a file has become."""
+    path = source.path
+    with contextlib.suppress(ValueError):
+        path = path.relative_to(Path.cwd())
+    named = f", collection={source.collection!r}"
+    if source.collection == derived_name(source.path.name):
+        named = ""
+    return f"{source.collection.lower()} = standfast.JsonFile({path.as_posix()!r}{named})"
 
 
 def _show_why_not(plan: Plan) -> None:

@@ -5,19 +5,20 @@ Nothing is written here, neither to the disk nor to the database.
 
 from __future__ import annotations
 
-import re
+import contextlib
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
 from standfast.backends.base import Backend
-from standfast.document.names import collection_name
+from standfast.document.names import collection_name, derived_name
 from standfast.errors import ConfigError, CorruptData, DataError, StandfastError
-from standfast.limits import MAX_COLLECTION_CHARS
 from standfast.migrate.compare import CollectionPlan, OnConflict, Policy, compare
-from standfast.migrate.find_files import Found, find_files
+from standfast.migrate.find_files import Found, LeftOut, find_files
 from standfast.migrate.read_file import Contents, ReadOptions, read_contents
 from standfast.migrate.rundir import RunDir, SourceRecord, all_runs
 from standfast.system.failpoints import failpoint
@@ -29,10 +30,16 @@ _LOOKS_LOST = ("empty", "nul_filled", "truncated")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a migration was asked to do; the flags of `standfast migrate`."""
+    """What a migration was asked to do; the flags of `standfast migrate`.
+
+    `names` are collections by file: its path as it was given, or its name; `exclude` are patterns
+    of names or paths that are left out.
+    """
 
     read: ReadOptions = field(default_factory=ReadOptions)
     collection: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    exclude: tuple[str, ...] = ()
     recursive: bool = False
     on_conflict: OnConflict = "fail"
     keep_files: bool = False
@@ -104,6 +111,7 @@ def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
     Raises ConfigError for paths that lead to no file at all.
     """
     found = find_files(list(paths), recursive=options.recursive, data_dir=data_dir)
+    found = _without_excluded(found, options.exclude)
     if options.collection is not None and len(found.files) != 1:
         raise ConfigError(
             f"--collection names one collection, but {len(found.files)} files were found",
@@ -112,9 +120,10 @@ def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
         )
     plan = Plan(found)
     taken: dict[str, Path] = {}
+    names = _names(found.files, options, data_dir)
     for path in found.files:
         try:
-            source = read_source(path, options)
+            source = read_source(path, options, names[path])
             _require_free(source, taken)
         except StandfastError as error:
             plan.problems.append(Problem(path, error))
@@ -125,9 +134,44 @@ def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
     return plan
 
 
-def read_source(path: Path, options: Options) -> Source:
+def _without_excluded(found: Found, patterns: Sequence[str]) -> Found:
+    """The files that no pattern leaves out, by their name or by the end of their path."""
+    if not patterns:
+        return found
+    out = [
+        path
+        for path in found.files
+        if any(fnmatchcase(path.name, each) or path.match(each) for each in patterns)
+    ]
+    left = tuple(path for path in found.files if path not in out)
+    left_out = (*found.left_out, *(LeftOut(path, "excluded by --exclude") for path in out))
+    return Found(left, left_out, found.from_directory)
+
+
+def _names(files: Sequence[Path], options: Options, data_dir: Path) -> dict[Path, str]:
+    """The collection of each file: as asked, as recorded by an earlier run, or derived.
+
+    Where several would get the same derived name, each gets its folder's in front.
+    """
+    asked = {**{Path(name).resolve(): to for name, to in options.names.items()}}
+    recorded: dict[Path, str] = {}
+    for run_dir in all_runs(data_dir):
+        with contextlib.suppress(CorruptData):
+            for record in run_dir.load_state().sources:
+                recorded[Path(record.path)] = record.collection
+    given = {path: asked.get(path) or options.names.get(path.name) for path in files}
+    derived = {path: derived_name(path.name) for path in files if not given[path]}
+    derived |= {path: recorded[path] for path in derived if path in recorded}
+    taken = Counter(name.lower() for name in derived.values())
+    for path, name in list(derived.items()):
+        if taken[name.lower()] > 1 and path not in recorded:
+            derived[path] = derived_name(f"{path.parent.name}_{path.name}")
+    return {path: given[path] or derived[path] for path in files}
+
+
+def read_source(path: Path, options: Options, name: str | None = None) -> Source:
     """One file, read once: the bytes that are parsed are the bytes that are backed up."""
-    collection = _collection_of(path, options)
+    collection = _collection_of(path, options, name)
     try:
         data, state = read_regular(path)
     except OSError as error:
@@ -153,8 +197,8 @@ def read_source(path: Path, options: Options) -> Source:
     )
 
 
-def _collection_of(path: Path, options: Options) -> str:
-    """The collection that a file becomes; the error says how to give it another name."""
+def _collection_of(path: Path, options: Options, name: str | None) -> str:
+    """The collection that a file becomes; ConfigError when a name that was given cannot be one."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -165,16 +209,7 @@ def _collection_of(path: Path, options: Options) -> str:
         ) from None
     if options.collection is not None:
         return collection_name(options.collection)
-    try:
-        return collection_name(path.stem)
-    except ConfigError as error:
-        proper = re.sub(r"\W+", "_", path.stem, flags=re.ASCII).strip("_")[:MAX_COLLECTION_CHARS]
-        name = proper if proper[:1].isalpha() and proper[:1].isascii() else f"c_{proper}"
-        raise ConfigError(
-            f"{path}: {error.message}",
-            code=error.code,
-            hint=f"migrate it alone, and name its collection: --collection {name}",
-        ) from None
+    return collection_name(name or derived_name(path.name))
 
 
 def _sibling_hint(path: Path) -> str:
@@ -192,7 +227,7 @@ def _require_free(source: Source, taken: Mapping[str, Path]) -> None:
         raise ConfigError(
             f"{source.path}: its collection `{source.collection}` is that of {other} already",
             code="same_collection",
-            hint="migrate one of them alone, with --collection",
+            hint="give one of them another with --name FILE=COLLECTION",
         )
 
 

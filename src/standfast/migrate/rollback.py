@@ -7,7 +7,7 @@ Whatever was written since the run is refused or archived, never silently overwr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from standfast.migrate.rundir import (
     RunDir,
     RunState,
     SourceRecord,
+    all_runs,
     find_run,
     remove_stateless,
 )
@@ -83,7 +84,8 @@ def rollback(
             run_dir.remove()
             return result
         announce("roll back", f"run {state.run} in {backend.display}")
-        _Rollback(backend, run_dir, state, discard_newer, result).do()
+        undone = [each for each in all_runs(data_dir) if each.run > state.run]
+        _Rollback(backend, run_dir, state, discard_newer, result, undone).do()
         return result
 
 
@@ -97,6 +99,7 @@ class _Rollback:
         state: RunState,
         discard_newer: bool,
         result: RollbackResult,
+        later: Sequence[RunDir] = (),
     ) -> None:
         self._backend = backend
         self._run_dir = run_dir
@@ -104,6 +107,9 @@ class _Rollback:
         self._discard_newer = discard_newer or state.discard_newer
         self._result = result
         self._record_name = f"{state.run}:rollback"
+        self._undone = [
+            each for each in (run.load_state() for run in later) if each.state == "rolled-back"
+        ]
 
     def do(self) -> None:
         """Check everything, archive what is given up, then the rows, then the files."""
@@ -182,12 +188,27 @@ class _Rollback:
             present = backend.images(name, keys)
             expected = Expected(documents_of(run_dir, source), each).texts
             odd = set(backend.inconsistent(name))
-            found = _moved(present, each, record.loads[name], expected)
+            found = _moved(present, each, record.loads[name], expected, self._put_back(name))
             found += [key for key in present if key in odd and key not in found]
             if found:
                 moved[name] = {key: present.get(key) for key in found}
             loads.append(Load(name, self._form(source, each), (), _undo(present, each)))
         return loads, moved
+
+    def _put_back(self, name: str) -> list[LoadReport]:
+        """The versions that rollbacks of later runs gave to rows: they are not news."""
+        records = [self._backend.run_record(f"{each.run}:rollback") for each in self._undone]
+        return [each.loads[name] for each in records if each is not None and name in each.loads]
+
+    def _is_newer(self, source: SourceRecord, data: bytes) -> bool:
+        """Whether a file holds what no run has kept: neither this one nor one that was undone."""
+        kept = {
+            each.sha256
+            for state in self._undone
+            for each in state.sources
+            if each.path == source.path
+        }
+        return sha256(data) not in {source.sha256, *kept}
 
     def _form(self, source: SourceRecord, changes: CollectionChanges) -> Form | None:
         """The form before the run, unless a later run has given the collection another."""
@@ -201,7 +222,7 @@ class _Rollback:
         return [
             (source, data)
             for source, data in found
-            if data is not None and sha256(data) != source.sha256
+            if data is not None and self._is_newer(source, data)
         ]
 
     def _restore_file(self, source: SourceRecord) -> None:
@@ -209,10 +230,11 @@ class _Rollback:
         draft = beside(path, f".{self._state.run}.restoring")
         data = _content(path)
         if data is None or sha256(data) != source.sha256:
-            if data is not None and not self._discard_newer:
+            newer = data is not None and self._is_newer(source, data)
+            if newer and not self._discard_newer:
                 # It came while the rollback was under way.
                 raise _refusal(self._state.run, [source.path])
-            if data is not None:
+            if data is not None and newer:
                 self._archive(f"newer-{source.stored}", data)
             make_directory(path.parent)
             write_atomic(
@@ -242,11 +264,13 @@ def _moved(
     changes: CollectionChanges,
     report: LoadReport,
     expected: Mapping[str, str],
+    put_back: Sequence[LoadReport] = (),
 ) -> list[str]:
     """The rows that are no longer what the run left, deleted ones included.
 
     Version and content are both looked at: a replication or a session without triggers changes
-    rows and leaves their versions.
+    rows and leaves their versions.  `put_back` are the versions that rollbacks of later runs gave
+    to rows when they restored them to what this run left.
     """
     removed = {each.before.key for each in changes.updated if each.after is None}
     written = changes.inserted + [
@@ -257,7 +281,8 @@ def _moved(
         image = present.get(key)
         as_left = (
             image is not None
-            and image.version == report.version_of(key)
+            and image.version
+            in (report.version_of(key), *(each.versions.get(key) for each in put_back))
             and _holds(image, expected[key])
         )
         if not as_left:
