@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import apsw
@@ -10,6 +11,8 @@ import pytest
 
 from standfast.api.sync import Collection, Store
 from standfast.engine.embedded import EmbeddedEngine
+from standfast.errors import ConfigError
+from standfast.migrate.rollback import rollback
 from support.moving import Place
 
 
@@ -155,3 +158,27 @@ def test_a_member_called_default_is_split_too(place: Place) -> None:
     older(place, {"default": {"d": 1}, "2": {"m": 2}})
     place.moved(place.write("w.json", {"3": {}}), split_default=True)
     assert place.documents("w") == {"default": {"d": 1}, "2": {"m": 2}, "3": {}}
+
+
+def test_a_run_whose_originals_cannot_be_moved_is_finished_with_keep_files(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is stored and the files cannot be moved: --keep-files ends the run."""
+    path = place.write("v.json", {"1": {"a": 1}})
+    with monkeypatch.context() as patched:
+
+        def refused(*_: object) -> str:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+        patched.setattr("standfast.migrate.runner.take_away", refused)
+        for _ in range(2):
+            with pytest.raises(ConfigError) as caught:
+                place.migrate(path)
+            assert "--keep-files" in caught.value.hint
+        result = place.migrate(path, keep_files=True)
+    assert len(result.resumed) == 1
+    assert path.exists()
+    place.moved(place.write("other.json", {}))
+    rollback(place.backend, place.data_dir, result.resumed[0])
+    assert place.documents("v") == {}
+    assert path.exists()

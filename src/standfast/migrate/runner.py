@@ -9,13 +9,14 @@ has changed nothing and is thrown away; one that was killed later is finished fi
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from standfast.backends.base import Backend, Change, Load
 from standfast.errors import ConfigError, DataError, MigrationError
-from standfast.migrate.cleanup import take_away
+from standfast.migrate.cleanup import parked_place, take_away
 from standfast.migrate.compare import CollectionPlan
 from standfast.migrate.find_files import Found
 from standfast.migrate.locking import (
@@ -42,6 +43,12 @@ from standfast.migrate.rundir import (
 from standfast.migrate.steps import Announce, Counted, Progress, disk_errors, silent
 from standfast.migrate.verify import Verdict, verify_run
 from standfast.system.failpoints import failpoint
+from standfast.system.files import move_back
+
+_KEEP_HINT = (
+    "everything is stored; correct the rights and run the same command again, or finish the run"
+    " with --keep-files, which leaves the originals where they are"
+)
 
 
 @dataclass(slots=True)
@@ -133,7 +140,7 @@ class Runner:
     ) -> Result:
         """Do it.  `confirm` sees the plan before anything is written and may raise to stop."""
         with migration_lock(self._data_dir), disk_errors("migrating"):
-            resumed, unfinished = self._finish_earlier_runs()
+            resumed, unfinished = self._finish_earlier_runs(keep_files=options.keep_files)
             if unfinished is not None:
                 return unfinished
             plan = self.plan(paths, options)
@@ -310,7 +317,7 @@ class Runner:
         run_dir.save_state(state)
         failpoint("state-cleaning")
         for source in state.sources:
-            with disk_errors(f"moving {source.path}"):
+            with disk_errors(f"moving {source.path}", hint=_KEEP_HINT):
                 outcome = take_away(source, run_dir)
             if outcome == "taken":
                 result.moved += 1
@@ -324,9 +331,10 @@ class Runner:
 
     # ---- runs that were killed
 
-    def _finish_earlier_runs(self) -> tuple[list[str], Result | None]:
+    def _finish_earlier_runs(self, *, keep_files: bool) -> tuple[list[str], Result | None]:
         """Bring every unfinished run of this data directory to its end.
 
+        `keep_files` ends a run whose originals cannot be moved: they stay where they are.
         Returns the runs that were finished, and the result to give at once when one cannot be.
         """
         finished: list[str] = []
@@ -347,6 +355,8 @@ class Runner:
             require_same_target(self._backend, state)
             if state.state == "backed-up":
                 self._set_loaded(run_dir, state)
+            if keep_files:
+                _leave_originals(run_dir, state)
             self._announce("resume", f"finishing run {state.run}")
             result = Result(Plan(Found((), (), False)), state.run)
             self._finish(run_dir, state, run_dir.load_changes(), None, result)
@@ -354,6 +364,19 @@ class Runner:
                 return finished, result
             finished.append(state.run)
         return finished, None
+
+
+def _leave_originals(run_dir: RunDir, state: RunState) -> None:
+    """End the run without taking any more originals away; one that was on its way goes back."""
+    for source in state.sources if state.cleaning else ():
+        path = Path(source.path)
+        parked = parked_place(path, state.run)
+        if os.path.lexists(parked) and not move_back(parked, path):
+            continue
+        if os.path.lexists(path) and source.path not in state.left:
+            state.left.append(source.path)
+    state.keep_files = True
+    run_dir.save_state(state)
 
 
 def _discard(run_dir: RunDir) -> None:

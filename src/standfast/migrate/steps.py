@@ -48,7 +48,9 @@ class Counted(list[_T]):
 
 
 @contextmanager
-def disk_errors(doing: str) -> Generator[None]:
+def disk_errors(
+    doing: str, *, hint: str = "free space or correct the rights, then run the same command again"
+) -> Generator[None]:
     """A failing disk under the data directory or the files as one of our errors: exit code 2.
 
     The user can correct it, like a wrong path.  (A disk that fails under the database is reported
@@ -61,5 +63,5 @@ def disk_errors(doing: str) -> Generator[None]:
         raise ConfigError(
             f"{doing}: {error.strerror or error}{where}",
             code="disk",
-            hint="free space or correct the rights, then run the same command again",
+            hint=hint,
         ) from None
