@@ -268,6 +268,7 @@ not_ours             ConfigError   : the file belongs to another application
 mirror_file          ConfigError   : the file is the mirror of a PostgreSQL database
 embedded_data        ConfigError   : the data directory holds documents of an embedded database
 # the identity of a database
+directory_in_use     ConfigError   : a process uses the data directory for another database
 other_database       CorruptData | ConfigError : it belongs to another database
 went_back            CorruptData   : the database has forgotten writes that it confirmed
 # JsonFile

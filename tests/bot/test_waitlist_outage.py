@@ -139,7 +139,7 @@ def test_claims_wait_for_the_primary(home: Home, outage: Outage) -> None:
         refused(lambda: bot.waitlist.confirm(claim))
         refused(lambda: bot.waitlist.release(claim))
         refused(lambda: bot.waitlist.clear(GUILD))
-        assert bot.waitlist.promote(GUILD, capacity=2, registered={}) == []
+        assert bot.waitlist.promote(GUILD, capacity=2, mode="normal", registered={}) == []
         assert bot.waitlist.claimed(GUILD) == [claim, other]
         assert waits(bot) == [3, 4]
     back(bot)

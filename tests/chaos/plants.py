@@ -19,8 +19,7 @@ import msgspec
 from standfast.backends import base, memory
 from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres import fast_put as pgputs
-from standfast.engine import lanes
-from standfast.engine import local_state as hold
+from standfast.engine import heads, lanes
 from standfast.engine import outage_writes as journaling
 from standfast.engine.journal import History, Journal
 from standfast.engine.local_state import LocalState
@@ -339,13 +338,13 @@ def read_not_kept() -> Patch:
 @plant("R7, R8", finds="seen twice")
 def tags_ignored() -> Patch:
     """Pending ops are applied over a row without checking which of them it already contains."""
-    original = hold.view_of
+    original = heads.fold
 
-    def view_of(row: Any, pending: Any, **options: Any) -> Any:
+    def fold(row: Any, pending: Any, **options: Any) -> Any:
         bare = None if row is None else msgspec.structs.replace(row, watermarks={})
         return original(bare, pending, **options)
 
-    return patch.object(hold, "view_of", view_of)
+    return patch.object(heads, "fold", fold)
 
 
 # ---- the replay

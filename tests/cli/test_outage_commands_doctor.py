@@ -216,7 +216,7 @@ def test_another_database_is_adopted(kept: Outage) -> None:
         assert store["views"].put("late", 1).durable_on == "journal"
     assert catalog(kept.url) == before
     ran = kept.run("doctor", "--adopt", "--yes", "--json")
-    assert ran.code == 1  # the writes are still pending
+    assert ran.code == 0  # done, although the writes are still pending
     assert ran.document["adopted"]["pending"] == 4
     assert bad(ran) == {"pending": "warn", "lanes": "warn"}
     assert kept.run("journal", "drain").code == 0

@@ -80,9 +80,10 @@ def test_each_process_reads_its_own_writes(server: Server, open_it: Open) -> Non
 
 
 def test_what_is_not_known_is_not_missing(memory: Server, open_it: Open) -> None:
-    """I4: in an outage an unknown key is Unavailable; a key known to be absent is the default."""
+    """I4, R24: in an outage an unknown key is Unavailable; a key that was absent is the default
+    for the only writer."""
     link = Link(memory)
-    store, engine = open_it(link)
+    store, engine = open_it(link, sole_writer=True)
     wait_direct(engine)
     assert store["c"].get("absent", "default") == "default"
     link.down = True

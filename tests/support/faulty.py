@@ -148,25 +148,29 @@ class Link:
         return self
 
     def connect(
-        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+        self,
+        deadline: float,
+        *,
+        accept: Callable[[ServerIdentity], object] | None = None,
+        lanes: Sequence[str] = (),
     ) -> ServerIdentity:
         self.connects += 1
         if self._down or self.unreached > 0:
             self.unreached -= 1
             raise fresh(GONE)
-        server_identity = self._hello()
+        server_identity = self._hello(lanes)
         if accept is not None:
             accept(server_identity)
         self.connected = True
         return server_identity
 
-    def server_identity(self, deadline: float) -> ServerIdentity:
+    def server_identity(self, deadline: float, *, lanes: Sequence[str] = ()) -> ServerIdentity:
         self._reach()
-        return self._hello()
+        return self._hello(lanes)
 
-    def _hello(self) -> ServerIdentity:
+    def _hello(self, lanes: Sequence[str] = ()) -> ServerIdentity:
         server_identity = self.server.server_identity or self.server.database.server_identity(
-            time.monotonic() + 5
+            time.monotonic() + 5, lanes=lanes
         )
         return server_identity if self.server.has_schema else ServerIdentity(None)
 

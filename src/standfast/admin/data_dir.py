@@ -14,7 +14,8 @@ from typing import Literal
 import msgspec
 
 from standfast.engine import mirror
-from standfast.engine.journal import FILE, History, Journal
+from standfast.engine.histories import Held, History, Notice, loss
+from standfast.engine.journal import FILE, Journal
 from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
 from standfast.errors import ConfigError, StandfastError
@@ -35,7 +36,8 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     `history` is the database that the journal belongs to (None: none was reached yet); `oldest_us`
     when the oldest pending write was acknowledged; `spooled` how many are in the spool; `losses`
     what a damaged journal has lost; `mirrored` the number of places that the mirror
-    knows, None without one.
+    knows, None without one; `expected` the watermarks that the database must still have, `notice`
+    that it was seen to have gone back.
     """
 
     data_dir: Path
@@ -48,6 +50,8 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     losses: tuple[str, ...] = ()
     lanes: tuple[LaneSeen, ...] = ()
     mirrored: int | None = None
+    expected: dict[str, int] = {}
+    notice: Notice | None = None
 
     @property
     def lag_s(self) -> float:
@@ -69,16 +73,30 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a replay waits for a confirmation, since its oldest write is over the limit."""
         return self.lag_s >= MAX_JOURNAL_AGE_S
 
-    def is_kept_from(self, server_identity: ServerIdentity, *, display: str) -> bool:
-        """Whether a store that connects to this database would not replay its journal (I9).
+    def lost(self, found: ServerIdentity) -> str:
+        """Why the database that answers is known to have gone back; empty when it is not (I10)."""
+        if self.history is None or not self.history.is_of(found):
+            return ""
+        if self.notice is not None and self.notice.is_open:
+            return self.notice.why
+        return loss(self.history, found, self.expected)
 
-        The same rule as `LocalState.recognise`: another database under a new address is taken over
-        while nothing is pending.
+    def is_in_use_elsewhere(self, display: str) -> bool:
+        """Whether a running process uses it under another address; that may be another database."""
+        return self.alive > 0 and self.history is not None and self.history.display != display
+
+    def held(self, found: ServerIdentity, *, display: str) -> Held | None:
+        """Why a store that connects to this database would not replay its journal (I9, I10).
+
+        The same rules as `LocalState.recognise`: with nothing pending, it is taken over.
         """
         known = self.history
-        if known is None or known.is_of(server_identity):
-            return False
-        return self.ops > 0 or known.display == display
+        if known is None:
+            return None
+        if not known.is_of(found):
+            in_use = self.is_in_use_elsewhere(display)
+            return "other_database" if self.ops or in_use else None
+        return "went_back" if self.ops and self.lost(found) else None
 
 
 @contextmanager
@@ -112,10 +130,10 @@ def opened_journal(data_dir: Path) -> Generator[Journal | None]:
 def look(data_dir: Path) -> Local:
     """Look at a data directory."""
     with usable(data_dir):
-        mirrored = _mirrored(data_dir / mirror.FILE)
+        mirrored, expected = _mirrored(data_dir / mirror.FILE)
     with opened_journal(data_dir) as journal, usable(data_dir):
         if journal is None:
-            return Local(data_dir=data_dir, mirrored=mirrored)
+            return Local(data_dir=data_dir, mirrored=mirrored, expected=expected)
         totals = journal.totals()
         lanes = tuple(
             LaneSeen(lane, "dead" if is_dead(data_dir, lane) else "alive")
@@ -132,19 +150,21 @@ def look(data_dir: Path) -> Local:
             losses=tuple(map(str, journal.losses())),
             lanes=lanes,
             mirrored=mirrored,
+            expected=expected,
+            notice=journal.notice(),
         )
 
 
-def _mirrored(path: Path) -> int | None:
+def _mirrored(path: Path) -> tuple[int | None, dict[str, int]]:
     try:
         if not path.stat().st_size:
-            return None
+            return None, {}
         known = Mirror(path)
     except (FileNotFoundError, ConfigError):
-        return None
+        return None, {}
     try:
-        return known.count()
+        return known.count(), known.watermarks()
     except StandfastError:
-        return None  # disposable; the journal is looked at all the same
+        return None, {}  # disposable; the journal is looked at all the same
     finally:
         known.close()

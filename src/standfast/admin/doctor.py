@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,11 @@ from standfast.backends.base import SCHEMA_VERSION
 from standfast.backends.postgres.schema import ServerFacts
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
+from standfast.ops.types import from_microseconds
 from standfast.system.disks import VOLATILE, filesystem_of, mode_of, mounts
+
+#: How long it is shown that the database went back in time.
+NOTICE_S = 7 * 86_400.0
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -46,8 +51,8 @@ class Report(msgspec.Struct, frozen=True):
 
 def examine(settings: Settings) -> Report:
     """Run every check; those of the database only when it answers within the deadline."""
-    found = reach(settings)
     local = look(settings.data_dir)
+    found = reach(settings, lanes=sorted(local.expected))
     if isinstance(found, StandfastError):
         checks = [Check("connection", "fail", found.message, found.hint)]
     else:
@@ -116,9 +121,20 @@ def _history(settings: Settings, local: Local, primary: Primary) -> Check:
     known = local.history
     if not local.journal or known is None:
         return Check("history", "ok", "the data directory does not belong to a database yet")
+    held = local.held(primary.server_identity, display=settings.target.display)
+    why = local.lost(primary.server_identity)
+    if held == "went_back":
+        found = f"went_back: the database went back in time ({why}); {local.ops} writes are held"
+        hint = "to use it as it is now: stop the app, then standfast doctor --adopt"
+        return Check("history", "fail", found, hint)
+    if why:
+        found = f"went_back: the database went back in time ({why}), and nothing is pending"
+        return Check("history", "warn", found, "the next open uses it as it is now")
     if known.is_of(primary.server_identity):
-        return Check("history", "ok", f"the journal belongs to this database ({known.identity})")
-    if not local.is_kept_from(primary.server_identity, display=settings.target.display):
+        return _went_back(local) or Check(
+            "history", "ok", f"the journal belongs to this database ({known.identity})"
+        )
+    if held is None:
         found = "a new database, and nothing is pending: the next open switches to it"
         return Check("history", "ok", found)
     return Check(
@@ -128,6 +144,19 @@ def _history(settings: Settings, local: Local, primary: Primary) -> Check:
         " database answers; nothing is replayed into it",
         "correct the URL; if the journal is meant for this database: standfast doctor --adopt",
     )
+
+
+def _went_back(local: Local) -> Check | None:
+    """What was noticed of it lately, and is decided."""
+    notice = local.notice
+    if notice is None or time.time() - notice.at_us / 1e6 > NOTICE_S:
+        return None
+    when = from_microseconds(notice.at_us).strftime("%Y-%m-%d %H:%M UTC")
+    found = f"went_back: on {when} the database went back in time ({notice.why})"
+    hint = "nothing has to be done"
+    if notice.saved:
+        hint = f"what it confirmed shortly before is in {', '.join(notice.saved)}: compare"
+    return Check("history", "ok", f"{found}; {hint}")
 
 
 def _conflicts(primary: Primary) -> Check:

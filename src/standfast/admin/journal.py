@@ -21,7 +21,7 @@ from standfast.engine.replayer import Replayer
 from standfast.engine.state_machine import means_away
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import CONNECT_DEADLINE_S
-from standfast.ops.types import Op, from_microseconds
+from standfast.ops.types import Op, ServerIdentity, from_microseconds
 from standfast.system.files import write_atomic
 from standfast.system.locks import FileLock
 
@@ -68,9 +68,13 @@ def drain(
     """
     with opened_local_state(settings, prefer=prefer) as local_state:
         before = local_state.journal.totals().ops
+        found = backend.server_identity(
+            time.monotonic() + settings.deadline_s, lanes=local_state.lanes_to_check()
+        )
+        local_state.refuse_in_use(found)
         if not before:
             return Drained(0, 0)
-        _belong(local_state, backend, settings.deadline_s)
+        _belong(local_state, backend, found, settings.deadline_s)
         replayer = Replayer(backend, local_state, deadline_s=settings.deadline_s)
         replayer.confirmed = confirmed
         try:
@@ -79,16 +83,14 @@ def drain(
             replayer.close()
 
 
-def _belong(local_state: LocalState, backend: Backend, deadline_s: float) -> None:
+def _belong(
+    local_state: LocalState, backend: Backend, found: ServerIdentity, deadline_s: float
+) -> None:
     """Make sure that the journal belongs to the database that answers."""
-    local_state.recognise(
-        backend.server_identity(time.monotonic() + deadline_s), reached_before=False
-    )
+    local_state.recognise(found)
     if local_state.history is None:
         backend.install([])
-        local_state.recognise(
-            backend.server_identity(time.monotonic() + deadline_s), reached_before=False
-        )
+        local_state.recognise(backend.server_identity(time.monotonic() + deadline_s))
 
 
 def _replay(replayer: Replayer, local_state: LocalState, before: int, until: float) -> Drained:
@@ -97,8 +99,9 @@ def _replay(replayer: Replayer, local_state: LocalState, before: int, until: flo
     while True:
         try:
             if not backend.connected:
-                server_identity = backend.connect(time.monotonic() + CONNECT_DEADLINE_S)
-                local_state.recognise(server_identity, reached_before=True)
+                lanes = local_state.lanes_to_check()
+                found = backend.connect(time.monotonic() + CONNECT_DEADLINE_S, lanes=lanes)
+                local_state.recognise(found)
             waits = replayer.drain(until="empty", deadline=until) == "waiting"
             reason = (
                 "another process is replaying" if waits else "its rows are locked in the database"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -47,13 +47,13 @@ def connected(settings: Settings) -> Generator[Backend]:
         made.close()
 
 
-def ask(backend: Backend, settings: Settings) -> Primary:
-    """Ask the database for what `status` and `doctor` show."""
+def ask(backend: Backend, settings: Settings, *, lanes: Sequence[str] = ()) -> Primary:
+    """Ask the database for what `status` and `doctor` show, these lanes' watermarks included."""
 
     def deadline() -> float:
         return time.monotonic() + settings.deadline_s
 
-    server_identity = backend.server_identity(deadline())
+    server_identity = backend.server_identity(deadline(), lanes=lanes)
     server = None
     if isinstance(backend, PostgresBackend):
         with backend.connection("looking at the server", deadline()) as conn:
@@ -62,10 +62,10 @@ def ask(backend: Backend, settings: Settings) -> Primary:
     return Primary(server_identity, schema, backend.count_conflicts(deadline=deadline()), server)
 
 
-def reach(settings: Settings) -> Primary | StandfastError:
+def reach(settings: Settings, *, lanes: Sequence[str] = ()) -> Primary | StandfastError:
     """The same over a connection of its own; the error when that cannot be made or is lost."""
     try:
         with connected(settings) as backend:
-            return ask(backend, settings)
+            return ask(backend, settings, lanes=lanes)
     except StandfastError as error:
         return error

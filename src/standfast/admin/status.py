@@ -9,14 +9,16 @@ from standfast.admin.primary import Primary, reach
 from standfast.backends.base import SCHEMA_VERSION
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
-from standfast.ops.types import from_microseconds
+from standfast.ops.types import ServerIdentity, from_microseconds
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Which database it is: its history and, for PostgreSQL, its system identifier."""
+    """Which database it is: its history and, for PostgreSQL, its system identifier, OID, name."""
 
     identity: str | None
     system: str
+    database: str = ""
+    name: str = ""
 
 
 class Versions(msgspec.Struct, frozen=True):
@@ -33,9 +35,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     `state`: `direct` (the primary answers, nothing is pending), `draining` (it answers, something
     is), `journaling` (it does not answer), or why the journal is not replayed: `other_database`,
-    `journal_old`.  `code` is that of the error when the primary does not answer.  `lag_ops`
-    acknowledged writes wait for it, the oldest for `lag_s` seconds.  `conflicts` counts them by
-    state; it and `database` are None when the primary does not answer.
+    `went_back`, `journal_old`.  `code` is that of the error when the primary does not answer.
+    `lag_ops` acknowledged writes wait for it, the oldest for `lag_s` seconds.  `conflicts` counts
+    them by state; it and `database` are None when the primary does not answer.
     """
 
     state: str
@@ -74,11 +76,11 @@ def status_of(settings: Settings, *, library: str) -> Seen:
 
     Works while the app is running.  Raises only errors of the files or the settings.
     """
-    found = reach(settings)
+    local = look(settings.data_dir)
+    found = reach(settings, lanes=sorted(local.expected))
     failure = found if isinstance(found, StandfastError) else None
     if settings.target.kind == "sqlite" and failure is not None:
         raise failure
-    local = look(settings.data_dir)
     primary = None if isinstance(found, StandfastError) else found
     display = settings.target.display
     state, cause = _state(settings, local, found)
@@ -96,10 +98,10 @@ def status_of(settings: Settings, *, library: str) -> Seen:
         oldest_pending=from_microseconds(local.oldest_us).isoformat() if local.oldest_us else None,
         conflicts=primary.conflicts if primary else None,
         lanes=local.lanes,
-        history=Identity(history.identity, history.system) if history else None,
-        database=Identity(primary.server_identity.identity, primary.server_identity.system)
-        if primary
+        history=Identity(history.identity, history.system, history.database, history.name)
+        if history
         else None,
+        database=_identity(primary.server_identity) if primary else None,
         versions=Versions(
             library,
             SCHEMA_VERSION,
@@ -112,13 +114,21 @@ def status_of(settings: Settings, *, library: str) -> Seen:
     return Seen(status, failure)
 
 
+def _identity(found: ServerIdentity) -> Identity:
+    return Identity(found.identity, found.system, found.database, found.name)
+
+
 def _state(settings: Settings, local: Local, found: Primary | StandfastError) -> tuple[str, str]:
     if isinstance(found, StandfastError):
         return "journaling", found.message
     if settings.target.kind == "sqlite":
         return "direct", "an embedded SQLite database, which is always at hand"
-    if local.is_kept_from(found.server_identity, display=settings.target.display):
-        return "other_database", "the journal belongs to a database other than the one that answers"
+    held = local.held(found.server_identity, display=settings.target.display)
+    if held == "other_database":
+        return held, "the journal belongs to a database other than the one that answers"
+    if held == "went_back":
+        why = local.lost(found.server_identity)
+        return held, f"went_back: the database went back in time ({why}); see standfast doctor"
     if not local.ops:
         return "direct", "everything is on the primary"
     if local.is_old:

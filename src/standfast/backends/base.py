@@ -175,17 +175,21 @@ class Backend(Protocol):
         ...
 
     def connect(
-        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+        self,
+        deadline: float,
+        *,
+        accept: Callable[[ServerIdentity], object] | None = None,
+        lanes: Sequence[str] = (),
     ) -> ServerIdentity:
         """Make the connection that later calls use, if they need one, and say who answers.
 
-        `accept` is shown the answer before anybody can use the connection; what it raises is
-        raised, and no connection is left.
+        `lanes` are those whose watermarks the answer is to have.  `accept` is shown the answer
+        before anybody can use the connection; what it raises is raised, and no connection is left.
         """
         ...
 
-    def server_identity(self, deadline: float) -> ServerIdentity:
-        """Who this database is, asked on the connection that is there."""
+    def server_identity(self, deadline: float, *, lanes: Sequence[str] = ()) -> ServerIdentity:
+        """Who this database is, asked on the connection that is there; with these lanes' marks."""
         ...
 
     @property

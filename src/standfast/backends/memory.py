@@ -91,15 +91,21 @@ class MemoryBackend:
         return True
 
     def connect(
-        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+        self,
+        deadline: float,
+        *,
+        accept: Callable[[ServerIdentity], object] | None = None,
+        lanes: Sequence[str] = (),
     ) -> ServerIdentity:
-        server_identity = self.server_identity(deadline)
+        server_identity = self.server_identity(deadline, lanes=lanes)
         if accept is not None:
             accept(server_identity)
         return server_identity
 
-    def server_identity(self, deadline: float) -> ServerIdentity:
-        return ServerIdentity(self._identity)
+    def server_identity(self, deadline: float, *, lanes: Sequence[str] = ()) -> ServerIdentity:
+        with self._lock:
+            marks = {lane: self._lanes[lane][0] for lane in lanes if lane in self._lanes}
+        return ServerIdentity(self._identity, lanes=marks)
 
     def apply(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -107,6 +108,22 @@ class Place(NamedTuple):
         batch.put(collection, SINGLE_ROW, rest, if_version=self.version)
 
 
+@contextmanager
+def deciding(what: str) -> Generator[None]:
+    """A block that reads for a decision: what others may have made in an outage, nobody knows."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.code != "not_mirrored":
+            raise
+        raise Unavailable(
+            f"{what}: this must be decided by the primary, which does not answer; nothing was"
+            " written",
+            code="needs_primary",
+            hint="try again later; or open the store with sole_writer=True",
+        ) from None
+
+
 class Guilds:
     """The documents of guilds: a key is a guild's id, and every access passes the guard."""
 
@@ -172,6 +189,11 @@ class Guilds:
             if self._notice(collection, row):
                 return Place(key, row, True)
         return Place(key, own)
+
+    async def locate_to_decide(self, collection: str, key: str) -> Place:
+        """The same for a decision, which needs the primary."""
+        with deciding(f"`{collection}` of guild {key}"):
+            return await self.locate(collection, key)
 
     def _notice(self, collection: str, row: Document[Any] | None) -> bool:
         """Whether it is the row of all guilds; the first time, the log says what to do."""
@@ -325,7 +347,7 @@ class Guilds:
         version = ABSENT
         for attempt in range(MAX_UPDATE_ATTEMPTS):
             await pause_before(attempt, self.handle.loop())
-            place = await self.locate(collection, key)
+            place = await self.locate_to_decide(collection, key)
             before, version = version, place.version
             if lost is not None and _same_version(version, before):
                 raise lost  # it was not our document that had moved

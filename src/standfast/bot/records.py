@@ -72,7 +72,8 @@ class AsyncGuildRecords(Part):
         key = await self._guilds.writable(guild_id)
         for attempt in range(MAX_UPDATE_ATTEMPTS):
             await pause_before(attempt, self._guilds.handle.loop())
-            places = {name: await self._guilds.locate(name, key) for name in COLLECTIONS}
+            locate = self._guilds.locate_to_decide
+            places = {name: await locate(name, key) for name in COLLECTIONS}
             count = sum(place.value is not MISSING for place in places.values())
             if not count or await self._delete(places):
                 return count
@@ -126,7 +127,7 @@ class AsyncGuildRecords(Part):
 
     async def _delete_seen(self, key: str, seen: Mapping[str, Document[Any]]) -> bool:
         """Delete the documents of a guild if they are what was seen, and the others absent."""
-        places = {name: await self._guilds.locate(name, key) for name in COLLECTIONS}
+        places = {name: await self._guilds.locate_to_decide(name, key) for name in COLLECTIONS}
         for name, place in places.items():
             value = seen[name].value if name in seen else MISSING
             moved = name in seen and not place.in_single_row and place.version != seen[name].version

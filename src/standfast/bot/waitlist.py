@@ -19,7 +19,7 @@ from standfast.api.drive import Blocking, blocking
 from standfast.bot.claims import LEASE_S, Claim, lease_end, new_id
 from standfast.bot.entries import Mark, WaitlistEntry, with_entries
 from standfast.bot.fields import GuildId
-from standfast.bot.guilds import WAITLISTS, Guilds, Members
+from standfast.bot.guilds import WAITLISTS, Guilds, Members, deciding
 from standfast.bot.modes import AsyncModes
 from standfast.bot.promotion import (
     Asking,
@@ -187,7 +187,10 @@ class AsyncWaitlist(AsyncWaiting):
         team_size: int,
         max_teams: int | None,
     ) -> PromotionRules:
-        by_team = self._modes.is_team(await self._modes.get(guild_id) if mode is None else mode)
+        if mode is None:
+            with deciding(f"the mode of guild {guild_id}"):
+                mode = await self._modes.get(guild_id)
+        by_team = self._modes.is_team(mode)
         return checked_terms(capacity, by_team=by_team, team_size=team_size, max_teams=max_teams)
 
     async def _claim_next(

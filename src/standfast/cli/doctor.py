@@ -33,7 +33,8 @@ def doctor_command(
 
     Exit code 0 when all is well, 1 when a check warns or fails, 3 when the database does not
     answer.  Changes nothing, unless --adopt is given: then the pending writes go to the database
-    that answers now, whichever they were meant for.
+    that answers now, whichever they were meant for, also if it went back in time; exit code 0 when
+    that is done, whatever else the checks find.
     """
     from standfast.admin.doctor import examine
 
@@ -52,7 +53,7 @@ def doctor_command(
                 print_line(f"      {'':14}  -> {shown(check.hint)}")
     if isinstance(report.failure, Unavailable):
         return Exit.UNREACHABLE
-    return Exit.DONE if report.green else Exit.NO
+    return Exit.DONE if report.green or adopted else Exit.NO
 
 
 def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | None:
@@ -69,6 +70,19 @@ def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | 
         before = "no database yet"
         if plan.before is not None:
             before = f"{plan.before.identity} at {plan.before.display}"
+        if plan.went_back:
+            note(f"the database {shown(plan.display)} went back in time: {shown(plan.went_back)}")
+            note(
+                "it would be used as it is now: the mirror is emptied, and what the database"
+                " confirmed shortly before is saved in a file"
+            )
+            note(
+                f"{plan.ops - plan.after} write(s) from before that was seen, and {plan.after}"
+                " from after, would be replayed to it: a change of the same document is merged or"
+                " becomes a conflict, a condition on a version from before is rejected"
+            )
+            require_yes("Adopt it?", yes=yes, as_json=as_json)
+            return
         note(f"the journal belongs to {shown(before)}")
         note(
             f"the database that answers is {shown(plan.identity or 'without a schema')} at"
@@ -86,6 +100,8 @@ def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | 
         f"adopted {done.identity}; {done.ops} write(s) are replayed when the store is opened, or"
         " by: standfast journal drain"
     )
+    for name in done.saved:
+        note(f"what the database confirmed and no longer has is in {shown(name)}")
     if done.rejected:
         note(f"{done.rejected} conditional write(s) become conflicts: standfast conflicts list")
     return {"identity": done.identity, "pending": done.ops, "rejected": done.rejected}

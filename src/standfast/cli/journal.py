@@ -112,14 +112,16 @@ def drain_command(
     """Send the pending writes to the database now; works while the app is running.
 
     Exit code 0 when nothing is left, 1 when something is, 3 when the database does not answer, 4
-    when the journal belongs to another database, 5 when another process replays all the time.
+    when the journal belongs to another database, 5 when another process replays all the time, or
+    uses the data directory for another database.
     """
     from standfast.admin.conflicts import open_conflicts
     from standfast.admin.data_dir import look
     from standfast.admin.journal import drain
 
     settings = read_settings(url, data_dir)
-    if not look(settings.data_dir).ops:
+    local = look(settings.data_dir)
+    if not local.ops and not local.is_in_use_elsewhere(settings.target.display):
         _tell_drained({"before": 0, "left": 0, "reason": None, "open_conflicts": None}, as_json)
         return Exit.DONE
     _require_postgresql(settings)

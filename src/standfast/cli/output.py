@@ -49,7 +49,7 @@ class Exit(IntEnum):
 
 def exit_code(error: StandfastError) -> Exit:
     """The exit code of an error."""
-    if error.code == "locked":
+    if error.code in ("locked", "directory_in_use"):
         return Exit.LOCKED
     if isinstance(error, Unavailable):
         return Exit.UNREACHABLE

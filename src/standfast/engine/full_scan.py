@@ -7,7 +7,6 @@ later is not in it until the next full scan: like every local read, it is as old
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import msgspec
 from standfast.backends.base import Backend
 from standfast.document.codec import decode
 from standfast.document.containment import contains
+from standfast.engine import clock
 from standfast.engine.local_state import LocalState
 from standfast.errors import Unavailable
 from standfast.limits import MAX_READ_KEYS
@@ -76,7 +76,7 @@ class FullScan:
         self, primary: Backend, *, after: str | None, limit: int, deadline: float | None
     ) -> list[Row]:
         """The page after this key, taken over by the mirror before it is returned (R5)."""
-        begun_us = time.time_ns() // 1000
+        begun_us = clock.now_us()
         rows = primary.scan(self._collection, after=after, limit=limit, deadline=deadline)
         keys = [row.key for row in rows]
         # Once more, by key: with versions of what is gone, and the watermarks of one snapshot (R8).
@@ -103,9 +103,13 @@ class FullScan:
         )
 
     def _observe(self, primary: Backend, keys: Sequence[str], deadline: float | None) -> Observed:
-        seen_us, directory = time.time_ns() // 1000, self._local_state.journal.directory
-        observed = primary.observe(self._collection, keys, directory=directory, deadline=deadline)
-        self._local_state.take(observed, seen_us=seen_us)
+        seen_us, directory = clock.now_us(), self._local_state.journal.directory
+
+        def observe(wanted: Sequence[str]) -> Observed:
+            return primary.observe(self._collection, wanted, directory=directory, deadline=deadline)
+
+        observed = observe(keys)
+        self._local_state.take(observed, seen_us=seen_us, again=observe)
         return observed
 
 
@@ -151,7 +155,11 @@ class MirrorPages:
         while len(found) < limit:
             wanted = limit - len(found)
             rows = self._local_state.mirror.page(
-                collection, prefix=prefix, after=after, limit=wanted, now_us=time.time_ns() // 1000
+                collection,
+                prefix=prefix,
+                after=after,
+                limit=wanted,
+                now_us=self._local_state.server_now_us(),
             )
             found += [row for row in rows if query is None or contains(decode(row.text), query)]
             if len(rows) < wanted:
@@ -167,12 +175,14 @@ class MirrorPages:
         directory: str | None = None,
         deadline: float | None = None,
     ) -> Observed:
-        now_us = time.time_ns() // 1000
+        now_us = self._local_state.server_now_us()
         rows = (self._local_state.mirror.get(collection, key) for key in keys)
         return Observed([_live(row.state, now_us) for row in rows if row is not None])
 
     def count(self, collection: str, *, deadline: float | None = None) -> int:
-        return self._local_state.mirror.count_live(collection, now_us=time.time_ns() // 1000)
+        return self._local_state.mirror.count_live(
+            collection, now_us=self._local_state.server_now_us()
+        )
 
 
 def require_complete(local_state: LocalState, collection: str, *, what: str, cause: str) -> None:
@@ -180,7 +190,7 @@ def require_complete(local_state: LocalState, collection: str, *, what: str, cau
     whole = local_state.complete_mark(collection)
     if whole is None:
         raise not_complete(what, cause)
-    age_s, limit = time.time() - whole.since_us / 1e6, local_state.options.max_stale_s
+    age_s, limit = (clock.now_us() - whole.since_us) / 1e6, local_state.options.max_stale_s
     if limit is not None and age_s > limit:
         raise Unavailable(
             f"{what}: what is known is {age_s:.0f} s old",

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from standfast.engine.overlay import MirrorRow, View, after, view_of
+from standfast.engine.overlay import MirrorRow, View, after, fold
 from standfast.ops.types import Identity, Op, Redacted
 
 Basis = tuple[int, int, int, bool]
@@ -23,7 +23,10 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 class Head(Redacted, frozen=True):
-    """A view with every pending op applied, the row it rests on, and the first op of each lane."""
+    """A view with every pending op applied, the row it rests on, and the first op of each lane.
+
+    Its document may have ended since: `overlay.ended` says so.
+    """
 
     content = frozenset()
 
@@ -42,14 +45,16 @@ def basis_of(row: MirrorRow | None, *, now_us: int) -> Basis | None:
     return (state.version, state.updated_us, state.expires_us or 0, live)
 
 
-def head_of(row: MirrorRow | None, pending: Iterable[Op], *, now_us: int) -> Head:
-    """The head over a row; `pending` in the order of the journal."""
+def head_of(
+    row: MirrorRow | None, pending: Iterable[Op], *, now_us: int, ahead_us: int = 0
+) -> Head:
+    """The head over a row; `pending` in the order of the journal.  See `overlay.view_of`."""
     ops = list(pending)
     floors: dict[str, int] = {}
     for op in ops:
         if row is None or op.seq > row.watermarks.get(op.lane, 0):
             floors[op.lane] = min(op.seq, floors.get(op.lane, op.seq))
-    return Head(view_of(row, ops, now_us=now_us), basis_of(row, now_us=now_us), floors)
+    return Head(fold(row, ops, ahead_us=ahead_us), basis_of(row, now_us=now_us), floors)
 
 
 def is_current(head: Head, row: MirrorRow | None, *, now_us: int) -> bool:
@@ -61,10 +66,10 @@ def is_current(head: Head, row: MirrorRow | None, *, now_us: int) -> bool:
     return all(row.watermarks.get(lane, 0) < first for lane, first in head.floors.items())
 
 
-def followed(head: Head, op: Op) -> Head:
+def followed(head: Head, op: Op, *, ahead_us: int = 0) -> Head:
     """The head with one more pending op."""
     floors = head.floors if op.lane in head.floors else {**head.floors, op.lane: op.seq}
-    return Head(after(head.view, op), head.basis, floors)
+    return Head(after(head.view, op, ahead_us=ahead_us), head.basis, floors)
 
 
 def seen(head: Head, row: MirrorRow | None) -> Head:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
+from standfast.engine import clock
 from standfast.engine.local_state import LocalState
 from standfast.engine.state_machine import Situation
 from standfast.system.supervision import Trouble
@@ -68,7 +68,7 @@ def health_of(
         primary=primary,
         lag_ops=totals.ops,
         lag_bytes=totals.bytes,
-        lag_s=max(0.0, time.time() - oldest_us / 1e6) if oldest_us else 0.0,
+        lag_s=max(0.0, (clock.now_us() - oldest_us) / 1e6) if oldest_us else 0.0,
         spooled=len(local_state.journal.spool.pending()),
         oldest_pending=oldest,
         journal_max_ops=local_state.options.max_journal_ops,

@@ -166,8 +166,11 @@ class EngineContext(Protocol):
         """Note whose history this is, after the first write has made it."""
         ...
 
-    def hold_off(self, error: StandfastError) -> None:
-        """Write nothing to this primary until the user has decided."""
+    def hold_off(self, error: StandfastError | None) -> None:
+        """Write nothing pending to this primary, which went back, until a person has decided.
+
+        None: it is used as it is now.
+        """
         ...
 
     def refuse_held(self) -> None:

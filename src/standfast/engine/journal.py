@@ -25,13 +25,14 @@ import apsw
 import msgspec
 
 from standfast.engine.heads import Head, pack_head, unpack_head
+from standfast.engine.histories import History, Notice
 from standfast.engine.salvage import Loss, Salvaged, salvage
 from standfast.engine.spool import Spool
 from standfast.engine.sqlite_file import LocalFile
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import JOURNAL_WAIT_S, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS, SPOOLING_WAIT_S
 from standfast.ops.batch import Place
-from standfast.ops.types import Op, ServerIdentity, pack, unpack
+from standfast.ops.types import Op, pack, unpack
 from standfast.system.failpoints import failpoint
 
 FILE = "journal.db"
@@ -108,21 +109,6 @@ class Totals(NamedTuple):
 
     ops: int
     bytes: int
-
-
-class History(msgspec.Struct, frozen=True):
-    """The database that the journal belongs to (I9): who it is, and under which address."""
-
-    identity: str
-    system: str
-    display: str
-
-    def is_of(self, server_identity: ServerIdentity) -> bool:
-        """Whether this is the database that says hello."""
-        same = self.identity == server_identity.identity
-        return same and (
-            not self.system or not server_identity.system or self.system == server_identity.system
-        )
 
 
 class Transaction:
@@ -205,6 +191,8 @@ class Journal:
         self.spool = Spool(data_dir)
         self._file = _opened((data_dir / FILE).absolute())
         self.path = self._file.path
+        self.opened: set[str] = set()
+        """The lanes that were opened here, by this object."""
         self.directory = self._directory()
 
     def _directory(self) -> str:
@@ -224,13 +212,52 @@ class Journal:
 
     def set_history(self, history: History) -> None:
         """From now on it belongs to this database."""
+        self.begin_history(history, None, then=lambda: None)
+
+    def begin_history(
+        self,
+        history: History | None,
+        is_meant: Callable[[Op], bool] | None,
+        *,
+        then: Callable[[], None],
+    ) -> bool:
+        """From now on it belongs to this database; None: to one that has no schema yet.
+
+        False, and nothing is changed, if an op is pending that is not meant for it.  `then` is
+        called before another op can be added.
+        """
         failpoint("history-before-note")
         with self._file.writing("noting the history", durable=True) as conn:
-            conn.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('history', ?)",
-                (msgspec.json.encode(history).decode(),),
-            )
+            if is_meant is not None:
+                pending = conn.execute("SELECT id, op FROM ops")
+                if not all(
+                    record[0] in self._settled or is_meant(unpack(record[1])) for record in pending
+                ):
+                    return False
+            if history is None:
+                conn.execute("DELETE FROM meta WHERE name = 'history'")
+            else:
+                conn.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('history', ?)",
+                    (msgspec.json.encode(history).decode(),),
+                )
+            then()
         failpoint("history-noted")
+        return True
+
+    def notice(self) -> Notice | None:
+        """That its database was seen to have gone back; None when it never was."""
+        with self._file.reading("reading the history") as conn:
+            text = conn.execute("SELECT value FROM meta WHERE name = 'went_back'").get
+        return msgspec.json.decode(text, type=Notice) if text else None
+
+    def set_notice(self, notice: Notice) -> None:
+        """Keep it."""
+        with self._file.writing("noting the history", durable=True) as conn:
+            conn.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('went_back', ?)",
+                (msgspec.json.encode(notice).decode(),),
+            )
 
     # ---- lanes
 
@@ -238,6 +265,7 @@ class Journal:
         """Note a lane before its first transaction, so that it will be fenced when it dies."""
         with self._file.writing("opening a lane", durable=True) as conn:
             conn.execute("INSERT INTO lanes VALUES (?, ?)", (lane, _now_us()))
+        self.opened.add(lane)
         failpoint("lane-noted")
 
     def lanes(self) -> list[str]:

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 import msgspec
 
-from standfast.engine import journal, mirror
+from standfast.engine import clock, journal, mirror
 from standfast.engine.heads import Head, head_of, is_current, seen
-from standfast.engine.journal import History, Journal
+from standfast.engine.histories import (
+    Held,
+    History,
+    Notice,
+    address_mark,
+    history_of,
+    is_meant_for,
+    loss,
+    mark_of,
+)
+from standfast.engine.journal import Journal
+from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
-from standfast.engine.overlay import CompleteMark, MirrorRow, View, view_of
-from standfast.errors import CorruptData, Unavailable
+from standfast.engine.overlay import CompleteMark, MirrorRow, View, ended, view_of
+from standfast.engine.undone import save_undone
+from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import MAX_CONNECTIONS, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS, MAX_QUICK_OPS
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Observed, Op, ServerIdentity
 
 logger = logging.getLogger("standfast")
+
+#: A change of the measured clock that is worth noting, for stores that begin in an outage.
+_CLOCK_STEP_US = 1_000_000
 
 Fallback = Literal["read-write", "read-only", "off"]
 
@@ -71,53 +86,229 @@ class LocalState:
         self.journal.tidy()
         self.mirror = Mirror(data_dir / mirror.FILE)
         self._history = self.journal.history()
+        self._notice = self.journal.notice()
+        self._verified = self._foreign = False
         if self._history is None:
             self.mirror.clear()  # which database its rows are from is unknown
         self._lock = threading.Lock()
+        self._mark = self._new_mark()
+
+    # ---- which database (R22)
 
     @property
     def history(self) -> History | None:
         """The database that the local files belong to."""
         return self._history
 
-    def recognise(self, server_identity: ServerIdentity, *, reached_before: bool) -> None:
-        """Check who answered before anything is written there (I9); CorruptData when it is held.
+    @property
+    def notice(self) -> Notice | None:
+        """That this database was seen to have gone back; None when it never was."""
+        return self._notice
 
-        Another database under another address is taken over when nothing is pending for the old
-        one; under the same address, or while something is pending, the user has to decide.
+    @property
+    def mark(self) -> str:
+        """What an op carries that is acknowledged now: the history that it is meant for."""
+        return self._mark
+
+    def _new_mark(self) -> str:
+        gone_back = self._notice is not None and self._notice.is_open
+        return mark_of(self._history, self.display, verified=self._verified, gone_back=gone_back)
+
+    def lanes_to_check(self) -> list[str]:
+        """The lanes of this directory that its database must still know."""
+        return sorted(self.mirror.watermarks())
+
+    def recognise(self, found: ServerIdentity) -> bool:
+        """Check who answered before anything is written there (I9); True when it was taken over.
+
+        Where nothing is pending, nothing can be misdirected: then another database, and one that
+        went back in time, are taken over with a warning and an empty mirror.  Else CorruptData
+        `other_database` or `went_back`: a person has to decide.  ConfigError `directory_in_use`
+        while another process uses the directory for another database.
         """
         with self._lock:
-            known = self._history
-            if known is None:
-                if server_identity.identity is not None:
-                    self._become(server_identity)
-                return
-            if known.is_of(server_identity):
-                return
-            moved = known.display != self.display and not reached_before
-            if moved and not self.journal.totals().ops:
-                if server_identity.identity is not None:
-                    logger.warning("%s is another database than before", self.display)
-                    self._become(server_identity)
-                return
-            raise CorruptData(
-                f"{self.display} is not the database that the journal in {self.data_dir} belongs"
-                " to; nothing was written to it",
-                code="other_database",
-                hint="correct the URL; or, if it is to be the new home: standfast doctor --adopt",
+            # Another process of the directory may have taken a database over.
+            self._history, self._notice = self.journal.history(), self.journal.notice()
+            try:
+                return self._recognise(found)
+            finally:
+                self._mark = self._new_mark()
+
+    def _recognise(self, found: ServerIdentity) -> bool:
+        known = self._history
+        if known is None:
+            if found.identity is not None:
+                self._begin(found, None)
+            return False
+        if not known.is_of(found):
+            return self._meet_another(known, found)
+        why = loss(known, found, self.mirror.watermarks())
+        if why:
+            self._note_back(why, found.lanes or {})
+        if self._notice is not None and self._notice.is_open:
+            return self._meet_again(found, self._notice)
+        if self._foreign:
+            self.refuse_foreign(one.op for one in self.journal.everything())
+        self._verified = True
+        self._keep_up(known, found)
+        return False
+
+    def refuse_in_use(self, found: ServerIdentity) -> None:
+        """ConfigError while another process uses the directory for another database (R22)."""
+        known = self.journal.history()
+        if known is not None and not known.is_of(found) and known.display != self.display:
+            self._require_alone(known)
+
+    def _meet_another(self, known: History, found: ServerIdentity) -> bool:
+        if known.display != self.display:
+            self._require_alone(known)
+        if not self._take_over(found):
+            raise self._held("other_database")
+        logger.warning(
+            "%s is another database than before, and nothing was pending: it is used from now on,"
+            " the mirror is emptied",
+            self.display,
+        )
+        return True
+
+    def _require_alone(self, known: History) -> None:
+        others = set(self.journal.lanes()) - self.journal.opened
+        if any(not is_dead(self.data_dir, lane) for lane in others):
+            raise ConfigError(
+                f"a process uses the data directory {self.data_dir} for {known.display}, which is"
+                f" another database than {self.display}; nothing was changed",
+                code="directory_in_use",
+                hint="give each database a data directory of its own (STANDFAST_DATA_DIR)",
             )
 
-    def adopt(self, server_identity: ServerIdentity) -> None:
+    def _meet_again(self, found: ServerIdentity, notice: Notice) -> bool:
+        if not self._take_over(found):
+            raise self._held("went_back", notice.why)
+        logger.warning(
+            "went_back: %s went back in time (%s), and nothing was pending: it is used as it is"
+            " now, the mirror is emptied",
+            self.display,
+            notice.why,
+        )
+        return True
+
+    def _held(self, code: Held, why: str = "") -> CorruptData:
+        if code == "went_back":
+            return CorruptData(
+                f"{self.display} went back in time: {why}; what is pending in {self.data_dir} is"
+                " kept, nothing was written",
+                code=code,
+                hint="was it restored from a backup? To use it as it is now: stop the app, then"
+                " standfast doctor --adopt",
+            )
+        return CorruptData(
+            f"{self.display} is not the database that the journal in {self.data_dir} belongs to;"
+            " nothing was written to it",
+            code=code,
+            hint="correct the URL; or, if it is to be the new home: standfast doctor --adopt",
+        )
+
+    def _take_over(self, found: ServerIdentity) -> bool:
+        """Begin a new history; False, and nothing was done, while something is pending (H5)."""
+        own = address_mark(self.display)  # is meant for whatever answers at this address
+
+        def is_meant(op: Op) -> bool:
+            return op.history == own
+
+        journal = self.journal
+        if not all(is_meant(op) for _, op in journal.spool.pending()):
+            return False
+        if journal.totals().ops and not all(is_meant(one.op) for one in journal.everything()):
+            return False
+        return self._begin(found, is_meant)
+
+    def _begin(self, found: ServerIdentity, is_meant: Callable[[Op], bool] | None) -> bool:
+        """Without a schema the database gets its history by the first write."""
+        history = None
+        if found.identity is not None:
+            era = self._history.era + 1 if self._history is not None else 0
+            history = history_of(found, self.display, era=era, ahead_us=self._ahead_us(found))
+        self.mirror.belongs_to("" if history is None else history.mark)
+
+        def begun() -> None:
+            self._history, self._verified = history, history is not None
+            if self._notice is not None:
+                self._notice = msgspec.structs.replace(self._notice, is_open=False)
+            self._mark = self._new_mark()
+
+        # What is journaled from here on carries the new mark, or this transaction sees it.
+        if not self.journal.begin_history(history, is_meant, then=begun):
+            return False
+        if self._notice is not None:
+            self.journal.set_notice(self._notice)
+        return True
+
+    def note_back(self, why: str, found: Mapping[str, int] = MappingProxyType({})) -> None:
+        """The database was seen to have gone back (I10): what it confirmed is not all there."""
+        with self._lock:
+            self._note_back(why, found)
+            self._mark = self._new_mark()
+
+    def _note_back(self, why: str, found: Mapping[str, int]) -> None:
+        """Keep that, empty the mirror, and save what was confirmed lately and is not there."""
+        if self._notice is not None and self._notice.is_open:
+            return
+        logger.error("went_back: %s went back in time: %s", self.display, why)
+        saved = self._save_undone(found)
+        self._notice = Notice(clock.now_us(), why, saved=saved)
+        self.journal.set_notice(self._notice)
+        self.mirror.clear()
+
+    def _save_undone(self, found: Mapping[str, int]) -> tuple[str, ...]:
+        try:
+            undone = self.mirror.retained(found)
+            return save_undone(self.data_dir, undone, history=self._history)
+        except (StandfastError, OSError) as error:
+            logger.error("what the database has lost could not be saved: %s", error)
+            return ()
+
+    def adopt(self, found: ServerIdentity) -> None:
         """Let the local files belong to this database from now on, pending ops included."""
         with self._lock:
-            self._become(server_identity)
+            self._begin(found, None)
 
-    def _become(self, server_identity: ServerIdentity) -> None:
-        assert server_identity.identity is not None, "a database without a schema has no history"
-        history = History(server_identity.identity, server_identity.system, self.display)
-        self.mirror.belongs_to(f"{server_identity.identity}/{server_identity.system}")
-        self.journal.set_history(history)
-        self._history = history
+    def _keep_up(self, known: History, found: ServerIdentity) -> None:
+        """Note what may change about the same database: its timeline, its name, its clock."""
+        if found.timeline > known.timeline > 0:
+            # What others wrote at the end of the old timeline may not be in the new one.
+            logger.warning("%s is on a new timeline: the mirror is emptied", self.display)
+            self.mirror.clear_rows()
+        ahead_us = self._ahead_us(found)
+        if abs(ahead_us - known.ahead_us) < _CLOCK_STEP_US:
+            ahead_us = known.ahead_us
+        now = msgspec.structs.replace(
+            known,
+            name=found.name or known.name,
+            timeline=found.timeline or known.timeline,
+            epoch=found.epoch or known.epoch,
+            ahead_us=ahead_us,
+        )
+        if now != known:
+            self.journal.set_history(now)
+            self._history = now
+
+    def _ahead_us(self, found: ServerIdentity) -> int:
+        return found.server_us - clock.now_us() if found.server_us else 0
+
+    def refuse_foreign(self, ops: Iterable[Op]) -> None:
+        """Refuse to send ops to a database that they were not acknowledged for (R22)."""
+        history = self._history
+        if history is None:
+            return
+        if any(not is_meant_for(op.history, history, self.display) for op in ops):
+            self._foreign = True
+            raise CorruptData(
+                f"writes in {self.data_dir} were acknowledged for another database than"
+                f" {self.display}; they are kept, and not sent there",
+                code="other_database",
+                hint="stop the app, then standfast doctor --adopt",
+            )
+        self._foreign = False
 
     def confirm(
         self, applied: Applied, *, lane: str, retained: Sequence[tuple[Op, int | None]]
@@ -134,9 +325,24 @@ class LocalState:
             durable=self.options.local_durability == "full",
         )
 
-    def take(self, observed: Observed, *, seen_us: int) -> None:
-        """Take over what a read from the primary showed (R5)."""
-        self.mirror.take(observed, seen_us=seen_us)
+    def take(
+        self, observed: Observed, *, seen_us: int, again: Callable[[list[str]], Observed]
+    ) -> None:
+        """Take over what a read of one collection from the primary showed (R5).
+
+        What the mirror knows in a higher version is read once more by `again`: the read may have
+        been the older one.  A lower version in a snapshot that began after that is the truth (R23).
+        """
+        higher = self.mirror.take(observed, seen_us=seen_us)
+        if not higher:
+            return
+        try:
+            newer = again(list(higher))
+        except StandfastError:
+            # Unknown is better than what may have been undone.
+            self.mirror.forget(observed.states[0].collection, higher)
+        else:
+            self.mirror.take_lower(newer, higher, seen_us=seen_us)
 
     def forget_lane(self, lane: str) -> None:
         """A lane was fenced, and nothing of it is pending."""
@@ -156,24 +362,33 @@ class LocalState:
         """The mark of a collection that the mirror holds whole."""
         return self.mirror.complete_mark(collection)
 
+    def server_now_us(self) -> int:
+        """What the server's clock shows now, as last measured: expiry is judged by it (R24)."""
+        return clock.now_us() + self.ahead_us
+
+    @property
+    def ahead_us(self) -> int:
+        """How far the server's clock is ahead of this process's, as last measured."""
+        return self._history.ahead_us if self._history else 0
+
     def view(self, collection: str, key: str) -> View:
         """What this directory knows of a place.
 
         The journal is read before the mirror: an op that is applied in between is in the mirror
         by then; if it is in both, the row's watermarks show it.
         """
-        return self.head(collection, key, self.journal).view
+        return ended(self.head(collection, key, self.journal).view, self.server_now_us())
 
     def head(self, collection: str, key: str, pending: PendingAt) -> Head:
         """The view of a place, and what it rests on; `pending` is where its ops are read."""
         found = pending.head(collection, key)
         if found is not None:
-            row, now_us = self._row(collection, key), time.time_ns() // 1000
+            row, now_us = self._row(collection, key), self.server_now_us()
             if is_current(found, row, now_us=now_us):
                 return seen(found, row)
         ops = pending.at(collection, key)
         row = self._row(collection, key)
-        return head_of(row, ops, now_us=time.time_ns() // 1000)
+        return head_of(row, ops, now_us=self.server_now_us(), ahead_us=self.ahead_us)
 
     def is_quick(self, collection: str, key: str) -> bool:
         """Whether the view of a place takes few steps, so that an event loop can wait for it."""
@@ -183,7 +398,7 @@ class LocalState:
         if found is None:
             return False
         row = self._row(collection, key)
-        return is_current(found, row, now_us=time.time_ns() // 1000)
+        return is_current(found, row, now_us=self.server_now_us())
 
     def _row(self, collection: str, key: str) -> MirrorRow | None:
         row = self.mirror.get(collection, key)
@@ -197,14 +412,19 @@ class LocalState:
         A key that the mirror does not know is not taken for missing: others may have made it since.
         """
         row = self.mirror.get(collection, key)
-        return self._readable(collection, key, view_of(row, (), now_us=time.time_ns() // 1000))
+        view = view_of(row, (), now_us=self.server_now_us(), ahead_us=self.ahead_us)
+        return self._readable(collection, key, view)
 
     def read_local(self, collection: str, key: str) -> View:
         """The view for a reader: raises where nothing is known, or what is known is too old."""
         return self._readable(collection, key, self.view(collection, key))
 
+    def _knows_absence(self, view: View) -> bool:
+        """Whether nobody else can have made a document there since it was seen missing (R24)."""
+        return self.options.sole_writer or bool(view.pending)
+
     def _readable(self, collection: str, key: str, view: View) -> View:
-        if view.knowledge == "unknown":
+        if view.knowledge == "unknown" or (view.text is None and not self._knows_absence(view)):
             raise Unavailable(
                 f"key {key!r} in `{collection}`: the primary does not answer, and it is not in the"
                 " mirror",
@@ -228,7 +448,7 @@ class LocalState:
 
 def age_s(seen_us: int) -> float:
     """How long ago the primary returned it; 0 if it never did."""
-    return max(0.0, time.time() - seen_us / 1e6) if seen_us else 0.0
+    return max(0.0, (clock.now_us() - seen_us) / 1e6) if seen_us else 0.0
 
 
 def knows_a_primary(data_dir: Path) -> bool:

@@ -18,14 +18,15 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 import msgspec
 
 from standfast.backends.sqlite.file import gone
+from standfast.engine import clock
 from standfast.engine.overlay import CompleteMark, MirrorRow
 from standfast.engine.set_aside import COMPANIONS, remove_oldest, set_aside
 from standfast.engine.sqlite_file import LocalFile
@@ -41,7 +42,7 @@ from standfast.limits import (
     RETENTION_S,
 )
 from standfast.ops.batch import Place
-from standfast.ops.types import Observed, Op, Row, State, pack_batch
+from standfast.ops.types import Observed, Op, Row, State, pack_batch, unpack_batch
 from standfast.system.failpoints import failpoint
 from standfast.system.locks import FileLock
 
@@ -102,7 +103,12 @@ _PUT = (
     " WHERE excluded.version > version"
     " OR (excluded.version = version AND excluded.seen_us >= seen_us)"
 )
+# What a batch of ours made is newer than any row that does not hold the batch: if such a row has a
+# higher version, the primary has lost that since (R23).
+_PUT_OWN = _PUT + " OR coalesce(json_extract(watermarks, ?), 0) < ?"
 _LIVE = "collection = ? AND text IS NOT NULL AND (expires_us IS NULL OR expires_us > ?)"
+#: Where the watermark of the lane stands that was closed last.
+_LAST_LANE = "last_lane"
 _HISTORY = "SELECT value FROM meta WHERE name = 'history'"
 _RETAINED_BYTES = "SELECT coalesce(sum(length(batch)), 0) FROM retained"
 #: Retained ops are cleared once in so many batches.
@@ -129,6 +135,8 @@ class _News(NamedTuple):
     lane: str = ""
     watermark: int = 0
     retained: Sequence[tuple[Op, int | None]] = ()
+    lost: Mapping[str, int] = {}
+    """Versions of these keys that the primary is known to have lost (R23)."""
 
     @property
     def size(self) -> int:
@@ -358,6 +366,18 @@ class Mirror:
 
     # ---- rows
 
+    def clear_rows(self) -> None:
+        """Forget every document, and keep what is known of lanes."""
+
+        def clear(conn: apsw.Connection) -> None:
+            conn.execute("DELETE FROM rows")
+            conn.execute("DELETE FROM whole")
+
+        with self._turn:
+            self._looks.clear()
+            self._behind_rows.clear()
+            self._or_drop(lambda: self._write(clear))
+
     def get(self, collection: str, key: str) -> MirrorRow | None:
         """What the primary last said of one place; None when it never said anything."""
         place = (collection, key)
@@ -370,20 +390,46 @@ class Mirror:
             return row
         return MirrorRow(row.state, look.watermarks, look.seen_us) if later(look, row) else row
 
-    def take(self, observed: Observed, *, seen_us: int) -> None:
-        """Take over what a read from the primary showed (write-through, R5).
+    def take(self, observed: Observed, *, seen_us: int) -> dict[str, int]:
+        """Take over what a read of one collection from the primary showed (write-through, R5).
 
-        A read that showed nothing new is remembered in memory: nothing is written.
+        A read that showed nothing new is remembered in memory: nothing is written.  Returns the
+        keys that it knows in a higher version, with that version: they stay as they are, since the
+        read may be the older one.
         """
         with self._turn:
             news = [
                 state for state in observed.states if not self._is_known(state, observed, seen_us)
             ]
             if not news and not self._behind:
-                return
+                return {}
             failpoint("mirror-before-take")
             self._tell(_News(Observed(news, observed.watermarks), seen_us))
             failpoint("mirror-taken")
+            found = [(state, self.get(state.collection, state.key)) for state in news]
+            return {
+                state.key: row.state.version
+                for state, row in found
+                if row is not None and row.state.version > state.version
+            }
+
+    def take_lower(self, observed: Observed, lost: Mapping[str, int], *, seen_us: int) -> None:
+        """Take over a read that began after these versions were known here (R23).
+
+        A lower version is then the truth: the primary has lost the higher one.
+        """
+        with self._turn:
+            self._tell(_News(observed, seen_us, lost=lost))
+
+    def forget(self, collection: str, keys: Iterable[str]) -> None:
+        """Know nothing of these keys any more, if they can be forgotten."""
+
+        def forget(conn: apsw.Connection) -> None:
+            for key in keys:
+                conn.execute("DELETE FROM rows WHERE collection = ? AND key = ?", (collection, key))
+
+        with self._turn:
+            self._or_drop(lambda: self._write(forget))
 
     def _is_known(self, state: State, observed: Observed, seen_us: int) -> bool:
         place = (state.collection, state.key)
@@ -412,7 +458,7 @@ class Mirror:
         """Take over what a batch of ours made: rows, the lane's watermark, and its ops (R6)."""
         failpoint("mirror-before-confirm")
         with self._turn:
-            news = _News(observed, time.time_ns() // 1000, lane, watermark, retained)
+            news = _News(observed, clock.now_us(), lane, watermark, retained)
             self._tell(news, durable=durable)
             self._batches += 1
             for state in observed.states:
@@ -466,11 +512,17 @@ class Mirror:
         for state in news.observed.states:
             place = (state.collection, state.key)
             known = self._behind_rows.get(place)
-            if known is None or state.version >= known.state.version:
+            if known is None or _is_newer(state, news, known):
                 self._behind_rows[place] = MirrorRow(state, news.observed.watermarks, news.seen_us)
 
     def _note(self, conn: apsw.Connection, news: _News) -> None:
-        _put(conn, news.observed, news.seen_us)
+        for state in news.observed.states:
+            if state.key in news.lost:
+                conn.execute(
+                    "DELETE FROM rows WHERE collection = ? AND key = ? AND version = ?",
+                    (state.collection, state.key, news.lost[state.key]),
+                )
+        _put(conn, news)
         if not news.lane:
             return
         conn.execute(
@@ -503,7 +555,7 @@ class Mirror:
         """Write what is in memory, if the file is free again."""
         with self._turn:
             if self._behind:
-                self._tell(_News(Observed([]), time.time_ns() // 1000))
+                self._tell(_News(Observed([]), clock.now_us()))
 
     # ---- whole collections
 
@@ -600,13 +652,38 @@ class Mirror:
             return max([known, *(one.watermark for one in self._behind if one.lane == lane)])
 
     def forget_lane(self, lane: str) -> None:
-        """A lane was fenced, and nothing of it is pending."""
+        """A lane was fenced, and nothing of it is pending; the last one that wrote is kept."""
         with (
             self._turn,
             contextlib.suppress(StandfastError, _NoMirrorError),
         ):  # a line too many does no harm
-            self._write(lambda conn: conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,)))
+            self._write(lambda conn: _forget_lane(conn, lane))
         failpoint("lane-forgotten")
+
+    def watermarks(self) -> dict[str, int]:
+        """What the primary must still know: the watermarks of the lanes and of the last one."""
+
+        def find(conn: apsw.Connection) -> dict[str, int]:
+            last = conn.execute("SELECT value FROM meta WHERE name = ?", (_LAST_LANE,)).get
+            found = conn.execute("SELECT lane, watermark FROM lanes WHERE watermark > 0")
+            return (_decode_tags(last) if last else {}) | {one[0]: one[1] for one in found}
+
+        nothing: dict[str, int] = {}
+        return self._read(find, otherwise=nothing)
+
+    def retained(self, lanes: Mapping[str, int]) -> Iterator[tuple[Op, int | None]]:
+        """The kept ops of these lanes above these sequences, with their versions, in order."""
+        after = 0
+        statement = "SELECT id, lane, last, batch FROM retained WHERE id > ? ORDER BY id LIMIT 1"
+
+        def find(conn: apsw.Connection) -> tuple[Any, ...] | None:
+            return conn.execute(statement, (after,)).fetchone()
+
+        while (found := self._read(find, otherwise=None)) is not None:
+            after, lane, last, batch = found
+            done = lanes.get(lane, 0)
+            if last > done:
+                yield from (one for one in unpack_batch(batch) if one[0].seq > done)
 
     def count(self) -> int:
         """The number of places that it knows."""
@@ -643,6 +720,15 @@ def _row(conn: apsw.Connection, place: Place) -> MirrorRow | None:
     return MirrorRow(state, _decode_tags(tags), seen_us)
 
 
+def _forget_lane(conn: apsw.Connection, lane: str) -> None:
+    conn.execute(
+        "INSERT OR REPLACE INTO meta SELECT ?, json_object(lane, watermark) FROM lanes"
+        " WHERE lane = ? AND watermark > 0",
+        (_LAST_LANE, lane),
+    )
+    conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+
+
 def _set_history(conn: apsw.Connection, history: str) -> None:
     conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
 
@@ -658,20 +744,30 @@ def _shrink(conn: apsw.Connection) -> None:
         conn.execute("DELETE FROM whole")
 
 
+def _is_newer(state: State, news: _News, known: MirrorRow) -> bool:
+    """The same rules as those of the file."""
+    own = bool(news.lane) and known.watermarks.get(news.lane, 0) < news.watermark
+    lost = news.lost.get(state.key) == known.state.version
+    return state.version >= known.state.version or own or lost
+
+
 def _clear(conn: apsw.Connection) -> None:
+    conn.execute("DELETE FROM meta WHERE name = ?", (_LAST_LANE,))
     for table in ("rows", "lanes", "retained", "whole"):
         conn.execute(f"DELETE FROM {table}")
 
 
-def _put(conn: apsw.Connection, observed: Observed, seen_us: int) -> None:
-    tags = _encode_tags(observed.watermarks).decode()
+def _put(conn: apsw.Connection, news: _News) -> None:
+    tags = _encode_tags(news.observed.watermarks).decode()
+    own: tuple[Any, ...] = (f'$."{news.lane}"', news.watermark) if news.lane else ()
     conn.executemany(
-        _PUT,
+        _PUT_OWN if own else _PUT,
         [
             (
                 *(state.collection, state.key, state.text, state.version),
-                *(state.created_us, state.updated_us, state.expires_us, tags, seen_us),
+                *(state.created_us, state.updated_us, state.expires_us, tags, news.seen_us),
+                *own,
             )
-            for state in observed.states
+            for state in news.observed.states
         ],
     )

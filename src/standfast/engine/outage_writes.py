@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from standfast.engine import clock
 from standfast.engine.heads import Head, followed
 from standfast.engine.journal import Transaction
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState, PendingAt
-from standfast.engine.overlay import View
+from standfast.engine.overlay import View, ended
 from standfast.engine.write_queue import Result, Submission
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.ops.apply import Current, Refusal, apply_op
@@ -157,9 +157,10 @@ class _Known:
         self._transaction = transaction
         self.heads: dict[Place, Head] = {}
         self._marked: dict[Place, Head] | None = None
+        self.history_mark = local_state.mark
 
     def at(self, op: Op) -> View:
-        return self._head(op).view
+        return ended(self._head(op).view, self._local_state.server_now_us())
 
     def _head(self, op: Op) -> Head:
         place = (op.collection, op.key)
@@ -174,7 +175,7 @@ class _Known:
         before = self._head(op)
         if self._marked is not None:
             self._marked.setdefault(place, before)
-        head = self.heads[place] = followed(before, op)
+        head = self.heads[place] = followed(before, op, ahead_us=self._local_state.ahead_us)
         return head.view
 
     def mark(self) -> dict[Place, Head]:
@@ -194,7 +195,9 @@ def _journaled(op: Op, known: _Known) -> Result:
     if op.seen == "unknown":
         base = view.text if op.kind in ("put", "patch", "delete") else None
         based = msgspec.structs.replace(op, seen=view.knowledge, base=base)
-    kept = msgspec.structs.replace(based, replay=True, at_us=time.time_ns() // 1000)
+    kept = msgspec.structs.replace(
+        based, replay=True, at_us=clock.now_us(), history=known.history_mark
+    )
     text = known.note(kept).text
     outcome = Outcome(op.seq, "applied", None, text)
     return Result(kept, outcome, Receipt(None, "journal", op.lane, op.seq))
@@ -220,8 +223,8 @@ def _provisional(op: Op, view: View) -> Op:
     if view.knowledge == "unknown":
         raise needs_primary([op])
     _require_exact(op, view)
-    if not view.pending:
-        return op
+    if not view.pending or (view.expired and not op.if_version):
+        return op  # what has ended here has ended there, whatever led to it
     return msgspec.structs.replace(op, if_version=view.confirmed, pending=view.pending)
 
 

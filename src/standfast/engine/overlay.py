@@ -22,7 +22,8 @@ class View(Redacted, frozen=True):
 
     `knowledge` "unknown": nothing is known, not even whether there is a document.  `confirmed` is
     the version that the primary last returned, `pending` names the ops since then that change the
-    document.  `seen_us` is when the primary returned it, 0 if it never did.
+    document.  `seen_us` is when the primary returned it, 0 if it never did.  `expires_us` is when
+    it ends, by the server's clock; `expired`: that is why there is none.
     """
 
     content = frozenset({"text"})
@@ -34,6 +35,8 @@ class View(Redacted, frozen=True):
     created_us: int = 0
     updated_us: int = 0
     seen_us: int = 0
+    expires_us: int | None = None
+    expired: bool = False
 
     @property
     def version(self) -> int:
@@ -68,13 +71,24 @@ class CompleteMark(msgspec.Struct, frozen=True):
 UNKNOWN = View("unknown", None, UNCONFIRMED)
 
 
-def view_of(row: MirrorRow | None, pending: Iterable[Op], *, now_us: int) -> View:
-    """The document as its writers have to see it; `pending` in the order of the journal."""
-    view = UNKNOWN if row is None else _confirmed(row, now_us)
+def view_of(
+    row: MirrorRow | None, pending: Iterable[Op], *, now_us: int, ahead_us: int = 0
+) -> View:
+    """The document as its writers have to see it; `pending` in the order of the journal.
+
+    `now_us` is by the server's clock, which is `ahead_us` ahead of the one of this process.
+    """
+    return ended(fold(row, pending, ahead_us=ahead_us), now_us)
+
+
+def fold(row: MirrorRow | None, pending: Iterable[Op], *, ahead_us: int = 0) -> View:
+    """The same, whose document may have ended since the last op: `ended` says so."""
+    view = UNKNOWN if row is None else _confirmed(row)
     names: list[Identity] = []
     for op in pending:
         if row is None or op.seq > row.watermarks.get(op.lane, 0):
-            changed = _changed(view, op)
+            view = ended(view, op.at_us + ahead_us)
+            changed = _changed(view, op, ahead_us)
             if changed is not view:
                 view = changed
                 names.append(op.name)
@@ -82,19 +96,27 @@ def view_of(row: MirrorRow | None, pending: Iterable[Op], *, now_us: int) -> Vie
     return msgspec.structs.replace(view, pending=tuple(names)) if names else view
 
 
-def after(view: View, op: Op) -> View:
+def ended(view: View, now_us: int) -> View:
+    """The view at this instant of the server's clock: a document whose time is over is gone."""
+    if view.text is None or view.expires_us is None or view.expires_us > now_us:
+        return view
+    return msgspec.structs.replace(view, knowledge="absent", text=None, expired=True)
+
+
+def after(view: View, op: Op, *, ahead_us: int = 0) -> View:
     """The view with one more pending op; an op that the document refuses leaves it as it is.
 
     A condition was checked when the op was acknowledged, so it is not checked again.  The result
     of a patch on an unknown document is unknown, too.
     """
-    changed = _changed(view, op)
-    if changed is view:
+    current = ended(view, op.at_us + ahead_us)
+    changed = _changed(current, op, ahead_us)
+    if changed is current:
         return view
     return msgspec.structs.replace(changed, pending=(*view.pending, op.name))
 
 
-def _changed(view: View, op: Op) -> View:
+def _changed(view: View, op: Op, ahead_us: int) -> View:
     """What the op makes of the document; the view itself when that is nothing."""
     if view.knowledge == "unknown" and op.kind not in ("put", "delete"):
         return view
@@ -114,7 +136,17 @@ def _changed(view: View, op: Op) -> View:
         changed.created_us or op.at_us,
         op.at_us,
         view.seen_us,
+        _expiry(view, op, ahead_us),
     )
+
+
+def _expiry(view: View, op: Op, ahead_us: int) -> int | None:
+    """When the document that an op leaves ends: the same rules as in `ops.apply.replaced`."""
+    if op.kind == "delete" or op.ttl_us == 0:
+        return None
+    if op.ttl_us is not None:
+        return op.at_us + ahead_us + op.ttl_us
+    return None if op.kind == "put" or view.text is None else view.expires_us
 
 
 def lay_over(
@@ -142,17 +174,15 @@ def lay_over(
     return [page[key] for key in sorted(page, key=str.encode)]
 
 
-def _confirmed(row: MirrorRow, now_us: int) -> View:
+def _confirmed(row: MirrorRow) -> View:
     state = row.state
-    text = state.text
-    if state.expires_us is not None and state.expires_us <= now_us:
-        text = None
     return View(
-        "absent" if text is None else "present",
-        text,
+        "absent" if state.text is None else "present",
+        state.text,
         state.version,
         (),
         state.created_us,
         state.updated_us,
         row.seen_us,
+        state.expires_us,
     )

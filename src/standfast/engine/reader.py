@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import time
 
 import msgspec
 
 from standfast.backends.base import Backend
+from standfast.engine import clock
 from standfast.engine.interfaces import EngineContext, ReadResult, read_again
 from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
@@ -20,7 +20,7 @@ from standfast.engine.promise import CompletionBatch, Promise
 from standfast.engine.state_machine import Mode, means_away
 from standfast.errors import StandfastError, Unavailable
 from standfast.limits import MAX_READ_KEYS
-from standfast.ops.types import State
+from standfast.ops.types import Observed, State
 from standfast.system.supervision import SupervisedThread
 
 
@@ -95,17 +95,18 @@ class Reader:
             return
         keys = list(dict.fromkeys(question.key for question in questions))
         deadline = min(question.deadline for question in questions)
+
+        def observe(wanted: list[str]) -> Observed:
+            directory = self._local_state.journal.directory
+            return self.primary.observe(collection, wanted, directory=directory, deadline=deadline)
+
         try:
             observed = read_again(
-                lambda: self.primary.observe(
-                    *(collection, keys),
-                    directory=self._local_state.journal.directory,
-                    deadline=deadline,
-                ),
+                lambda: observe(keys),
                 lambda: self._context.reconnect(self.primary, deadline),
             )
-            now_us = time.time_ns() // 1000
-            self._local_state.take(observed, seen_us=now_us)
+            now_us = clock.now_us()
+            self._local_state.take(observed, seen_us=now_us, again=observe)
         except StandfastError as error:
             away = means_away(error)
             if away:

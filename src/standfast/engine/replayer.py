@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Sequence, Set
+from functools import partial
 from typing import Literal
 
 import msgspec
 
 from standfast.backends.base import Backend
-from standfast.engine import lanes
+from standfast.engine import clock, lanes
 from standfast.engine.journal import Pending
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
@@ -28,7 +29,7 @@ from standfast.limits import (
 )
 from standfast.ops.batch import Place
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, Op
+from standfast.ops.types import Applied, Observed, Op
 from standfast.system.failpoints import failpoint
 from standfast.system.locks import FileLock
 
@@ -107,6 +108,7 @@ class Replayer:
             self._attempts.clear()
             self._close_adopted()
             return None
+        self._local_state.refuse_foreign(one.op for one in window)
         self._refuse_old(window[0].op)
         now = time.monotonic()
         self._blocked = {place: until for place, until in self._blocked.items() if until > now}
@@ -140,7 +142,7 @@ class Replayer:
     def _confirmed_or_young(self, oldest: Op) -> bool:
         if self.confirmed or self._on_conflict != "mine":
             return True
-        return time.time() - oldest.at_us / 1e6 < MAX_JOURNAL_AGE_S
+        return clock.now_us() - oldest.at_us < MAX_JOURNAL_AGE_S * 1e6
 
     def _apply_units(self, batch: list[list[Pending]], *, lock_timeout_s: float | None) -> bool:
         """Send units of one lane; if the primary refuses, find out which unit it refuses.
@@ -175,7 +177,7 @@ class Replayer:
         return all(self._apply_units(half, lock_timeout_s=lock_timeout_s) for half in halves)
 
     def _send(self, pending: Sequence[Pending], lock_timeout_s: float | None) -> Applied:
-        now_us = time.time_ns() // 1000
+        now_us = clock.now_us()
         ops = [_aged(one.op, now_us) for one in pending]
         failpoint("replay-before-apply")
         applied = self.backend.apply(
@@ -196,7 +198,7 @@ class Replayer:
         done = [one for one in pending if one.op.seq not in refused]
         if self._local_state.history is None:  # this batch has made the schema
             server_identity = self.backend.server_identity(time.monotonic() + self._deadline_s)
-            self._local_state.recognise(server_identity, reached_before=True)
+            self._local_state.recognise(server_identity)
         self._local_state.confirm(
             applied,
             lane=pending[0].op.lane,
@@ -321,21 +323,29 @@ class Replayer:
             mine = [one for one in applied if one.op.collection == collection]
             for start in range(0, len(mine), MAX_TRANSACTION_OPS):
                 page = mine[start : start + MAX_TRANSACTION_OPS]
-                observed = self.backend.observe(
-                    collection,
-                    sorted({one.op.key for one in page}),
-                    directory=self._journal.directory,
-                    deadline=time.monotonic() + self._deadline_s,
-                )
+                observe = partial(self._observe, collection)
+                observed = observe(sorted({one.op.key for one in page}))
                 watermarks = {**observed.watermarks, page[0].op.lane: final}
                 taken = msgspec.structs.replace(observed, watermarks=watermarks)
-                self._local_state.take(taken, seen_us=time.time_ns() // 1000)
+                self._local_state.take(taken, seen_us=clock.now_us(), again=observe)
         if applied:
             self._journal.remove(applied)
 
+    def _observe(self, collection: str, keys: list[str]) -> Observed:
+        return self.backend.observe(
+            collection,
+            keys,
+            directory=self._journal.directory,
+            deadline=time.monotonic() + self._deadline_s,
+        )
+
 
 def _aged(op: Op, now_us: int) -> Op:
-    """The op with the rest of its time to live; if that is over, it expires at once."""
+    """The op with the rest of its time to live; if that is over, what is left of it is a delete."""
     if not op.ttl_us:
         return op
-    return msgspec.structs.replace(op, ttl_us=max(1, op.ttl_us - max(0, now_us - op.at_us)))
+    left_us = op.ttl_us - max(0, now_us - op.at_us)
+    if left_us > 0:
+        return msgspec.structs.replace(op, ttl_us=left_us)
+    seen = "absent" if op.seen == "unknown" else op.seen  # what others wrote meanwhile stays
+    return msgspec.structs.replace(op, kind="delete", body=None, pointer="", ttl_us=None, seen=seen)

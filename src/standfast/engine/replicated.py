@@ -110,7 +110,6 @@ class Connector:
         self._context = context
         self._backends = list(dict.fromkeys(backends))
         self._lock = threading.Lock()
-        self._reached = False
         self._progress = threading.Condition()
         self._begun = self._ended = 0
         self.timer = Timer("standfast-connector", self.attempt, context.supervisor)
@@ -164,13 +163,14 @@ class Connector:
     def _connect(self, backend: Backend, timeout_s: float) -> None:
         """In JOURNALING every connection is made anew: the old ones are what failed."""
         self._context.refuse_held()
-        backend.connect(time.monotonic() + timeout_s, accept=self._recognise)
+        lanes = self._context.local_state.lanes_to_check()
+        backend.connect(time.monotonic() + timeout_s, accept=self._recognise, lanes=lanes)
         failpoint("connected")
-        self._reached = True
 
     def _recognise(self, server_identity: ServerIdentity) -> None:
         """Refuse a database that is not the journal's before any thread can write to it (I9)."""
-        self._context.local_state.recognise(server_identity, reached_before=self._reached)
+        if self._context.local_state.recognise(server_identity):
+            self._context.hold_off(None)
 
 
 logger = logging.getLogger("standfast")
@@ -235,7 +235,7 @@ class ReplicatedEngine:
         if isinstance(failure, Unavailable) and failure.code not in ("auth", "not_postgresql"):
             if options.fallback != "off":
                 return
-        elif failure.code == "other_database":
+        elif failure.code in ("other_database", "went_back"):
             return  # held: what is written waits for somebody's decision
         self._close_files()
         raise failure
@@ -277,13 +277,15 @@ class ReplicatedEngine:
 
     def recognise(self, backend: Backend) -> None:
         server_identity = backend.server_identity(time.monotonic() + self.deadline_s)
-        self.local_state.recognise(server_identity, reached_before=True)
+        self.local_state.recognise(server_identity)
 
-    def hold_off(self, error: StandfastError) -> None:
+    def hold_off(self, error: StandfastError | None) -> None:
         self._held = error
+        if error is not None:
+            self.local_state.note_back(error.message)
 
     def refuse_held(self) -> None:
-        if self._held is not None:
+        if self._held is not None and self.local_state.journal.totals().ops:
             raise self._held
 
     def away(self, op: Op) -> Unavailable:

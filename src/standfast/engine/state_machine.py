@@ -111,9 +111,13 @@ def step(
             due = at if now.mode is Mode.DIRECT else at + _pause(now.attempts) * jitter
             next_ = Situation(Mode.JOURNALING, cause, now.attempts + 1, connect_at=due)
             return next_, ("announce", "connect") if due <= at else ("announce",)
-        case RoundFailed(_):
+        case RoundFailed(cause):
             due = at + _pause(now.attempts) * jitter
-            return replace(now, attempts=now.attempts + 1, drain_at=due), ()
+            draining = now.mode is Mode.DRAINING
+            next_ = replace(now, attempts=now.attempts + 1, drain_at=due)
+            if not draining or cause == now.cause:
+                return next_, ()
+            return replace(next_, cause=cause), ("announce",)
         case Drained():
             if now.mode is not Mode.DRAINING:
                 return now, ()
@@ -141,6 +145,11 @@ def means_away(error: StandfastError) -> bool:
     return isinstance(error, Unavailable) and error.code in IN_DOUBT | AWAY
 
 
+#: Codes that say that this is not the database that the journal is for, or no longer.
+NOT_OURS = frozenset({"other_database", "went_back"})
+
+
 def failure_of(error: StandfastError) -> Event:
     """What the error of a replay says about the primary (I4)."""
-    return Lost(error.code) if means_away(error) else RoundFailed(error.code)
+    lost = means_away(error) or error.code in NOT_OURS
+    return Lost(error.code) if lost else RoundFailed(error.code)

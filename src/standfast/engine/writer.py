@@ -92,6 +92,8 @@ class Writer:
         self._journaling = Journaling(local_state)
         self._inbox = context.write_queue
         self.lane = self._open_lane()
+        history = local_state.history
+        self._era = history.era if history else 0
         self._side: Lane | None = None
         self._journal_version = -1
         self.journal_empty = False
@@ -338,9 +340,13 @@ class Writer:
             self._lose(sent, error)
         elif error.code in AWAY or error.code == "went_back":
             if error.code == "went_back":
+                # Journaled before anybody asks whether something is pending.
                 self._context.hold_off(error)
-            self.transition(Lost(error.code))
-            self._journal_sent_nowhere(sent)
+                self._journal_sent_nowhere(sent)
+                self.transition(Lost(error.code))
+            else:
+                self.transition(Lost(error.code))
+                self._journal_sent_nowhere(sent)
         elif error.code == "fenced":
             # Somebody took this lane for dead, and closed it: nothing of the batch took effect.
             self.lane.end()
@@ -468,8 +474,13 @@ class Writer:
             return
         if progress == "empty":
             failpoint("handover-drained")
-            if self._local_state.journal.holds(self.lane.id):
-                # It waits for a lock: what goes direct on its lane would pass it for ever (R3).
+            history = self._local_state.history
+            era = history.era if history else 0
+            went_on = bool(self.lane.seq) and era != self._era
+            self._era = era
+            if went_on or self._local_state.journal.holds(self.lane.id):
+                # Of another era: the database does not know what it has written.  Held: it waits
+                # for a lock, and what goes direct on its lane would pass it for ever (R3).
                 self.lane.lock.release()
                 self.lane = self._open_lane()
             self.transition(Drained())

@@ -59,6 +59,7 @@ class Op(Redacted, frozen=True, kw_only=True):
     cannot be applied becomes a conflict, not an error of a caller.  `seen` and `base` say what its
     writer knew of the document, own pending ops included.  `reject`: the reason for which it is
     to be rejected.  `at_us` is when it was acknowledged, by this machine's clock.
+    `history` is the database that it was acknowledged for: see `engine.local_state`.
     `origin` is the name that its receipt carries, when a fence made it move to another lane.
     `exact` says of a put whether jsonb gives its body back exactly (None: not examined).
     """
@@ -81,6 +82,7 @@ class Op(Redacted, frozen=True, kw_only=True):
     base: str | None = None
     reject: str = ""
     at_us: int = 0
+    history: str = ""
     origin: Identity | None = None
     exact: bool | None = None
 
@@ -179,11 +181,21 @@ class ServerIdentity(msgspec.Struct, frozen=True):
     """What a database says of itself on a new connection.
 
     `identity` is the UUID of its history (None: no schema yet), `system` PostgreSQL's system
-    identifier (empty elsewhere): copies of one database share the first and not the second.
+    identifier, `database` the OID of the database in it, `name` its name, `timeline` the server's
+    timeline (empty or 0 elsewhere, or where the host does not say): a copy shares the identity,
+    and differs in the system or the database.  `server_us` is what the server's clock showed (0:
+    not asked).  `lanes` are the watermarks of those lanes that were asked for and are there (None:
+    nothing is known of them).
     """
 
     identity: str | None
     system: str = ""
+    database: str = ""
+    name: str = ""
+    timeline: int = 0
+    epoch: int = 0
+    server_us: int = 0
+    lanes: dict[str, int] | None = None
 
 
 class Row(Redacted, frozen=True):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, LiteralString
 
 import psycopg
+from msgspec import structs
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
@@ -24,8 +26,34 @@ _FIELDS = (
 
 #: How long a fence is kept: no statement of the lane can still be on its way then.
 FENCES_KEPT = "7 days"
+#: The last lanes of each data directory are kept for longer: by them it sees that the database has
+#: not gone back in time (R23).  Several, since stores of one directory may close at once.
+LAST_LANES, LAST_LANES_KEPT = 4, "1 year"
+_TRIM_LANES: LiteralString = (
+    "DELETE FROM standfast.lanes d WHERE d.state = 'fenced'"
+    " AND d.updated_at < now() - %(kept)s::interval"
+    " AND (d.updated_at < now() - %(long)s::interval OR d.generation > 0 OR d.directory IS NULL"
+    " OR d.lane NOT IN (SELECT r.lane FROM (SELECT l.lane, row_number() OVER"
+    " (PARTITION BY l.directory ORDER BY l.updated_at DESC) AS age FROM standfast.lanes l"
+    " WHERE l.generation = 0 AND l.watermark > 0) r WHERE r.age <= %(last)s))"
+)
 #: How long the log of changes is kept: who was away for longer has to look at everything.
 CHANGES_KEPT = "7 days"
+
+
+_SYSTEM: LiteralString = "SELECT system_identifier::text FROM pg_control_system()"
+#: Of the WAL that is written now: the control file learns of a new one at the next checkpoint.
+_TIMELINE: LiteralString = (
+    "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer"
+)
+_DATABASE: LiteralString = (
+    "SELECT oid::text, datname::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    " FROM pg_database WHERE datname = current_database()"
+)
+_MARKS: LiteralString = (
+    "SELECT lane::text, watermark FROM standfast.lanes"
+    " WHERE lane = ANY (%s::uuid[]) AND generation = 0"
+)
 
 
 def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dict[str, int]:
@@ -41,26 +69,41 @@ def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dic
         (directory, lanes),
     )
     final = dict(found.fetchall())
-    conn.execute(
-        "DELETE FROM standfast.lanes WHERE state = 'fenced' AND updated_at < now() - %s::interval",
-        (FENCES_KEPT,),
-    )
+    conn.execute(_TRIM_LANES, {"kept": FENCES_KEPT, "last": LAST_LANES, "long": LAST_LANES_KEPT})
     conn.execute("DELETE FROM standfast.changes WHERE at < now() - %s::interval", (CHANGES_KEPT,))
     return final
 
 
-def server_identity(conn: Connection[Any]) -> ServerIdentity:
-    """Who this database is; the system identifier distinguishes it from its own copies."""
-    system = ""
-    try:
-        row = conn.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
-        system = str(row[0]) if row else ""
-    except psycopg.errors.InsufficientPrivilege:
-        pass  # some hosts take the function away: the identity alone has to do
+def server_identity(conn: Connection[Any], lanes: Sequence[str] = ()) -> ServerIdentity:
+    """Who this database is, and the watermarks of these lanes.
+
+    A copy on another server has another system identifier, a copy beside it (a template's) another
+    OID; a failover begins another timeline.
+    """
+    system, timeline = _ask(conn, _SYSTEM), _ask(conn, _TIMELINE)
+    row = conn.execute(_DATABASE).fetchone()
+    assert row is not None, "every session is connected to a database"
+    found = ServerIdentity(
+        None, *(str(system or ""), row[0], row[1], int(timeline or 0)), server_us=row[2]
+    )
     if not has_schema(conn):
-        return ServerIdentity(None, system)
-    row = conn.execute("SELECT identity::text FROM standfast.identity").fetchone()
-    return ServerIdentity(str(row[0]), system) if row else ServerIdentity(None, system)
+        return found
+    one = conn.execute("SELECT identity::text, epoch FROM standfast.identity").fetchone()
+    if one is None:
+        return found
+    marks = conn.execute(_MARKS, (list(lanes),)).fetchall() if lanes else []
+    return structs.replace(found, identity=one[0], epoch=one[1], lanes=dict(marks))
+
+
+def _ask(conn: Connection[Any], question: LiteralString) -> Any:
+    """The answer of a function that some hosts take away; None there: the rest has to do."""
+    try:
+        row = conn.execute(question).fetchone()
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported):
+        return None
+    except psycopg.errors.ObjectNotInPrerequisiteState:
+        return None  # a standby
+    return row[0] if row else None
 
 
 def is_read_only(conn: Connection[Any]) -> bool:

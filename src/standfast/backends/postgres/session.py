@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
 
@@ -78,33 +78,41 @@ class Sessions:
         return self.dedicated is None or self.dedicated.connected
 
     def connect(
-        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+        self,
+        deadline: float,
+        *,
+        accept: Callable[[ServerIdentity], object] | None = None,
+        lanes: Sequence[str] = (),
     ) -> ServerIdentity:
         """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
+
+        def prepare(conn: Connection[Any]) -> ServerIdentity:
+            return self._prepare(conn, lanes)
+
         if self.dedicated is not None:
-            return self.dedicated.connect(deadline, self._prepare, accept=accept)
+            return self.dedicated.connect(deadline, prepare, accept=accept)
         with self.unpinned("looking at the database", deadline) as conn:
-            found = self._prepare(conn)
+            found = prepare(conn)
         if accept is not None:
             accept(found)
         return found
 
-    def _prepare(self, conn: Connection[Any]) -> ServerIdentity:
+    def _prepare(self, conn: Connection[Any], lanes: Sequence[str]) -> ServerIdentity:
         with self.pinned(conn):
-            return self._look(conn)
+            return self._look(conn, lanes)
 
-    def _look(self, conn: Connection[Any]) -> ServerIdentity:
+    def _look(self, conn: Connection[Any], lanes: Sequence[str]) -> ServerIdentity:
         self._check(conn)
         self._require_writable(conn)
         if self.dedicated is not None:
             self._prepare_session(conn, self.dedicated)
             self._end_predecessor(conn, self.dedicated)
         self.measure_clock(conn)
-        return conflicts.server_identity(conn)
+        return conflicts.server_identity(conn, lanes)
 
-    def server_identity(self, deadline: float) -> ServerIdentity:
+    def server_identity(self, deadline: float, *, lanes: Sequence[str] = ()) -> ServerIdentity:
         with self.connection("looking at the database", deadline) as conn:
-            return conflicts.server_identity(conn)
+            return conflicts.server_identity(conn, lanes)
 
     @contextmanager
     def transaction(

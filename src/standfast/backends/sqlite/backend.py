@@ -340,14 +340,18 @@ class SqliteBackend:
         return True
 
     def connect(
-        self, deadline: float, *, accept: Callable[[ServerIdentity], object] | None = None
+        self,
+        deadline: float,
+        *,
+        accept: Callable[[ServerIdentity], object] | None = None,
+        lanes: Sequence[str] = (),
     ) -> ServerIdentity:
-        server_identity = self.server_identity(deadline)
+        server_identity = self.server_identity(deadline, lanes=lanes)
         if accept is not None:
             accept(server_identity)
         return server_identity
 
-    def server_identity(self, deadline: float) -> ServerIdentity:
+    def server_identity(self, deadline: float, *, lanes: Sequence[str] = ()) -> ServerIdentity:
         return ServerIdentity(self.identity())
 
     def apply(
