@@ -114,6 +114,23 @@ CONNECT_DEADLINE_S = 1.0
 #: Seconds that a call waits at the most for the local files, beyond its deadline.
 LOCAL_GRACE_S = 10.0
 
+#: JSON bytes of pending writes that the replay has in memory at a time, unless a single batch is
+#: larger.
+MAX_WINDOW_BYTES = 16 * 1024 * 1024
+
+#: Seconds that one transaction of the replay may take: the shortest and the longest limit, and the
+#: bytes a second that a link is trusted with.  Nobody waits for it.
+REPLAY_FIRST_S = 2.0
+REPLAY_LONGEST_S = 600.0
+REPLAY_BYTES_S = 1_000_000
+
+#: Attempts after which a write that the server fails on, while it takes others of its collection,
+#: is rejected: with the pauses between them this takes about half a minute.
+MAX_SUSPICIOUS_ATTEMPTS = 8
+
+#: Writes of a collection that fail, while none of it is taken, before it is held as a whole.
+MAX_SUSPECTS = 3
+
 #: Seconds that a thread whose last piece of work failed is reported, when it has had nothing to do
 #: since.
 TROUBLE_SHOWN_S = 10.0

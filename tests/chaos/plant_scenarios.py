@@ -132,18 +132,6 @@ def two_copies(stage: Memory) -> set[str]:
     return stage.counted(4)
 
 
-@shows("fenced-before-drained")
-def refusal_in_doubt_and_killed(stage: Memory) -> set[str]:
-    link = stage.link()
-    store, _ = stage.open(link)
-    stage.others.put("k", "text")  # not known here
-    link.script = [after(LOST, hook=lambda: setattr(link, "down", True))]
-    store["c"].increment("k", "")
-    stage.die(store, link)
-    stage.open(stage.link())
-    return set() if stage.has_line("k") else {"lost"}
-
-
 @shows("refusal-forgotten-by-a-fence")
 def refusal_in_doubt_and_fenced(stage: Memory) -> set[str]:
     link = stage.link()

@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -119,18 +119,6 @@ def final_watermark_not_read() -> Patch:
 def moved_twice() -> Patch:
     """An op moved from a closed lane is applied again although another lane has moved it, too."""
     return patch.object(memory, "skip_reissued", lambda ops, moved: (list(ops), []))
-
-
-@plant("R1", finds="lost")
-def fenced_before_drained() -> Patch:
-    """A dead lane is closed first, so an op refused below its watermark counts as applied."""
-
-    def fence(self: Replayer) -> None:
-        for lane in self._journal.lanes():
-            if lanes.is_dead(self._data_dir, lane):
-                self._adopt(lane)
-
-    return patch.object(Replayer, "_fence_dead_lanes", fence)
 
 
 @plant("fence", finds="stale overwrite")
@@ -296,7 +284,16 @@ def direct_past_a_pending_key() -> Patch:
 @plant("R3", finds="lost")
 def direct_on_a_pending_lane() -> Patch:
     """The store goes DIRECT on a lane that still has an op in the journal."""
-    return patch.object(Journal, "holds", lambda self, lane: False)
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with (
+            patch.object(Journal, "holds", lambda self, lane: False),
+            patch.object(Replayer, "_separate", lambda self, *_: False),
+        ):
+            yield
+
+    return both()
 
 
 @plant("R3", finds="lost")

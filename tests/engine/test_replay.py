@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from standfast import ConflictError, CorruptData, DataError, Unavailable
 from standfast.api.sync import Store
 from standfast.backends.memory import MemoryBackend
 from standfast.engine import replayer as replayer_module
+from standfast.engine import waiting as waiting_module
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.state_machine import Mode
-from standfast.errors import ConfigError
+from standfast.errors import ConfigError, DeadlineExceeded
 from standfast.ops.types import ServerIdentity
 from support.faulty import LOST, Link, Open, Server, after, before, eventually, wait_direct
 
@@ -23,6 +25,10 @@ POISON = DataError("a CHECK refuses it", code="check")
 
 def others(server: Server) -> Store:
     return Store(EmbeddedEngine(server.database))
+
+
+def others_of(server: Server, name: str) -> Any:
+    return others(server)[name]
 
 
 def test_poison_is_parked_and_the_rest_goes_on(server: Server, open_it: Open) -> None:
@@ -52,24 +58,177 @@ def test_poison_is_parked_and_the_rest_goes_on(server: Server, open_it: Open) ->
     assert store.health().conflicts == {"open": 4}
 
 
-def test_a_missing_table_is_tried_a_few_times(
-    server: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """I6, I7: what can be repaired is tried again, and rejected after a bounded number of times."""
-    monkeypatch.setattr(replayer_module, "MAX_CONFIG_ATTEMPTS", 3)
+NO_RIGHT = ConfigError("no right", code="no_rights", hint="ask for it")
+
+
+def test_a_collection_with_a_fault_is_held(server: Server, open_it: Open) -> None:
+    """R21: its ops wait, named by the cause, in order; all others go; nothing is rejected."""
     link = Link(server, down=True)
     store, engine = open_it(link)
-    store["c"].put("1", 1)
-    store["c"].put("2", 2)
-    server.poison[("c", "1")] = ConfigError("no right", code="no_rights")
-    tries: list[int] = []
-    original = server.refuse
-    server.refuse = lambda ops: (tries.append(len(ops)), original(ops))[1]  # type: ignore[method-assign]
+    store["bad"].put("k", [])
+    for number in range(30):
+        store["bad"].append("k", "", number)
+        store["good"].append("k", "", number)
+        store["bad"].put(str(number), number)
+    server.poison = {("bad", key): NO_RIGHT for key in ("k", *map(str, range(40)))}
+    link.down = False
+    eventually(lambda: engine.mode is Mode.DIRECT)
+    assert Store(EmbeddedEngine(server.database))["good"].get("k") == list(range(30))
+    assert store["good"].put("direct", 1).durable_on == "primary"
+    assert store["bad"].append("k", "", 30) == list(range(31))  # behind what waits
+    health = store.health()
+    assert (health.healthy, health.lag_ops) == (False, 62)
+    for part in ("`bad` is held since", "no right", "safe in the journal", "ask for it"):
+        assert part in health.cause
+    assert health.problems == (health.cause,)
+    server.poison.clear()
+    wait_direct(engine)
+    bad = Store(EmbeddedEngine(server.database))["bad"]
+    assert bad.get("k") == list(range(31))
+    assert bad.count() == 31
+    assert server.database.conflicts() == []
+    assert store.health().healthy
+
+
+def test_what_is_written_to_a_held_collection_meanwhile_waits_too(
+    memory: Server, open_it: Open
+) -> None:
+    """R21: a second outage, with new writes on both sides of the fault, changes nothing of it."""
+    link = Link(memory, down=True)
+    store, engine = open_it(link)
+    memory.poison = {("bad", "k"): NO_RIGHT}
+    for _ in range(3):
+        for name in ("bad", "good"):
+            store[name].increment("n" if name == "good" else "k", "")
+        link.down = False
+        eventually(lambda: engine.mode is Mode.DIRECT)
+        store["good"].increment("n", "")
+        link.down = True
+        eventually(lambda: engine.mode is not Mode.DIRECT or not store["good"].append("l", "", 1))
+    link.down = False
+    eventually(lambda: engine.mode is Mode.DIRECT)
+    assert others_of(memory, "good").get("n") == 6
+    memory.poison.clear()
+    wait_direct(engine)
+    assert others_of(memory, "bad").get("k") == 3
+    assert memory.database.conflicts() == []
+
+
+def test_a_batch_over_a_held_collection_waits_whole(memory: Server, open_it: Open) -> None:
+    """R21: an all-or-nothing batch waits for the collection that is held, and what is behind it."""
+    link = Link(memory, down=True)
+    store, engine = open_it(link)
+    store["good"].append("a", "", 1)
+    with store.batch() as batch:
+        batch.append("good", "a", "", 2)
+        batch.append("bad", "k", "", 2)
+    store["good"].append("a", "", 3)
+    store["good"].append("b", "", 1)
+    store["bad"].append("k", "", 3)
+    memory.poison = {("bad", "k"): NO_RIGHT}
+    link.down = False
+    eventually(lambda: engine.mode is Mode.DIRECT)
+    good = others_of(memory, "good")
+    assert (good.get("a"), good.get("b")) == ([1], [1])
+    memory.poison.clear()
+    wait_direct(engine)
+    assert (good.get("a"), others_of(memory, "bad").get("k")) == ([1, 2, 3], [2, 3])
+
+
+def test_a_held_collection_survives_a_restart(memory: Server, open_it: Open) -> None:
+    """R21: killed while a collection is held, the next process holds it again and loses nothing."""
+    link = Link(memory, down=True)
+    store, engine = open_it(link)
+    store["bad"].put("k", [])
+    for number in range(5):
+        store["bad"].append("k", "", number)
+        store["good"].append("k", "", number)
+    memory.poison = {("bad", "k"): NO_RIGHT}
+    link.down = False
+    eventually(lambda: engine.mode is Mode.DIRECT)
+    link.down = True
+    store.close(timeout_s=0)
+    store, engine = open_it(Link(memory))
+    eventually(lambda: engine.mode is Mode.DIRECT and store.health().problems)
+    assert store["bad"].append("k", "", 5) == list(range(6))
+    memory.poison.clear()
+    wait_direct(engine)
+    assert others_of(memory, "bad").get("k") == list(range(6))
+    assert others_of(memory, "good").get("k") == list(range(5))
+
+
+FAILING = Unavailable("it always fails", code="server_internal")
+
+
+def test_a_write_that_the_server_fails_on_is_isolated(
+    memory: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R21, I6: it is tried alone, all others go, and after some attempts it is a conflict."""
+    monkeypatch.setattr(waiting_module, "LONGEST_SUSPECT_PAUSE_S", 0.01)
+    link = Link(memory, down=True)
+    store, engine = open_it(link)
+    receipts = [store["c"].put(str(number), number) for number in range(20)]
+    after_it = store["c"].increment("7", "", 100)
+    memory.poison = {("c", "7"): FAILING}
     link.down = False
     wait_direct(engine)
-    assert tries.count(1) >= 3
-    assert server.database.conflicts()[0].reason == "no_rights"
-    assert others(server)["c"].get("2") == 2
+    assert after_it == 107
+    assert sorted(memory.database.read("c", list(map(str, range(20))))) == sorted(
+        str(number) for number in range(20) if number != 7
+    )
+    found = [(one.key, one.reason, one.mine) for one in memory.database.conflicts()]
+    assert found == [("7", "server_internal", "7"), ("7", "server_internal", "100")]
+    assert [store.outcome(one).state for one in receipts[6:9]] == ["applied", "rejected", "applied"]
+
+
+def test_a_server_that_fails_on_everything_costs_nothing(
+    memory: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R21: where no write goes, the server is at fault: nothing is rejected, and all of it goes."""
+    monkeypatch.setattr(waiting_module, "LONGEST_SUSPECT_PAUSE_S", 0.001)
+    monkeypatch.setattr(waiting_module, "FIRST_SUSPECT_PAUSE_S", 0.001)
+    link = Link(memory, down=True)
+    store, engine = open_it(link)
+    for number in range(20):
+        store["c"].put(str(number), number)
+    memory.poison = {("c", str(number)): FAILING for number in range(20)}
+    link.down = False
+    eventually(lambda: any("`c` is held" in one for one in store.health().problems))
+    eventually(lambda: len(memory.sent("c", "0")) == 0 and engine.mode is Mode.DIRECT)
+    assert memory.database.conflicts() == []
+    memory.poison.clear()
+    wait_direct(engine)
+    assert others_of(memory, "c").count() == 20
+    assert memory.database.conflicts() == []
+
+
+def test_a_write_that_takes_long_is_never_rejected(
+    memory: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R20: a miss gives it more time and lets all others go first; it is never a conflict."""
+    monkeypatch.setattr(waiting_module, "LONGEST_SUSPECT_PAUSE_S", 0.001)
+    link = Link(memory, down=True)
+    store, engine = open_it(link)
+    for number in range(20):
+        store["c"].put(str(number), number)
+    given: list[float] = []
+    original = link.apply
+
+    def apply(ops: Any, **options: Any) -> Any:
+        if any(op.key == "3" for op in ops):
+            given.append(options["deadline"] - time.monotonic())
+            if given[-1] < 100:
+                raise DeadlineExceeded("too slow")
+            assert others_of(memory, "c").count() == 19
+        return original(ops, **options)
+
+    link.apply = apply  # type: ignore[method-assign]
+    link.down = False
+    wait_direct(engine)
+    eventually(lambda: others_of(memory, "c").count() == 20)
+    assert memory.database.conflicts() == []
+    alone = [round(one) for one in given[-5:]]
+    assert alone == [round(alone[0] * 2**number) for number in range(5)]
 
 
 def test_a_locked_row_waits_and_loses_nothing(server: Server, open_it: Open) -> None:
@@ -105,7 +264,9 @@ def test_a_locked_row_among_others_holds_up_only_its_own(server: Server, open_it
     server.locked.add(("c", "k"))
     link.down = False
     eventually(lambda: engine.mode is Mode.DIRECT)
-    assert others(server)["c"].keys() == ["a0", "a1", "a2", "a3"]  # the groups wait with theirs
+    found = others(server)["c"]
+    assert found.keys() == ["a0", "a1", "a2", "a3", "g", "h"]
+    assert found.get_many(["g", "h"]) == {"g": [0, 1], "h": [0, 1]}  # those behind a group wait
     server.locked.clear()
     wait_direct(engine)
     assert others(server)["c"].get_many(["g", "h", "k"]) == {

@@ -146,9 +146,6 @@ with standfast.open(sys.argv[1], data_dir=sys.argv[2]) as store:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="C4: windows are bounded by count only"
-)
 def test_a_large_journal_is_replayed_in_bounded_memory(pg_database: str, tmp_path: Path) -> None:
     """C4: a journal of 160 MB is replayed in windows of bytes: it never is in memory as a whole."""
     with Far.to(pg_database) as line:

@@ -63,9 +63,6 @@ FAULTS = {
 }
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="P1: a table's fault stops the replay"
-)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_collection_with_a_fault_is_held_by_itself(
     as_role: tuple[str, str], tmp_path: Path, fault: str
@@ -105,7 +102,6 @@ BAD_ROWS = {
 }
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P2: one document stops the replay")
 @pytest.mark.parametrize("fault", BAD_ROWS)
 def test_a_document_that_never_goes_is_isolated(
     far_pg: MakeFar, tmp_path: Path, fault: str

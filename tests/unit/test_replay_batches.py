@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from standfast.engine.journal import Pending
-from standfast.engine.replay_batches import along_with, next_batch, place_of, units
+from standfast.engine.replay_batches import next_batch, place_of, units
+from standfast.engine.waiting import Kinds
 from standfast.ops.types import Op
 
 LANES, KEYS = ("a", "b", "c"), ("1", "2", "3", "4")
@@ -48,8 +50,7 @@ def drained(
     """The batches until none can go, and what stays."""
     batches: list[list[list[Pending]]] = []
     left = list(journal)
-    waiting = along_with(left, blocked)
-    while batch := next_batch(left, blocked=waiting, max_ops=limits[0], max_bytes=limits[1]):
+    while batch := next_batch(left, blocked=blocked, max_ops=limits[0], max_bytes=limits[1]):
         batches.append(batch)
         gone = {one.id for unit in batch for one in unit}
         left = [one for one in left if one.id not in gone]
@@ -102,11 +103,10 @@ def test_what_is_blocked_holds_up_only_its_own(
 ) -> None:
     """Blocked places wait, with all behind them on their places and lanes; the others go on."""
     batches, left = drained(journal, blocked, limits)
-    waiting = along_with(journal, blocked)
     for batch in batches:
-        assert all(place_of(one) not in waiting for unit in batch for one in unit)
+        assert all(place_of(one) not in blocked for unit in batch for one in unit)
     stayed = {one.id for one in left}
-    places, lanes = set(waiting), set[str]()
+    places, lanes = set(blocked), set[str]()
     for unit in units(journal):
         mine = {place_of(one) for one in unit}
         must_wait = unit[0].op.lane in lanes or not places.isdisjoint(mine)
@@ -143,5 +143,30 @@ def test_a_group_takes_its_other_places_along() -> None:
         Op(lane="a", seq=3, kind="put", collection="c", key="3", body="1"),
     ]
     journal = [Pending(op.seq, op) for op in ops]
-    assert along_with(journal, {("c", "1")}) == {("c", "1"), ("c", "2")}
-    assert along_with(journal, {("c", "3")}) == {("c", "3")}
+    later = Pending(4, Op(lane="a", seq=4, kind="put", collection="c", key="2", body="1"))
+    kinds = Kinds(blocked={("c", "1"): "locked"})
+    assert [kinds.of(unit) for unit in units([*journal, later])] == ["locked", "", "locked"]
+
+
+@given(journals(), BLOCKED, st.booleans())
+def test_each_reason_to_wait_has_its_lanes(
+    journal: list[Pending], blocked: frozenset[tuple[str, str]], held: bool
+) -> None:
+    """R21: once each kind of unit is on a lane of its own, exactly what must wait stays."""
+    reasons = {place: f"suspect {number}" for number, place in enumerate(sorted(blocked))}
+    kinds = Kinds({"c"} if held else set(), reasons)
+    moved: list[Pending] = []
+    free: set[int] = set()
+    for unit in units(journal):
+        kind = kinds.of(unit)
+        lane = f"{unit[0].op.lane} {kind}"
+        for one in unit:
+            op = msgspec.structs.replace(one.op, lane=lane)
+            moved.append(Pending(one.id, op))
+        free |= set() if kind else {one.id for one in unit}
+    left = list(moved)
+    while batch := next_batch(left, blocked=blocked, held={"c"} if held else set()):
+        gone = {one.id for unit in batch for one in unit}
+        left = [one for one in left if one.id not in gone]
+    assert {one.id for one in moved} - {one.id for one in left} == free
+    assert not (held and free)

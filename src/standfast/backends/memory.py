@@ -29,7 +29,7 @@ from standfast.backends.base import (
 )
 from standfast.document.containment import contains
 from standfast.ops.apply import Current
-from standfast.ops.batch import Place, apply_ops, places
+from standfast.ops.batch import Place, apply_ops, kept, places
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
     Applied,
@@ -123,7 +123,7 @@ class MemoryBackend:
             fresh, skipped = skip_applied(ops, expected_watermark, watermark, state, outcomes)
             wanted, moved = skip_reissued(fresh, self._moved)
             skipped += moved
-            touched = places(ops)
+            touched = places(kept(ops))
             if fresh:
                 rows: dict[Place, Current] = {}
                 for collection, keys in touched.items():

@@ -9,7 +9,7 @@ import msgspec
 
 from standfast.engine import clock
 from standfast.engine.local_state import LocalState
-from standfast.engine.state_machine import Situation
+from standfast.engine.state_machine import Mode, Situation
 from standfast.system.supervision import Trouble
 
 
@@ -55,6 +55,7 @@ def health_of(
     *,
     primary: str,
     lane: str,
+    waiting: Sequence[str],
     troubles: Sequence[Trouble],
 ) -> Health:
     """The health of a store with local files."""
@@ -64,7 +65,7 @@ def health_of(
     history = local_state.history
     return Health(
         state=str(situation.mode),
-        cause=situation.cause,
+        cause=waiting[0] if waiting and situation.mode is Mode.DIRECT else situation.cause,
         primary=primary,
         lag_ops=totals.ops,
         lag_bytes=totals.bytes,
@@ -79,7 +80,7 @@ def health_of(
         data_dir=str(local_state.data_dir.absolute()),
         fallback=local_state.options.fallback,
         attempts=situation.attempts,
-        problems=(*map(_in_trouble, troubles), *local_problems(local_state)),
+        problems=(*waiting, *map(_in_trouble, troubles), *local_problems(local_state)),
     )
 
 

@@ -15,7 +15,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +30,13 @@ from standfast.engine.salvage import Loss, Salvaged, salvage
 from standfast.engine.spool import Spool
 from standfast.engine.sqlite_file import LocalFile
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
-from standfast.limits import JOURNAL_WAIT_S, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS, SPOOLING_WAIT_S
+from standfast.limits import (
+    JOURNAL_WAIT_S,
+    MAX_JOURNAL_BYTES,
+    MAX_JOURNAL_OPS,
+    MAX_WINDOW_BYTES,
+    SPOOLING_WAIT_S,
+)
 from standfast.ops.batch import Place
 from standfast.ops.types import Op, pack, unpack
 from standfast.system.failpoints import failpoint
@@ -373,20 +379,35 @@ class Journal:
         keys = list(dict.fromkeys([*keys, *spooled]))
         return [key for key in keys if self.is_at(collection, key)] if self._settled else keys
 
-    def first(self, limit: int, *, after: int = 0) -> list[Pending]:
-        """The oldest pending ops above an id, in order, at most `limit`."""
+    def first(
+        self,
+        limit: int,
+        *,
+        after: int = 0,
+        max_bytes: float = float("inf"),
+        without: Collection[str] = (),
+    ) -> list[Pending]:
+        """The oldest pending ops above an id, in order: at most `limit`, and so many bytes.
+
+        At least one if there is one.  `without` names lanes that are left out.
+        """
         with self._file.reading("reading the journal") as conn:
             found = conn.execute(
-                "SELECT id, op FROM ops WHERE id > ? ORDER BY id LIMIT ?",
-                (after, limit + len(self._settled)),
+                "SELECT id, op, bytes FROM ops WHERE id > ?"
+                " AND lane NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?",
+                (after, msgspec.json.encode(list(without)).decode(), limit + len(self._settled)),
             )
-            pending = [
-                Pending(record[0], unpack(record[1]))
-                for record in found
-                if record[0] not in self._settled
-            ]
-        spooled = [Pending(_SPOOLED + index, op) for index, op in self.spool.pending()]
-        pending += [one for one in spooled if one.id > after]
+            pending: list[Pending] = []
+            for number, op, size in found:
+                if number in self._settled:
+                    continue
+                max_bytes -= size
+                if pending and max_bytes < 0:
+                    return pending[:limit]
+                pending.append(Pending(number, unpack(op)))
+        if len(pending) < limit:
+            spooled = [Pending(_SPOOLED + index, op) for index, op in self.spool.pending()]
+            pending += [one for one in spooled if one.id > after and one.op.lane not in without]
         return pending[:limit]
 
     def totals(self) -> Totals:
@@ -427,7 +448,7 @@ class Journal:
     def everything(self, page: int = 1000) -> Generator[Pending]:
         """Every pending op in order, read in pages."""
         after = 0
-        while found := self.first(page, after=after):
+        while found := self.first(page, after=after, max_bytes=MAX_WINDOW_BYTES):
             yield from found
             after = found[-1].id
 

@@ -12,11 +12,17 @@ from collections.abc import Iterable, Sequence, Set
 from standfast.engine.journal import Pending
 from standfast.limits import MAX_TRANSACTION_BYTES, MAX_TRANSACTION_OPS
 from standfast.ops.batch import Place
+from standfast.ops.types import Op
 
 
 def place_of(pending: Pending) -> Place:
     """Collection and key of a pending op."""
     return (pending.op.collection, pending.op.key)
+
+
+def size_of(ops: Iterable[Op]) -> int:
+    """The JSON bytes of ops."""
+    return sum(len(op.body or "") + len(op.base or "") for op in ops)
 
 
 def units(window: Sequence[Pending]) -> list[list[Pending]]:
@@ -37,14 +43,16 @@ def next_batch(
     window: Sequence[Pending],
     *,
     blocked: Set[Place] = frozenset(),
+    held: Set[str] = frozenset(),
+    max_units: int = MAX_TRANSACTION_OPS,
     max_ops: int = MAX_TRANSACTION_OPS,
     max_bytes: int = MAX_TRANSACTION_BYTES,
     whole: bool = True,
 ) -> list[list[Pending]]:
     """The units of the next transaction: one lane, in order, within the limits but at least one.
 
-    `blocked` are places whose ops have to wait; `whole` False says that the window may end inside
-    a group, which is then left for a larger window.
+    `blocked` are places whose ops have to wait, `held` such collections; `whole` False says that
+    the window may end inside a group, which is then left for a larger window.
     """
     passed = set(blocked)
     batch: list[list[Pending]] = []
@@ -58,24 +66,15 @@ def next_batch(
         places = set(map(place_of, unit))
         mine = unit[0].op.lane
         fits = mine not in stopped and passed.isdisjoint(places)
+        fits = fits and not (held and any(place[0] in held for place in places))
         if not fits or (lane is not None and mine != lane):
             passed |= places
             stopped.add(mine)
             continue
         ops += len(unit)
-        size += sum(len(one.op.body or "") + len(one.op.base or "") for one in unit)
-        if batch and (ops > max_ops or size > max_bytes):
+        size += size_of(one.op for one in unit)
+        if batch and (ops > max_ops or size > max_bytes or len(batch) >= max_units):
             break
         lane = mine
         batch.append(unit)
     return batch
-
-
-def along_with(window: Iterable[Pending], places: Set[Place]) -> set[Place]:
-    """The places that have to wait with these: those of the groups that touch one of them."""
-    waiting = set(places)
-    for unit in units(list(window)):
-        touched = set(map(place_of, unit))
-        if not waiting.isdisjoint(touched):
-            waiting |= touched
-    return waiting

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Generator, Mapping, Sequence, Set
 from functools import partial
+from itertools import takewhile
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -20,12 +22,17 @@ from standfast.engine import clock, lanes
 from standfast.engine.journal import Pending
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
-from standfast.engine.replay_batches import along_with, next_batch, place_of
+from standfast.engine.replay_batches import next_batch, size_of, units
+from standfast.engine.waiting import GRACE_S, Kinds, Waiting
 from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
 from standfast.limits import (
     MAX_BATCH_OPS,
     MAX_JOURNAL_AGE_S,
     MAX_TRANSACTION_OPS,
+    MAX_WINDOW_BYTES,
+    REPLAY_BYTES_S,
+    REPLAY_FIRST_S,
+    REPLAY_LONGEST_S,
 )
 from standfast.ops.batch import Place
 from standfast.ops.reconcile import OnConflict
@@ -36,17 +43,24 @@ from standfast.system.locks import FileLock
 logger = logging.getLogger("standfast")
 
 Progress = Literal["empty", "nearly", "waiting"]
-"""empty: nothing is pending except ops that wait for a lock; nearly: less than one batch is;
-waiting: another process replays."""
+"""empty: nothing is pending except what waits (`waiting`); nearly: less than one batch is; waiting:
+another process replays."""
 
-#: Attempts after which an op is rejected because its table or a right is missing.
-MAX_CONFIG_ATTEMPTS = 5
 #: Shortest time that a transaction gets, however little of the slice is left.
 _SHORTEST_S = 0.2
-#: How long a place is left alone after its row was found locked.
-LOCK_PAUSE_S = 0.5
 #: How long the server waits for a lock while the locked row of a batch is searched for.
 PROBE_LOCK_TIMEOUT_S = 0.02
+#: Unavailable, but the server answers: it may be one write that it fails on.
+_FAILS = frozenset(
+    {"server_internal", "server_io", "timeout", "contended", "resources", "retry", "expired"}
+)
+#: The transaction took too long, or the connection did not last.
+_MISSES = frozenset({"deadline", "connection_lost"})
+#: Faults of the database as a whole.
+_OF_ALL = frozenset(
+    {"no_database", "no_schema", "schema", "schema_newer", "server_too_old", "server_encoding"}
+    | {"tls"}
+)
 
 
 class Replayer:
@@ -54,6 +68,7 @@ class Replayer:
 
     def __init__(self, backend: Backend, local_state: LocalState, *, deadline_s: float) -> None:
         self.backend = backend
+        self.waiting = Waiting()
         self._local_state = local_state
         self._journal = local_state.journal
         self._data_dir = local_state.data_dir
@@ -61,20 +76,22 @@ class Replayer:
         self._on_conflict: OnConflict = local_state.options.on_conflict
         self._turn = threading.Lock()
         self._drain_lock = FileLock(local_state.data_dir / "drain.lock")
-        self._blocked: dict[Place, float] = {}
-        self._attempts: dict[int, int] = {}
+        self._most = MAX_TRANSACTION_OPS
         self._adopted: list[Lane] = []
-        self._limit = 0.0
+        self._held_lanes: dict[str, str] = {}
+        self._limit: float | None = None
         self.indirect: set[str] = set()
         """Lanes of this process whose ops all go through the journal."""
         self.confirmed = False
         """Whether journals over the age limit may be replayed: the user has confirmed it."""
 
-    def drain(self, *, until: Progress, deadline: float) -> Progress:
+    def drain(self, *, until: Progress, deadline: float, held_up: bool = False) -> Progress:
         """Replay until nothing, or less than a batch, is pending, or until the deadline.
 
-        Raises the error that ended it: `Unavailable` or `DeadlineExceeded` if the primary does not
-        answer.
+        No caller waits for a transaction, so it has a limit of its own (R20), and may end after the
+        deadline.  With `held_up`, callers do wait: nothing is tried that takes long, and the
+        deadline holds.  Raises the error that ended it: `Unavailable` or `DeadlineExceeded` if the
+        primary does not answer.
         """
         if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return "waiting"
@@ -82,15 +99,14 @@ class Replayer:
             if not self._drain_lock.acquire():
                 return "waiting"
             failpoint("drain-locked")
-            # A transaction of a short slice must not hold its caller up for a whole deadline.
-            self._limit = max(deadline, time.monotonic() + _SHORTEST_S)
+            self._limit = max(deadline, time.monotonic() + _SHORTEST_S) if held_up else None
             try:
                 while True:
                     self._fence_dead_lanes()
                     left = self._round()
                     if left is None:
                         return "empty"
-                    if until == "nearly" and left < MAX_TRANSACTION_OPS:
+                    if until == "nearly" and left < MAX_TRANSACTION_OPS and not self._is_slow():
                         return "nearly"
                     if time.monotonic() >= deadline:
                         return "nearly"
@@ -99,35 +115,93 @@ class Replayer:
         finally:
             self._turn.release()
 
+    def _is_slow(self) -> bool:
+        """Whether what is left takes too long for callers to be held up by it."""
+        return self._most < MAX_TRANSACTION_OPS
+
     # ---- one round
 
     def _round(self) -> int | None:
         """Send one batch; returns the number of pending ops, None if none of them can be sent."""
-        window = self._journal.first(2 * MAX_TRANSACTION_OPS)
+        window, batch = self._batch()
         if not window:
-            self._attempts.clear()
-            self._close_adopted()
-            return None
-        self._local_state.refuse_foreign(one.op for one in window)
-        self._refuse_old(window[0].op)
-        now = time.monotonic()
-        self._blocked = {place: until for place, until in self._blocked.items() if until > now}
-        blocked = along_with(window, set(self._blocked))
-        batch = self._select(window, blocked)
+            if not self._held_lanes:
+                self.waiting.clear()
+                self._most = MAX_TRANSACTION_OPS
+        elif batch is None:  # something was moved out of the way
+            return self._journal.totals().ops
         if not batch:
+            self._close_adopted()
             return None
         self._apply_units(batch, lock_timeout_s=None)
         return self._journal.totals().ops
 
-    def _select(self, window: list[Pending], blocked: set[Place]) -> list[list[Pending]]:
-        whole = len(window) < 2 * MAX_TRANSACTION_OPS
-        batch = next_batch(window, blocked=blocked, whole=whole)
-        if not whole and len(batch) == 1 and batch[0][-1].op.group:
+    def _batch(self) -> tuple[list[Pending], list[list[Pending]] | None]:
+        """What is looked at, and what of it to send; None instead of that when it has moved.
+
+        What failed before goes last, and not while callers are held up.
+        """
+        now = time.monotonic()
+        held = set(self.waiting.held)
+        window = self._first(2 * MAX_TRANSACTION_OPS, MAX_WINDOW_BYTES, held)
+        if window:
+            self._refuse_old(window[0].op)
+            if self._separate(window, held, self.waiting.blocked(float("-inf"))):
+                return window, None
+        times = [float("-inf")] if self._limit is not None else [now - GRACE_S, now]
+        for at in times:
+            held = self.waiting.held_now(at)
+            window = self._first(2 * MAX_TRANSACTION_OPS, MAX_WINDOW_BYTES, held)
+            if window and (batch := self._select(window, held, set(self.waiting.blocked(at)))):
+                return window, batch
+        return window, []
+
+    def _first(self, limit: int, max_bytes: float, held: Set[str]) -> list[Pending]:
+        asleep = [lane for lane, name in self._held_lanes.items() if name in held]
+        window = self._journal.first(limit, max_bytes=max_bytes, without=asleep)
+        self._local_state.refuse_foreign(one.op for one in window)
+        return window
+
+    def _select(
+        self, window: list[Pending], held: Set[str], blocked: Set[Place]
+    ) -> list[list[Pending]]:
+        whole = not window[-1].op.group or not self._journal.first(1, after=window[-1].id)
+        found = self._next(window, held, blocked, whole=whole)
+        if not whole and (not found or (len(found) == 1 and found[0][-1].op.group)):
             # The group may be longer than the window.
-            window = self._journal.first(2 * MAX_BATCH_OPS)
-            whole = len(window) < 2 * MAX_BATCH_OPS
-            batch = next_batch(window, blocked=blocked, whole=whole)
-        return batch
+            window = self._first(2 * MAX_BATCH_OPS, float("inf"), held)
+            found = self._next(window, held, blocked, whole=len(window) < 2 * MAX_BATCH_OPS)
+        return found
+
+    def _next(
+        self, window: list[Pending], held: Set[str], blocked: Set[Place], *, whole: bool
+    ) -> list[list[Pending]]:
+        batch = next_batch(window, blocked=blocked, held=held, max_units=self._most, whole=whole)
+        alone = self.waiting.is_tried_alone
+        if batch and alone(batch[0]):
+            return batch[:1]
+        return list(takewhile(lambda unit: not alone(unit), batch))
+
+    def _separate(
+        self, window: list[Pending], held: Set[str], blocked: Mapping[Place, str]
+    ) -> bool:
+        """Move what waits to lanes of its own (R21), so that it holds up nothing else.
+
+        Returns whether anything was moved.
+        """
+        if not held and not blocked:
+            return False
+        # A lane that goes to the primary directly, too, would pass what waits here.
+        only_replayed = self.indirect | {lane.id for lane in self._adopted}
+        kinds = Kinds(held, blocked).of_lanes(window)
+        mixed = [
+            lane
+            for lane, found in kinds.items()
+            if len(found) > 1 or ("" not in found and lane not in only_replayed)
+        ]
+        for lane in mixed:
+            self._adopt(lane, held=held, blocked=blocked)
+        return bool(mixed)
 
     def _refuse_old(self, oldest: Op) -> None:
         """Refuse an old journal: without confirmation it must not overwrite newer changes."""
@@ -152,38 +226,49 @@ class Replayer:
         """
         pending = [one for unit in batch for one in unit]
         try:
-            applied = self._send(pending, lock_timeout_s)
-        except Unavailable as error:
+            applied = self._send(batch, lock_timeout_s)
+        except StandfastError as error:
             if error.code == "fenced":
                 self._adopt(pending[0].op.lane)
-            elif error.code != "locked":
+                return False
+            if error.code in _MISSES:
+                self._missed(batch, error)
+            if not self._is_of_one_write(error):
                 raise
-            elif len(batch) > 1:
-                return self._halve(batch, lock_timeout_s=PROBE_LOCK_TIMEOUT_S)
-            else:
-                self._set_aside(batch[0])
-            return False
-        except (DataError, ConfigError) as error:
             if len(batch) > 1:
-                return self._halve(batch, lock_timeout_s=lock_timeout_s)
-            self._reject(batch[0], error)
+                probing = error.code == "locked"
+                limit_s = PROBE_LOCK_TIMEOUT_S if probing else lock_timeout_s
+                return self._halve(batch, lock_timeout_s=limit_s)
+            self._stays(batch[0], error)
             return False
+        self._most = min(MAX_TRANSACTION_OPS, self._most * 2)
         self._confirm(pending, applied)
+        now = time.monotonic()
+        for unit in batch:
+            for name in self.waiting.gone(unit, applied=not unit[0].op.reject, now=now):
+                logger.info("collection `%s` is not held any more: its writes are replayed", name)
         return True
+
+    def _is_of_one_write(self, error: StandfastError) -> bool:
+        """Whether an error may be about one write or collection, so that others may go."""
+        if isinstance(error, Unavailable):
+            return error.code == "locked" or error.code in _FAILS
+        return isinstance(error, DataError | ConfigError) and error.code not in _OF_ALL
 
     def _halve(self, batch: list[list[Pending]], *, lock_timeout_s: float | None) -> bool:
         middle = len(batch) // 2
         halves = (batch[:middle], batch[middle:])
         return all(self._apply_units(half, lock_timeout_s=lock_timeout_s) for half in halves)
 
-    def _send(self, pending: Sequence[Pending], lock_timeout_s: float | None) -> Applied:
+    def _send(self, batch: list[list[Pending]], lock_timeout_s: float | None) -> Applied:
         now_us = clock.now_us()
-        ops = [_aged(one.op, now_us) for one in pending]
+        ops = [_aged(one.op, now_us) for unit in batch for one in unit]
+        suspect = self.waiting.suspects.get(batch[0][0].id)
         failpoint("replay-before-apply")
         applied = self.backend.apply(
             ops,
             expected_watermark=self._local_state.mirror.expected_watermark(ops[0].lane),
-            deadline=min(time.monotonic() + self._deadline_s, self._limit),
+            deadline=self._within(size_of(ops), misses=suspect.misses if suspect else 0),
             directory=self._journal.directory,
             on_conflict=self._on_conflict,
             lock_timeout_s=lock_timeout_s,
@@ -191,13 +276,20 @@ class Replayer:
         failpoint("replay-applied")
         return applied
 
+    def _within(self, size: int = 0, *, misses: int = 0) -> float:
+        """When a transaction must have ended (R20): more time for more bytes, and after a miss."""
+        if self._limit is not None:
+            return max(self._limit, time.monotonic() + _SHORTEST_S)
+        limit_s = max(self._deadline_s, REPLAY_FIRST_S) + size / REPLAY_BYTES_S
+        return time.monotonic() + min(REPLAY_LONGEST_S, limit_s * 2 ** min(misses, 20))
+
     def _confirm(self, pending: Sequence[Pending], applied: Applied) -> None:
         """Update the mirror first, then the journal: readers go the other way and miss nothing."""
         versions = {outcome.seq: outcome.version for outcome in applied.outcomes}
         refused = {outcome.seq for outcome in applied.outcomes if outcome.status == "refused"}
         done = [one for one in pending if one.op.seq not in refused]
         if self._local_state.history is None:  # this batch has made the schema
-            server_identity = self.backend.server_identity(time.monotonic() + self._deadline_s)
+            server_identity = self.backend.server_identity(self._within())
             self._local_state.recognise(server_identity)
         self._local_state.confirm(
             applied,
@@ -205,36 +297,55 @@ class Replayer:
             retained=[(one.op, versions.get(one.op.seq)) for one in done],
         )
         # Refused before it was acknowledged, by a lost reply: now it is sent like any other.
-        self._reissue([one for one in pending if one.op.seq in refused])
+        self._reissue([one for one in pending if one.op.seq in refused], Kinds(), {})
         self._journal.remove(done)
         rejected = [outcome for outcome in applied.outcomes if outcome.status == "rejected"]
         if rejected:
             logger.warning("%d replayed writes were rejected: see the conflicts", len(rejected))
 
-    # ---- what cannot be applied
+    # ---- what does not go
+
+    def _missed(self, batch: list[list[Pending]], error: StandfastError) -> None:
+        """A transaction took too long: the next is smaller, or has more time if it was one unit."""
+        if self._limit is not None:
+            return
+        if len(batch) > 1:
+            self._most = max(1, min(self._most, len(batch)) // 2)
+        else:
+            self.waiting.suspect(batch[0], error, time.monotonic()).misses += 1
+
+    def _stays(self, unit: list[Pending], error: StandfastError) -> None:
+        """One unit does not go: it waits, or is marked, so that the next round records a conflict.
+
+        A fault of the table is never a reason to reject; one of the document is, at once; where
+        that is not known, it is after a number of attempts.
+        """
+        now = time.monotonic()
+        if unit[0].op.reject:
+            raise error  # not even a conflict can be recorded: they stay, and the round is repeated
+        if error.code == "locked":
+            self.waiting.lock(unit, now)
+        elif isinstance(error, DataError):
+            self._reject(unit, error)
+        elif isinstance(error, ConfigError) and len({one.op.collection for one in unit}) == 1:
+            self._hold(unit[0].op.collection, error)
+        else:
+            suspect = self.waiting.suspect(unit, error, now)
+            suspect.attempts += not isinstance(error, ConfigError)
+            if self.waiting.is_hopeless(suspect):
+                self._reject(unit, error)
+            for name in {one.op.collection for one in unit}:
+                if self.waiting.all_fail(name, now):
+                    self._hold(name, error)
+
+    def _hold(self, collection: str, error: StandfastError) -> None:
+        if self.waiting.hold(collection, error, time.monotonic()):
+            logger.warning("collection `%s` is held: %s (%s)", collection, error, error.hint)
 
     def _reject(self, unit: list[Pending], error: StandfastError) -> None:
         """Mark ops that the primary refuses, so that the next round records them as conflicts."""
-        if unit[0].op.reject:
-            raise error  # not even a conflict can be recorded: they stay, and the round is repeated
-        if isinstance(error, ConfigError):
-            tries = self._attempts[unit[0].id] = self._attempts.get(unit[0].id, 0) + 1
-            if tries < MAX_CONFIG_ATTEMPTS:
-                raise error
+        self.waiting.gone(unit, applied=False, now=time.monotonic())
         self._journal.replace(unit, lambda op: msgspec.structs.replace(op, reject=error.code))
-
-    def _set_aside(self, unit: list[Pending]) -> None:
-        """Move a unit whose row is locked out of the way of the other ops of its lane."""
-        lane = unit[0].op.lane
-        window = self._journal.first(MAX_BATCH_OPS)
-        places = along_with(window, set(map(place_of, unit)))
-        alone = all(place_of(one) in places for one in window if one.op.lane == lane)
-        # A lane that goes to the primary directly, too, would pass what waits here.
-        waits = lane in self.indirect or any(mine.id == lane for mine in self._adopted)
-        if not (alone and waits):
-            self._adopt(lane, aside=places)
-        until = time.monotonic() + LOCK_PAUSE_S
-        self._blocked.update(dict.fromkeys(places, until))
 
     # ---- lanes of other processes
 
@@ -248,68 +359,97 @@ class Replayer:
             if lanes.is_dead(self._data_dir, lane) and not self._journal.holds(lane):
                 self._adopt(lane)
 
-    def _adopt(self, lane: str, *, aside: Set[Place] = frozenset()) -> None:
+    def _adopt(
+        self,
+        lane: str,
+        *,
+        held: Set[str] = frozenset(),
+        blocked: Mapping[Place, str] = MappingProxyType({}),
+    ) -> None:
         """Fence a lane, and re-issue its unapplied ops on new lanes, in the same order.
 
         The fence returns the final watermark, so it is certain which ops took effect.  If the
-        process is killed anywhere in here, the next replayer does it again.  Ops on the places
-        `aside` get a lane of their own.
+        process is killed anywhere in here, the next replayer does it again.  Ops of `held`
+        collections and on `blocked` places get lanes of their own.
         """
-        deadline = time.monotonic() + self._deadline_s
         failpoint("fence-before")
-        final = self.backend.fence([lane], directory=self._journal.directory, deadline=deadline)
+        directory = self._journal.directory
+        final = self.backend.fence([lane], directory=directory, deadline=self._within())[lane]
         failpoint("fence-done")
-        mine = [one for one in self._journal.everything() if one.op.lane == lane]
-        aside = along_with(mine, aside)
-        refused: set[int] = set()
-        if any(one.op.seq <= final[lane] for one in mine):
-            refused = self._refused(lane)
-        settled = [one for one in mine if one.op.seq <= final[lane] and one.op.seq not in refused]
-        self._confirm_applied(settled, final[lane])
-        rest = [one for one in mine if one.op.seq > final[lane] or one.op.seq in refused]
-        self._reissue(rest, aside=aside)
+        refused: set[int] | None = None
+        fresh, kinds = dict[str, Lane](), Kinds(held, blocked)
+        for page in self._pages(lane):
+            if refused is None and page[0].op.seq <= final:
+                refused = self._refused(lane)
+            out = refused or set[int]()
+            settled = [one for one in page if one.op.seq <= final and one.op.seq not in out]
+            self._confirm_applied(settled, final)
+            rest = [one for one in page if one.op.seq > final or one.op.seq in out]
+            self._reissue(rest, kinds, fresh)
         failpoint("fence-reissued")
         if self._journal.close_lane(lane):
             self._local_state.forget_lane(lane)
             lanes.forget(self._data_dir, lane)
 
+    def _pages(self, lane: str) -> Generator[list[Pending]]:
+        """The pending ops of a lane in order, in pages that cut no batch."""
+        page: list[Pending] = []
+        size = 0
+        for one in self._journal.everything():
+            if one.op.lane != lane:
+                continue
+            full = len(page) >= MAX_TRANSACTION_OPS or size > MAX_WINDOW_BYTES
+            if full and len(units([page[-1], one])) == 2:
+                yield page
+                page, size = [], 0
+            page.append(one)
+            size += size_of([one.op])
+        if page:
+            yield page
+
     def _refused(self, lane: str) -> set[int]:
         """The ops that the lane's watermark has passed although they did not take effect (R18)."""
-        deadline = time.monotonic() + self._deadline_s
-        outcomes = self.backend.outcomes(lane, deadline=deadline)
+        outcomes = self.backend.outcomes(lane, deadline=self._within())
         return {outcome.seq for outcome in outcomes if outcome.status == "refused"}
 
-    def _reissue(self, rest: Sequence[Pending], *, aside: Set[Place] = frozenset()) -> None:
-        """Give ops of one lane new names on fresh lanes, in the same order."""
-        fresh: dict[bool, Lane] = {}
-        names: dict[int, tuple[Lane, int]] = {}
-        for one in rest:
-            is_aside = place_of(one) in aside
-            if is_aside not in fresh:
-                fresh[is_aside] = Lane(self._data_dir)
-                # Its lock is held from here on: a lane without a holder would be adopted again.
-                self._adopted.append(fresh[is_aside])
-                self._journal.open_lane(fresh[is_aside].id)
-            names[one.op.seq] = (fresh[is_aside], fresh[is_aside].next_seq())
+    def _reissue(self, rest: Sequence[Pending], kinds: Kinds, fresh: dict[str, Lane]) -> None:
+        """Give ops of one lane new names in the same order, on a fresh lane for each kind."""
+        moved: dict[int, tuple[Lane, int, int]] = {}
+        for unit in units(rest):
+            kind = kinds.of(unit)
+            lane = fresh.get(kind) or fresh.setdefault(kind, self._open_lane(kind))
+            seqs = [lane.next_seq() for _ in unit]
+            for one, seq in zip(unit, seqs, strict=True):
+                moved[one.id] = (lane, seq, seqs[0] if one.op.group else 0)
 
-        def reissued(op: Op) -> Op:
-            new, seq = names[op.seq]
-            group = names[op.group][1] if op.group in names else op.group
-            return msgspec.structs.replace(op, lane=new.id, seq=seq, group=group, origin=op.name)
+        def reissued(pending: Pending) -> Op:
+            op, (lane, seq, group) = pending.op, moved[pending.id]
+            return msgspec.structs.replace(op, lane=lane.id, seq=seq, group=group, origin=op.name)
 
         if rest:
-            self._journal.replace(rest, reissued)
+            named = {(one.op.lane, one.op.seq): reissued(one) for one in rest}
+            self._journal.replace(rest, lambda op: named[op.lane, op.seq])
+
+    def _open_lane(self, kind: str) -> Lane:
+        lane = Lane(self._data_dir)
+        # Its lock is held from here on: a lane without a holder would be adopted again.
+        self._adopted.append(lane)
+        self._journal.open_lane(lane.id)
+        if kind.startswith("held "):
+            self._held_lanes[lane.id] = kind.removeprefix("held ")
+        return lane
 
     def _close_adopted(self) -> None:
-        """End the lanes that were opened for re-issued ops: nothing of them is pending."""
-        for lane in self._adopted:
-            deadline = time.monotonic() + self._deadline_s
-            self.backend.fence([lane.id], directory=self._journal.directory, deadline=deadline)
+        """End the lanes that were opened for re-issued ops and of which nothing is pending."""
+        for lane in [one for one in self._adopted if not self._journal.holds(one.id)]:
+            directory = self._journal.directory
+            self.backend.fence([lane.id], directory=directory, deadline=self._within())
             failpoint("adopted-fenced")
             self._journal.close_lane(lane.id)
             self._local_state.forget_lane(lane.id)
             lane.end()
-        self._adopted.clear()
+            self._adopted.remove(lane)
+            self._held_lanes.pop(lane.id, None)
         lanes.remove_old_locks(self._data_dir, self._journal.lanes())
 
     def close(self) -> None:
@@ -323,7 +463,7 @@ class Replayer:
             mine = [one for one in applied if one.op.collection == collection]
             for start in range(0, len(mine), MAX_TRANSACTION_OPS):
                 page = mine[start : start + MAX_TRANSACTION_OPS]
-                observe = partial(self._observe, collection)
+                observe = partial(self._observe, collection, size=size_of([one.op for one in page]))
                 observed = observe(sorted({one.op.key for one in page}))
                 watermarks = {**observed.watermarks, page[0].op.lane: final}
                 taken = msgspec.structs.replace(observed, watermarks=watermarks)
@@ -331,12 +471,9 @@ class Replayer:
         if applied:
             self._journal.remove(applied)
 
-    def _observe(self, collection: str, keys: list[str]) -> Observed:
+    def _observe(self, collection: str, keys: list[str], *, size: int) -> Observed:
         return self.backend.observe(
-            collection,
-            keys,
-            directory=self._journal.directory,
-            deadline=time.monotonic() + self._deadline_s,
+            collection, keys, directory=self._journal.directory, deadline=self._within(size)
         )
 
 

@@ -26,13 +26,13 @@ from standfast.engine.reader import Question, Reader
 from standfast.engine.replayer import Replayer
 from standfast.engine.scanning import Scanning, completed
 from standfast.engine.state_machine import (
-    CUT,
     Action,
     Connected,
     Event,
     Lost,
     Mode,
     NotConnected,
+    RoundFailed,
     Situation,
     begin,
     failure_of,
@@ -41,7 +41,7 @@ from standfast.engine.state_machine import (
 from standfast.engine.write_queue import Result, Submission, Wakeup, WriteQueue, closed
 from standfast.engine.writer import Writer
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
-from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S, MAX_FRESH_CONNECTIONS
+from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S
 from standfast.ops.types import Op, ServerIdentity
 from standfast.system.failpoints import failpoint
 from standfast.system.supervision import LONGEST_PAUSE_S, PROCESS, Supervisor
@@ -58,7 +58,6 @@ class Replaying:
 
     def __init__(self, context: EngineContext) -> None:
         self._context = context
-        self._fresh = 0
         self.timer = Timer("standfast-replayer", self._slice, context.supervisor)
 
     def _slice(self) -> None:
@@ -71,28 +70,20 @@ class Replaying:
                 until="nearly" if draining else "empty", deadline=time.monotonic() + SLICE_S
             )
         except StandfastError as error:
-            if error.code in CUT and self._has_fresh_connection():
-                self.timer.schedule(time.monotonic())
-                return
-            context.post(failure_of(error))
+            # One transaction that took too long, or whose connection did not last, is no outage:
+            # only that a fresh connection cannot be made is (R20).
+            until = time.monotonic() + CONNECT_DEADLINE_S
+            again = means_away(error) and context.reconnect(context.replayer.backend, until)
+            context.post(RoundFailed(error.code) if again else failure_of(error))
             if context.mode is Mode.DIRECT:
                 self.timer.schedule(time.monotonic() + LOCKED_PAUSE_S)
             return
-        self._fresh = 0
         if progress == "waiting":
             self.timer.schedule(time.monotonic() + WAITING_PAUSE_S)
         elif draining:
             context.write_queue.post(Wakeup("nearly"))
         elif context.local_state.journal.totals().ops:
             self.timer.schedule(time.monotonic() + LOCKED_PAUSE_S)
-
-    def _has_fresh_connection(self) -> bool:
-        """Replace a connection that has ended, a few times without progress in between (R19)."""
-        self._fresh += 1
-        until = time.monotonic() + SLICE_S
-        return self._fresh <= MAX_FRESH_CONNECTIONS and self._context.reconnect(
-            self._context.replayer.backend, until
-        )
 
 
 #: Codes of answers that waiting rarely changes: asked again more slowly.
@@ -531,6 +522,7 @@ class ReplicatedEngine:
             self.situation,
             primary=self.primary.display,
             lane=self._writer.lane.id,
+            waiting=self.replayer.waiting.sentences(),
             troubles=[*self.supervisor.troubles(), *PROCESS.troubles()],
         )
 

@@ -467,7 +467,7 @@ class Writer:
         failpoint("handover-begun")
         try:
             progress = self._context.replayer.drain(
-                until="empty", deadline=time.monotonic() + HANDOVER_S
+                until="empty", deadline=time.monotonic() + HANDOVER_S, held_up=True
             )
         except StandfastError as error:
             self.transition(failure_of(error))

@@ -89,6 +89,11 @@ def places(ops: Sequence[Op]) -> dict[str, list[str]]:
     }
 
 
+def kept(ops: Sequence[Op]) -> list[Op]:
+    """The ops that are to take effect: those to be rejected leave a record, and touch no table."""
+    return [op for op in ops if not op.reject]
+
+
 def groups(ops: Sequence[Op]) -> list[Sequence[Op]]:
     """The ops split into groups that are applied together or not at all, in order."""
     return list(_groups(ops))

@@ -28,7 +28,7 @@ from standfast.config.settings import Target
 from standfast.document.jsonb import compact
 from standfast.errors import ConfigError
 from standfast.limits import MAX_CONNECTIONS, MAX_TRANSACTION_ATTEMPTS
-from standfast.ops.batch import places
+from standfast.ops.batch import kept, places
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, ConflictRecord, Identity, Observed, Op, Outcome, Row
 from standfast.system.failpoints import failpoint
@@ -180,8 +180,9 @@ class PostgresBackend(Sessions):
         on_conflict: OnConflict = "mine",
         lock_timeout_s: float | None = None,
     ) -> Applied:
-        touched = places(ops)
-        doing = "writing to " + ", ".join(f"`{name}`" for name in touched)
+        touched = places(kept(ops))
+        names = ", ".join(f"`{name}`" for name in touched)
+        doing = f"writing to {names}" if names else "recording conflicts"
         options = write.TransactionOptions(
             expected_watermark,
             directory=directory,
@@ -216,9 +217,10 @@ class PostgresBackend(Sessions):
         lock_timeout_s: float | None,
     ) -> write.Written:
         """Apply plain puts in one statement if the session has its limits; else in general."""
-        table = tables[0][0]
+        table = tables[0][0] if tables else None
         short = (
-            self.dedicated is not None
+            table is not None
+            and self.dedicated is not None
             and self.dedicated.has_settings
             and options.directory is not None
             and lock_timeout_s is None
@@ -228,14 +230,16 @@ class PostgresBackend(Sessions):
                 or len(write.key_values(table, (op.key for op in ops))) == len(ops)
             )
         )
-        if short:
+        if short and table is not None:
             try:
                 return fast_put.put_batch(conn, table, ops, options)
             except psycopg.Error as error:
                 if error.sqlstate != "SF002":
                     raise
         written = write.apply_batch(conn, tables, ops, options)
-        return fast_put.recall_versions(conn, table, ops, written) if short else written
+        if short and table is not None:
+            return fast_put.recall_versions(conn, table, ops, written)
+        return written
 
     def fence(
         self,

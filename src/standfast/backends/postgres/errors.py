@@ -35,6 +35,7 @@ _EXACT: dict[str, tuple[type[StandfastError], str, str]] = {
     "SF002": (Unavailable, "contended", "look for a trigger on the table that suppresses rows"),
     "SF003": (ConfigError, "not_adoptable", "restore the table's columns and triggers"),
     "08P01": (Unavailable, "connection", "the pooler gave up waiting for a server connection"),
+    "23502": (ConfigError, "not_adoptable", "give that column of the table a default"),
     "22003": (DataError, "out_of_range", "the table's key column cannot hold this key"),
 }
 _CLASSES: dict[str, tuple[type[StandfastError], str, str]] = {

@@ -13,7 +13,7 @@ from standfast.backends.sqlite import tables
 from standfast.backends.sqlite.tables import table_of
 from standfast.errors import ConfigError
 from standfast.ops.apply import Current
-from standfast.ops.batch import Place, apply_ops, places
+from standfast.ops.batch import Place, apply_ops, kept, places
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Observed, Op, State
 
@@ -68,7 +68,7 @@ def apply_batch(
     ).fetchone() or (0, "open", "[]")
     fresh, skipped = skip_applied(ops, expected_watermark, watermark, state, outcomes)
     wanted, moved = skip_reissued(fresh, sqlite_conflicts.moved(conn, fresh))
-    touched = places(ops)
+    touched = places(kept(ops))
     rows: dict[Place, Current] = {}
     stored: set[Place] = set()
     for collection, keys in touched.items():

@@ -1,0 +1,208 @@
+"""What of the journal waits, and why: rows that are locked, collections that are held, suspects.
+
+One bad thing stops one thing (R21).  A *held* collection has a fault that only its owner can mend,
+such as a missing right: nothing of it is rejected, and one write of it is tried now and then.  A
+*suspect* is a write that the server fails on: it is tried alone, with pauses.  Where the collection
+takes other writes, it is rejected after a stated number of attempts; where several fail and none is
+taken, the collection is held; one that only takes long is given more time.
+
+Pure but for its fields: times are given, as of `time.monotonic()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from datetime import UTC, datetime
+
+import msgspec
+
+from standfast.engine.journal import Pending
+from standfast.engine.replay_batches import place_of, units
+from standfast.errors import StandfastError
+from standfast.limits import MAX_SUSPECTS, MAX_SUSPICIOUS_ATTEMPTS
+from standfast.ops.batch import Place
+
+#: How long ago a write of a collection may have been taken to show that the table is sound.
+EVIDENCE_S = 60.0
+#: How long something that is due again lets other writes go first.
+GRACE_S = 1.0
+#: How long a place is left alone after its row was found locked.
+LOCK_PAUSE_S = 0.5
+#: Pauses between two attempts on a held collection: doubled at each.
+FIRST_HELD_PAUSE_S = 0.25
+LONGEST_HELD_PAUSE_S = 2.0
+#: The same for a suspect.
+FIRST_SUSPECT_PAUSE_S = 0.25
+LONGEST_SUSPECT_PAUSE_S = 8.0
+
+
+class Held(msgspec.Struct):
+    """A collection with a fault: what the server answered, since when, when it is tried next."""
+
+    cause: str
+    hint: str
+    since: str
+    pause_s: float
+    until: float
+
+
+class Suspect(msgspec.Struct):
+    """A write, or a batch of them, that does not go: `attempts` failed, `misses` took too long."""
+
+    what: str
+    places: frozenset[Place]
+    cause: str = ""
+    attempts: int = 0
+    misses: int = 0
+    pause_s: float = FIRST_SUSPECT_PAUSE_S
+    until: float = 0.0
+    first: float = 0.0
+
+
+class Waiting:
+    """What waits in one directory.  Written by the replaying thread alone; read by any."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Held] = {}
+        self.suspects: dict[int, Suspect] = {}
+        self._locked: dict[Place, float] = {}
+        self._taken: dict[str, float] = {}
+        """When the primary has last taken a write of a collection: it is not the table's fault."""
+
+    def clear(self) -> None:
+        """Nothing is pending any more."""
+        self.held, self.suspects, self._locked = {}, {}, {}
+
+    def lock(self, unit: Sequence[Pending], now: float) -> None:
+        """The row of a unit is locked by another transaction."""
+        self._locked |= dict.fromkeys(map(place_of, unit), now + LOCK_PAUSE_S)
+
+    def hold(self, collection: str, error: StandfastError, now: float) -> bool:
+        """A collection has a fault; returns whether that is news."""
+        before = self.held.get(collection)
+        pause_s = FIRST_HELD_PAUSE_S
+        if before is not None:
+            pause_s = min(LONGEST_HELD_PAUSE_S, before.pause_s * 2)
+        since = before.since if before else datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        self.held = {
+            **self.held,
+            collection: Held(error.message, error.hint, since, pause_s, now + pause_s),
+        }
+        return before is None
+
+    def suspect(self, unit: Sequence[Pending], error: StandfastError, now: float) -> Suspect:
+        """A unit alone does not go; it waits for its next attempt."""
+        op = unit[0].op
+        what = f"{op.kind} of key {op.key!r} in `{op.collection}`"
+        if len(unit) > 1:
+            what += f" and {len(unit) - 1} more of its batch"
+        one = self.suspects.get(unit[0].id)
+        if one is None:
+            one = Suspect(what, frozenset(map(place_of, unit)), first=now)
+        one.cause = error.message
+        one.until = now + one.pause_s
+        one.pause_s = min(LONGEST_SUSPECT_PAUSE_S, one.pause_s * 2)
+        self.suspects = {**self.suspects, unit[0].id: one}
+        return one
+
+    def is_hopeless(self, suspect: Suspect) -> bool:
+        """Whether it is the write that is at fault: tried often enough, while others are taken."""
+        collections = {place[0] for place in suspect.places}
+        goes = all(self._takes(name, suspect.first) for name in collections)
+        return suspect.attempts >= MAX_SUSPICIOUS_ATTEMPTS and goes
+
+    def all_fail(self, collection: str, now: float) -> bool:
+        """Whether several writes of a collection fail and none is taken: the table is at fault."""
+        failing = [
+            one for one in self.suspects.values() if one.attempts and _is_of(one, collection)
+        ]
+        return len(failing) >= MAX_SUSPECTS and not self._takes(collection, now)
+
+    def _takes(self, collection: str, since: float) -> bool:
+        return self._taken.get(collection, float("-inf")) > since - EVIDENCE_S
+
+    def gone(self, unit: Sequence[Pending], *, applied: bool, now: float) -> list[str]:
+        """A unit is settled; returns the collections that are not held any more."""
+        if unit[0].id in self.suspects:
+            self.suspects = {k: v for k, v in self.suspects.items() if k != unit[0].id}
+        if not applied:
+            return []
+        self._taken.update(dict.fromkeys((one.op.collection for one in unit), now))
+        if not self.held:
+            return []
+        mended = sorted({one.op.collection for one in unit} & self.held.keys())
+        self.held = {k: v for k, v in self.held.items() if k not in mended}
+        return mended
+
+    def held_now(self, now: float) -> set[str]:
+        """The held collections of which nothing is to be tried yet."""
+        return {name for name, held in self.held.items() if held.until > now}
+
+    def blocked(self, now: float) -> dict[Place, str]:
+        """The places on which nothing is to be tried yet, and the kind of lane for what waits."""
+        self._locked = {place: until for place, until in self._locked.items() if until > now}
+        places = dict.fromkeys(self._locked, "locked")
+        for number, one in self.suspects.items():
+            if one.until > now:
+                places |= dict.fromkeys(one.places, f"suspect {number}")
+        return places
+
+    def is_tried_alone(self, unit: Sequence[Pending]) -> bool:
+        """Whether a unit is an attempt on something that failed before."""
+        return unit[0].id in self.suspects or any(one.op.collection in self.held for one in unit)
+
+    def sentences(self) -> list[str]:
+        """What a person must know: what is wrong, since when, what is safe, what to do."""
+        found = [
+            f"collection `{name}` is held since {held.since}: {held.cause}; its pending writes are"
+            " safe in the journal, and are replayed as soon as this is repaired"
+            + (f" ({held.hint})" if held.hint else "")
+            for name, held in sorted(self.held.items())
+        ]
+        for one in list(self.suspects.values())[:MAX_SUSPECTS]:
+            tries = (
+                f"it is given more time at each attempt ({one.misses} so far)"
+                if not one.attempts
+                else f"attempt {one.attempts} of {MAX_SUSPICIOUS_ATTEMPTS}, then it is a conflict"
+            )
+            found.append(
+                f"{one.what} is replayed by itself: {one.cause}; {tries}; all other writes go on"
+            )
+        return found
+
+
+def _is_of(suspect: Suspect, collection: str) -> bool:
+    return any(place[0] == collection for place in suspect.places)
+
+
+class Kinds:
+    """Which lane each unit belongs on, asked in their order: "" where it may go.
+
+    What waits gets a lane for each reason, so that no reason holds up another.  `blocked` grows by
+    the other places of what waits.
+    """
+
+    def __init__(
+        self, held: Set[str] = frozenset(), blocked: Mapping[Place, str] | None = None
+    ) -> None:
+        self._held = held
+        self.blocked = dict(blocked or {})
+
+    def of(self, unit: Sequence[Pending]) -> str:
+        """The kind of lane of a unit."""
+        collections = {one.op.collection for one in unit}
+        if len(collections) == 1 and collections <= self._held:
+            return f"held {unit[0].op.collection}"
+        found = {self.blocked[place] for one in unit if (place := place_of(one)) in self.blocked}
+        if not found and collections.isdisjoint(self._held):
+            return ""
+        kind = found.pop() if len(found) == 1 and collections.isdisjoint(self._held) else "waits"
+        self.blocked.update(dict.fromkeys(map(place_of, unit), kind))
+        return kind
+
+    def of_lanes(self, window: Sequence[Pending]) -> dict[str, set[str]]:
+        """The kinds of the units of each lane."""
+        found: dict[str, set[str]] = {}
+        for unit in units(window):
+            found.setdefault(unit[0].op.lane, set()).add(self.of(unit))
+        return found
