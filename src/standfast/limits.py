@@ -100,6 +100,18 @@ RETENTION_S = 600.0
 #: Bytes of such writes that are kept at the most; the older half goes when there are more.
 MAX_RETAINED_BYTES = 256 * 1024 * 1024
 
+#: Seconds that the log of changes is kept: who was away for longer looks at everything.
+CHANGES_KEPT_S = 7 * 86_400.0
+
+#: Seconds that a closed lane is kept: no statement of it can still be on its way then.
+FENCES_KEPT_S = 7 * 86_400.0
+
+#: Seconds that the version of a deleted document is kept; the collection then goes on above it.
+TOMBSTONES_KEPT_S = 30 * 86_400.0
+
+#: Rows of one table of the bookkeeping that are trimmed in one transaction.
+MAX_TRIMMED_ROWS = 10_000
+
 #: Connections of one store to its primary: one each for writes, reads and replays. Free plans of
 #: hosts allow about 20 for everybody.
 MAX_CONNECTIONS = 3

@@ -47,6 +47,7 @@ from standfast.backends.sqlite.file import (
     transaction,
 )
 from standfast.backends.sqlite.tables import adopt, adoptable_tables, preview, table_of
+from standfast.backends.sqlite.trim import trim
 from standfast.document.containment import contains
 from standfast.errors import ConfigError, Unavailable
 from standfast.ops.reconcile import OnConflict
@@ -72,6 +73,10 @@ APPLICATION_ID = 0x73746E64
 _CLOSING_WAIT_MS = 100
 #: What the file is: made by us, or by another program, whose tables we have adopted.
 EMBEDDED, ADOPTED = "embedded primary", "adopted"
+
+
+#: The bookkeeping is trimmed once in so many batches, with the first one too.
+_TRIM_EVERY = 4096
 
 
 def now_us() -> int:
@@ -101,6 +106,7 @@ class SqliteBackend:
         self._lock = threading.RLock()
         # Of their own: a read must not wait for a write that waits for another process.
         self._reader: apsw.Connection | None = None
+        self._batches = 0
         self._read_lock = threading.Lock()
         self._in_use = False
         watch(self)
@@ -365,13 +371,17 @@ class SqliteBackend:
         lock_timeout_s: float | None = None,
     ) -> Applied:
         with self._writing("writing") as conn:
-            return sqlite_write.apply_batch(
+            applied = sqlite_write.apply_batch(
                 *(conn, ops),
                 expected_watermark=expected_watermark,
                 now_us=now_us(),
                 directory=directory,
                 on_conflict=on_conflict,
             )
+            if self._batches % _TRIM_EVERY == 0:
+                trim(conn, now_us())
+            self._batches += 1
+            return applied
 
     def fence(
         self,
