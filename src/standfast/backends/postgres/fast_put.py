@@ -10,7 +10,8 @@ the watermark and skips them, and `recall_versions` finds out which versions the
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
 import msgspec
@@ -52,12 +53,25 @@ SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, 
                             to_timestamp(0) + %(expires)b::bigint * interval '1 microsecond')
   LEFT JOIN done ON true
 """
+#: The same where documents are put several times: only the last text of each is written.
+_PUT_AGAIN: LiteralString = (
+    _PUT.replace("c.version_floor + 1", "c.version_floor + u.times")
+    .replace("%(ttl)b::bigint[]) AS u(", "%(ttl)b::bigint[], %(times)b::bigint[]) AS u(")
+    .replace("raw, ttl)\n", "raw, ttl, times)\n")
+    .replace(
+        "t.version + 1",
+        "t.version + excluded.version - (SELECT f.version_floor FROM standfast.collections f"
+        " WHERE f.name = %(collection)s)",
+    )
+)
 #: Where keys are text, they are sent only once.
-_PUT_BY_TEXT: LiteralString = _PUT.replace("%(keys)b", "%(texts)b")
+_BY_TEXT: dict[LiteralString, LiteralString] = {
+    form: form.replace("%(keys)b", "%(texts)b") for form in (_PUT, _PUT_AGAIN)
+}
 
 
 def is_plain(ops: Sequence[Op]) -> bool:
-    """Whether a batch is puts of different documents of one collection, and nothing else."""
+    """Whether a batch is puts to one collection without conditions, and nothing else."""
     first = ops[0]
     for op in ops:
         if (
@@ -69,7 +83,17 @@ def is_plain(ops: Sequence[Op]) -> bool:
             or op.collection != first.collection
         ):
             return False
-    return len({op.key for op in ops}) == len(ops)
+    return True
+
+
+def _versions(ops: Sequence[Op], final: Mapping[str, int]) -> list[int]:
+    """The version that each put made, where the last one of its document made the final one."""
+    versions = dict(final)
+    backwards: list[int] = []
+    for op in reversed(ops):
+        backwards.append(versions[op.key])
+        versions[op.key] -= 1
+    return backwards[::-1]
 
 
 def _columns(ops: Sequence[Op]) -> list[JsonbColumns]:
@@ -94,7 +118,8 @@ def recall_versions(
     """The answer to a resend, with the versions that its plain puts were given the first time.
 
     Those are not stored with the lane.  A row that the same transaction has written as the lane's
-    row still has its version; where another one has changed it since, the version stays unknown.
+    row still has its version; where another one has changed it since, the version stays unknown,
+    and so do those of puts that others of the batch have overwritten.
     """
     applied = written.applied
     unknown = {
@@ -118,11 +143,15 @@ def put_batch(
     conn: Connection[Any], table: Table, ops: Sequence[Op], options: TransactionOptions
 ) -> Written:
     """Apply plain puts; the server's SF002 says that the general way has to."""
-    keys = [op.key for op in ops]
-    columns = _columns(ops)
+    written = ops
+    form = _PUT
+    if len(last := {op.key: op for op in ops}) < len(ops):
+        written, form = list(last.values()), _PUT_AGAIN
+    keys = [op.key for op in written]
+    columns = _columns(written)
     odd = any(one.raw is not None and one.raw != one.data for one in columns)
-    mortal = any(op.ttl_us for op in ops)
-    values = {
+    mortal = any(op.ttl_us for op in written)
+    values: dict[str, Any] = {
         "lane": ops[0].lane,
         "expected_watermark": Int8(options.expected_watermark),
         "first": Int8(ops[0].seq),
@@ -134,23 +163,28 @@ def put_batch(
         "keep": [one.raw is not None for one in columns],
         # An array that is too short is filled up with NULL.
         "raw": [None if one.raw == one.data else one.raw for one in columns] if odd else [],
-        "ttl": [Int8(op.ttl_us) if op.ttl_us else None for op in ops] if mortal else [],
+        "ttl": [Int8(op.ttl_us) if op.ttl_us else None for op in written] if mortal else [],
         "collection": table.collection,
         "directory": options.directory,
-        "count": Int8(len(ops)),
+        "count": Int8(len(written)),
         "expires": None if options.expires_us is None else Int8(options.expires_us),
     }
-    form = _PUT_BY_TEXT if table.key_type == "text" else _PUT
+    if written is not ops:
+        times = Counter(op.key for op in ops)
+        values["times"] = [Int8(times[key]) for key in keys]
+    if table.key_type == "text":
+        form = _BY_TEXT[form]
     records = conn.execute(statement(table, form), values).fetchall()
     at = time.monotonic()
     found = {record[0]: record[1:5] for record in records}
     server_us, told = records[0][5:]
-    outcomes: list[Outcome] = []
-    states: list[State] = []
-    for op in ops:
-        times = found[op.key]
-        outcomes.append(Outcome(op.seq, "applied", times[0], op.body))
-        states.append(State(op.collection, op.key, op.body, *times))
+    states = [State(op.collection, op.key, op.body, *found[op.key]) for op in written]
+    final = {state.key: state.version for state in states}
+    versions = [final[op.key] for op in ops] if written is ops else _versions(ops, final)
+    outcomes = [
+        Outcome(op.seq, "applied", version, op.body)
+        for op, version in zip(ops, versions, strict=True)
+    ]
     watermarks = msgspec.json.decode(told, type=dict[str, int]) if told else {}
     watermarks[ops[0].lane] = ops[-1].seq
     return Written(Applied(outcomes, ops[-1].seq, Observed(states, watermarks)), server_us, at)
