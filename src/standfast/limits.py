@@ -57,6 +57,11 @@ MAX_SPOOL_BYTES = 64 * 1024 * 1024
 JOURNAL_WAIT_S = 3.0
 SPOOLING_WAIT_S = 0.05
 
+#: Bytes of a collection that gets a snapshot, and the seconds between two looks at what is to be
+#: written; a second look that finds nothing new says that things are quiet.
+MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
+SNAPSHOT_PAUSE_S = 1.0
+
 #: Seconds that a process waits for another one that is using the spool.
 SPOOL_WAIT_S = 1.0
 

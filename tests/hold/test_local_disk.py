@@ -173,7 +173,6 @@ def test_a_spool_takes_what_the_journal_cannot(far_pg: MakeFar, tmp_path: Path) 
         assert on_primary(far.near_url, "c") == {"first": 1, "before": 1, "k": 1}
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D5: there is no snapshot yet")
 def test_a_snapshot_is_written_when_things_are_quiet(pg_database: str, tmp_path: Path) -> None:
     """D5: what a collection holds stands in `snapshot/<collection>.json`, as plain JSON."""
     path = tmp_path / "data" / "snapshot" / "c.json"

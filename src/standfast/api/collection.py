@@ -78,7 +78,7 @@ class Documents(Generic[T]):
             key=key,
             value=self.load(view.text, key),
             version=view.version,
-            source="primary" if result.from_primary else "mirror",
+            source="primary" if result.from_primary else view.source,
             age_s=0.0 if result.from_primary else age_s(view.seen_us),
             created_at=from_microseconds(view.created_us),
             updated_at=from_microseconds(view.updated_us),

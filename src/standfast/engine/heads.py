@@ -74,9 +74,9 @@ def followed(head: Head, op: Op, *, ahead_us: int = 0) -> Head:
 
 def seen(head: Head, row: MirrorRow | None) -> Head:
     """A current head, as old as the row is now."""
-    if row is None or row.seen_us == head.view.seen_us:
+    if row is None or (row.seen_us, row.source) == (head.view.seen_us, head.view.source):
         return head
-    view = msgspec.structs.replace(head.view, seen_us=row.seen_us)
+    view = msgspec.structs.replace(head.view, seen_us=row.seen_us, source=row.source)
     return msgspec.structs.replace(head, view=view)
 
 

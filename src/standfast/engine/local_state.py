@@ -27,11 +27,19 @@ from standfast.engine.journal import Journal
 from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
 from standfast.engine.overlay import CompleteMark, MirrorRow, View, ended, view_of
+from standfast.engine.snapshot import Snapshots
 from standfast.engine.undone import save_undone
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
-from standfast.limits import MAX_CONNECTIONS, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS, MAX_QUICK_OPS
+from standfast.limits import (
+    MAX_CONNECTIONS,
+    MAX_JOURNAL_BYTES,
+    MAX_JOURNAL_OPS,
+    MAX_PAGE,
+    MAX_QUICK_OPS,
+    MAX_SNAPSHOT_BYTES,
+)
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, Observed, Op, ServerIdentity
+from standfast.ops.types import Applied, Observed, Op, Row, ServerIdentity
 
 logger = logging.getLogger("standfast")
 
@@ -59,6 +67,7 @@ class OutageOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_journal_ops: int = MAX_JOURNAL_OPS
     max_journal_bytes: int = MAX_JOURNAL_BYTES
     max_connections: int = MAX_CONNECTIONS
+    max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES
 
 
 class PendingAt(Protocol):
@@ -84,7 +93,9 @@ class LocalState:
             data_dir, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
         )
         self.journal.tidy()
-        self.mirror = Mirror(data_dir / mirror.FILE)
+        self.snapshots = Snapshots(data_dir)
+        self._quiet_at = self._snapped_at = -1
+        self.mirror = Mirror(data_dir / mirror.FILE, forgotten=self.snapshots.spoil_all)
         self._history = self.journal.history()
         self._notice = self.journal.notice()
         self._verified = self._foreign = False
@@ -324,6 +335,8 @@ class LocalState:
             retained=retained,
             durable=self.options.local_durability == "full",
         )
+        changed = {state.collection for state in applied.observed.states}
+        self.snapshots.spoil(changed.union(op.collection for op, _ in retained))
 
     def take(
         self, observed: Observed, *, seen_us: int, again: Callable[[list[str]], Observed]
@@ -333,6 +346,16 @@ class LocalState:
         What the mirror knows in a higher version is read once more by `again`: the read may have
         been the older one.  A lower version in a snapshot that began after that is the truth (R23).
         """
+        before = self.mirror.changes
+        try:
+            self._take(observed, seen_us=seen_us, again=again)
+        finally:
+            if self.mirror.changes != before:
+                self.snapshots.spoil({state.collection for state in observed.states})
+
+    def _take(
+        self, observed: Observed, *, seen_us: int, again: Callable[[list[str]], Observed]
+    ) -> None:
         higher = self.mirror.take(observed, seen_us=seen_us)
         if not higher:
             return
@@ -404,7 +427,48 @@ class LocalState:
         row = self.mirror.get(collection, key)
         if row is None and (whole := self.complete_mark(collection)) is not None:
             row = whole.absence(collection, key)
+        if row is None and self._history is not None:
+            row = self.snapshots.row(collection, key, history=self._history.mark)
         return row
+
+    def keep_house(self, *, direct: bool) -> None:
+        """Write what could not be written before; and snapshots, when things are quiet."""
+        self.mirror.catch_up()
+        self.journal.tidy()
+        changes = self.mirror.changes
+        quiet = direct and changes == self._quiet_at and not self.journal.totals().ops
+        if quiet and changes != self._snapped_at and self._history is not None:
+            for collection, size in self.mirror.whole().items():
+                if size <= self.options.max_snapshot_bytes:
+                    self._snap(collection, self._history.mark)
+            self._snapped_at = changes
+        self._quiet_at = changes
+
+    def _snap(self, collection: str, history: str) -> None:
+        mark = self.mirror.complete_mark(collection)
+        if mark is None or self.snapshots.is_current(collection):
+            return
+        try:
+            self.snapshots.write(
+                collection,
+                lambda: self._documents(collection),
+                history=history,
+                seen_us=mark.since_us,
+                watermarks=mark.watermarks,
+            )
+        except OSError as error:
+            logger.warning("the snapshot of `%s` cannot be written: %s", collection, error.strerror)
+
+    def _documents(self, collection: str) -> list[Row]:
+        rows: list[Row] = []
+        after: str | None = None
+        now_us = self.server_now_us()
+        while page := self.mirror.page(
+            collection, prefix="", after=after, limit=MAX_PAGE, now_us=now_us
+        ):
+            rows += page
+            after = page[-1].key
+        return rows
 
     def read_mirror(self, collection: str, key: str) -> View:
         """What the primary said of a place on which nothing is pending; raises as `read_local`.

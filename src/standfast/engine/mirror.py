@@ -159,8 +159,10 @@ class Mirror:
     Never raises because of its file: without one it knows nothing, and begins anew later.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, forgotten: Callable[[], object] = lambda: None) -> None:
         self._path = path.absolute()
+        self._forgotten = forgotten
+        self.changes = 0
         self._turn = threading.RLock()
         self._file: LocalFile | None = None
         self._history: str | None = None
@@ -346,11 +348,13 @@ class Mirror:
             self._history = history
             if self._read(lambda conn: conn.execute(_HISTORY).get, otherwise=None) == history:
                 return
+            self._forgotten()
             self._forget()
             self._or_drop(lambda: self._write(note, durable=True))
 
     def clear(self) -> None:
-        """Forget everything: a mirror that missed a change must not be read."""
+        """Forget everything: what it holds is of no use any more."""
+        self._forgotten()
         with self._turn:
             self._forget()
             self._or_drop(lambda: self._write(_clear))
@@ -373,6 +377,7 @@ class Mirror:
             conn.execute("DELETE FROM rows")
             conn.execute("DELETE FROM whole")
 
+        self._forgotten()
         with self._turn:
             self._looks.clear()
             self._behind_rows.clear()
@@ -430,6 +435,7 @@ class Mirror:
 
         with self._turn:
             self._or_drop(lambda: self._write(forget))
+            self.changes += 1
 
     def _is_known(self, state: State, observed: Observed, seen_us: int) -> bool:
         place = (state.collection, state.key)
@@ -467,6 +473,7 @@ class Mirror:
 
     def _tell(self, news: _News, *, durable: bool = False) -> None:
         """Write it, behind what is in memory; a file that another process has locked waits."""
+        self.changes += 1
         waiting = [*self._behind, news]
 
         def write(conn: apsw.Connection) -> None:
@@ -577,6 +584,7 @@ class Mirror:
             self.catch_up()
             if not self._behind:
                 self._write(note)
+                self.changes += 1
 
     def complete_mark(self, collection: str) -> CompleteMark | None:
         """Since when it holds the collection whole; None when it does not."""
@@ -589,6 +597,21 @@ class Mirror:
             otherwise=None,
         )
         return None if found is None else CompleteMark(found[0], _decode_tags(found[1]))
+
+    def whole(self) -> dict[str, int]:
+        """The collections that it holds whole, and the characters of their documents."""
+        if self._behind:
+            return {}
+        statement = (
+            "SELECT collection, (SELECT coalesce(sum(length(text)), 0) FROM rows"
+            " WHERE rows.collection = whole.collection) FROM whole"
+        )
+
+        def find(conn: apsw.Connection) -> dict[str, int]:
+            return {record[0]: record[1] for record in conn.execute(statement)}
+
+        nothing: dict[str, int] = {}
+        return self._read(find, otherwise=nothing)
 
     def unseen(self, collection: str, *, before_us: int) -> list[str]:
         """The keys of documents that were not read since."""

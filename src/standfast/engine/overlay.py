@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from standfast.ops.apply import Current, Refusal, apply_op
-from standfast.ops.types import Identity, Knowledge, Op, ProvisionalVersion, Redacted, Row, State
+from standfast.ops.types import (
+    Identity,
+    Knowledge,
+    Op,
+    ProvisionalVersion,
+    Redacted,
+    Row,
+    Source,
+    State,
+)
 
 #: The confirmed version of a document about which nothing is known: no condition on it can hold.
 UNCONFIRMED = -1
@@ -37,6 +46,7 @@ class View(Redacted, frozen=True):
     seen_us: int = 0
     expires_us: int | None = None
     expired: bool = False
+    source: Source = "mirror"
 
     @property
     def version(self) -> int:
@@ -52,6 +62,7 @@ class MirrorRow(Redacted, frozen=True):
     state: State
     watermarks: Mapping[str, int]
     seen_us: int
+    source: Source = "mirror"
 
 
 class CompleteMark(msgspec.Struct, frozen=True):
@@ -137,6 +148,7 @@ def _changed(view: View, op: Op, ahead_us: int) -> View:
         op.at_us,
         view.seen_us,
         _expiry(view, op, ahead_us),
+        source=view.source,
     )
 
 
@@ -185,4 +197,5 @@ def _confirmed(row: MirrorRow) -> View:
         state.updated_us,
         row.seen_us,
         state.expires_us,
+        source=row.source,
     )

@@ -41,7 +41,7 @@ from standfast.engine.state_machine import (
 from standfast.engine.write_queue import Result, Submission, Wakeup, WriteQueue, closed
 from standfast.engine.writer import Writer
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
-from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S
+from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S, SNAPSHOT_PAUSE_S
 from standfast.ops.types import Op, ServerIdentity
 from standfast.system.failpoints import failpoint
 from standfast.system.supervision import LONGEST_PAUSE_S, PROCESS, Supervisor
@@ -195,6 +195,7 @@ class ReplicatedEngine:
         self._writer = Writer(self, self._writing_backend, local_state)
         self._reader = Reader(self, primary.new_handle(), local_state)
         self._replaying = Replaying(self)
+        self._housekeeping = Timer("standfast-housekeeper", self._keep_house, self.supervisor)
         self._connector = Connector(
             self, [self.replayer.backend, self._writing_backend, self._reader.primary]
         )
@@ -214,6 +215,7 @@ class ReplicatedEngine:
         failure = self._connector.attempt()
         if failure is not None:
             self._give_up_or_go_on(failure)
+        self._housekeeping.schedule(time.monotonic() + SNAPSHOT_PAUSE_S)
         for part in self._threads():
             part.start()
         until = time.monotonic() + OPEN_GRACE_S
@@ -233,7 +235,14 @@ class ReplicatedEngine:
 
     def _threads(self) -> list[threading.Thread]:
         parts = (self._writer, self._replaying.timer, self._reader, self._connector.timer)
+        parts = (*parts, self._housekeeping)
         return [part.thread for part in parts]
+
+    def _keep_house(self) -> None:
+        try:
+            self.local_state.keep_house(direct=self.mode is Mode.DIRECT)
+        finally:
+            self._housekeeping.schedule(time.monotonic() + SNAPSHOT_PAUSE_S)
 
     # ---- the hub
 
@@ -484,7 +493,10 @@ class ReplicatedEngine:
             self.flush(timeout_s)
         failpoint("close-flushed")
         self.write_queue.close()
-        for part in (self._replaying.timer, self._connector.timer, self._reader):
+        for part in (
+            *(self._replaying.timer, self._connector.timer),
+            *(self._reader, self._housekeeping),
+        ):
             part.close()
         for thread in self._threads():
             thread.join(max(0.0, until - time.monotonic()))

@@ -1,0 +1,141 @@
+"""Snapshots: whole collections as plain JSON, the last resort for reading.
+
+`snapshot/<collection>.json` is for people and older code too.  A note beside it says as of when it
+is; the first write, or newer read, after it removes the note, before it is answered: so a snapshot
+with its note is never older than what this directory has acknowledged or shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from standfast.document.codec import encode
+from standfast.engine.overlay import MirrorRow
+from standfast.ops.types import Row, State
+from standfast.system.failpoints import failpoint
+from standfast.system.files import make_directory, read_regular, write_atomic
+
+FOLDER = "snapshot"
+
+_Times = tuple[int, int, int, int | None]
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What is known of a snapshot: version and times of each document, and of which history."""
+
+    history: str
+    seen_us: int
+    watermarks: dict[str, int]
+    sha256: str
+    rows: dict[str, _Times]
+
+
+class Snapshots:
+    """The snapshots of one data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / FOLDER
+        self._read: dict[str, tuple[tuple[str | int, ...], dict[str, MirrorRow]]] = {}
+
+    def path(self, collection: str) -> Path:
+        """Where the snapshot of a collection is."""
+        return self._folder / f"{collection}.json"
+
+    def _note(self, collection: str) -> Path:
+        return self._folder / f".{collection}.note"
+
+    # ---- writing
+
+    def write(
+        self,
+        collection: str,
+        rows: Callable[[], list[Row]],
+        *,
+        history: str,
+        seen_us: int,
+        watermarks: Mapping[str, int],
+    ) -> None:
+        """Write a collection; `rows` is called when a write meanwhile is sure to be noticed.
+
+        Raises OSError.
+        """
+        make_directory(self._folder)
+        note = self._note(collection)
+        note.unlink(missing_ok=True)
+        handle = os.open(note, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            found = rows()
+            members = (f"{encode(row.key)}:{row.text}" for row in found)
+            data = ("{" + ",\n".join(members) + "}\n").encode()
+            failpoint("snapshot-before-write")
+            write_atomic(self.path(collection), data)
+            times = {
+                row.key: (row.version, row.created_us, row.updated_us, row.expires_us)
+                for row in found
+            }
+            sha256 = hashlib.sha256(data).hexdigest()
+            content = msgspec.json.encode(Note(history, seen_us, dict(watermarks), sha256, times))
+            # Into this file, and no other one: a write that came meanwhile has removed it.
+            while content:
+                content = content[os.write(handle, content) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        failpoint("snapshot-written")
+
+    def is_current(self, collection: str) -> bool:
+        """Whether nothing was written or seen since the last one."""
+        with contextlib.suppress(OSError):
+            return self._note(collection).stat().st_size > 0
+        return False
+
+    def spoil(self, collections: Iterable[str]) -> None:
+        """These have changed: their snapshots are not read any more."""
+        for collection in collections:
+            note = self._note(collection)
+            if os.path.lexists(note):
+                with contextlib.suppress(FileNotFoundError):
+                    note.unlink()
+
+    def spoil_all(self) -> None:
+        """What was known of the database holds no longer."""
+        with contextlib.suppress(FileNotFoundError):
+            for note in self._folder.glob(".*.note"):
+                note.unlink(missing_ok=True)
+
+    # ---- reading
+
+    def row(self, collection: str, key: str, *, history: str) -> MirrorRow | None:
+        """What the snapshot has at a key; None also where there is no snapshot to be read."""
+        try:
+            found = self._note(collection).stat()
+            state = (history, found.st_ino, found.st_size, found.st_mtime_ns)
+            known = self._read.get(collection)
+            if known is None or known[0] != state:
+                known = self._read[collection] = (state, self._rows(collection, history))
+        except (OSError, ValueError, msgspec.MsgspecError):
+            self._read.pop(collection, None)
+            return None
+        return known[1].get(key)
+
+    def _rows(self, collection: str, history: str) -> dict[str, MirrorRow]:
+        note = msgspec.json.decode(self._note(collection).read_bytes(), type=Note)
+        data, _ = read_regular(self.path(collection))
+        if note.history != history or hashlib.sha256(data).hexdigest() != note.sha256:
+            return {}
+        texts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        return {
+            key: MirrorRow(
+                State(collection, key, bytes(texts[key]).decode(), *times),
+                note.watermarks,
+                note.seen_us,
+                "snapshot",
+            )
+            for key, times in note.rows.items()
+        }

@@ -1,0 +1,125 @@
+"""Snapshots: plain JSON of whole collections, read when nothing else can be, and never too old."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from standfast import Unavailable
+from standfast.engine.replicated import ReplicatedEngine
+from standfast.engine.snapshot import Snapshots
+from support.faulty import Link, Open, Server, eventually, wait_direct
+
+
+def without_mirror(engine: ReplicatedEngine) -> None:
+    """The mirror's file is damaged, and nothing can be made in its place."""
+    mirror = engine.local_state.mirror
+    mirror._retry_at = float("inf")
+    file, mirror._file = mirror._file, None
+    assert file is not None
+    file.close()
+
+
+def taken(engine: ReplicatedEngine, collection: str = "c") -> Path:
+    snapshots = engine.local_state.snapshots
+    eventually(lambda: snapshots.is_current(collection))
+    return snapshots.path(collection)
+
+
+def test_it_is_read_when_neither_database_can_be(memory: Server, open_it: Open) -> None:
+    """D5: a read says its source and its age; a key that it has not is not told as missing; and
+    writes of the outage are applied over it."""
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    store["c"].put("k", {"n": 1})
+    assert dict(store["c"].items()) == {"k": {"n": 1}}
+    path = taken(engine)
+    assert json.loads(path.read_text(encoding="utf-8")) == {"k": {"n": 1}}
+    link.down = True
+    without_mirror(engine)
+    eventually(lambda: store.health().state == "journaling" or store["x"].put("y", 1))
+    document = store["c"].read("k")
+    assert document is not None
+    assert (document.value, document.source, document.version) == ({"n": 1}, "snapshot", 1)
+    assert document.age_s > 0
+    with pytest.raises(Unavailable) as caught:
+        store["c"].get("none")
+    assert caught.value.code == "not_mirrored"
+    store["c"].increment("k", "/n", 1)
+    assert store["c"].get("k") == {"n": 2}
+
+
+def test_what_was_written_after_it_is_never_hidden_by_it(memory: Server, open_it: Open) -> None:
+    """D5, I12: after an acknowledged write the snapshot of its collection is not read any more;
+    it is written again when things are quiet."""
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    store["c"].put("k", 1)
+    store["d"].put("k", 1)
+    for name in ("c", "d"):
+        assert dict(store[name].items()) == {"k": 1}
+        path = taken(engine, name)
+    snapshots = engine.local_state.snapshots
+    store["c"].put("k", 2)
+    assert path.exists()
+    history = engine.local_state.history
+    assert history is not None
+    assert snapshots.row("c", "k", history=history.mark) is None
+    assert snapshots.row("d", "k", history=history.mark) is not None
+    path = taken(engine)
+    assert json.loads(path.read_text(encoding="utf-8")) == {"k": 2}
+    assert snapshots.row("d", "k", history="another") is None
+
+
+def test_a_write_while_it_is_taken_spoils_it(tmp_path: Path) -> None:
+    """D5, I12: what changes while a collection is read leaves no snapshot that is taken for new."""
+    snapshots = Snapshots(tmp_path)
+
+    def rows() -> list[object]:
+        snapshots.spoil(["c"])
+        return []
+
+    snapshots.write("c", rows, history="h", seen_us=1, watermarks={})  # type: ignore[arg-type]
+    assert snapshots.path("c").exists()
+    assert not snapshots.is_current("c")
+    snapshots.write("c", list, history="h", seen_us=1, watermarks={})
+    assert snapshots.is_current("c")
+    snapshots.spoil_all()
+    assert not snapshots.is_current("c")
+
+
+def test_a_snapshot_that_was_changed_or_cut_is_not_read(memory: Server, open_it: Open) -> None:
+    """D5: a file that is not the one that was written, or a note that was cut, is no knowledge."""
+    store, engine = open_it(Link(memory))
+    wait_direct(engine)
+    store["c"].put("k", 1)
+    assert list(store["c"].items())
+    path = taken(engine)
+    history, snapshots = engine.local_state.history, engine.local_state.snapshots
+    assert history is not None
+    whole, note = path.read_bytes(), snapshots._note("c").read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        assert Snapshots(path.parent.parent).row("c", "k", history=history.mark) is None
+    path.write_bytes(whole)
+    for cut in range(len(note)):
+        snapshots._note("c").write_bytes(note[:cut])
+        assert Snapshots(path.parent.parent).row("c", "k", history=history.mark) is None
+    snapshots._note("c").write_bytes(note)
+    assert Snapshots(path.parent.parent).row("c", "k", history=history.mark) is not None
+
+
+def test_large_collections_get_none(memory: Server, open_it: Open) -> None:
+    """I7: a collection above the limit has no snapshot, the others have."""
+    store, engine = open_it(Link(memory), max_snapshot_bytes=1000)
+    wait_direct(engine)
+    store["large"].put("k", "x" * 2000)
+    store["small"].put("k", 1)
+    for name in ("large", "small"):
+        assert list(store[name].items())
+    taken(engine, "small")
+    assert not engine.local_state.snapshots.path("large").exists()
