@@ -7,6 +7,7 @@ A head says what it rests on; where that has changed, the ops are applied anew. 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -98,8 +99,13 @@ def unpack_head(data: bytes, *, last: Op | None) -> Head:
     return Head(View(**fields), None if basis is None else tuple(basis), floors)
 
 
-def _runs(names: Iterable[Identity]) -> list[list[Any]]:
+def _runs(names: tuple[Identity, ...]) -> list[list[Any]]:
     """Names as (lane, first, last): those of a hot document follow each other."""
+    if names:
+        lane, first = names[0]
+        last = first + len(names) - 1
+        if names == tuple(zip(repeat(lane), range(first, last + 1), strict=False)):
+            return [[lane, first, last]]
     runs: list[list[Any]] = []
     for lane, seq in names:
         if runs and runs[-1][0] == lane and runs[-1][2] == seq - 1:
@@ -110,4 +116,5 @@ def _runs(names: Iterable[Identity]) -> list[list[Any]]:
 
 
 def _names(runs: Iterable[tuple[str, int, int]]) -> tuple[Identity, ...]:
-    return tuple((lane, seq) for lane, first, last in runs for seq in range(first, last + 1))
+    each = (zip(repeat(lane), range(first, last + 1), strict=False) for lane, first, last in runs)
+    return tuple(chain.from_iterable(each))
