@@ -247,6 +247,41 @@ def timed(call: Callable[[], Any], count: int) -> list[float]:
     return samples
 
 
+def one_blocking_caller(arena: Arena, rounds: int) -> None:
+    """One caller that waits for each call, beside psycopg's bare statements, in turn."""
+    ratios: dict[str, list[float]] = {"put": [], "get": []}
+    rng = random.Random(1)
+    with (
+        standfast.open(arena.url, data_dir=arena.work / "storage", deadline_s=10) as store,
+        psycopg.connect(arena.url, autocommit=True) as conn,
+    ):
+        views = store["views"]
+        upsert = UPSERT.replace("$1", "%s").replace("$2", "%s")
+        select = SELECT.replace("$1", "%s")
+
+        def bare_put(key: int) -> None:
+            conn.execute(upsert, (str(key), json.dumps(DOCUMENTS[key % len(DOCUMENTS)])))
+
+        def bare_get(key: int) -> None:
+            row = conn.execute(select, (str(key),)).fetchone()
+            json.loads(row[0] if row else "null")
+
+        pairs: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
+            "put": (lambda key: views.put(key, DOCUMENTS[key % len(DOCUMENTS)]), bare_put),
+            "get": (views.get, bare_get),
+        }
+        for _ in range(rounds):
+            for what, (ours, bare) in pairs.items():
+                keys = [rng.randrange(KEYS) for _ in range(200)]
+                mine, theirs = [], []
+                for key in keys:
+                    mine += timed(lambda key=key, call=ours: call(key), 1)
+                    theirs += timed(lambda key=key, call=bare: call(key), 1)
+                ratios[what].append(percentiles(mine)[0] / percentiles(theirs)[0])
+    for what, found in ratios.items():
+        print(f"one blocking caller, p50: {what} {statistics.median(found):.2f}x psycopg")
+
+
 def local_figures(arena: Arena) -> None:
     """Local gets, and puts into the journal beside a bare append with fdatasync."""
     with standfast.open(arena.url, data_dir=arena.work / "storage", deadline_s=1) as store:
@@ -302,6 +337,7 @@ def main() -> int:
                         asyncio.run(contest(arena, callers, figures))
                         contest_of_threads(arena, callers, figures)
             show(figures)
+            one_blocking_caller(arena, arguments.rounds)
             local_figures(arena)
     finally:
         shutil.rmtree(work, ignore_errors=True)

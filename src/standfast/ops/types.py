@@ -236,7 +236,8 @@ class ProvisionalVersion(int):
 class Receipt(msgspec.Struct, frozen=True):
     """Proof of one acknowledged write.
 
-    `version` is the document's version (None when only the primary can decide it, later);
+    `version` is the document's version (None when only the primary can decide it, later, or when
+    the reply that named it was lost and the document changed before it was asked for again);
     `durable_on` says where the write is safe.  `lane` and `seq` identify the op:
     `store.outcome(receipt)` reports what became of a write that went through the journal.
     """
