@@ -125,8 +125,25 @@ MAX_CONNECTIONS = 3
 #: server that can be reached and ends every session is of no use.
 MAX_FRESH_CONNECTIONS = 3
 
-#: Seconds that one attempt to connect may take.
-CONNECT_DEADLINE_S = 1.0
+#: Seconds that making a connection may take, everything that is asked on it included. Nobody waits
+#: for it. At a round trip of 250 ms and with TLS it takes two.
+CONNECT_DEADLINE_S = 10.0
+
+#: Seconds without a sign of life from any address after which making a connection is given up.
+CONNECT_SILENCE_S = 3.0
+
+#: Bytes of a reply that arrive within the time of a deadline as long as it is not silent: less than
+#: that is a server that hangs and a connection that says so.
+MIN_REPLY_BYTES = 16 * 1024
+
+#: Seconds that one reply may take although it keeps arriving.
+MAX_REPLY_S = 300.0
+
+#: Seconds that creating the bookkeeping or a table may take. No other collection waits for it.
+DDL_DEADLINE_S = 10.0
+
+#: Seconds that building an index may take: of a million documents it takes about ten.
+INDEX_DEADLINE_S = 600.0
 
 #: Seconds that a call waits at the most for the local files, beyond its deadline.
 LOCAL_GRACE_S = 10.0

@@ -41,25 +41,33 @@ MakeFar = Callable[..., FarPg]
 DIRECT_S = 5.0
 
 RTTS = [
+    pytest.param(60, None, id="60ms", marks=pytest.mark.slow),
+    pytest.param(60, "on", id="60ms-tls", marks=pytest.mark.slow),
     pytest.param(100, None, id="100ms"),
-    pytest.param(70, "on", id="70ms-tls"),
+    pytest.param(100, "on", id="100ms-tls"),
+    pytest.param(150, None, id="150ms", marks=pytest.mark.slow),
+    pytest.param(150, "on", id="150ms-tls", marks=pytest.mark.slow),
     pytest.param(250, None, id="250ms", marks=pytest.mark.slow),
     pytest.param(250, "on", id="250ms-tls", marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N1: connecting has 1 s for all")
 @pytest.mark.parametrize(("rtt_ms", "tls"), RTTS)
 def test_a_far_primary_is_reached(
-    far_pg: MakeFar, tmp_path: Path, rtt_ms: float, tls: str | None
+    far_pg: MakeFar,
+    tmp_path: Path,
+    rtt_ms: float,
+    tls: str | None,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """N1: a store whose primary is up to 250 ms away is direct within 5 s of its opening."""
     far = far_pg(rtt_ms=rtt_ms, tls=tls)
+    begun = time.monotonic()
     with standfast.open(far.url, data_dir=tmp_path / "data") as store:
         wait_direct(store, within_s=DIRECT_S)
+        record_property("direct_s", round(time.monotonic() - begun, 2))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N1: commands have 1 s to connect")
 @pytest.mark.parametrize("command", ["status", "doctor", "journal drain"])
 def test_commands_reach_a_far_primary(far_pg: MakeFar, tmp_path: Path, command: str) -> None:
     """N1: commands work at a round trip at which psycopg connects without ado."""
@@ -72,10 +80,12 @@ def test_commands_reach_a_far_primary(far_pg: MakeFar, tmp_path: Path, command: 
         store["c"].put("k", 1)
     far.line.set(max_connections=None, rtt_s=0.1)
     ran = run(far.url, tmp_path / "data", *command.split())
-    assert ran.code == 0, ran.said
+    if command == "doctor":
+        assert "ok    connection" in ran.said  # it also finds that tests run without fsync
+    else:
+        assert ran.code == 0, ran.said
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N2: DDL has the caller's deadline")
 def test_the_first_write_of_a_collection_from_afar(far_pg: MakeFar, tmp_path: Path) -> None:
     """N2: making the schema and a table takes as long as it takes; the store is direct after it."""
     far = far_pg(rtt_ms=5)
@@ -183,11 +193,6 @@ def test_an_idle_session_that_ends_is_no_outage(
             assert store.health().state == "direct"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AssertionError, standfast.Unavailable),
-    reason="N5: a reply that takes longer than the deadline is an outage",
-)
 @pytest.mark.parametrize("call", ["items", "get"])
 def test_a_reply_that_is_still_arriving_is_no_outage(
     far_pg: MakeFar, tmp_path: Path, call: str
@@ -210,9 +215,6 @@ def test_a_reply_that_is_still_arriving_is_no_outage(
         assert store.health().state == "direct"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="N6: waiting in a queue is not counted"
-)
 @pytest.mark.parametrize("call", ["count", "find", "health", "outcome", "collections", "index"])
 def test_no_call_waits_longer_than_its_deadline(
     pg_cluster: Cluster, pg_database: str, tmp_path: Path, call: str
@@ -250,7 +252,6 @@ with standfast.open(sys.argv[1], data_dir=sys.argv[2]) as store:
 """
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N7: the first address gets all time")
 def test_every_address_of_a_name_gets_its_share(pg_cluster: Cluster, tmp_path: Path) -> None:
     """N7: where the first address of a name is silent, the one that answers is reached."""
     if why := why_no_mounts():
@@ -262,7 +263,7 @@ def test_every_address_of_a_name_gets_its_share(pg_cluster: Cluster, tmp_path: P
         ' getent ahosts far.test | head -1 >&2; exec "$@"'
     )
     with silent() as port, Far(pg_cluster.port, at=("127.0.0.2", port)) as line:
-        url = line.url(pg_cluster.url()).replace("127.0.0.1", "far.test")
+        url = line.url(pg_cluster.url()).replace("127.0.0.1", "far.test") + "?sslmode=prefer"
         app = [sys.executable, "-c", _TWO_ADDRESSES, url, str(tmp_path / "data")]
         command = ["unshare", "-m", "sh", "-ec", script, "sh", str(tmp_path), *app]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -278,9 +279,6 @@ def silent() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=standfast.ConfigError, reason="N8: a handshake cut off is configuration"
-)
 def test_a_handshake_that_is_cut_off_is_an_outage(far_pg: MakeFar, tmp_path: Path) -> None:
     """N8: a reset in the TLS handshake does not keep an app from starting."""
     far = far_pg(tls="reset")
@@ -291,9 +289,6 @@ def test_a_handshake_that_is_cut_off_is_an_outage(far_pg: MakeFar, tmp_path: Pat
         assert on_primary(far.near_url, "c") == {"k": 1}
 
 
-@pytest.mark.xfail(
-    strict=True, raises=standfast.Unavailable, reason="N8: auth at boot raises, whoever was let in"
-)
 def test_a_directory_that_was_let_in_boots_without(pg_database: str, tmp_path: Path) -> None:
     """N8: where this directory was let in before, a refused password at boot is an outage."""
     with standfast.open(pg_database, data_dir=tmp_path / "data") as store:
@@ -305,7 +300,6 @@ def test_a_directory_that_was_let_in_boots_without(pg_database: str, tmp_path: P
         standfast.open(url_as(pg_database, "nobody"), data_dir=tmp_path / "new")
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="N9: a store needs three connections")
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_role_with_few_connections(pg_admin_url: str, tmp_path: Path, limit: int) -> None:
     """N9: one connection is enough to be direct, to write, to read and to drain."""

@@ -285,7 +285,6 @@ def threads() -> set[str]:
     return {one.name for one in threading.enumerate() if one.name.startswith("standfast-")}
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P5: KeyError ends the writer")
 def test_a_trigger_that_changes_keys_refuses_one_call(pg_database: str, tmp_path: Path) -> None:
     """P5: a write whose key a trigger changes is refused by name, leaves nothing, stops nothing."""
     with standfast.open(pg_database, data_dir=tmp_path / "data") as store:
@@ -300,11 +299,6 @@ def test_a_trigger_that_changes_keys_refuses_one_call(pg_database: str, tmp_path
         assert store["t"].put("second", 1).durable_on == "primary"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AssertionError, StandfastError),
-    reason="P6: session state and prepared statements leak to others",
-)
 def test_a_pooler_that_nobody_named_is_recognised(pg_database: str, tmp_path: Path) -> None:
     """P6: through an unnamed transaction pooler nothing of a session of ours reaches others."""
     if why := why_no_pgbouncer():
@@ -323,7 +317,6 @@ def test_a_pooler_that_nobody_named_is_recognised(pg_database: str, tmp_path: Pa
         assert len(on_primary(pg_database, "c")) == 10
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="P7: puts go by the reloaded setting")
 def test_a_receipt_outlives_a_setting_that_is_switched_off(tmp_path: Path) -> None:
     """P7, I1: with `synchronous_commit = off` reloaded, a receipt still means a commit on disk."""
     # The writer of the log sleeps, so what was not flushed by its commit is lost for sure.

@@ -80,7 +80,7 @@ def test_a_deadline_that_has_passed_writes_nothing(
     pg_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I3: also where no deadline ends the call, the server refuses an expired batch as a whole."""
-    monkeypatch.setattr(SocketDeadline, "arm", lambda *_: None)
+    monkeypatch.setattr(SocketDeadline, "arm", lambda *_, **__: None)
     backend = PostgresBackend(parse_url(pg_database))
     try:
         lane = make_lane()

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.postgres.connection import DeadlineConnection
 from standfast.backends.postgres.script import ScriptOptions, script
 from standfast.config.settings import Target, parse_url
 from support.pg import new_role, url_as
@@ -95,18 +96,17 @@ class _AppBackend(PostgresBackend):
             self._app.run_script(missing)
         super().writable(conn, collections)
 
-    def create_index(self, collection: str) -> None:
+    def create_index(self, collection: str, *, deadline: float | None = None) -> None:
         self._app.run_script([collection], indexes=True)
-        super().create_index(collection)
+        super().create_index(collection, deadline=deadline)
 
     def install(self, collections: Sequence[str]) -> None:
         self._app.run_script(collections)
         super().install(collections)
 
-    def new_handle(self) -> PostgresBackend:
-        made = super().new_handle()
+    def _make_handle(self, dedicated: DeadlineConnection) -> PostgresBackend:
         return _AppBackend(
-            self._app, self.target, connections=made.connections, dedicated=made.dedicated
+            self._app, self.target, connections=self.connections, dedicated=dedicated
         )
 
 

@@ -1,4 +1,4 @@
-"""The database for a command: one connection, every answer within the deadline."""
+"""The database for a command: one connection, which has a limit of its own, and deadlines on it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.schema import ServerFacts, server_facts
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
+from standfast.limits import CONNECT_DEADLINE_S
 from standfast.ops.types import ServerIdentity
 
 
@@ -28,7 +29,7 @@ class Primary(msgspec.Struct, frozen=True):
 
 @contextmanager
 def connected(settings: Settings) -> Generator[Backend]:
-    """The database of these settings; PostgreSQL with a connection made within the deadline.
+    """The database of these settings, with a connection; making that has a limit of its own.
 
     Raises the database's error, or that it did not answer in time.
     """
@@ -38,7 +39,7 @@ def connected(settings: Settings) -> Generator[Backend]:
     backend = made.new_handle()
     try:
         if isinstance(backend, PostgresBackend):
-            backend.connect(time.monotonic() + settings.deadline_s)
+            backend.connect(time.monotonic() + CONNECT_DEADLINE_S)
         else:
             backend.check()
         yield backend

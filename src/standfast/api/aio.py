@@ -542,7 +542,7 @@ class AsyncStore:
         """The names of the collections that exist, sorted."""
 
         def work(backend: Backend, deadline: float) -> list[str]:
-            return backend.collections()
+            return backend.collections(deadline=deadline)
 
         return await self.engine.scan(work, what="list of collections", loop=self.handle.loop())
 
@@ -551,7 +551,7 @@ class AsyncStore:
         collection = collection_name(name)
 
         def work(backend: Backend, deadline: float) -> None:
-            backend.create_index(collection)
+            backend.create_index(collection, deadline=deadline)
 
         what, loop = f"index of `{collection}`", self.handle.loop()
         await self.engine.scan(work, what=what, loop=loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Generic, Literal, TypeVar
 
@@ -12,7 +13,7 @@ from standfast.document.codec import decode, encode
 from standfast.document.containment import contains
 from standfast.document.names import key_text
 from standfast.document.typed import Typed
-from standfast.engine.full_scan import FullScan, Pages
+from standfast.engine.full_scan import FullScan, Pages, renewed
 from standfast.engine.interfaces import Engine, ReadResult
 from standfast.engine.local_state import age_s
 from standfast.engine.overlay import View, lay_over
@@ -155,15 +156,18 @@ class Documents(Generic[T]):
             views = self.engine.pending_views(self.name)
             page: list[Row] = []
             start = after
+            until: float | None = deadline
             while len(page) < limit:
+                begun = time.monotonic()
                 rows = pages.scan(
                     self.name,
                     prefix=prefix,
                     after=start,
                     limit=limit,
                     query=query,
-                    deadline=deadline,
+                    deadline=until,
                 )
+                until = renewed(until, begun)
                 wanted = _InRange(prefix, start, query)
                 page += lay_over(rows, views, wanted, limit=limit)
                 if len(rows) < limit:

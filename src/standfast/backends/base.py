@@ -316,7 +316,7 @@ class Backend(Protocol):
         """All that is stored of these rows, expired ones included."""
         ...
 
-    def collections(self) -> list[str]:
+    def collections(self, *, deadline: float | None = None) -> list[str]:
         """The names of the collections that exist, sorted."""
         ...
 
@@ -324,8 +324,11 @@ class Backend(Protocol):
         """How the collection looked as a file."""
         ...
 
-    def create_index(self, collection: str) -> None:
-        """Make `scan(query=...)` fast, where the database can.  Idempotent."""
+    def create_index(self, collection: str, *, deadline: float | None = None) -> None:
+        """Make `scan(query=...)` fast, where the database can.  Idempotent.
+
+        The deadline is for all but the building of the index, which takes as long as it takes.
+        """
         ...
 
     def adoptable(self, collection: str) -> str:

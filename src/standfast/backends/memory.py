@@ -317,7 +317,7 @@ class MemoryBackend:
                 if (row := data.rows.get(key)) is not None
             }
 
-    def collections(self) -> list[str]:
+    def collections(self, *, deadline: float | None = None) -> list[str]:
         with self._lock:
             return sorted(self._data)
 
@@ -325,7 +325,7 @@ class MemoryBackend:
         with self._lock:
             return self._rows(collection).form
 
-    def create_index(self, collection: str) -> None:
+    def create_index(self, collection: str, *, deadline: float | None = None) -> None:
         """Nothing to do: every search reads everything."""
 
     def adoptable(self, collection: str) -> str:

@@ -7,6 +7,7 @@ later is not in it until the next full scan: like every local read, it is as old
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -76,9 +77,10 @@ class FullScan:
         self, primary: Backend, *, after: str | None, limit: int, deadline: float | None
     ) -> list[Row]:
         """The page after this key, taken over by the mirror before it is returned (R5)."""
-        begun_us = clock.now_us()
+        begun_us, begun = clock.now_us(), time.monotonic()
         rows = primary.scan(self._collection, after=after, limit=limit, deadline=deadline)
         keys = [row.key for row in rows]
+        deadline = renewed(deadline, begun)
         # Once more, by key: with versions of what is gone, and the watermarks of one snapshot (R8).
         observed = self._observe(primary, keys, deadline)
         if after is None:
@@ -95,7 +97,9 @@ class FullScan:
         unseen = self._local_state.unseen(self._collection, before_us=self._since_us)
         try:
             for start in range(0, len(unseen), MAX_READ_KEYS):
+                begun = time.monotonic()
                 self._observe(primary, unseen[start : start + MAX_READ_KEYS], deadline)
+                deadline = renewed(deadline, begun)
         except Unavailable:
             return  # the pages are there, but it is not proved that they are all
         self._local_state.take_complete(
@@ -111,6 +115,16 @@ class FullScan:
         observed = observe(keys)
         self._local_state.take(observed, seen_us=seen_us, again=observe)
         return observed
+
+
+def renewed(deadline: float | None, begun: float) -> float | None:
+    """The deadline of the next statement of a scan: it has the time that this one had.
+
+    An answer came, however long it took to arrive: so the primary is there.
+    """
+    if deadline is None:
+        return None
+    return max(deadline, time.monotonic() + (deadline - begun))
 
 
 class _ScannedPrimary:

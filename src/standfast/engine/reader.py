@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import time
 
 import msgspec
 
@@ -92,6 +93,13 @@ class Reader:
     def _answer(self, collection: str, questions: list[Question]) -> None:
         if self.suspect or self._context.mode is not Mode.DIRECT:
             self._answer_locally(questions)
+            return
+        now = time.monotonic()
+        late = [question for question in questions if question.deadline <= now]
+        if late:  # a large reply held them up, which says nothing of the primary
+            self._answer_locally(late)
+            questions = [question for question in questions if question.deadline > now]
+        if not questions:
             return
         keys = list(dict.fromkeys(question.key for question in questions))
         deadline = min(question.deadline for question in questions)

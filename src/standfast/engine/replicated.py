@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from standfast.backends.base import Backend
 from standfast.engine.background import StateNotifier, Timer
+from standfast.engine.connector import Connector
 from standfast.engine.full_scan import FullScan, MirrorPages, Pages, not_complete, require_complete
 from standfast.engine.health import Health, health_of
 from standfast.engine.interfaces import EngineContext, ReadResult
@@ -27,11 +28,9 @@ from standfast.engine.replayer import Replayer
 from standfast.engine.scanning import Scanning, completed
 from standfast.engine.state_machine import (
     Action,
-    Connected,
     Event,
     Lost,
     Mode,
-    NotConnected,
     RoundFailed,
     Situation,
     begin,
@@ -40,9 +39,9 @@ from standfast.engine.state_machine import (
 )
 from standfast.engine.write_queue import Result, Submission, Wakeup, WriteQueue, closed
 from standfast.engine.writer import Writer
-from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
+from standfast.errors import StandfastError, Unavailable
 from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S, SNAPSHOT_PAUSE_S
-from standfast.ops.types import Op, ServerIdentity
+from standfast.ops.types import Op
 from standfast.system.failpoints import failpoint
 from standfast.system.supervision import LONGEST_PAUSE_S, PROCESS, Supervisor
 
@@ -86,84 +85,6 @@ class Replaying:
             self.timer.schedule(time.monotonic() + LOCKED_PAUSE_S)
 
 
-#: Codes of answers that waiting rarely changes: asked again more slowly.
-_REFUSALS = frozenset({"auth", "tls", "not_postgresql", "other_database", "went_back"})
-
-
-class Connector:
-    """Keeps the backends of an engine connected while they are needed.
-
-    The other threads never wait for a connection to be made: libpq cannot keep a short deadline,
-    and a resolver keeps none.
-    """
-
-    def __init__(self, context: EngineContext, backends: Sequence[Backend]) -> None:
-        self._context = context
-        self._backends = list(dict.fromkeys(backends))
-        self._lock = threading.Lock()
-        self._progress = threading.Condition()
-        self._begun = self._ended = 0
-        self.timer = Timer("standfast-connector", self.attempt, context.supervisor)
-
-    def attempt(self) -> StandfastError | None:
-        """Make the missing connections, and report the result to the writer."""
-        with self._progress:
-            self._begun += 1
-            mine = self._begun
-        try:
-            return self._attempt()
-        finally:
-            with self._progress:
-                self._ended = mine
-                self._progress.notify_all()
-
-    def _attempt(self) -> StandfastError | None:
-        try:
-            for backend in self._backends:
-                with self._lock:
-                    if self._context.mode is Mode.JOURNALING or not backend.connected:
-                        self._connect(backend, CONNECT_DEADLINE_S)
-                with self._progress:
-                    self._progress.notify_all()
-        except StandfastError as error:
-            refused = error.code in _REFUSALS or isinstance(error, ConfigError | CorruptData)
-            self._context.post(NotConnected(error.code, refused))
-            if self._context.mode is not Mode.JOURNALING:
-                self.timer.schedule(time.monotonic() + CONNECT_DEADLINE_S / 2)
-            return error
-        self._context.post(Connected())
-        return None
-
-    def ensure(self, backend: Backend, *, timeout_s: float) -> None:
-        """Make this connection if it is missing, in the caller's thread."""
-        with self._lock:
-            if not backend.connected:
-                self._connect(backend, timeout_s)
-
-    def renew(self, backend: Backend, deadline: float) -> bool:
-        """Have a connection that has ended made anew, and wait for that; whether it is there."""
-        with self._progress:
-            first = self._begun + 1  # one that has begun may have passed this backend
-            self.timer.schedule(time.monotonic())
-            while not backend.connected and self._ended < first:
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or not self._progress.wait(left_s):
-                    break
-        return backend.connected
-
-    def _connect(self, backend: Backend, timeout_s: float) -> None:
-        """In JOURNALING every connection is made anew: the old ones are what failed."""
-        self._context.refuse_held()
-        lanes = self._context.local_state.lanes_to_check()
-        backend.connect(time.monotonic() + timeout_s, accept=self._recognise, lanes=lanes)
-        failpoint("connected")
-
-    def _recognise(self, server_identity: ServerIdentity) -> None:
-        """Refuse a database that is not the journal's before any thread can write to it (I9)."""
-        if self._context.local_state.recognise(server_identity):
-            self._context.hold_off(None)
-
-
 logger = logging.getLogger("standfast")
 T = TypeVar("T")
 
@@ -201,7 +122,7 @@ class ReplicatedEngine:
         )
         self._scanning = Scanning(
             primary,
-            lambda backend: self._connector.ensure(backend, timeout_s=deadline_s),
+            self._connector.ensure,
             deadline_s=deadline_s,
             max_connections=local_state.options.max_connections,
         )
@@ -210,28 +131,32 @@ class ReplicatedEngine:
         """Start the threads, and wait for the primary, but not for long.
 
         Raises what the primary answered when that was a refusal, or, with `fallback="off"`, that
-        it did not answer.
+        there is no connection.
         """
-        failure = self._connector.attempt()
-        if failure is not None:
-            self._give_up_or_go_on(failure)
+        off = self.local_state.options.fallback == "off"
+        failure = self._connector.begin(CONNECT_DEADLINE_S if off else self.deadline_s)
+        if failure is not None and not self._works_without(failure):
+            self._connector.timer.close()
+            self._close_files()
+            raise failure
         self._housekeeping.schedule(time.monotonic() + SNAPSHOT_PAUSE_S)
-        for part in self._threads():
-            part.start()
+        for thread in self._threads():
+            if not thread.ident:
+                thread.start()
         until = time.monotonic() + OPEN_GRACE_S
         with self._changed:
             while failure is None and self.mode is not Mode.DIRECT and time.monotonic() < until:
                 self._changed.wait(until - time.monotonic())
 
-    def _give_up_or_go_on(self, failure: StandfastError) -> None:
-        options = self.local_state.options
-        if isinstance(failure, Unavailable) and failure.code not in ("auth", "not_postgresql"):
-            if options.fallback != "off":
-                return
-        elif failure.code in ("other_database", "went_back"):
-            return  # held: what is written waits for somebody's decision
-        self._close_files()
-        raise failure
+    def _works_without(self, failure: StandfastError) -> bool:
+        """Whether the store opens although there is no connection."""
+        if failure.code in ("other_database", "went_back"):
+            return True  # held: what is written waits for the user's decision
+        if not isinstance(failure, Unavailable) or self.local_state.options.fallback == "off":
+            return False
+        # Who was let in before meets an outage; who never was, a mistake.
+        refused = failure.code in ("auth", "not_postgresql")
+        return not refused or self.local_state.history is not None
 
     def _threads(self) -> list[threading.Thread]:
         parts = (self._writer, self._replaying.timer, self._reader, self._connector.timer)
@@ -436,7 +361,7 @@ class ReplicatedEngine:
         def missed(error: Unavailable) -> T:
             if means_away(error):
                 self.primary_missed(error.code)
-            elif error.code != "not_mirrored":
+            elif error.code != "not_mirrored" and not self._is_away():
                 raise error
             return mirrored()
 
@@ -498,6 +423,8 @@ class ReplicatedEngine:
             *(self._reader, self._housekeeping),
         ):
             part.close()
+        if self.mode is Mode.JOURNALING:
+            self._close_backends()  # a connection that is being made is given up
         for thread in self._threads():
             thread.join(max(0.0, until - time.monotonic()))
         failpoint("close-stopped")
@@ -521,10 +448,13 @@ class ReplicatedEngine:
             self._writer.release_locks()
         self.replayer.close()
         self._scanning.close()
+        self._close_backends()
+        self.local_state.close()
+
+    def _close_backends(self) -> None:
         for backend in (self.primary, self._writing_backend, self._reader.primary):
             backend.close()
         self.replayer.backend.close()
-        self.local_state.close()
 
     def health(self) -> Health:
         """How the store is doing, from local knowledge."""

@@ -1,4 +1,5 @@
-"""Scans of collections: pieces of work on the primary, each with a deadline of its own."""
+"""Scans of collections: pieces of work on the primary, each with a deadline of its own,
+which counts from the call: waiting for others is part of it."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class Scanning:
     def __init__(
         self,
         primary: Backend,
-        connect: Callable[[Backend], object],
+        connect: Callable[[Backend, float], object],
         *,
         deadline_s: float,
         max_connections: int,
@@ -51,26 +52,28 @@ class Scanning:
         loop: asyncio.AbstractEventLoop | None,
         missed: Callable[[Unavailable], T] | None = None,
     ) -> Promise[T]:
-        """Do a piece of work with a connection and a deadline.
+        """Do a piece of work with a connection, by a deadline that counts from now.
 
         `missed` may answer in its place when the database does not.
         """
         promise: Promise[T] = Promise(loop)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="standfast-scan")
-        self._pool.submit(self._do, work, missed, promise)
+        deadline = time.monotonic() + self._deadline_s
+        self._pool.submit(self._do, work, deadline, missed, promise)
         return promise
 
     def _do(
         self,
         work: Callable[[Backend, float], T],
+        deadline: float,
         missed: Callable[[Unavailable], T] | None,
         promise: Promise[T],
     ) -> None:
         with CompletionBatch() as completions:
             try:
                 try:
-                    value = self._work(work)
+                    value = self._work(work, deadline)
                 except Unavailable as error:
                     if missed is None:
                         raise
@@ -80,10 +83,14 @@ class Scanning:
             else:
                 completions.value(promise, value)
 
-    def _work(self, work: Callable[[Backend, float], T]) -> T:
+    def _work(self, work: Callable[[Backend, float], T], deadline: float) -> T:
+        if time.monotonic() >= deadline:
+            raise Unavailable(
+                "others were scanning, and there was no time left", code="busy", hint="try again"
+            )
         backend = self._take()
         try:
-            deadline = time.monotonic() + self._deadline_s
+            self._connect(backend, deadline)
             return read_again(
                 lambda: work(backend, deadline), lambda: self._reconnected(backend, deadline)
             )
@@ -94,22 +101,15 @@ class Scanning:
         if time.monotonic() >= deadline:
             return False
         with contextlib.suppress(StandfastError):  # the connection that ended says enough
-            self._connect(backend)
+            self._connect(backend, deadline)
         return backend.connected
 
     def _take(self) -> Backend:
         try:
-            backend = self._idle.get_nowait()
+            return self._idle.get_nowait()
         except queue.Empty:
-            backend = self._primary.new_handle()
-            self._made.append(backend)
-        if not backend.connected:
-            try:
-                self._connect(backend)
-            except StandfastError:
-                self._idle.put(backend)
-                raise
-        return backend
+            self._made.append(self._primary.new_handle())
+            return self._made[-1]
 
     def close(self) -> None:
         """Close the connections; a scan under way ends with an error."""

@@ -6,11 +6,13 @@ are not file descriptors, and it has no poll.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 
 #: What kills without a clean-up.  On Windows `os.kill` ends a process at once for SIGTERM.
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -47,6 +49,18 @@ def is_ready(fd: int, *, writing: bool = False, timeout_s: float = 0.0) -> bool:
     return any(select.select(reading, written, [fd], timeout_s))
 
 
+def wait_ready(sockets: Mapping[int, bool], *, timeout_s: float) -> set[int]:
+    """Those of several sockets that can be read, or written where the value is true, in time."""
+    if hasattr(select, "poll"):
+        poller = select.poll()
+        for fd, writing in sockets.items():
+            poller.register(fd, select.POLLOUT if writing else select.POLLIN)
+        return {fd for fd, _ in poller.poll(math.ceil(timeout_s * 1000))}
+    reading = [fd for fd, writing in sockets.items() if not writing]
+    written = [fd for fd, writing in sockets.items() if writing]
+    return {fd for ready in select.select(reading, written, sockets, timeout_s) for fd in ready}
+
+
 def duplicate_socket(fd: int) -> socket.socket:
     """A second handle of a socket, to be closed by itself: shutting it down ends both."""
     return socket.socket(fileno=socket.dup(fd))
@@ -55,3 +69,19 @@ def duplicate_socket(fd: int) -> socket.socket:
 def kill_this_process() -> None:
     """End this process at once, without any clean-up."""
     os.kill(os.getpid(), _KILL)
+
+
+#: Where `tcpi_bytes_received` is in Linux's `struct tcp_info`, since Linux 4.1 (linux/tcp.h).
+_BYTES_RECEIVED = 128
+
+
+def received_bytes(connected: socket.socket) -> int:
+    """How many bytes have ever arrived on a TCP connection, read or not; 0 where nobody says."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None or sys.platform != "linux":
+        return 0
+    try:
+        info = connected.getsockopt(socket.IPPROTO_TCP, option, _BYTES_RECEIVED + 8)
+    except OSError:  # a Unix socket, or a connection that has ended
+        return 0
+    return int.from_bytes(info[_BYTES_RECEIVED:], sys.byteorder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,15 +23,31 @@ from standfast.backends.base import (
 from standfast.backends.postgres import conflicts, fast_put, load, read, schema, script, write
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
+from standfast.backends.postgres.handshake import is_pooled
 from standfast.backends.postgres.session import Sessions, time_left
+from standfast.backends.postgres.table_maker import TableMaker
 from standfast.backends.postgres.tables import Table, find_table, has_schema
 from standfast.config.settings import Target
 from standfast.document.jsonb import compact
-from standfast.errors import ConfigError
-from standfast.limits import MAX_CONNECTIONS, MAX_TRANSACTION_ATTEMPTS
+from standfast.errors import ConfigError, DeadlineExceeded, Unavailable
+from standfast.limits import (
+    DDL_DEADLINE_S,
+    INDEX_DEADLINE_S,
+    MAX_CONNECTIONS,
+    MAX_TRANSACTION_ATTEMPTS,
+)
 from standfast.ops.batch import kept, places
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, ConflictRecord, Identity, Observed, Op, Outcome, Row
+from standfast.ops.types import (
+    Applied,
+    ConflictRecord,
+    Identity,
+    Observed,
+    Op,
+    Outcome,
+    Row,
+    ServerIdentity,
+)
 from standfast.system.failpoints import failpoint
 
 #: Rows that a streaming read holds at a time.
@@ -65,10 +82,12 @@ class PostgresBackend(Sessions):
             dedicated,
             lock_timeout_s=lock_timeout_s,
         )
+        self._own = dedicated
         self._lock_timeout_s = lock_timeout_s
         self._handles: list[PostgresBackend] = []
         self._next_handle = 0
         self._tables: dict[str, Table] = {}
+        self._maker = TableMaker(self._make_table)
 
     def new_handle(self) -> PostgresBackend:
         """For one thread of the engine: one connection of the set, which only `connect` makes.
@@ -78,15 +97,45 @@ class PostgresBackend(Sessions):
         every = self.connections.all
         index, self._next_handle = self._next_handle % len(every), self._next_handle + 1
         if index == len(self._handles):
-            self._handles.append(
-                PostgresBackend(
-                    self.target,
-                    lock_timeout_s=self._lock_timeout_s,
-                    connections=self.connections,
-                    dedicated=every[index],
-                )
-            )
+            made = self._make_handle(every[index])
+            # What one of them knows of the tables, all of them know.
+            made._tables, made._maker, made._handles = self._tables, self._maker, self._handles
+            self._handles.append(made)
         return self._handles[index]
+
+    def connect(
+        self,
+        deadline: float,
+        *,
+        accept: Callable[[ServerIdentity], object] | None = None,
+        lanes: Sequence[str] = (),
+    ) -> ServerIdentity:
+        """As `Sessions.connect`; where the server takes no more connections, another handle's
+        serves this one too, and both wait for each other."""
+        self.dedicated = self._own
+        try:
+            return super().connect(deadline, accept=accept, lanes=lanes)
+        except Unavailable as error:
+            others = [handle._own for handle in self._handles if handle is not self]
+            shared = next((one for one in others if one is not None and one.connected), None)
+            if error.code != "too_many_connections" or shared is None:
+                raise
+        self.dedicated = shared
+        found = self.server_identity(deadline, lanes=lanes)
+        if accept is not None:
+            accept(found)
+        return found
+
+    def close(self) -> None:
+        (self._own or self.connections).close()
+
+    def _make_handle(self, dedicated: DeadlineConnection) -> PostgresBackend:
+        return PostgresBackend(
+            self.target,
+            lock_timeout_s=self._lock_timeout_s,
+            connections=self.connections,
+            dedicated=dedicated,
+        )
 
     def schema_version(self) -> int:
         with self.connection("looking at the schema") as conn:
@@ -137,8 +186,54 @@ class PostgresBackend(Sessions):
                 " use another database",
             )
 
+    def make_tables(self, collections: Sequence[str], until: float | None = None) -> None:
+        """Create or adopt what is not ready yet, with a limit of its own.
+
+        `Unavailable("busy")` when that has not ended at this instant, and continues.
+        """
+        missing = [name for name in collections if name not in self._tables]
+        if not missing:
+            return
+        if self.dedicated is not None and not self.dedicated.connected:
+            raise self.dedicated.missing(_creating(missing))
+        if self.dedicated is None or until is None:
+            self._create(missing)
+        else:
+            self._maker.make(missing, until)
+
+    def _make_table(self, collection: str) -> None:
+        """For the thread that makes tables: over the first connection that is there."""
+        connected = [handle for handle in self._handles if handle.connected]
+        for handle in connected[:-1]:
+            try:
+                handle._create([collection])
+                return
+            except Unavailable as error:
+                if error.code not in ("connection", "connection_lost"):
+                    raise
+        (connected or self._handles)[-1]._create([collection])
+
+    def _create(self, collections: Sequence[str]) -> None:
+        doing = _creating(collections)
+        for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
+            try:
+                with self.unpinned(doing, time.monotonic() + DDL_DEADLINE_S) as conn:
+                    try:
+                        self.writable(conn, collections)
+                        return
+                    except psycopg.Error as error:
+                        if error.sqlstate not in RETRIED or attempt == MAX_TRANSACTION_ATTEMPTS:
+                            raise
+            except DeadlineExceeded as error:
+                # It says nothing of the connection on which others write.
+                raise Unavailable(error.message, code="busy", hint="it is tried again") from None
+
     def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
         """Create or adopt, in one transaction of its own, what is not ready yet."""
+        if self._installed:
+            with self.pinned(conn):
+                for name in collections:
+                    self._table(conn, name)
         missing = [name for name in collections if name not in self._tables]
         if not missing:
             return
@@ -160,13 +255,16 @@ class PostgresBackend(Sessions):
                 return f"{error.message} ({error.hint})"
         return ""
 
-    def create_index(self, collection: str) -> None:
-        with self.connection(f"indexing `{collection}`") as conn:
-            self.writable(conn, [collection])
-            table = self._tables[collection]
+    def create_index(self, collection: str, *, deadline: float | None = None) -> None:
+        doing = f"indexing `{collection}`"
+        self.make_tables([collection], deadline)
+        with self.connection(doing, deadline) as conn:
+            table = self._known(collection)
             # IF NOT EXISTS asks who owns the table before it looks.
-            if not schema.has_index(conn, table):
-                conn.execute(schema.index_statement(table.schema, table.name))
+            if schema.has_index(conn, table):
+                return
+        with self.connection(doing, time.monotonic() + INDEX_DEADLINE_S) as conn:
+            conn.execute(schema.index_statement(table.schema, table.name))
 
     # ---- writing
 
@@ -187,15 +285,18 @@ class PostgresBackend(Sessions):
             expected_watermark,
             directory=directory,
             on_conflict=on_conflict,
-            pin=self.target.pooler,
         )
         for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
+            # Half of the time, since others write in the same batch.
+            now = time.monotonic()
+            half = None if deadline is None else now + (deadline - now) / 2
+            self.make_tables(list(touched), half)
             with self.unpinned(doing, deadline) as conn:
                 try:
-                    if not touched.keys() <= self._tables.keys():
-                        self.writable(conn, list(touched))
-                    tables = [(self._tables[name], keys) for name, keys in touched.items()]
-                    limited = self.limited(options, deadline, lock_timeout_s)
+                    tables = [(self._known(name), keys) for name, keys in touched.items()]
+                    limited = self.limited(options, deadline, lock_timeout_s)._replace(
+                        pin=is_pooled(conn)
+                    )
                     written = self._send(conn, tables, ops, limited, lock_timeout_s)
                     self.clock = (written.server_us, written.at)
                     return written.applied
@@ -207,6 +308,14 @@ class PostgresBackend(Sessions):
                     elif error.sqlstate not in RETRIED or last or time_left(deadline) <= 0:
                         raise
         raise AssertionError("the last attempt returns or raises")
+
+    def _known(self, collection: str) -> Table:
+        table = self._tables.get(collection)
+        if table is None:  # another thread has found that it was changed
+            raise Unavailable(
+                f"the table of `{collection}` is looked at again", code="busy", hint="try again"
+            )
+        return table
 
     def _send(
         self,
@@ -309,7 +418,7 @@ class PostgresBackend(Sessions):
     def _reading(
         self, collection: str, deadline: float | None = None
     ) -> Generator[tuple[Connection[Any], Table | None]]:
-        with self.connection(f"reading `{collection}`", deadline) as conn:
+        with self.connection(f"reading `{collection}`", deadline, reading=True) as conn:
             try:
                 yield conn, self._table(conn, collection)
             except psycopg.Error as error:
@@ -398,8 +507,8 @@ class PostgresBackend(Sessions):
             found = conn.execute(statement, (write.key_values(table, keys),))
             return {record[0]: Image(*record) for record in found}
 
-    def collections(self) -> list[str]:
-        with self.connection("listing the collections") as conn:
+    def collections(self, *, deadline: float | None = None) -> list[str]:
+        with self.connection("listing the collections", deadline) as conn:
             if not has_schema(conn):
                 return []
             found = conn.execute("SELECT name FROM standfast.collections ORDER BY name")
@@ -443,3 +552,7 @@ class PostgresBackend(Sessions):
                 "SELECT key FROM standfast.tombstones WHERE collection = %s", (collection,)
             )
             return {key for (key,) in found}
+
+
+def _creating(collections: Sequence[str]) -> str:
+    return "creating " + ", ".join(f"`{name}`" for name in collections)

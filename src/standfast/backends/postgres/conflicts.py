@@ -1,17 +1,13 @@
-"""What PostgreSQL keeps of lanes and conflicts: fences, records, identity of the database."""
+"""What PostgreSQL keeps of lanes and conflicts: fences and records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, LiteralString
 
-import psycopg
-from msgspec import structs
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
-from standfast.backends.postgres.tables import has_schema
-from standfast.ops.types import ConflictRecord, Identity, ServerIdentity
+from standfast.ops.types import ConflictRecord, Identity
 
 _ENTRY: LiteralString = (
     "SELECT id, (extract(epoch FROM at) * 1000000)::bigint, coalesce(lane::text, ''),"
@@ -41,21 +37,6 @@ _TRIM_LANES: LiteralString = (
 CHANGES_KEPT = "7 days"
 
 
-_SYSTEM: LiteralString = "SELECT system_identifier::text FROM pg_control_system()"
-#: Of the WAL that is written now: the control file learns of a new one at the next checkpoint.
-_TIMELINE: LiteralString = (
-    "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer"
-)
-_DATABASE: LiteralString = (
-    "SELECT oid::text, datname::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-    " FROM pg_database WHERE datname = current_database()"
-)
-_MARKS: LiteralString = (
-    "SELECT lane::text, watermark FROM standfast.lanes"
-    " WHERE lane = ANY (%s::uuid[]) AND generation = 0"
-)
-
-
 def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dict[str, int]:
     """Close lanes inside the caller's transaction, also such as never wrote anything.
 
@@ -72,44 +53,6 @@ def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dic
     conn.execute(_TRIM_LANES, {"kept": FENCES_KEPT, "last": LAST_LANES, "long": LAST_LANES_KEPT})
     conn.execute("DELETE FROM standfast.changes WHERE at < now() - %s::interval", (CHANGES_KEPT,))
     return final
-
-
-def server_identity(conn: Connection[Any], lanes: Sequence[str] = ()) -> ServerIdentity:
-    """Who this database is, and the watermarks of these lanes.
-
-    A copy on another server has another system identifier, a copy beside it (a template's) another
-    OID; a failover begins another timeline.
-    """
-    system, timeline = _ask(conn, _SYSTEM), _ask(conn, _TIMELINE)
-    row = conn.execute(_DATABASE).fetchone()
-    assert row is not None, "every session is connected to a database"
-    found = ServerIdentity(
-        None, *(str(system or ""), row[0], row[1], int(timeline or 0)), server_us=row[2]
-    )
-    if not has_schema(conn):
-        return found
-    one = conn.execute("SELECT identity::text, epoch FROM standfast.identity").fetchone()
-    if one is None:
-        return found
-    marks = conn.execute(_MARKS, (list(lanes),)).fetchall() if lanes else []
-    return structs.replace(found, identity=one[0], epoch=one[1], lanes=dict(marks))
-
-
-def _ask(conn: Connection[Any], question: LiteralString) -> Any:
-    """The answer of a function that some hosts take away; None there: the rest has to do."""
-    try:
-        row = conn.execute(question).fetchone()
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported):
-        return None
-    except psycopg.errors.ObjectNotInPrerequisiteState:
-        return None  # a standby
-    return row[0] if row else None
-
-
-def is_read_only(conn: Connection[Any]) -> bool:
-    """Whether the server refuses every write: a standby, or default_transaction_read_only."""
-    row = conn.execute("SELECT current_setting('transaction_read_only') = 'on'").fetchone()
-    return bool(row and row[0])
 
 
 def conflicts(

@@ -11,17 +11,17 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import Connection, IsolationLevel, pq
-from psycopg.conninfo import make_conninfo
 
+from standfast.backends.postgres.connecting import make_connection
 from standfast.backends.postgres.deadline import SocketDeadline
 from standfast.backends.postgres.errors import explain, forget, from_psycopg
-from standfast.backends.postgres.pinned import PIN_SESSION
+from standfast.backends.postgres.handshake import Handshake, ServerProcess, shake_hands
 from standfast.config.settings import Target, may_send_cleartext
 from standfast.errors import DeadlineExceeded, Unavailable
 from standfast.system.platform import is_ready
@@ -58,10 +58,7 @@ class DeadlineConnection:
     """One connection to one database.  Used by one thread at a time; `close` may come from any."""
 
     def __init__(self, target: Target) -> None:
-        # Where libpq should try several hosts, each gets its share of the time.
-        self._conninfos = [make_conninfo("", **one) for one in _single_hosts(parameters(target))]
-        self._pooler = target.pooler
-        self._prepare = None if target.pooler else 5
+        self._target = target
         self._display = target.display
         self._lock = threading.Lock()
         # Held by whoever uses the connection: libpq knows nothing of threads, and would be freed
@@ -75,8 +72,8 @@ class DeadlineConnection:
         self._accepted = False
         self.has_settings = False
         """Whether the session has its limits, so that a single statement needs no transaction."""
-        self.session: tuple[int, Any] | None = None
-        """The server's process of the last connection and its beginning, once it is known."""
+        # The server's side of the last connection that `connect` has made, where that was ours.
+        self._process: ServerProcess | None = None
 
     @property
     def connected(self) -> bool:
@@ -92,14 +89,16 @@ class DeadlineConnection:
     def connect(
         self,
         deadline: float,
-        prepare: Callable[[Connection[Any]], T],
+        judge: Callable[[Connection[Any], Handshake], T],
         *,
         accept: Callable[[T], object] | None = None,
+        lanes: Sequence[str] = (),
     ) -> T:
         """Make the connection anew, until this instant of `time.monotonic()`.
 
-        A thread that uses it is cut off first.  `prepare` has it before anybody else, and `accept`
-        is shown what it returned; what they raise is raised, and no connection is left.
+        A thread that uses it is cut off first.  `judge` is shown what the server said before
+        anybody else has the connection, and `accept` what that returned; what they raise is
+        raised, and no connection is left.
         """
         with self._lock:
             socket_deadline = self._socket_deadline if self._busy else None
@@ -109,11 +108,16 @@ class DeadlineConnection:
         if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise _busy(doing)
         try:
-            self._make(deadline)
+            self._open_socket(deadline)
             with self._in_use(f"looking at the database on {self._display}", deadline) as conn:
-                found = prepare(conn)
+                shaken = shake_hands(
+                    conn, self._target, lanes=lanes, dedicated=True, predecessor=self._process
+                )
+                self._process = shaken.process
+                found = judge(conn, shaken)
             if accept is not None:
                 accept(found)
+            self.has_settings = not shaken.pooled
             self._accepted = True
             return found
         except BaseException:
@@ -124,17 +128,16 @@ class DeadlineConnection:
 
     def _make(self, deadline: float) -> None:
         self._open_socket(deadline)
-        if not self._pooler:
-            doing = f"preparing the session on {self._display}"
-            with self._in_use(doing, deadline, sent=False) as conn:
-                conn.execute(PIN_SESSION)
+        doing = f"preparing the session on {self._display}"
+        with self._in_use(doing, deadline, sent=False) as conn:
+            shake_hands(conn, self._target)
 
     def _open_socket(self, deadline: float) -> None:
         self.drop()
         try:
             conn = self._connect(deadline)
         except psycopg.Error as error:
-            ours = explain(error, f"connecting to {self._display}")
+            ours = self._was_closed() or explain(error, f"connecting to {self._display}")
             forget(error)
             raise ours from None
         socket_deadline = SocketDeadline(conn.fileno())
@@ -144,52 +147,29 @@ class DeadlineConnection:
                 return
         socket_deadline.close()
         conn.close()
-        raise Unavailable(f"{self._display} was closed", code="closed", hint="open the store again")
+        raise self._was_closed() or _missing(f"connecting to {self._display}")
+
+    def _was_closed(self) -> Unavailable | None:
+        if not self._closed:
+            return None
+        return Unavailable(
+            f"{self._display} was closed", code="closed", hint="open the store again"
+        )
 
     def _connect(self, deadline: float) -> Connection[Any]:
-        failure: psycopg.Error | None = None
-        for left in range(len(self._conninfos), 0, -1):
-            now = time.monotonic()
-            conninfo = self._conninfos[-left]
-            try:
-                return self._connect_one(conninfo, now + (deadline - now) / left)
-            except psycopg.Error as error:
-                failure = error
-        assert failure is not None, "there is at least one host"
-        raise failure
-
-    def _connect_one(self, conninfo: str, deadline: float) -> Connection[Any]:
-        """libpq keeps no connect deadline below two seconds, so its states are driven here.
-
-        Source: PostgreSQL documentation, 34.1, "PQconnectStartParams".
-        """
-        pgconn = pq.PGconn.connect_start(conninfo.encode())
-        try:
-            while True:
-                if pgconn.status == pq.ConnStatus.BAD:
-                    raise psycopg.OperationalError(pgconn.get_error_message())
-                state = pgconn.connect_poll()
-                if state == pq.PollingStatus.OK:
-                    break
-                if state == pq.PollingStatus.FAILED:
-                    raise psycopg.OperationalError(pgconn.get_error_message())
-                writing = state == pq.PollingStatus.WRITING
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or not is_ready(pgconn.socket, writing=writing, timeout_s=left_s):
-                    raise psycopg.OperationalError("no connection in time")
-        except BaseException:
-            pgconn.finish()
-            raise
+        pgconn = make_connection(parameters(self._target), deadline, cancelled=lambda: self._closed)
         pgconn.nonblocking = 1
         conn: Connection[Any] = Connection(pgconn)
         conn.autocommit = True
-        conn.prepare_threshold = self._prepare
+        conn.prepare_threshold = None if self._target.pooler else 5
         # Whatever the server's default is: what we read after a lock was waited for must be new.
         conn.isolation_level = IsolationLevel.READ_COMMITTED
         return conn
 
     @contextmanager
-    def use(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
+    def use(
+        self, doing: str, deadline: float | None = None, *, reading: bool = False
+    ) -> Generator[Connection[Any]]:
         """The connection for one piece of work, cut off at `deadline`.
 
         `Unavailable("connection")`, and "busy" where another thread has it: nothing was sent.
@@ -201,10 +181,14 @@ class DeadlineConnection:
         try:
             if not self._accepted:
                 self.drop()
-            with self._in_use(doing, deadline) as conn:
+            with self._in_use(doing, deadline, reading=reading) as conn:
                 yield conn
         finally:
             self._turn.release()
+
+    def missing(self, doing: str) -> Unavailable:
+        """The error of a call that cannot begin."""
+        return _missing(f"{doing} on {self._display}")
 
     def borrow(self, timeout_s: float) -> bool:
         """Take it, to give it back by `give_back`; False when another has it for longer."""
@@ -216,18 +200,23 @@ class DeadlineConnection:
 
     @contextmanager
     def borrowed(
-        self, doing: str, deadline: float | None, *, connect_deadline: float
+        self,
+        doing: str,
+        deadline: float | None,
+        *,
+        connect_deadline: float,
+        reading: bool = False,
     ) -> Generator[Connection[Any]]:
         """As `use`, for whoever has borrowed it; it is made where it is missing or has ended."""
         conn = self._conn
         if conn is None or _has_ended(conn):
             self._make(connect_deadline)
-        with self._in_use(f"{doing} on {self._display}", deadline) as conn:
+        with self._in_use(f"{doing} on {self._display}", deadline, reading=reading) as conn:
             yield conn
 
     @contextmanager
     def _in_use(
-        self, doing: str, deadline: float | None, *, sent: bool = True
+        self, doing: str, deadline: float | None, *, sent: bool = True, reading: bool = False
     ) -> Generator[Connection[Any]]:
         with self._lock:
             conn, socket_deadline = self._conn, self._socket_deadline
@@ -235,7 +224,7 @@ class DeadlineConnection:
         if conn is None or socket_deadline is None:
             raise _missing(doing)
         if deadline is not None:
-            socket_deadline.arm(deadline)
+            socket_deadline.arm(deadline, while_silent=reading)
         try:
             if _has_ended(conn):
                 raise Unavailable(
@@ -305,7 +294,9 @@ class Connections:
         self.all = [DeadlineConnection(target) for _ in range(max_connections)]
 
     @contextmanager
-    def use(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
+    def use(
+        self, doing: str, deadline: float | None = None, *, reading: bool = False
+    ) -> Generator[Connection[Any]]:
         """A free one for one piece of work, cut off at `deadline`; without one, it has no limit.
 
         It is made where it is missing.  `Unavailable("busy")`: none was free in time.
@@ -313,7 +304,8 @@ class Connections:
         one = self._borrow(doing, time.monotonic() + self._timeout_s)
         try:
             until = time.monotonic() + self._timeout_s
-            with one.borrowed(doing, deadline, connect_deadline=until) as conn:
+            borrowed = one.borrowed(doing, deadline, connect_deadline=until, reading=reading)
+            with borrowed as conn:
                 yield conn
         finally:
             one.give_back()
@@ -369,18 +361,3 @@ def _has_ended(conn: Connection[Any]) -> bool:
     except psycopg.Error:
         return True
     return False
-
-
-def _single_hosts(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The parameters once for each of the hosts, which libpq writes with commas between them."""
-    names = [name for name in ("host", "hostaddr") if params.get(name)]
-    if not names:
-        yield params
-        return
-    columns = {name: str(params[name]).split(",") for name in names}
-    count = max(len(column) for column in columns.values())
-    ports = str(params.get("port", "")).split(",")
-    for index in range(count):
-        one = {name: column[index] for name, column in columns.items()}
-        port = ports[index] if len(ports) == count else ports[0]
-        yield {**params, **one, **({"port": port} if port else {})}

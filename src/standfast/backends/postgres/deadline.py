@@ -15,7 +15,8 @@ import threading
 import time
 import weakref
 
-from standfast.system.platform import at_fork, duplicate_socket
+from standfast.limits import MAX_REPLY_S, MIN_REPLY_BYTES
+from standfast.system.platform import at_fork, duplicate_socket, received_bytes
 from standfast.system.supervision import PROCESS, SupervisedThread
 
 #: Longest sleep of the thread while nothing is armed.
@@ -33,12 +34,24 @@ class SocketDeadline:
         self._lock = threading.Lock()
         self.due: float | None = None
         self.expired = False
+        self._step_s = 0.0
+        self._limit = 0.0
+        self._received = 0
         _watchdog().watch(self)
 
-    def arm(self, at: float) -> None:
-        """Cut the connection at this instant of `time.monotonic()`, unless disarmed before."""
+    def arm(self, at: float, *, while_silent: bool = False) -> None:
+        """Cut the connection at this instant of `time.monotonic()`, unless disarmed before.
+
+        `while_silent`: a reply that is still arriving then gets the same time once more, up to
+        `MAX_REPLY_S`.  Only Linux says what has arrived; elsewhere the instant stays.
+        """
         with self._lock:
             self.due = at
+            self._step_s = 0.0
+            if while_silent:
+                now = time.monotonic()
+                self._step_s, self._limit = max(0.0, at - now), now + MAX_REPLY_S
+                self._received = received_bytes(self._socket)
         _watchdog().notice(at)
 
     def disarm(self) -> None:
@@ -51,6 +64,11 @@ class SocketDeadline:
         with self._lock:
             if self.due is None or self.due > now:
                 return self.due
+            if self._step_s and now < self._limit:
+                received = received_bytes(self._socket)
+                if received - self._received >= MIN_REPLY_BYTES:
+                    self._received, self.due = received, now + self._step_s
+                    return self.due
             self._shutdown()
             return None
 

@@ -32,7 +32,11 @@ _EXACT: dict[str, tuple[type[StandfastError], str, str]] = {
     "53300": (Unavailable, "too_many_connections", "wait, or raise the server's limit"),
     "53100": (Unavailable, "disk_full", "free space on the database server"),
     "SF001": (Unavailable, "expired", "the server was too slow, or its clock jumped: try again"),
-    "SF002": (Unavailable, "contended", "look for a trigger on the table that suppresses rows"),
+    "SF002": (
+        Unavailable,
+        "contended",
+        "look for a trigger on the table that suppresses rows or changes keys",
+    ),
     "SF003": (ConfigError, "not_adoptable", "restore the table's columns and triggers"),
     "08P01": (Unavailable, "connection", "the pooler gave up waiting for a server connection"),
     "23502": (ConfigError, "not_adoptable", "give that column of the table a default"),
@@ -54,13 +58,21 @@ _CLASSES: dict[str, tuple[type[StandfastError], str, str]] = {
 _AUTH = (Unavailable, "auth", "correct the user and the password in the URL")
 _OTHER = (Unavailable, "not_postgresql", "something else answers there: check host and port")
 _TLS = (ConfigError, "tls", "correct sslmode in the URL, or the server's certificate")
+#: A certificate or a protocol was refused.  Whatever else ends a TLS handshake (a reset, an end of
+#: file, a failed system call) is a connection that was lost.
+_TLS_REFUSED = (
+    "(?i)certificate|private key|ssl was required|ssl support|ssl context|ssl protocol version"
+    "|unencrypted data after SSL|(unsupported|wrong|no|tlsv1 alert) (ssl |tls )?(protocol|version)"
+    "|handshake failure|cipher|inappropriate fallback|unknown ca|no application protocol"
+    "|host name must be specified for a verified SSL"
+)
 #: What messages about connecting say, names in double quotes left out.
 _CONNECTING: tuple[tuple[str, tuple[type[StandfastError], str, str]], ...] = (
     ('database "" does not exist', _EXACT["3D000"]),
     ("authentication failed|no password supplied|pg_hba.conf", _AUTH),
     ('role "" (does not exist|is not permitted)', _AUTH),
     ("invalid response to SSL|expected authentication request|lost synchronization", _OTHER),
-    ("SSL|TLS|certificate", _TLS),
+    (_TLS_REFUSED, _TLS),
     ("permission denied for database", _EXACT["42501"]),
     ("too many (connections|clients)|connection slots", _EXACT["53300"]),
     ("the database system is|not currently accepting", _CLASSES["57"]),

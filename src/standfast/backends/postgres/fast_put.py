@@ -48,7 +48,8 @@ logged AS (
     SELECT %(collection)s, CASE WHEN %(count)b <= 1000 THEN %(texts)b::text[] END FROM passed)
 SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
        server_us, watermarks
-  FROM standfast.finish_puts((SELECT count(*) FROM done), %(count)b, %(collection)s,
+  FROM standfast.finish_puts((SELECT count(*) FROM done d WHERE d.key = ANY (%(texts)b::text[])),
+                            %(count)b, %(collection)s,
                             %(texts)b::text[], %(directory)s::uuid,
                             to_timestamp(0) + %(expires)b::bigint * interval '1 microsecond')
   LEFT JOIN done ON true

@@ -21,25 +21,34 @@ _PINNED: tuple[tuple[LiteralString, LiteralString], ...] = (
     # Rows that a policy hides are left out; off would make an error of it.
     ("row_security", "on"),
 )
+#: A receipt means that the commit is on disk, whatever is reloaded later: what is weaker is made
+#: `on`, what is stronger stays.
+_DURABLE: LiteralString = (
+    "CASE WHEN pg_catalog.current_setting('synchronous_commit')"
+    " OPERATOR(pg_catalog.=) ANY (ARRAY['off', 'local']) THEN 'on'"
+    " ELSE pg_catalog.current_setting('synchronous_commit') END"
+)
 
 
-def _statement(*, local: bool) -> LiteralString:
-    where: LiteralString = "true" if local else "false"
+def _settings(local: LiteralString) -> LiteralString:
+    """Expressions that set all of them, for the transaction where `local` is true."""
     settings: list[LiteralString] = [
-        f"pg_catalog.set_config('{name}', '{value}', {where})" for name, value in _PINNED
+        f"pg_catalog.set_config('{name}', '{value}', {local})" for name, value in _PINNED
     ]
+    settings.append(f"pg_catalog.set_config('synchronous_commit', {_DURABLE}, {local})")
     return ", ".join(settings)
 
 
 #: Where tables of ours are, by the search path that role, database and URL gave to the session.
-HOME: Final[LiteralString] = "pg_catalog.current_schema()::pg_catalog.text"
-#: The setting in which a pinned session keeps it.
-_KEPT: LiteralString = "standfast.home"
-#: Run once, first of all, where a session is ours.
-PIN_SESSION: Final[LiteralString] = (
-    f"SELECT pg_catalog.set_config('{_KEPT}', {HOME}, false), " + _statement(local=False)
+_HOME: LiteralString = "pg_catalog.current_schema()::pg_catalog.text"
+#: A pinned session keeps it, since it cannot be asked again.
+_KEPT: LiteralString = "pg_catalog.current_setting('standfast.home', true)"
+#: Expressions for the first statement on a connection: `{local}` is true where its session is not
+#: ours, so that nothing may outlive the transaction.
+PIN_BY: Final[LiteralString] = (
+    "pg_catalog.set_config('standfast.home', coalesce("
+    f"CASE WHEN {{local}} THEN NULL ELSE {_KEPT} END, {_HOME}, ''), {{local}}), "
+    + _settings("{local}")
 )
 #: Run first of all in a transaction, where it is not.
-PIN_TRANSACTION: Final[LiteralString] = "SELECT " + _statement(local=True)
-#: What a pinned session has kept; empty where no schema of its search path exists.
-KEPT_HOME: Final[LiteralString] = f"pg_catalog.current_setting('{_KEPT}', true)"
+PIN_TRANSACTION: Final[LiteralString] = "SELECT " + _settings("true")

@@ -39,6 +39,12 @@ def schema_version(conn: Connection[Any]) -> int:
         return 0
     row = conn.execute("SELECT max(version) FROM standfast.schema_version").fetchone()
     version = int(row[0] or 0) if row else 0
+    require_known(version)
+    return version
+
+
+def require_known(version: int) -> None:
+    """Refuse a schema of a newer library."""
     if version > SCHEMA_VERSION:
         raise ConfigError(
             f"the database's standfast schema has version {version}, this library knows"
@@ -46,7 +52,6 @@ def schema_version(conn: Connection[Any]) -> int:
             code="schema_newer",
             hint="update standfast to the version that the other program uses",
         )
-    return version
 
 
 def install(conn: Connection[Any], trusted: Sequence[str] = ()) -> int:

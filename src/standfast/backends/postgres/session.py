@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from typing import Any, LiteralString
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from psycopg import Connection
 
-from standfast.backends.postgres import conflicts, schema
+from standfast.backends.base import SCHEMA_VERSION
+from standfast.backends.postgres import schema
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
-from standfast.backends.postgres.pinned import HOME, KEPT_HOME, PIN_TRANSACTION
+from standfast.backends.postgres.handshake import Handshake, is_pooled, shake_hands
+from standfast.backends.postgres.pinned import PIN_TRANSACTION
 from standfast.backends.postgres.trust import require_trusted
 from standfast.backends.postgres.write import TransactionOptions
 from standfast.config.settings import Target
 from standfast.errors import ConfigError, Unavailable
 from standfast.ops.types import ServerIdentity
 
-#: How long a single statement on a dedicated connection waits for a lock.
-_STATEMENT_LOCK_TIMEOUT_MS = 300
 #: How long after the deadline the server itself ends a statement.
 _AFTER_DEADLINE_MS = 1000
 
@@ -42,30 +42,39 @@ class Sessions:
         self.display = target.display
         self.connections = connections
         self.dedicated = dedicated
-        self.unpinned = connections.use if dedicated is None else dedicated.use
-        """`unpinned(doing, deadline=None)`: a connection for a piece of work; errors become ours.
-
-        Behind a pooler its settings are the server's: for whoever begins a transaction and pins it.
-        """
         self._lock_timeout_ms = int(lock_timeout_s * 1000)
         self.clock: tuple[int, float] | None = None
         """What the server's clock showed at an instant of `time.monotonic()`, or earlier."""
         self._schema: str | None = target.schema
+        self._installed = False
+        """Whether the bookkeeping was there and up to date when the connection was made."""
 
     def close(self) -> None:
         """Release the connections.  Idempotent."""
         (self.dedicated or self.connections).close()
 
+    def unpinned(
+        self, doing: str, deadline: float | None = None, *, reading: bool = False
+    ) -> AbstractContextManager[Connection[Any]]:
+        """A connection for a piece of work; errors become ours.
+
+        `reading`: the deadline moves as long as the reply is arriving.  Behind a pooler its
+        settings are the server's: for whoever begins a transaction and pins it.
+        """
+        return (self.dedicated or self.connections).use(doing, deadline, reading=reading)
+
     @contextmanager
-    def connection(self, doing: str, deadline: float | None = None) -> Generator[Connection[Any]]:
+    def connection(
+        self, doing: str, deadline: float | None = None, *, reading: bool = False
+    ) -> Generator[Connection[Any]]:
         """The same with pinned settings: behind a pooler, in a transaction."""
-        with self.unpinned(doing, deadline) as conn, self.pinned(conn):
+        with self.unpinned(doing, deadline, reading=reading) as conn, self.pinned(conn):
             yield conn
 
     @contextmanager
     def pinned(self, conn: Connection[Any]) -> Generator[None]:
         """Statements of the block resolve names in PostgreSQL's own catalog only."""
-        if not self.target.pooler:
+        if not is_pooled(conn):
             yield  # since the connection was made
             return
         self.schema_of(conn)
@@ -85,41 +94,31 @@ class Sessions:
         lanes: Sequence[str] = (),
     ) -> ServerIdentity:
         """Raises what `check` does, and `Unavailable("read_only")` where nothing can be written."""
-
-        def prepare(conn: Connection[Any]) -> ServerIdentity:
-            return self._prepare(conn, lanes)
-
         if self.dedicated is not None:
-            return self.dedicated.connect(deadline, prepare, accept=accept)
+            return self.dedicated.connect(
+                deadline, self._judge_writable, accept=accept, lanes=lanes
+            )
         with self.unpinned("looking at the database", deadline) as conn:
-            found = prepare(conn)
+            found = self._judge_writable(conn, shake_hands(conn, self.target, lanes=lanes))
         if accept is not None:
             accept(found)
         return found
 
-    def _prepare(self, conn: Connection[Any], lanes: Sequence[str]) -> ServerIdentity:
-        with self.pinned(conn):
-            return self._look(conn, lanes)
-
-    def _look(self, conn: Connection[Any], lanes: Sequence[str]) -> ServerIdentity:
-        self._check(conn)
-        self._require_writable(conn)
-        if self.dedicated is not None:
-            self._prepare_session(conn, self.dedicated)
-            self._end_predecessor(conn, self.dedicated)
-        self.measure_clock(conn)
-        return conflicts.server_identity(conn, lanes)
-
     def server_identity(self, deadline: float, *, lanes: Sequence[str] = ()) -> ServerIdentity:
-        with self.connection("looking at the database", deadline) as conn:
-            return conflicts.server_identity(conn, lanes)
+        with self.unpinned("looking at the database", deadline) as conn:
+            return self._judge(conn, shake_hands(conn, self.target, lanes=lanes))
+
+    def check(self) -> None:
+        with self.unpinned("looking at the database") as conn:
+            self._judge(conn, shake_hands(conn, self.target))
 
     @contextmanager
     def transaction(
         self, conn: Connection[Any], *, lane: str = "-", deadline: float | None = None
     ) -> Generator[None]:
         """One transaction of ours: the triggers for foreign writers stay quiet in it."""
-        options = self.limited(TransactionOptions(pin=self.target.pooler), deadline)
+        options = self.limited(TransactionOptions(pin=is_pooled(conn)), deadline)
+        self.schema_of(conn)  # before its search path is pinned
         with conn.transaction():
             if options.pin:
                 conn.execute(PIN_TRANSACTION)
@@ -131,11 +130,8 @@ class Sessions:
             )
             yield
 
-    def check(self) -> None:
-        with self.connection("looking at the database") as conn:
-            self._check(conn)
-
-    def _check(self, conn: Connection[Any]) -> None:
+    def _judge(self, conn: Connection[Any], shaken: Handshake) -> ServerIdentity:
+        """Raise where the database cannot be used, and keep what was said of it."""
         if conn.info.server_version < schema.MIN_SERVER_VERSION:
             raise ConfigError(
                 f"PostgreSQL {conn.info.server_version // 10000} is too old",
@@ -149,17 +145,29 @@ class Sessions:
                 code="server_encoding",
                 hint="create the database with ENCODING 'UTF8'",
             )
-        require_trusted(conn, self.target.trust)
-        schema.schema_version(conn)
-        self.schema_of(conn)
+        if shaken.stranger:
+            require_trusted(conn, self.target.trust)  # says who it is
+            raise Unavailable(
+                f"the owners of the bookkeeping on {self.display} are changing",
+                code="retry",
+                hint="try again",
+            )
+        schema.require_known(shaken.schema)
+        self.clock = shaken.clock
+        self._installed = shaken.schema == SCHEMA_VERSION
+        if self._schema is None:
+            self._schema = _require_home(shaken.home)
+        return shaken.server_identity
 
-    def _require_writable(self, conn: Connection[Any]) -> None:
-        if conflicts.is_read_only(conn):
+    def _judge_writable(self, conn: Connection[Any], shaken: Handshake) -> ServerIdentity:
+        found = self._judge(conn, shaken)
+        if shaken.read_only:
             raise Unavailable(
                 f"{self.display} is a standby or read-only",
                 code="read_only",
                 hint="use the address of the primary, or target_session_attrs=read-write",
             )
+        return found
 
     def schema_of(self, conn: Connection[Any]) -> str:
         """The schema in which tables are made: the URL's, or the first of the search path.
@@ -167,45 +175,8 @@ class Sessions:
         Asked once: it stays the same for as long as the store is open.
         """
         if self._schema is None:
-            home: LiteralString = HOME if self.target.pooler else KEPT_HOME
-            row = conn.execute("SELECT " + home).fetchone()
-            if row is None or not row[0]:
-                raise ConfigError(
-                    "no schema of the connection's search_path exists",
-                    code="no_schema",
-                    hint="create one, or name it with ?schema= in the URL",
-                )
-            if "%" in row[0]:  # the driver would take it for a placeholder
-                raise ConfigError(
-                    f"the name of the schema `{row[0]}`, the first of the search_path, has a %",
-                    code="no_schema",
-                    hint="rename it, or name another schema with ?schema= in the URL",
-                )
-            self._schema = str(row[0])
+            self._schema = _require_home(shake_hands(conn, self.target).home)
         return self._schema
-
-    def _prepare_session(self, conn: Connection[Any], dedicated: DeadlineConnection) -> None:
-        """Settings that hold for the session, where a session is ours: not behind a pooler.
-
-        A single statement then needs no transaction around it to have its limits.
-        """
-        if self.target.pooler:
-            return
-        conn.execute(
-            "SELECT set_config('standfast.lane', 'line', false),"
-            # A statement without BEGIN goes by this one.
-            " set_config('default_transaction_isolation', 'read committed', false),"
-            " set_config('lock_timeout', %s, false),"
-            " set_config('idle_in_transaction_session_timeout', '60s', false),"
-            # Everything here looks documents up by their keys: one plan for it, made once.
-            " set_config('plan_cache_mode', 'force_generic_plan', false),"
-            " set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off',"
-            " false), set_config('enable_mergejoin', 'off', false),"
-            " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')"
-            " THEN set_config('synchronous_commit', 'on', false) END",
-            (f"{_STATEMENT_LOCK_TIMEOUT_MS}ms",),
-        )
-        dedicated.has_settings = True
 
     def limited(
         self,
@@ -234,22 +205,6 @@ class Sessions:
             expires_us=expires_us,
         )
 
-    def _end_predecessor(self, conn: Connection[Any], dedicated: DeadlineConnection) -> None:
-        """End the session whose connection was cut: it would go on holding its locks.
-
-        A server that waits for the rest of a message has no time limit for that.
-        """
-        row = conn.execute(
-            "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-        ).fetchone()
-        before, dedicated.session = dedicated.session, row and (int(row[0]), row[1])
-        if before is not None and not self.target.pooler:
-            conn.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE pid = %s AND backend_start = %s AND pid <> pg_backend_pid()",
-                before,
-            )
-
     def measure_clock(self, conn: Connection[Any]) -> None:
         """What the server's clock shows; taken as of now, so that a statement expires too early
         rather than too late."""
@@ -260,6 +215,22 @@ class Sessions:
         ).fetchone()
         assert row is not None, "a SELECT without FROM returns a row"
         self.clock = (int(row[0]), time.monotonic())
+
+
+def _require_home(home: str) -> str:
+    if not home:
+        raise ConfigError(
+            "no schema of the connection's search_path exists",
+            code="no_schema",
+            hint="create one, or name it with ?schema= in the URL",
+        )
+    if "%" in home:  # the driver would take it for a placeholder
+        raise ConfigError(
+            f"the name of the schema `{home}`, the first of the search_path, has a %",
+            code="no_schema",
+            hint="rename it, or name another schema with ?schema= in the URL",
+        )
+    return home
 
 
 def time_left(deadline: float | None) -> float:

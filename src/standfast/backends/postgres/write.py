@@ -53,6 +53,11 @@ _EXPIRY: LiteralString = (
 )
 #: The count of the rows is required by the server, since the commit is on its way already.
 _ALL: LiteralString = " RETURNING 1) SELECT standfast.require((SELECT count(*) FROM done) = %s)"
+#: The same where a trigger may have changed the key.
+_ALL_KEYS: LiteralString = (
+    " AS key) SELECT standfast.require((SELECT count(*) FROM done d"
+    " WHERE d.key = ANY (%b::{key_type}[])) = %s)"
+)
 _INSERT: LiteralString = (
     "WITH done AS (INSERT INTO {table}"
     " ({key}, data, raw, version, expires_at, created_at, updated_at)"
@@ -60,8 +65,8 @@ _INSERT: LiteralString = (
     + _EXPIRY.replace("{otherwise}", "NULL")
     + ", now(), now()"
     + _COLUMNS
-    + " ON CONFLICT ({key}) DO NOTHING"
-    + _ALL
+    + " ON CONFLICT ({key}) DO NOTHING RETURNING {key}"
+    + _ALL_KEYS
 )
 _UPDATE: LiteralString = (
     "WITH done AS (UPDATE {table} t SET data = u.data::{data_type}, raw = u.raw,"
@@ -69,8 +74,8 @@ _UPDATE: LiteralString = (
     " expires_at = " + _EXPIRY.replace("{otherwise}", "t.expires_at") + ", updated_at = now(),"
     " created_at = CASE WHEN u.fresh THEN now() ELSE t.created_at END"
     + _COLUMNS
-    + " WHERE t.{key} = u.key"
-    + _ALL
+    + " WHERE t.{key} = u.key RETURNING t.{key}"
+    + _ALL_KEYS
 )
 _DELETE: LiteralString = (
     "WITH done AS (DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])" + _ALL
@@ -109,7 +114,7 @@ def write_rows(
             assert row.text is not None, "a deleted row is not written"
             records.append((value, *jsonb_columns(row.text), row.version, row.ttl_us, row.fresh))
         columns = [list(column) for column in zip(*records, strict=True)]
-        conn.execute(statement(table, form), (*columns, len(records)))
+        conn.execute(statement(table, form), (*columns, columns[0], len(records)))
     doomed = [key for key in kinds["delete"] if (table.collection, key) in stored]
     if doomed:
         conn.execute(statement(table, _DELETE), (key_values(table, doomed), len(doomed)))

@@ -562,7 +562,7 @@ class SqliteBackend:
             )
             return {key: Image(key, text, None, *rest) for key, text, *rest in found}
 
-    def collections(self) -> list[str]:
+    def collections(self, *, deadline: float | None = None) -> list[str]:
         with self._looking("listing the collections") as conn:
             if conn is None:
                 return []
@@ -578,7 +578,7 @@ class SqliteBackend:
             ).fetchone()
             return Form(*found) if found else Form()
 
-    def create_index(self, collection: str) -> None:
+    def create_index(self, collection: str, *, deadline: float | None = None) -> None:
         """SQLite has no index for containment: `find` reads the collection.  A no-op."""
 
     def adoptable(self, collection: str) -> str:
