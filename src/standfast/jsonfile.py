@@ -7,16 +7,14 @@ field, with what others have written meanwhile.  New code uses collections.
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -24,13 +22,14 @@ import msgspec
 from standfast.api.aio import AsyncCollection, AsyncStore
 from standfast.api.collection import Documents
 from standfast.api.drive import blocking, drive
+from standfast.api.file_bases import Base, Bases, LoadedDict, LoadedList, Turns, busy, carrying
 from standfast.api.opening import open_store
 from standfast.api.store import StoreHandle
 from standfast.api.sync import Store
 from standfast.backends.base import Backend, Form
 from standfast.config.settings import load_settings
 from standfast.document.codec import decode, encode
-from standfast.document.diff import Basis, Difference, Known, difference
+from standfast.document.diff import Basis, Difference, difference
 from standfast.document.merge import three_way
 from standfast.document.names import collection_name, derived_name, key_text
 from standfast.document.values import MISSING
@@ -55,15 +54,12 @@ logger = logging.getLogger("standfast")
 WHOLE_KEY = "default"
 #: Files of at most so many bytes are looked into: whether they hold anything at all.
 _SMALL_BYTES = 64
-#: Loads of one task or thread, and dicts of callers' own, whose bases are remembered.
-_MAX_LOADS = 4
-_MAX_OWN = 8
 
 _stores: dict[tuple[str | None, str, float], Store] = {}
 _opening = threading.Lock()
 _warned: set[Path] = set()
 #: By engine and collection: who may save now, and what this process knows of it.
-_turns: WeakKeyDictionary[Engine, dict[str, _Turns]] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[Engine, dict[str, Turns]] = WeakKeyDictionary()
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -93,170 +89,6 @@ class _Place:
         self.collection = collection_name(collection or derived_name(self.path.name))
 
 
-class _Base:
-    """What one dict of a caller was made from: it belongs to that dict, not to the file object.
-
-    `doubts` are writes of which nobody knows whether they took effect (None: a delete).
-    """
-
-    def __init__(self, owner: tuple[str, str], basis: Basis) -> None:
-        self.owner = owner
-        self.basis = basis
-        self.doubts: dict[str, Known | None] = {}
-
-    def copy(self) -> _Base:
-        """The same for a dict that was made from the same documents."""
-        basis = Basis()
-        basis.texts = dict(self.basis.texts)
-        basis.values = dict(self.basis.values)
-        basis.raws = dict(self.basis.raws)
-        base = _Base(self.owner, basis)
-        base.doubts = dict(self.doubts)
-        return base
-
-
-class _LoadedDict(dict[str, Any]):
-    """A dict that knows which documents it was made from; its copies know it too."""
-
-    base: _Base
-
-    def copy(self) -> _LoadedDict:
-        return _carrying(_LoadedDict(self), self.base.copy())
-
-    __copy__ = copy
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _LoadedDict:
-        return _carrying(_LoadedDict(copy.deepcopy(dict(self), memo)), self.base.copy())
-
-    def __reduce__(self) -> Any:
-        return dict, (dict(self),)
-
-
-class _LoadedList(list[Any]):
-    """The same for a file that is a list."""
-
-    base: _Base
-
-    def copy(self) -> _LoadedList:
-        return _carrying(_LoadedList(self), self.base.copy())
-
-    __copy__ = copy
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _LoadedList:
-        return _carrying(_LoadedList(copy.deepcopy(list(self), memo)), self.base.copy())
-
-    def __reduce__(self) -> Any:
-        return list, (list(self),)
-
-
-_L = TypeVar("_L", _LoadedDict, _LoadedList)
-
-
-def _carrying(data: _L, base: _Base) -> _L:
-    data.base = base
-    return data
-
-
-class _Bases:
-    """Which documents a caller's dict was made from, as far as that can be known.
-
-    A dict that `load` returned carries it, and so do its copies; a dict of the caller's own is
-    recognised once it was saved.  Before that it was made from one of the loads of its task or
-    thread, or of any where that one has made none: what differs between those is not held against
-    the dict (see `_File.save`).
-    """
-
-    def __init__(self) -> None:
-        self._loads: WeakKeyDictionary[object, list[_Base]] = WeakKeyDictionary()
-        self._own: deque[tuple[object, _Base]] = deque(maxlen=_MAX_OWN)
-        self._latest: list[_Base] = []
-        self._mutex = threading.Lock()
-
-    def loaded(self, base: _Base, caller: object) -> None:
-        """A load of this caller."""
-        with self._mutex:
-            loads = self._loads.setdefault(caller, [])
-            if loads and loads[-1].basis.texts == base.basis.texts:
-                loads.pop()
-            loads.append(base)
-            del loads[:-_MAX_LOADS]
-            self._latest = [base]
-
-    def of(self, data: object, owner: tuple[str, str], caller: object) -> list[_Base]:
-        """The base of this dict; several where it may be any of them, the most likely one last."""
-        if isinstance(data, _LoadedDict | _LoadedList) and data.base.owner == owner:
-            return [data.base]
-        with self._mutex:
-            for own, base in self._own:
-                if own is data:
-                    return [base]
-            found = self._loads.get(caller) or [b for each in self._loads.values() for b in each]
-            found = found or self._latest
-            return [each.copy() for each in found] or [_Base(owner, Basis())]
-
-    def saved(self, data: object, base: _Base, caller: object) -> None:
-        """This dict was saved: its base is known from now on."""
-        with self._mutex:
-            self._loads[caller] = [base]
-            if getattr(data, "base", None) is not base and isinstance(data, dict | list):
-                kept = [(own, known) for own, known in self._own if own is not data]
-                self._own.clear()
-                self._own.extend([*kept, (cast("object", data), base)])
-
-
-class _Turns:
-    """One save or edit of a collection at a time in this process, in the order of asking.
-
-    Tasks and threads wait in one queue; whoever is in an edit may load and save inside it.
-    """
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._waiting: deque[Future[None]] = deque()
-        self._taken = False
-        self.holder: object = None
-        #: The texts that this process knows to be stored, by key.
-        self.texts: dict[str, str] = {}
-        self.saves = 0
-        #: The file that this process means by the collection.
-        self.claimed: Path | None = None
-
-    def ask(self) -> Future[None]:
-        """A future that is done when it is the caller's turn."""
-        turn: Future[None] = Future()
-        with self._mutex:
-            if self._taken:
-                self._waiting.append(turn)
-            else:
-                self._taken = True
-                turn.set_result(None)
-        return turn
-
-    def done(self) -> None:
-        """Give the turn to the next one."""
-        self.holder = None
-        with self._mutex:
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(None)
-                    return
-            self._taken = False
-
-    def give_up(self, turn: Future[None]) -> None:
-        """Stop waiting; a turn that came in the same moment goes to the next one."""
-        if not turn.cancel() and not turn.cancelled():
-            self.done()
-
-
-def _busy(name: str) -> Unavailable:
-    return Unavailable(
-        f"another edit of {name} has not ended for {JSON_FILE_TURN_S:.0f} s",
-        code="busy",
-        hint="do not wait for other tasks or threads inside `edit()`",
-    )
-
-
 class _File:
     """One file in an open store, and which dicts were made from it."""
 
@@ -268,7 +100,7 @@ class _File:
         self._key_field: str | None = None
         self._collection: AsyncCollection[Any] = AsyncCollection(handle, place.collection)
         self._documents: Documents[Any] = Documents(handle, place.collection)
-        self._bases = _Bases()
+        self._bases = Bases()
         self._looked = False
         self._recognised = False
 
@@ -279,11 +111,11 @@ class _File:
         return place, self._collection.name
 
     @property
-    def turns(self) -> _Turns:
+    def turns(self) -> Turns:
         """The queue of this collection's edits and saves in this process."""
         with _opening:
             of_engine = _turns.setdefault(self._handle.engine, {})
-            return of_engine.setdefault(self._collection.name, _Turns())
+            return of_engine.setdefault(self._collection.name, Turns())
 
     # ---- load
 
@@ -294,7 +126,7 @@ class _File:
         saves = turns.saves
         data = await self._stored()
         self._look_at_file(empty=not data)
-        base = _Base(self._owner, Basis.of(data))
+        base = Base(self._owner, Basis.of(data))
         if turns.saves == saves:
             turns.texts = dict(base.basis.texts)
         self._bases.loaded(base, caller)
@@ -302,9 +134,9 @@ class _File:
         if self._key_field is not None:
             value = list(data.values())
         if isinstance(value, dict):
-            return _carrying(_LoadedDict(cast("dict[str, Any]", value)), base)
+            return carrying(LoadedDict(cast("dict[str, Any]", value)), base)
         if isinstance(value, list):
-            return _carrying(_LoadedList(cast("list[Any]", value)), base)
+            return carrying(LoadedList(cast("list[Any]", value)), base)
         return value
 
     async def _stored(self) -> dict[str, Any]:
@@ -452,10 +284,10 @@ class _File:
                 texts[op.key] = op.body
 
     def _members(self, data: Any) -> dict[Any, Any]:
-        if isinstance(data, _LoadedList):
+        if isinstance(data, LoadedList):
             data = list(data)
         if self._whole:
-            return {WHOLE_KEY: dict(data) if isinstance(data, _LoadedDict) else data}
+            return {WHOLE_KEY: dict(data) if isinstance(data, LoadedDict) else data}
         if self._key_field is not None and isinstance(data, list):
             return self._records(cast("list[Any]", data), self._key_field)
         if isinstance(data, dict):
@@ -483,12 +315,12 @@ class _File:
             members[key_text(key)] = record
         return members
 
-    def _ops(self, changes: Difference, base: _Base) -> list[Op]:
+    def _ops(self, changes: Difference, base: Base) -> list[Op]:
         puts = [self._op("put", key, base, known.text) for key, known in changes.puts.items()]
         return puts + [self._op("delete", key, base) for key in changes.deletes]
 
     def _op(
-        self, kind: Literal["put", "delete"], key: str, base: _Base, body: str | None = None
+        self, kind: Literal["put", "delete"], key: str, base: Base, body: str | None = None
     ) -> Op:
         """A write that says what it is based on; its key and text were checked already."""
         text = base.basis.texts.get(key)
@@ -504,7 +336,7 @@ class _File:
             base=text,
         )
 
-    async def _write(self, ops: Sequence[Op], changes: Difference, base: _Base) -> list[Result]:
+    async def _write(self, ops: Sequence[Op], changes: Difference, base: Base) -> list[Result]:
         try:
             results = await self._handle.engine.submit(ops, loop=self._handle.loop())
         except BaseException as error:
@@ -517,7 +349,7 @@ class _File:
                 raise_refusal(op, outcome)
         return results
 
-    def _remember(self, keys: Sequence[str], changes: Difference, base: _Base) -> None:
+    def _remember(self, keys: Sequence[str], changes: Difference, base: Base) -> None:
         """The base is what was saved, also if that was merged: what the merge added is then a
         change by others, and not mistaken for something that the caller removed."""
         for key in keys:
@@ -527,7 +359,7 @@ class _File:
             else:
                 base.basis.remember(key, known)
 
-    async def _settle_doubts(self, base: _Base) -> None:
+    async def _settle_doubts(self, base: Base) -> None:
         """Find out what became of writes without an answer.
 
         Where they are stored, the caller's dict was saved: a change that was taken back since then
@@ -588,7 +420,7 @@ def _merged(op: Op, mine: str, now: str) -> Op:
     return msgspec.structs.replace(op, body=body, base=now, seen="present")
 
 
-def _held_by_all(changes: Difference, others: Sequence[_Base]) -> Difference:
+def _held_by_all(changes: Difference, others: Sequence[Base]) -> Difference:
     """Only what is a change whichever of several loads a dict was made from."""
     if not others:
         return changes
@@ -735,7 +567,7 @@ class AsyncJsonFile:
     async def _to_its_end(self, save: Coroutine[Any, Any, Saved]) -> Saved:
         return await asyncio.shield(asyncio.ensure_future(save))
 
-    async def _take(self, turns: _Turns, caller: object) -> bool:
+    async def _take(self, turns: Turns, caller: object) -> bool:
         """Wait for the caller's turn; False: it has it already, and waits for nobody."""
         if turns.holder is caller:
             return False
@@ -745,7 +577,7 @@ class AsyncJsonFile:
         except BaseException as error:
             turns.give_up(turn)
             if isinstance(error, TimeoutError):
-                raise _busy(self._place.path.name) from None
+                raise busy(self._place.path.name) from None
             raise
         turns.holder = caller
         return True
@@ -773,7 +605,7 @@ class _InThread(AsyncJsonFile):
     async def _to_its_end(self, save: Coroutine[Any, Any, Saved]) -> Saved:
         return await save
 
-    async def _take(self, turns: _Turns, caller: object) -> bool:
+    async def _take(self, turns: Turns, caller: object) -> bool:
         if turns.holder is caller:
             return False
         turn = turns.ask()
@@ -782,7 +614,7 @@ class _InThread(AsyncJsonFile):
         except BaseException as error:
             turns.give_up(turn)
             if isinstance(error, TimeoutError | CancelledError):
-                raise _busy(self._place.path.name) from None
+                raise busy(self._place.path.name) from None
             raise
         turns.holder = caller
         return True
