@@ -286,6 +286,8 @@ class PostgresBackend(Sessions):
             directory=directory,
             on_conflict=on_conflict,
         )
+        if not touched:
+            self._make_schema(doing, deadline)
         for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
             # Half of the time, since others write in the same batch.
             now = time.monotonic()
@@ -308,6 +310,17 @@ class PostgresBackend(Sessions):
                     elif error.sqlstate not in RETRIED or last or time_left(deadline) <= 0:
                         raise
         raise AssertionError("the last attempt returns or raises")
+
+    def _make_schema(self, doing: str, deadline: float | None) -> None:
+        """Rejected ops touch no collection, whose table would bring the bookkeeping with it."""
+        with self.connection(doing, deadline) as conn:
+            if has_schema(conn):
+                return
+        with (
+            self.connection(doing, deadline) as conn,
+            self.transaction(conn, deadline=deadline),
+        ):
+            schema.install(conn, self.target.trust)
 
     def _known(self, collection: str) -> Table:
         table = self._tables.get(collection)
