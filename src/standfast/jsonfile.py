@@ -531,7 +531,7 @@ class AsyncJsonFile:
         return await self._to_its_end(self._save(data, self._caller()))
 
     @asynccontextmanager
-    async def edit(self) -> AsyncGenerator[Any, None]:
+    async def edit(self) -> AsyncGenerator[Any]:
         """`async with file.edit() as data:` loads, lets you change `data` in place, and saves.
 
         One edit or save of this file at a time in this process, whichever object, task or thread it
@@ -654,7 +654,7 @@ class JsonFile:
     save = blocking(AsyncJsonFile.save)
 
     @contextmanager
-    def edit(self) -> Generator[Any, None, None]:
+    def edit(self) -> Generator[Any]:
         """`with file.edit() as data:` loads, lets you change `data` in place, and saves.
 
         One edit or save of this file at a time in this process, whichever object, task or thread it

@@ -31,10 +31,10 @@ TWINS = [
     (Waitlist, AsyncWaitlist),
 ]
 #: What only one of the two has, or has in a form of its own.
-ONLY_SYNCHRONOUS = {"Store": {"is_open", "as_async"}}
-ONLY_ASYNCHRONOUS = {"Store": {"over"}, "GuildRecords": {"allows", "statistics"}}
+ONLY_SYNCHRONOUS = {"Store": {"is_open", "as_async"}, "BotStore": {"as_async"}}
+ONLY_ASYNCHRONOUS = {"GuildRecords": {"allows", "statistics"}}
 #: `BotStore` has these two; the modes' helpers are for the waitlist.
-ONLY_ASYNCHRONOUS |= {"Modes": {"is_team", "known"}, "Waitlist": {"entries"}}
+ONLY_ASYNCHRONOUS |= {"Modes": {"is_team", "known"}}
 #: `index=True` needs a call of the database, so the asynchronous twin has `create_index` for it.
 OTHER_PARAMETERS = {"Store": {"collection"}}
 

@@ -24,8 +24,9 @@ MODULES = frozenset("fcntl grp msvcrt posix pwd resource select signal termios w
 #: What the other rooms may use of `os`: it is there, and means the same, on every system.
 EVERYWHERE = frozenset(
     """
-    O_CREAT O_EXCL O_RDWR O_WRONLY PathLike close devnull dup2 environ fsdecode fsencode fspath
-    getpid lstat open path readlink rename scandir stat stat_result
+    O_CREAT O_EXCL O_RDWR O_WRONLY PathLike SEEK_SET close devnull dup2 environ fsdecode fsencode
+    fspath fstat fsync ftruncate getpid lseek lstat open path readlink rename scandir stat
+    stat_result truncate write
     """.split()
 )
 

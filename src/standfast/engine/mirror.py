@@ -273,7 +273,7 @@ class Mirror:
         if not os.path.lexists(self._path):  # SQLite removes none beside a file that is gone
             for ending in COMPANIONS:
                 with contextlib.suppress(OSError):
-                    os.unlink(f"{self._path}{ending}")
+                    Path(f"{self._path}{ending}").unlink()
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:

@@ -311,9 +311,9 @@ class Connections:
             one.give_back()
 
     def _borrow(self, doing: str, until: float) -> DeadlineConnection:
-        """Take a free connection; one that is open already if possible."""
+        """Take a free connection: rather not one that a thread has for itself, rather an open one."""
         while True:
-            open_first = sorted(self.all, key=lambda one: not one.open)
+            open_first = sorted(self.all, key=lambda one: (one.connected, not one.open))
             for one in open_first:
                 if one.borrow(0):
                     return one

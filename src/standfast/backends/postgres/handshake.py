@@ -26,7 +26,7 @@ from standfast.ops.types import ServerIdentity
 #: How long a single statement on a dedicated connection waits for a lock.
 _STATEMENT_LOCK_TIMEOUT_MS = 300
 #: A server's process and its beginning.
-ServerProcess = tuple[int, Any]
+ServerProcess = tuple[int, int]
 
 _PIN: LiteralString = "SELECT " + PIN_BY
 #: A statement alone then needs no transaction around it to have its limits.
@@ -45,7 +45,8 @@ SELECT pg_catalog.set_config('standfast.lane', 'line', false),
 """
 _END: LiteralString = """
 SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
- WHERE a.pid OPERATOR(pg_catalog.=) {pid} AND a.backend_start OPERATOR(pg_catalog.=) {started}
+ WHERE a.pid OPERATOR(pg_catalog.=) {pid} AND (extract(epoch FROM a.backend_start) OPERATOR(pg_catalog.*)
+        1000000::pg_catalog.numeric)::pg_catalog.int8 OPERATOR(pg_catalog.=) {started}
    AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid() AND {ours}
 """
 #: What may be missing, or may be refused to us, is asked for in a block that survives it.
@@ -90,7 +91,8 @@ END $ask$
 _ANSWER: LiteralString = """
 SELECT {ours}, current_setting('standfast.answer'), current_setting('standfast.home', true),
        current_setting('transaction_read_only') = 'on',
-       (SELECT a.backend_start FROM pg_stat_activity a WHERE a.pid = pg_backend_pid()),
+       (SELECT (extract(epoch FROM a.backend_start) OPERATOR(pg_catalog.*)
+        1000000::pg_catalog.numeric)::pg_catalog.int8 FROM pg_stat_activity a WHERE a.pid = pg_backend_pid()),
        d.oid::text, d.datname::text, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
   FROM pg_database d WHERE d.datname = current_database()
 """
