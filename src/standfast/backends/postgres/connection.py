@@ -311,7 +311,7 @@ class Connections:
             one.give_back()
 
     def _borrow(self, doing: str, until: float) -> DeadlineConnection:
-        """Take a free connection: rather not one that a thread has for itself, rather an open one."""
+        """Take a free connection: if possible an open one that no thread has for itself."""
         while True:
             open_first = sorted(self.all, key=lambda one: (one.connected, not one.open))
             for one in open_first:

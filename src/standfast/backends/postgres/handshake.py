@@ -45,7 +45,8 @@ SELECT pg_catalog.set_config('standfast.lane', 'line', false),
 """
 _END: LiteralString = """
 SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
- WHERE a.pid OPERATOR(pg_catalog.=) {pid} AND (extract(epoch FROM a.backend_start) OPERATOR(pg_catalog.*)
+ WHERE a.pid OPERATOR(pg_catalog.=) {pid}
+   AND (extract(epoch FROM a.backend_start) OPERATOR(pg_catalog.*)
         1000000::pg_catalog.numeric)::pg_catalog.int8 OPERATOR(pg_catalog.=) {started}
    AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid() AND {ours}
 """
@@ -92,7 +93,8 @@ _ANSWER: LiteralString = """
 SELECT {ours}, current_setting('standfast.answer'), current_setting('standfast.home', true),
        current_setting('transaction_read_only') = 'on',
        (SELECT (extract(epoch FROM a.backend_start) OPERATOR(pg_catalog.*)
-        1000000::pg_catalog.numeric)::pg_catalog.int8 FROM pg_stat_activity a WHERE a.pid = pg_backend_pid()),
+        1000000::pg_catalog.numeric)::pg_catalog.int8
+          FROM pg_stat_activity a WHERE a.pid = pg_backend_pid()),
        d.oid::text, d.datname::text, (extract(epoch FROM clock_timestamp()) * 1000000)::int8
   FROM pg_database d WHERE d.datname = current_database()
 """
