@@ -50,6 +50,7 @@ LEFT_BEHIND: dict[str, int] = {
     "direct-before-apply": 20,
     "direct-applied": 20,
     "confirm-answered": 20,
+    "doubt-before-reconnect": 1,
     "doubt-before-journal": 1,
     "close-begun": 1,
     "close-flushed": 1,
@@ -79,6 +80,16 @@ FRESH: dict[str, int] = {
     "lane-end-fenced": 1,
 }
 HOLD = LEFT_BEHIND | FRESH
+#: Steps that the scenario does not come to: killed at in `engine.test_last_resort_kills`.
+LAST_RESORT = frozenset(
+    """
+    spool-before-write spool-written spool-synced spool-emptied snapshot-before-write
+    snapshot-written
+    """.split()
+)
+#: Not killed at yet: a refusal in doubt whose lane was fenced.  What the first send came to at
+#: this step is tried in `engine.test_lost_connections`.
+UNKILLED = frozenset({"doubt-fenced"})
 
 
 def in_engine() -> Iterator[tuple[str, str]]:

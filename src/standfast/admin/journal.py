@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,13 +68,14 @@ def drain(
     """
     with opened_local_state(settings, prefer=prefer) as local_state:
         before = local_state.journal.totals().ops
+        expected = local_state.lanes_to_check()
         found = backend.server_identity(
-            time.monotonic() + settings.deadline_s, lanes=local_state.lanes_to_check()
+            time.monotonic() + settings.deadline_s, lanes=list(expected)
         )
         local_state.refuse_in_use(found)
         if not before:
             return Drained(0, 0)
-        _belong(local_state, backend, found, settings.deadline_s)
+        _belong(local_state, backend, found, expected, deadline_s=settings.deadline_s)
         replayer = Replayer(backend, local_state, deadline_s=settings.deadline_s)
         replayer.confirmed = confirmed
         try:
@@ -84,10 +85,15 @@ def drain(
 
 
 def _belong(
-    local_state: LocalState, backend: Backend, found: ServerIdentity, deadline_s: float
+    local_state: LocalState,
+    backend: Backend,
+    found: ServerIdentity,
+    expected: Mapping[str, int],
+    *,
+    deadline_s: float,
 ) -> None:
     """Make sure that the journal belongs to the database that answers."""
-    local_state.recognise(found)
+    local_state.recognise(found, expected=expected)
     if local_state.history is None:
         backend.install([])
         local_state.recognise(backend.server_identity(time.monotonic() + deadline_s))
@@ -99,9 +105,10 @@ def _replay(replayer: Replayer, local_state: LocalState, before: int, until: flo
     while True:
         try:
             if not backend.connected:
-                lanes = local_state.lanes_to_check()
-                found = backend.connect(time.monotonic() + CONNECT_DEADLINE_S, lanes=lanes)
-                local_state.recognise(found)
+                expected = local_state.lanes_to_check()
+                until_connected = time.monotonic() + CONNECT_DEADLINE_S
+                found = backend.connect(until_connected, lanes=list(expected))
+                local_state.recognise(found, expected=expected)
             waits = replayer.drain(until="empty", deadline=until) == "waiting"
             reason = (
                 "another process is replaying" if waits else "its rows are locked in the database"

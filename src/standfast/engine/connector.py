@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from standfast.backends.base import Backend
 from standfast.engine.background import Timer
@@ -133,11 +133,15 @@ class Connector:
 
     def _connect(self, backend: Backend, deadline: float) -> None:
         self._context.refuse_held()
-        lanes = self._context.local_state.lanes_to_check()
-        backend.connect(deadline, accept=self._recognise, lanes=lanes)
+        expected = self._context.local_state.lanes_to_check()
+        backend.connect(
+            deadline,
+            accept=lambda found: self._recognise(found, expected),
+            lanes=list(expected),
+        )
         failpoint("connected")
 
-    def _recognise(self, server_identity: ServerIdentity) -> None:
+    def _recognise(self, found: ServerIdentity, expected: Mapping[str, int]) -> None:
         """Refuse a database that is not the journal's before any thread can write to it (I9)."""
-        if self._context.local_state.recognise(server_identity):
+        if self._context.local_state.recognise(found, expected=expected):
             self._context.hold_off(None)

@@ -125,27 +125,34 @@ class LocalState:
         gone_back = self._notice is not None and self._notice.is_open
         return mark_of(self._history, self.display, verified=self._verified, gone_back=gone_back)
 
-    def lanes_to_check(self) -> list[str]:
-        """The lanes of this directory that its database must still know."""
-        return sorted(self.mirror.watermarks())
+    def lanes_to_check(self) -> dict[str, int]:
+        """The lanes of this directory that its database must still know, with their watermarks.
 
-    def recognise(self, found: ServerIdentity) -> bool:
+        Read before the database is asked: what other processes write meanwhile is not in its
+        answer, and proves nothing.
+        """
+        return dict(self.mirror.watermarks())
+
+    def recognise(
+        self, found: ServerIdentity, *, expected: Mapping[str, int] | None = None
+    ) -> bool:
         """Check who answered before anything is written there (I9); True when it was taken over.
 
         Where nothing is pending, nothing can be misdirected: then another database, and one that
         went back in time, are taken over with a warning and an empty mirror.  Else CorruptData
         `other_database` or `went_back`: a person has to decide.  ConfigError `directory_in_use`
-        while another process uses the directory for another database.
+        while another process uses the directory for another database.  `expected`: what
+        `lanes_to_check` said before the database was asked.
         """
         with self._lock:
             # Another process of the directory may have taken a database over.
             self._history, self._notice = self.journal.history(), self.journal.notice()
             try:
-                return self._recognise(found)
+                return self._recognise(found, expected or {})
             finally:
                 self._mark = self._new_mark()
 
-    def _recognise(self, found: ServerIdentity) -> bool:
+    def _recognise(self, found: ServerIdentity, expected: Mapping[str, int]) -> bool:
         known = self._history
         if known is None:
             if found.identity is not None:
@@ -153,7 +160,7 @@ class LocalState:
             return False
         if not known.is_of(found):
             return self._meet_another(known, found)
-        why = loss(known, found, self.mirror.watermarks())
+        why = loss(known, found, expected)
         if why:
             self._note_back(why, found.lanes or {})
         if self._notice is not None and self._notice.is_open:
