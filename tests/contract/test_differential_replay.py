@@ -138,8 +138,9 @@ def play(backend: Backend, steps: Sequence[list[Op] | str], policies: Sequence[A
         observed = untimed(applied.observed)
         told += [list(map(lasting, applied.outcomes)), applied.watermark, observed]
         seen: dict[Any, Any] = {}
-        for collection in {op.collection for op in step}:
-            keys = sorted({op.key for op in step if op.collection == collection})
+        applied_ops = [op for op in step if not op.reject]  # a rejected one touches no table (R21)
+        for collection in {op.collection for op in applied_ops}:
+            keys = sorted({op.key for op in applied_ops if op.collection == collection})
             states, watermarks = untimed(backend.observe(collection, keys, directory=directory))
             assert watermarks == observed[1], f"{backend.kind}: the watermarks after a batch"
             seen |= states

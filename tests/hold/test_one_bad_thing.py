@@ -199,7 +199,8 @@ with standfast.open(url, data_dir=data_dir) as store:
             time.sleep(0.01)
         return store.health().state == state
     def alive():
-        return sum(one.name.startswith("standfast-") for one in threading.enumerate())
+        names = {one.name for one in threading.enumerate()}
+        return {name for name in names if name.startswith("standfast-")}
     assert wait("direct", 10)
     store["c"].put("k", 1)
     before = alive()
@@ -223,7 +224,7 @@ with standfast.open(url, data_dir=data_dir) as store:
     for filler in fillers:
         os.close(filler)
     back = wait("direct", 8)
-    print(json.dumps([back, before - alive(), store.health().healthy]))
+    print(json.dumps([back, len(before - alive()), store.health().healthy]))
 """
 
 
