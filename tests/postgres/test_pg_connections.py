@@ -12,6 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from contract.suite.backend import make_lane, make_op
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.config.settings import parse_url
 from standfast.errors import Unavailable
 from support.cluster import Cluster
 from support.lines import (
@@ -284,3 +286,20 @@ def test_closing_ends_a_call_of_another_thread(pg_database: str, db: Sql) -> Non
             with pytest.raises(Unavailable):
                 call.result(PATIENCE_S)
         assert not backend.connected
+
+
+def test_what_one_handle_closed_is_not_lent_to_another(pg_database: str) -> None:
+    """I4: a thread that closes its connection closes it for itself alone: whoever borrows one of
+    the others' gets one that works, and only a set that was closed as a whole says "closed"."""
+    pool = PostgresBackend(parse_url(pg_database), max_connections=3)
+    try:
+        handles = [pool.new_handle() for _ in range(3)]
+        handles[0].connect(soon(PATIENCE_S))
+        handles[1].connect(soon(PATIENCE_S))
+        for handle in handles[1:]:
+            handle.close()
+            assert pool.read("things", ["1"]) == {}
+        handles[0].close()
+        failure(lambda: pool.read("things", ["1"]), "closed")
+    finally:
+        pool.close()

@@ -152,9 +152,7 @@ class DeadlineConnection:
     def _was_closed(self) -> Unavailable | None:
         if not self._closed:
             return None
-        return Unavailable(
-            f"{self._display} was closed", code="closed", hint="open the store again"
-        )
+        return _closed(self._display)
 
     def _connect(self, deadline: float) -> Connection[Any]:
         pgconn = make_connection(parameters(self._target), deadline, cancelled=lambda: self._closed)
@@ -185,6 +183,11 @@ class DeadlineConnection:
                 yield conn
         finally:
             self._turn.release()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed for good, so that it is never made again."""
+        return self._closed
 
     def missing(self, doing: str) -> Unavailable:
         """The error of a call that cannot begin."""
@@ -299,7 +302,8 @@ class Connections:
     ) -> Generator[Connection[Any]]:
         """A free one for one piece of work, cut off at `deadline`; without one, it has no limit.
 
-        It is made where it is missing.  `Unavailable("busy")`: none was free in time.
+        It is made where it is missing.  `Unavailable("busy")`: none was free in time; "closed":
+        all of them were closed for good.
         """
         one = self._borrow(doing, time.monotonic() + self._timeout_s)
         try:
@@ -311,9 +315,15 @@ class Connections:
             one.give_back()
 
     def _borrow(self, doing: str, until: float) -> DeadlineConnection:
-        """Take a free connection: if possible an open one that no thread has for itself."""
+        """Take a free connection: if possible an open one that no thread has for itself.
+
+        What one handle has closed is closed for that handle's thread; the others still serve.
+        """
         while True:
-            open_first = sorted(self.all, key=lambda one: (one.connected, not one.open))
+            usable = [one for one in self.all if not one.closed]
+            if not usable:
+                raise _closed(self._display)
+            open_first = sorted(usable, key=lambda one: (one.connected, not one.open))
             for one in open_first:
                 if one.borrow(0):
                     return one
@@ -334,6 +344,10 @@ def _busy(doing: str) -> Unavailable:
         code="busy",
         hint="nothing was sent; try again, or allow more with max_connections=",
     )
+
+
+def _closed(display: str) -> Unavailable:
+    return Unavailable(f"{display} was closed", code="closed", hint="open the store again")
 
 
 def _missing(doing: str) -> Unavailable:
