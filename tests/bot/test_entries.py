@@ -36,7 +36,9 @@ texts = st.text(max_size=8)
 times = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=2))]))
 members = st.integers(0, 2**63)
 unknown = st.dictionaries(
-    st.sampled_from(["rank", "note", "change"]), st.none() | st.integers() | texts, max_size=3
+    st.sampled_from(["rank", "note", "change"]),
+    st.sampled_from(["updated", "removed"]) | st.none() | st.integers() | texts,
+    max_size=3,
 )
 made = st.builds(
     WaitlistEntry,
@@ -213,9 +215,15 @@ def test_a_later_word_keeps_the_claim() -> None:
 
 
 def test_a_change_that_is_not_ours_is_an_unknown_member() -> None:
-    """An entry with a member `change` of some other meaning is an entry, and keeps it."""
-    (found,) = read_entries({MEMBER: [{"member_id": 1, "change": ["x"]}]})
-    assert found.to_json()["change"] == ["x"]
+    """An entry whose member has the name of the mark, and another value, is an entry with it."""
+    (found,) = read_entries({MEMBER: [{"member_id": 1, "standfast_change": ["x"]}]})
+    assert found.to_json()["standfast_change"] == ["x"]
+
+
+def test_another_programs_change_is_not_ours() -> None:
+    """A member `change` of an app's own, whatever it says, removes nobody."""
+    (found,) = read_entries({MEMBER: [{"member_id": 1, "change": "removed"}]})
+    assert found.to_json()["change"] == "removed"
 
 
 def test_a_claim_ends_at_its_time() -> None:

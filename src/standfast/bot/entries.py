@@ -4,9 +4,9 @@ The document of a guild is `{"waitlist": [entry, ...]}` in the order in which pe
 
 During an outage, changes are appended to the list: appended elements merge with those of other
 processes, while two whole lists would conflict.  So an element may be a later change of a member
-who is in the list already: with `"change": "updated"` or `"removed"`, or as a second entry.
-Reading applies these changes; the next write of the list that the primary decides stores the
-result.
+who is in the list already: with `"standfast_change": "updated"` or `"removed"`, or as a second
+entry.  No other program is expected to use that name for a member of its own.  Reading applies
+these changes; the next write of the list that the primary decides stores the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from standfast.ops.types import Redacted
 MEMBER = "waitlist"
 #: What an element of the list may be besides an entry.
 UPDATED, REMOVED = "updated", "removed"
-_CHANGE = "change"
+_CHANGE = "standfast_change"
 
 #: The members of an entry that are known here; others are kept as they are.
 _KNOWN = frozenset(
