@@ -162,6 +162,10 @@ REPLAY_BYTES_S = 1_000_000
 #: is rejected: with the pauses between them this takes about half a minute.
 MAX_SUSPICIOUS_ATTEMPTS = 8
 
+#: Attempts after which a write that a rule of its table refuses is rejected although no other write
+#: has shown that the table takes any: within about two seconds.
+MAX_REFUSED_ATTEMPTS = 4
+
 #: Writes of a collection that fail, while none of it is taken, before it is held as a whole.
 MAX_SUSPECTS = 3
 

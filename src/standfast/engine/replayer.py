@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence, Set
+from collections.abc import Generator, Sequence, Set
 from functools import partial
 from itertools import takewhile
-from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -56,6 +55,8 @@ _FAILS = frozenset(
 )
 #: The transaction took too long, or the connection did not last.
 _MISSES = frozenset({"deadline", "connection_lost"})
+#: Refusals of a rule of the table, which may refuse one document or all of them.
+_RULES = frozenset({"trigger", "constraint"})
 #: Faults of the database as a whole.
 _OF_ALL = frozenset(
     {"no_database", "no_schema", "schema", "schema_newer", "server_too_old", "server_encoding"}
@@ -80,6 +81,8 @@ class Replayer:
         self._adopted: list[Lane] = []
         self._held_lanes: dict[str, str] = {}
         self._limit: float | None = None
+        self._searched: set[str] = set()
+        """Collections that are halved at once when a batch fails: others went first already."""
         self.indirect: set[str] = set()
         """Lanes of this process whose ops all go through the journal."""
         self.confirmed = False
@@ -127,6 +130,7 @@ class Replayer:
         if not window:
             if not self._held_lanes:
                 self.waiting.clear()
+                self._searched.clear()
                 self._most = MAX_TRANSACTION_OPS
         elif batch is None:  # something was moved out of the way
             return self._journal.totals().ops
@@ -142,15 +146,22 @@ class Replayer:
         What failed before goes last, and not while callers are held up.
         """
         now = time.monotonic()
+        doubted = self.waiting.doubted
         held = set(self.waiting.held)
         window = self._first(2 * MAX_TRANSACTION_OPS, MAX_WINDOW_BYTES, held)
         if window:
             self._refuse_old(window[0].op)
-            if self._separate(window, held, self.waiting.blocked(float("-inf"))):
+            if self._separate(window, self._kinds()):
                 return window, None
-        times = [float("-inf")] if self._limit is not None else [now - GRACE_S, now]
-        for at in times:
-            held = self.waiting.held_now(at)
+        turns: list[tuple[float, frozenset[str]]] = [(float("-inf"), doubted)]
+        if self._limit is None:
+            turns = [
+                (now - GRACE_S, doubted),
+                (now - GRACE_S, frozenset[str]()),
+                (now, frozenset()),
+            ]
+        for at, without in turns:
+            held = self.waiting.held_now(at) | without
             window = self._first(2 * MAX_TRANSACTION_OPS, MAX_WINDOW_BYTES, held)
             if window and (batch := self._select(window, held, set(self.waiting.blocked(at)))):
                 return window, batch
@@ -182,26 +193,27 @@ class Replayer:
             return batch[:1]
         return list(takewhile(lambda unit: not alone(unit), batch))
 
-    def _separate(
-        self, window: list[Pending], held: Set[str], blocked: Mapping[Place, str]
-    ) -> bool:
+    def _separate(self, window: list[Pending], kinds: Kinds) -> bool:
         """Move what waits to lanes of its own (R21), so that it holds up nothing else.
 
         Returns whether anything was moved.
         """
-        if not held and not blocked:
+        if not kinds:
             return False
         # A lane that goes to the primary directly, too, would pass what waits here.
         only_replayed = self.indirect | {lane.id for lane in self._adopted}
-        kinds = Kinds(held, blocked).of_lanes(window)
         mixed = [
             lane
-            for lane, found in kinds.items()
+            for lane, found in kinds.of_lanes(window).items()
             if len(found) > 1 or ("" not in found and lane not in only_replayed)
         ]
         for lane in mixed:
-            self._adopt(lane, held=held, blocked=blocked)
+            self._adopt(lane, kinds.anew())
         return bool(mixed)
+
+    def _kinds(self) -> Kinds:
+        waiting = self.waiting
+        return Kinds(set(waiting.held), waiting.blocked(float("-inf")), waiting.doubted)
 
     def _refuse_old(self, oldest: Op) -> None:
         """Refuse an old journal: without confirmation it must not overwrite newer changes."""
@@ -229,7 +241,7 @@ class Replayer:
             applied = self._send(batch, lock_timeout_s)
         except StandfastError as error:
             if error.code == "fenced":
-                self._adopt(pending[0].op.lane)
+                self._adopt(pending[0].op.lane, self._kinds())
                 return False
             if error.code in _MISSES:
                 self._missed(batch, error)
@@ -237,6 +249,8 @@ class Replayer:
                 raise
             if len(batch) > 1:
                 probing = error.code == "locked"
+                if not probing and self._gives_way(batch):
+                    return False
                 limit_s = PROBE_LOCK_TIMEOUT_S if probing else lock_timeout_s
                 return self._halve(batch, lock_timeout_s=limit_s)
             self._stays(batch[0], error)
@@ -254,6 +268,23 @@ class Replayer:
         if isinstance(error, Unavailable):
             return error.code == "locked" or error.code in _FAILS
         return isinstance(error, DataError | ConfigError) and error.code not in _OF_ALL
+
+    def _gives_way(self, batch: list[list[Pending]]) -> bool:
+        """Whether a batch that failed is left for later, so that the others go first (R21).
+
+        The collections in it are set apart, each on a lane of its own; the one that fails then is
+        searched, by halving, when nothing else is left to send.
+        """
+        collections = {one.op.collection for unit in batch for one in unit}
+        kinds = Kinds(doubted=collections)
+        if len(set(map(kinds.of, batch))) > 1:
+            self._adopt(batch[0][0].op.lane, kinds.anew())
+            return True
+        if len(collections) > 1 or collections <= self._searched:
+            return False
+        self._searched |= collections
+        self.waiting.doubted |= collections - self.waiting.held.keys()
+        return True
 
     def _halve(self, batch: list[list[Pending]], *, lock_timeout_s: float | None) -> bool:
         middle = len(batch) // 2
@@ -325,18 +356,26 @@ class Replayer:
             raise error  # not even a conflict can be recorded: they stay, and the round is repeated
         if error.code == "locked":
             self.waiting.lock(unit, now)
-        elif isinstance(error, DataError):
+        elif isinstance(error, DataError) and self._is_of_document(unit, error):
             self._reject(unit, error)
         elif isinstance(error, ConfigError) and len({one.op.collection for one in unit}) == 1:
             self._hold(unit[0].op.collection, error)
         else:
             suspect = self.waiting.suspect(unit, error, now)
-            suspect.attempts += not isinstance(error, ConfigError)
-            if self.waiting.is_hopeless(suspect):
+            if isinstance(error, ConfigError):
+                return
+            self.waiting.doubt(suspect)
+            failing = [name for name in suspect.collections if self.waiting.all_fail(name)]
+            for name in failing:
+                self._hold(name, error)
+            if not failing and self.waiting.is_hopeless(suspect):
                 self._reject(unit, error)
-            for name in {one.op.collection for one in unit}:
-                if self.waiting.all_fail(name, now):
-                    self._hold(name, error)
+
+    def _is_of_document(self, unit: list[Pending], error: DataError) -> bool:
+        """Whether the document cannot be stored: not a rule that may refuse all of them."""
+        if error.code not in _RULES:
+            return True
+        return self.waiting.is_refused(unit, self.waiting.suspects.get(unit[0].id))
 
     def _hold(self, collection: str, error: StandfastError) -> None:
         if self.waiting.hold(collection, error, time.monotonic()):
@@ -359,25 +398,19 @@ class Replayer:
             if lanes.is_dead(self._data_dir, lane) and not self._journal.holds(lane):
                 self._adopt(lane)
 
-    def _adopt(
-        self,
-        lane: str,
-        *,
-        held: Set[str] = frozenset(),
-        blocked: Mapping[Place, str] = MappingProxyType({}),
-    ) -> None:
+    def _adopt(self, lane: str, kinds: Kinds | None = None) -> None:
         """Fence a lane, and re-issue its unapplied ops on new lanes, in the same order.
 
         The fence returns the final watermark, so it is certain which ops took effect.  If the
-        process is killed anywhere in here, the next replayer does it again.  Ops of `held`
-        collections and on `blocked` places get lanes of their own.
+        process is killed anywhere in here, the next replayer does it again.  What waits gets
+        lanes of its own, by `kinds`.
         """
         failpoint("fence-before")
         directory = self._journal.directory
         final = self.backend.fence([lane], directory=directory, deadline=self._within())[lane]
         failpoint("fence-done")
         refused: set[int] | None = None
-        fresh, kinds = dict[str, Lane](), Kinds(held, blocked)
+        fresh, kinds = dict[str, Lane](), kinds or Kinds()
         for page in self._pages(lane):
             if refused is None and page[0].op.seq <= final:
                 refused = self._refused(lane)

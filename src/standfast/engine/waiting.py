@@ -2,9 +2,11 @@
 
 One bad thing stops one thing (R21).  A *held* collection has a fault that only its owner can mend,
 such as a missing right: nothing of it is rejected, and one write of it is tried now and then.  A
-*suspect* is a write that the server fails on: it is tried alone, with pauses.  Where the collection
-takes other writes, it is rejected after a stated number of attempts; where several fail and none is
-taken, the collection is held; one that only takes long is given more time.
+*suspect* is a write that the server fails on, or that the table refuses: it is tried alone, with
+pauses.  Where the collection takes other writes, it is rejected, after a stated number of attempts
+if it is the server that fails; where several fail and none is taken, the collection is held; one
+that only takes long is given more time.  Until either is known, the collection is *doubted*: its
+writes go one by one, on lanes of their own, after those of all others.
 
 Pure but for its fields: times are given, as of `time.monotonic()`.
 """
@@ -19,7 +21,7 @@ import msgspec
 from standfast.engine.journal import Pending
 from standfast.engine.replay_batches import place_of, units
 from standfast.errors import StandfastError
-from standfast.limits import MAX_SUSPECTS, MAX_SUSPICIOUS_ATTEMPTS
+from standfast.limits import MAX_REFUSED_ATTEMPTS, MAX_SUSPECTS, MAX_SUSPICIOUS_ATTEMPTS
 from standfast.ops.batch import Place
 
 #: How long ago a write of a collection may have been taken to show that the table is sound.
@@ -44,6 +46,7 @@ class Held(msgspec.Struct):
     since: str
     pause_s: float
     until: float
+    code: str = ""
 
 
 class Suspect(msgspec.Struct):
@@ -58,6 +61,11 @@ class Suspect(msgspec.Struct):
     until: float = 0.0
     first: float = 0.0
 
+    @property
+    def collections(self) -> set[str]:
+        """What it writes to."""
+        return {place[0] for place in self.places}
+
 
 class Waiting:
     """What waits in one directory.  Written by the replaying thread alone; read by any."""
@@ -65,6 +73,9 @@ class Waiting:
     def __init__(self) -> None:
         self.held: dict[str, Held] = {}
         self.suspects: dict[int, Suspect] = {}
+        self.doubted: frozenset[str] = frozenset[str]()
+        self._refused: dict[str, int] = {}
+        """Writes that the table of a collection, which takes others, has refused in a row."""
         self._locked: dict[Place, float] = {}
         self._taken: dict[str, float] = {}
         """When the primary has last taken a write of a collection: it is not the table's fault."""
@@ -72,6 +83,7 @@ class Waiting:
     def clear(self) -> None:
         """Nothing is pending any more."""
         self.held, self.suspects, self._locked = {}, {}, {}
+        self.doubted, self._refused = frozenset[str](), {}
 
     def lock(self, unit: Sequence[Pending], now: float) -> None:
         """The row of a unit is locked by another transaction."""
@@ -86,8 +98,10 @@ class Waiting:
         since = before.since if before else datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         self.held = {
             **self.held,
-            collection: Held(error.message, error.hint, since, pause_s, now + pause_s),
+            collection: Held(error.message, error.hint, since, pause_s, now + pause_s, error.code),
         }
+        self.doubted -= {collection}
+        self._refused.pop(collection, None)
         return before is None
 
     def suspect(self, unit: Sequence[Pending], error: StandfastError, now: float) -> Suspect:
@@ -105,21 +119,48 @@ class Waiting:
         self.suspects = {**self.suspects, unit[0].id: one}
         return one
 
+    def doubt(self, suspect: Suspect) -> None:
+        """It is not known whether a write is at fault or the table: others of it will show."""
+        suspect.attempts += 1
+        self.doubted |= suspect.collections - self.held.keys()
+
     def is_hopeless(self, suspect: Suspect) -> bool:
         """Whether it is the write that is at fault: tried often enough, while others are taken."""
-        collections = {place[0] for place in suspect.places}
-        goes = all(self._takes(name, suspect.first) for name in collections)
+        goes = all(
+            self._taken.get(name, float("-inf")) > suspect.first - EVIDENCE_S
+            for name in suspect.collections
+        )
         return suspect.attempts >= MAX_SUSPICIOUS_ATTEMPTS and goes
 
-    def all_fail(self, collection: str, now: float) -> bool:
-        """Whether several writes of a collection fail and none is taken: the table is at fault."""
-        failing = [
-            one for one in self.suspects.values() if one.attempts and _is_of(one, collection)
-        ]
-        return len(failing) >= MAX_SUSPECTS and not self._takes(collection, now)
+    def is_refused(self, unit: Sequence[Pending], suspect: Suspect | None) -> bool:
+        """Whether a write that the table refuses is at fault, and not the table.
 
-    def _takes(self, collection: str, since: float) -> bool:
-        return self._taken.get(collection, float("-inf")) > since - EVIDENCE_S
+        So it is where others are taken; and where there are too few to tell, after some attempts.
+        """
+        collections = {one.op.collection for one in unit}
+        if not collections.isdisjoint(self.held):
+            return False
+        if all(name in self._refused for name in collections):
+            for name in collections:
+                self._refused[name] += 1
+                if self._refused[name] > MAX_SUSPECTS:  # it may have changed since
+                    del self._refused[name]
+            return True
+        if suspect is None:
+            return False
+        if all(self._taken.get(name, float("-inf")) > suspect.first for name in collections):
+            return True
+        return suspect.attempts + 1 >= MAX_REFUSED_ATTEMPTS
+
+    def all_fail(self, collection: str) -> bool:
+        """Whether several writes of a collection fail and none is taken: the table is at fault."""
+        taken = self._taken.get(collection, float("-inf"))
+        failing = [
+            one
+            for one in self.suspects.values()
+            if one.attempts and collection in one.collections and one.first > taken
+        ]
+        return len(failing) >= MAX_SUSPECTS
 
     def gone(self, unit: Sequence[Pending], *, applied: bool, now: float) -> list[str]:
         """A unit is settled; returns the collections that are not held any more."""
@@ -127,10 +168,14 @@ class Waiting:
             self.suspects = {k: v for k, v in self.suspects.items() if k != unit[0].id}
         if not applied:
             return []
-        self._taken.update(dict.fromkeys((one.op.collection for one in unit), now))
+        collections = {one.op.collection for one in unit}
+        self._taken.update(dict.fromkeys(collections, now))
+        # It takes writes, and refuses some.
+        self._refused.update(dict.fromkeys(collections & (self.doubted | self._refused.keys()), 0))
+        self.doubted -= collections
         if not self.held:
             return []
-        mended = sorted({one.op.collection for one in unit} & self.held.keys())
+        mended = sorted(collections & self.held.keys())
         self.held = {k: v for k, v in self.held.items() if k not in mended}
         return mended
 
@@ -149,7 +194,8 @@ class Waiting:
 
     def is_tried_alone(self, unit: Sequence[Pending]) -> bool:
         """Whether a unit is an attempt on something that failed before."""
-        return unit[0].id in self.suspects or any(one.op.collection in self.held for one in unit)
+        apart = self.held.keys() | self.doubted
+        return unit[0].id in self.suspects or any(one.op.collection in apart for one in unit)
 
     def sentences(self) -> list[str]:
         """What a person must know: what is wrong, since when, what is safe, what to do."""
@@ -171,10 +217,6 @@ class Waiting:
         return found
 
 
-def _is_of(suspect: Suspect, collection: str) -> bool:
-    return any(place[0] == collection for place in suspect.places)
-
-
 class Kinds:
     """Which lane each unit belongs on, asked in their order: "" where it may go.
 
@@ -183,10 +225,23 @@ class Kinds:
     """
 
     def __init__(
-        self, held: Set[str] = frozenset(), blocked: Mapping[Place, str] | None = None
+        self,
+        held: Set[str] = frozenset(),
+        blocked: Mapping[Place, str] | None = None,
+        doubted: Set[str] = frozenset(),
     ) -> None:
         self._held = held
-        self.blocked = dict(blocked or {})
+        self._doubted = doubted
+        self._blocked = dict(blocked or {})
+        self.blocked = dict(self._blocked)
+
+    def __bool__(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._held or self._doubted or self._blocked)
+
+    def anew(self) -> Kinds:
+        """The same for other units, as it was before any."""
+        return Kinds(self._held, self._blocked, self._doubted)
 
     def of(self, unit: Sequence[Pending]) -> str:
         """The kind of lane of a unit."""
@@ -195,7 +250,8 @@ class Kinds:
             return f"held {unit[0].op.collection}"
         found = {self.blocked[place] for one in unit if (place := place_of(one)) in self.blocked}
         if not found and collections.isdisjoint(self._held):
-            return ""
+            apart = len(collections) == 1 and collections <= self._doubted
+            return f"held {unit[0].op.collection}" if apart else ""
         kind = found.pop() if len(found) == 1 and collections.isdisjoint(self._held) else "waits"
         self.blocked.update(dict.fromkeys(map(place_of, unit), kind))
         return kind

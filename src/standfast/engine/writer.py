@@ -202,10 +202,17 @@ class Writer:
         """Those that touch a place on which something is pending, or touch one of their places."""
         waiting: set[Place] = set()
         behind: list[Submission] = []
+        held = self._context.replayer.waiting.held
+        # The server fails on every write to these, in a way that elsewhere means an outage.
+        failing = {name for name, one in held.items() if one.code in IN_DOUBT}
         for submission in submissions:
             places = {(op.collection, op.key) for op in submission.ops}
             is_at = self._local_state.journal.is_at
-            if not waiting.isdisjoint(places) or any(is_at(*place) for place in places):
+            if (
+                not waiting.isdisjoint(places)
+                or any(is_at(*place) for place in places)
+                or (failing and any(place[0] in failing for place in places))
+            ):
                 waiting |= places
                 behind.append(submission)
         return behind
