@@ -180,6 +180,7 @@ bad_pointer          DataError     : the JSON pointer is not valid, or leads now
 bad_index            DataError     : a JSON pointer steps into what has no such member
 not_an_object        DataError | CorruptData : what should be an object is something else
 batch_too_large      DataError     : a batch has more writes than the limit
+returned_none        DataError     : the function given to `update` returned None
 # texts of files
 empty                DataError     : the text is empty
 truncated            DataError     : the text ends too early
@@ -272,6 +273,7 @@ directory_in_use     ConfigError   : a process uses the data directory for anoth
 other_database       CorruptData | ConfigError : it belongs to another database
 went_back            CorruptData   : the database has forgotten writes that it confirmed
 # JsonFile
+referenced           MigrationError : rows of other tables refer to rows that would be deleted
 other_file           ConfigError   : the collection was filled from another file of the name
 not_migrated         ConfigError   : the file is there, and nothing of it is stored
 # migrations and commands

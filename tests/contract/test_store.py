@@ -187,8 +187,19 @@ def test_update_is_read_modify_write(store: Store) -> None:
     assert views.update("1", add, default=default).version == 2
     assert views.get("1") == {"list": [0, 1]}
     assert default == {"list": []}
-    assert views.update("1", lambda _: None).version == 3
-    assert views.read("1") is not None
+
+
+def test_update_refuses_a_function_that_returns_nothing(store: Store) -> None:
+    """A function that changes in place and returns None does not make the document null."""
+    views = store["views"]
+    views.put("1", {"n": 1})
+    with pytest.raises(DataError) as caught:
+        views.update("1", lambda value: value.update(n=2))
+    assert caught.value.code == "returned_none"
+    assert views.get("1") == {"n": 1}
+    with pytest.raises(DataError):
+        views.update("2", lambda _: None, default={})
+    assert not list(views.keys(prefix="2"))
 
 
 def test_update_of_nothing_needs_a_default(store: Store) -> None:

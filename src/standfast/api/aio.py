@@ -173,7 +173,8 @@ class AsyncCollection(Generic[T]):
     ) -> Receipt:
         """Read, let `change` compute a new value, and put it if no other write came first.
 
-        Compare-and-set inside: `change` may be called several times and must be pure.  A missing
+        Compare-and-set inside: `change` may be called several times and must be pure.  It returns
+        the new value: None, as from a function without a `return`, is a DataError.  A missing
         document starts as `default`; without one, it is a ConflictError.  While the primary is
         away, the difference that it made is journaled, and merged on replay.
         """
@@ -193,6 +194,13 @@ class AsyncCollection(Generic[T]):
                 )
             else:
                 base, value = None, change(documents.copied(default, key))
+            if value is None:
+                raise DataError(
+                    f"update of key {key_text(key)!r} in `{self.name}`: the function returned None",
+                    code="returned_none",
+                    hint="return the new value, also one that was changed in place; to store null,"
+                    " use put",
+                )
             try:
                 result = await self._write(
                     *("put", key),

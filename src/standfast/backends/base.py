@@ -97,11 +97,27 @@ class Change(Redacted, frozen=True):
     image: Image | None = None
 
 
+class Reference(Redacted, frozen=True):
+    """Rows of another table that refer to rows of a collection by a foreign key.
+
+    `action` is what the foreign key does with them when those rows are deleted, in SQL's words;
+    `rows` are they themselves, each as one JSON object.
+    """
+
+    content = frozenset({"rows"})
+
+    constraint: str
+    table: str
+    action: str
+    rows: list[str]
+
+
 class Load(Redacted, frozen=True):
     """What one run does to one collection.
 
     `inserts` are `(key, text)` of documents that the plan found in no row, in the order of the
-    source; `changes` are the rows that exist; `source` is the file that they come from.
+    source; `changes` are the rows that exist; `source` is the file that they come from;
+    `referenced` is how many rows of other tables may refer to rows that are deleted.
     """
 
     content = frozenset({"inserts"})
@@ -111,6 +127,12 @@ class Load(Redacted, frozen=True):
     inserts: Sequence[tuple[str, str]] = ()
     changes: Sequence[Change] = ()
     source: str = ""
+    referenced: int = 0
+
+    @property
+    def doomed(self) -> list[str]:
+        """The keys of the rows that are deleted."""
+        return [each.key for each in self.changes if each.text is None and each.image is None]
 
 
 class LoadReport(msgspec.Struct, frozen=True):
@@ -338,11 +360,19 @@ class Backend(Protocol):
         """
         ...
 
+    def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
+        """The rows of other tables that refer to these rows by a foreign key.
+
+        With them those that refer to such rows as would be deleted along, and so on.
+        """
+        ...
+
     def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
         """Write a whole run in one transaction, together with its record; all or nothing.
 
-        Raises MigrationError("plan_stale") when a row moved since the plan, and
-        MigrationError("locked") when another load is under way.
+        Raises MigrationError("plan_stale") when a row moved since the plan, or when more rows of
+        other tables refer to what is deleted than the load says, and MigrationError("locked") when
+        another load is under way.
         """
         ...
 
@@ -446,6 +476,27 @@ def readable(collection: str, row: Row) -> Any:
             f"the document of key {row.key!r} in `{collection}` is not readable JSON",
             hint=error.hint,
         ) from None
+
+
+def require_known_references(load: Load, found: Sequence[Reference]) -> None:
+    """MigrationError when rows of other tables would go along that nobody has been asked about."""
+    if sum(len(each.rows) for each in found) > load.referenced:
+        raise referenced(load.collection, found)
+
+
+def referenced(collection: str, found: Sequence[Reference], hint: str = "") -> MigrationError:
+    """The error for rows that cannot be deleted, since others refer to them; it names these."""
+    who = ", ".join(
+        f"{len(each.rows)} row(s) of `{each.table}` (foreign key `{each.constraint}`,"
+        f" ON DELETE {each.action})"
+        for each in found
+    )
+    return MigrationError(
+        f"rows of collection `{collection}` would be deleted to which other tables refer: {who};"
+        " nothing was changed",
+        code="referenced",
+        hint=hint or "move or delete those rows first, or drop the foreign key",
+    )
 
 
 def stale(collection: str, key: str | None) -> MigrationError:

@@ -17,6 +17,7 @@ from standfast.backends.base import (
     Image,
     Load,
     LoadReport,
+    Reference,
     RunRecord,
     StoredText,
     decode_outcomes,
@@ -330,6 +331,9 @@ class MemoryBackend:
 
     def adoptable(self, collection: str) -> str:
         return ""
+
+    def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
+        return []
 
     def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
         with self._lock:

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+import msgspec
 
 from standfast.cli.common import answer, common_options, open_backend, read_settings
-from standfast.cli.migrate_report import plan_document, result_document, show_plan, show_result
+from standfast.cli.migrate_report import (
+    left_to_do,
+    plan_document,
+    result_document,
+    show_plan,
+    show_result,
+)
 from standfast.cli.output import Exit, note, print_json, print_line, progress_bar, shown
 from standfast.errors import ConfigError, MigrationError
 from standfast.migrate.compare import OnConflict
@@ -25,7 +32,7 @@ def _what_options(function: _F) -> _F:
     """The options that say which files, and how they become documents."""
     for option in reversed(
         (
-            click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path)),
+            click.argument("paths", nargs=-1, type=click.Path(path_type=Path)),
             click.option("--whole", is_flag=True, help="Keep each file as one document."),
             click.option("--key", "key_field", metavar="FIELD", help="Field with a record's key."),
             click.option(
@@ -63,6 +70,41 @@ def _what_options(function: _F) -> _F:
     ):
         function = option(function)
     return function
+
+
+def _abandon(
+    run: str, paths: tuple[Path, ...], url: str | None, data_dir: str | None, as_json: bool
+) -> Exit:
+    from standfast.migrate.abandon import abandon
+
+    if paths:
+        raise ConfigError(
+            "--abandon gives up an earlier run, and takes no files",
+            code="usage",
+            hint="migrate the files with a second command",
+        )
+    result = abandon(read_settings(url, data_dir).data_dir, run)
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+    for line in result.notes:
+        note(shown(line))
+    for path in result.kept:
+        note(f"left alone, since another file stands there: {shown(path)}")
+    note(
+        f"run {result.run} was already given up"
+        if result.already
+        else f"run {result.run} given up: {result.files} file(s) restored"
+    )
+    return Exit.NO if result.kept else Exit.DONE
+
+
+def _require_paths(paths: tuple[Path, ...]) -> None:
+    if not paths:
+        raise ConfigError(
+            "no file or directory was given",
+            code="usage",
+            hint="for example: standfast migrate data",
+        )
 
 
 def _options(values: dict[str, Any]) -> Options:
@@ -103,11 +145,13 @@ def _names(given: tuple[str, ...]) -> dict[str, str]:
 @_what_options
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would happen; change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Migrate a directory without asking.")
+@click.option("--abandon", metavar="RUN", help="Give up a run whose database is gone.")
 @common_options("--url")
 def migrate_command(
     paths: tuple[Path, ...],
     dry_run: bool,
     yes: bool,
+    abandon: str | None,
     url: str | None,
     data_dir: str | None,
     as_json: bool,
@@ -118,7 +162,12 @@ def migrate_command(
     Scan, plan, backup, load in one transaction, verify every value, and only then move the
     originals to the run's backup.  `standfast rollback RUN` undoes all of it.  To finish a
     killed run, give the same command again.
+
+    `--abandon RUN` needs no database: it puts the originals of RUN back where nothing stands in
+    their place, and leaves what the run has stored where it is.
     """
+    if abandon is not None:
+        return _abandon(abandon, paths, url, data_dir, as_json)
     if dry_run:
         return _plan(paths, _options(what), url, data_dir, as_json)
     _announce(paths)
@@ -173,6 +222,7 @@ def _plan(
 
 def _announce(paths: tuple[Path, ...]) -> None:
     """Say what is about to happen before anything slow: a driver, a connection, a large file."""
+    _require_paths(paths)
     note(f"scan: reading {shown(', '.join(map(str, paths)))}")
 
 
@@ -272,11 +322,14 @@ def rollback_command(
                 "rows": result.rows,
                 "files": result.files,
                 "archived": result.archived,
+                "notes": result.notes,
                 "already": result.already,
             }
         )
     for path in result.archived:
         note(f"archived what was newer: {shown(path)}")
+    for line in result.notes:
+        note(shown(line))
     note(
         f"run {result.run} was already rolled back"
         if result.already
@@ -288,20 +341,23 @@ def rollback_command(
 @click.command("runs")
 @common_options("--url")
 def runs_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
-    """List the runs of the data directory, oldest first."""
+    """List the runs of the data directory, oldest first, and what is left to do for each."""
     from standfast.migrate.rundir import all_runs
 
     settings = read_settings(url, data_dir)
     states = [run_dir.load_state() for run_dir in all_runs(settings.data_dir)]
     if as_json:
-        print_json({"runs": states})
+        runs = [{**msgspec.to_builtins(each), "left_to_do": left_to_do(each)} for each in states]
+        print_json({"runs": runs})
         return Exit.DONE
     for state in states:
         documents = sum(source.documents for source in state.sources)
         print_line(
-            f"{state.run}  {state.state:13}  {len(state.sources)} file(s)"
+            f"{state.run}  {state.state:13}  {len(state.files)} file(s)"
             f"  {documents} document(s)  {state.target}"
         )
+        for line in left_to_do(state):
+            print_line(f"    {line}")
     if not states:
         note(f"no runs in {settings.data_dir}")
     return Exit.DONE

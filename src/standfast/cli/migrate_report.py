@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from standfast.cli.output import note, print_line, shown, styled
 from standfast.document.names import derived_name
 from standfast.migrate.compare import CollectionPlan
 from standfast.migrate.plan import Plan, Source
+from standfast.migrate.rundir import RunState
 from standfast.migrate.runner import Result
 
 #: Differing documents that are listed for one collection.
@@ -92,6 +94,33 @@ def code_line(source: Source) -> str:
     if source.collection == derived_name(source.path.name):
         named = ""
     return f"{source.collection.lower()} = standfast.JsonFile({path.as_posix()!r}{named})"
+
+
+def left_to_do(state: RunState) -> list[str]:
+    """What can or must still be done for a run, each with the command."""
+    again = "standfast migrate " + " ".join(shlex.quote(each.path) for each in state.files)
+    undo = f"standfast rollback {state.run}"
+    give_up = f"if its database is gone: standfast migrate --abandon {state.run}"
+    match state.state:
+        case "started":
+            return [f"it changed nothing; the next migration removes it: {again}"]
+        case "backed-up":
+            return [f"finish it, or find out that it changed nothing: {again}", give_up]
+        case "loaded":
+            return [
+                f"stored; verify it and move its originals: {again}",
+                f"or leave them where they are: {again} --keep-files",
+                f"or undo it: {undo}",
+                give_up,
+            ]
+        case "verify-failed":
+            return [f"values differ; compare again: {again}", f"or undo it: {undo}", give_up]
+        case "rolling-back":
+            return [f"finish its rollback: {undo}", give_up]
+        case "done":
+            return [f"nothing; to undo it: {undo}"]
+        case "rolled-back" | "abandoned":
+            return ["nothing"]
 
 
 def _show_why_not(plan: Plan) -> None:

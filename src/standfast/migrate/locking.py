@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from standfast.backends.base import Backend
-from standfast.errors import ConfigError, MigrationError
+from standfast.errors import ConfigError, DataError, MigrationError, StandfastError
 from standfast.migrate.rundir import RunState, all_runs
 from standfast.system.files import make_directory
 from standfast.system.locks import FileLock
 
 LOCK_FILE = "migrate.lock"
+#: For asking a server who it is.
+_IDENTITY_DEADLINE_S = 10.0
 
 
 @contextmanager
@@ -43,17 +46,36 @@ def migration_lock(data_dir: Path) -> Generator[None]:
 def require_same_target(backend: Backend, state: RunState) -> None:
     """An unfinished run belongs to one database; ConfigError when this is another."""
     identity = backend.identity()
-    same = (
-        state.target == backend.display
-        if None in (identity, state.identity)
-        else (identity == state.identity)
-    )
+    server = server_of(backend)
+    if identity is not None and state.identity is not None:
+        same = identity == state.identity
+    elif server and state.server:
+        same = server == state.server
+    else:
+        same = state.target == backend.display
     if not same:
         raise ConfigError(
             f"run {state.run} belongs to another database, {state.target}",
             code="other_database",
-            hint=f"to continue run {state.run}, give that database with --to or DATABASE_URL",
+            hint=f"to continue run {state.run}, give that database with --to or DATABASE_URL; if it"
+            f" is gone, give the run up: standfast migrate --abandon {state.run}",
         )
+
+
+def server_of(backend: Backend) -> str:
+    """What names a database that has no identity yet, whatever its URL: the server's system
+    identifier and the OID of the database in it, or the path of the file."""
+    if backend.kind == "sqlite":
+        return backend.display
+    found = backend.server_identity(time.monotonic() + _IDENTITY_DEADLINE_S)
+    return f"{found.system}/{found.database}" if found.system and found.database else ""
+
+
+def surely_refused(error: StandfastError) -> bool:
+    """Whether a load that ended with this error has certainly changed nothing."""
+    if isinstance(error, MigrationError | DataError | ConfigError):
+        return error.code not in ("file", "disk")
+    return error.code in ("read_only", "auth", "too_many_connections")
 
 
 def was_loaded(backend: Backend, state: RunState) -> bool:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from standfast.backends.base import Backend
+from standfast.backends.base import Backend, referenced
 from standfast.document.names import collection_name, derived_name
 from standfast.errors import ConfigError, CorruptData, DataError, StandfastError
 from standfast.migrate.compare import CollectionPlan, OnConflict, Policy, compare
@@ -22,7 +22,7 @@ from standfast.migrate.find_files import Found, LeftOut, find_files
 from standfast.migrate.read_file import Contents, ReadOptions, read_contents
 from standfast.migrate.rundir import RunDir, SourceRecord, all_runs
 from standfast.system.failpoints import failpoint
-from standfast.system.files import read_regular, sha256
+from standfast.system.files import cannot_be_moved, read_regular, sha256
 
 _SIBLINGS = (".bak", ".backup", ".old", ".orig", ".tmp", "~", ".save")
 _LOOKS_LOST = ("empty", "nul_filled", "truncated")
@@ -55,6 +55,7 @@ class Source:
     sha256: str
     mode: int
     mtime_ns: int
+    owner: tuple[int, int]
     collection: str
     contents: Contents
 
@@ -67,6 +68,8 @@ class Source:
             size=len(self.data),
             mode=self.mode,
             mtime_ns=self.mtime_ns,
+            uid=self.owner[0],
+            gid=self.owner[1],
             collection=self.collection,
             form=self.contents.form,
             documents=len(self.contents.documents),
@@ -180,6 +183,7 @@ def read_source(path: Path, options: Options, name: str | None = None) -> Source
             code="unreadable",
             hint="correct its mode or owner, or leave it out",
         ) from None
+    _require_movable(path, options)
     try:
         contents = read_contents(data, str(path), options.read)
     except DataError as error:
@@ -192,9 +196,21 @@ def read_source(path: Path, options: Options, name: str | None = None) -> Source
         sha256=sha256(data),
         mode=stat.S_IMODE(state.st_mode),
         mtime_ns=state.st_mtime_ns,
+        owner=(state.st_uid, state.st_gid),
         collection=collection,
         contents=contents,
     )
+
+
+def _require_movable(path: Path, options: Options) -> None:
+    """Refuse a file that could not be moved away after its documents are stored."""
+    why = "" if options.keep_files else cannot_be_moved(path)
+    if why:
+        raise ConfigError(
+            f"{path}: it could not be moved away after the migration: {why}",
+            code="disk",
+            hint="--keep-files leaves the originals where they are; or correct that first",
+        )
 
 
 def _collection_of(path: Path, options: Options, name: str | None) -> str:
@@ -264,6 +280,10 @@ def compare_with_database(
             lambda name=source.collection: backend.buried(name),
         )
         _note_other_source(collection_plan, source, backend)
+        if collection_plan.removed:
+            found = backend.references(source.collection, collection_plan.removed)
+            if found:
+                raise referenced(source.collection, found)
         plan.collections.append(collection_plan)
     failpoint("planned")
 

@@ -13,18 +13,33 @@ from pathlib import Path
 
 import msgspec
 
-from standfast.backends.base import Backend, Change, Form, Image, Load, LoadReport
+from standfast.backends.base import (
+    Backend,
+    Change,
+    Form,
+    Image,
+    Load,
+    LoadReport,
+    Reference,
+    referenced,
+)
 from standfast.document.codec import decode
 from standfast.document.merge import same_value
 from standfast.errors import CorruptData, MigrationError, StandfastError
-from standfast.migrate.cleanup import discard_parked, parked_place
-from standfast.migrate.locking import migration_lock, require_same_target, was_loaded
+from standfast.migrate.locking import (
+    migration_lock,
+    require_same_target,
+    surely_refused,
+    was_loaded,
+)
+from standfast.migrate.originals import Originals
 from standfast.migrate.plan import documents_of
 from standfast.migrate.rundir import (
     CollectionChanges,
     RunDir,
     RunState,
     SourceRecord,
+    State,
     all_runs,
     find_run,
     remove_stateless,
@@ -32,14 +47,6 @@ from standfast.migrate.rundir import (
 from standfast.migrate.steps import Announce, disk_errors, silent
 from standfast.migrate.verify import Expected
 from standfast.system.failpoints import failpoint
-from standfast.system.files import (
-    beside,
-    fsync_directory,
-    make_directory,
-    read_regular,
-    sha256,
-    write_atomic,
-)
 
 #: Rows and files that a refusal names; beyond them it counts.
 MAX_NAMED = 20
@@ -47,12 +54,16 @@ MAX_NAMED = 20
 
 @dataclass(slots=True)
 class RollbackResult:
-    """What a rollback did; `archived` are the files that hold what was discarded."""
+    """What a rollback did.
+
+    `archived` are the files that hold what was discarded, `notes` what is not as it was.
+    """
 
     run: str
     rows: int = 0
     files: int = 0
     archived: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
     already: bool = False
 
 
@@ -110,33 +121,52 @@ class _Rollback:
         self._undone = [
             each for each in (run.load_state() for run in later) if each.state == "rolled-back"
         ]
+        self._originals = Originals(run_dir, state, self._undone)
+        self._references: dict[str, list[Reference]] = {}
 
     def do(self) -> None:
         """Check everything, archive what is given up, then the rows, then the files."""
         state, run_dir, result = self._state, self._run_dir, self._result
-        for source in state.sources:
+        for source in state.files:
             run_dir.original(source)
-        files = self._newer_files()
+        files = self._originals.newer()
         loads, rows = self._plan_rows()
         self._refuse_or_archive(files, rows)
+        before = state.state
         if state.state != "rolling-back":
             state.state = "rolling-back"
             state.discard_newer = self._discard_newer
             run_dir.save_state(state)
             failpoint("state-rolling-back")
         if loads is not None:
-            self._backend.load(self._record_name, "rolled-back", loads)
+            self._load(loads, before)
             failpoint("rollback-committed")
             result.rows = sum(len(load.changes) for load in loads)
         for source in state.taken:
             with disk_errors(f"restoring {source.path}"):
-                self._restore_file(source)
-            failpoint("original-restored")
+                if not self._originals.put_back(source, discard_newer=self._discard_newer):
+                    # It came while the rollback was under way.
+                    raise _refusal(state.run, [source.path])
+        restored = self._originals.restored
+        result.files, result.archived, result.notes = (
+            *(restored.files, restored.archived),
+            restored.notes,
+        )
         run_dir.sweep(state)
         state.state = "rolled-back"
         run_dir.save_state(state)
         run_dir.log(f"rolled back: {result.rows} rows, {result.files} files")
         failpoint("state-rolled-back")
+
+    def _load(self, loads: list[Load], before: State) -> None:
+        """Put the rows back; a load that is surely refused leaves the run as it was."""
+        try:
+            self._backend.load(self._record_name, "rolled-back", loads)
+        except StandfastError as error:
+            if surely_refused(error):
+                self._state.state = before
+                self._run_dir.save_state(self._state)
+            raise
 
     def _refuse_or_archive(
         self, files: list[tuple[SourceRecord, bytes]], rows: dict[str, dict[str, Image | None]]
@@ -145,21 +175,31 @@ class _Rollback:
         moved += [f"`{name}` key {key!r}" for name, each in rows.items() for key in each]
         if moved and not self._discard_newer:
             raise _refusal(self._state.run, moved)
+        self._refuse_references()
         for source, data in files:
-            self._archive(f"newer-{source.stored}", data)
+            self._originals.archive(f"newer-{source.stored}", data)
+        if self._references:
+            self._originals.archive("referring-rows.json", msgspec.json.encode(self._references))
         newer = {
             name: [image for image in each.values() if image is not None]
             for name, each in rows.items()
         }
         if any(newer.values()):
-            self._archive("newer-rows.json", msgspec.json.encode(newer))
+            self._originals.archive("newer-rows.json", msgspec.json.encode(newer))
         failpoint("newer-archived")
 
-    def _archive(self, name: str, data: bytes) -> None:
-        with disk_errors("archiving"):
-            kept = str(self._run_dir.archive(name, data))
-        if kept not in self._result.archived:
-            self._result.archived.append(kept)
+    def _refuse_references(self) -> None:
+        """Rows of other tables that would go along, or stand in the way, stop the rollback."""
+        for name, found in self._references.items():
+            if not self._discard_newer:
+                hint = (
+                    "--discard-newer archives those rows in the run's directory first, then lets"
+                    " the foreign key act; or move them yourself"
+                )
+                raise referenced(name, found, hint)
+            blocking = [each for each in found if each.action in ("NO ACTION", "RESTRICT")]
+            if blocking:
+                raise referenced(name, blocking)
 
     # ---- rows
 
@@ -192,7 +232,13 @@ class _Rollback:
             found += [key for key in present if key in odd and key not in found]
             if found:
                 moved[name] = {key: present.get(key) for key in found}
-            loads.append(Load(name, self._form(source, each), (), _undo(present, each)))
+            undo = Load(name, self._form(source, each), (), _undo(present, each))
+            references = backend.references(name, undo.doomed)
+            if references:
+                self._references[name] = references
+                count = sum(len(reference.rows) for reference in references)
+                undo = msgspec.structs.replace(undo, referenced=count)
+            loads.append(undo)
         return loads, moved
 
     def _put_back(self, name: str) -> list[LoadReport]:
@@ -200,63 +246,9 @@ class _Rollback:
         records = [self._backend.run_record(f"{each.run}:rollback") for each in self._undone]
         return [each.loads[name] for each in records if each is not None and name in each.loads]
 
-    def _is_newer(self, source: SourceRecord, data: bytes) -> bool:
-        """Whether a file holds what no run has kept: neither this one nor one that was undone."""
-        kept = {
-            each.sha256
-            for state in self._undone
-            for each in state.sources
-            if each.path == source.path
-        }
-        return sha256(data) not in {source.sha256, *kept}
-
     def _form(self, source: SourceRecord, changes: CollectionChanges) -> Form | None:
         """The form before the run, unless a later run has given the collection another."""
         return changes.form if self._backend.form(source.collection) == source.form else None
-
-    # ---- files
-
-    def _newer_files(self) -> list[tuple[SourceRecord, bytes]]:
-        """The files that are there again, with another content."""
-        found = [(source, _content(Path(source.path))) for source in self._state.taken]
-        return [
-            (source, data)
-            for source, data in found
-            if data is not None and self._is_newer(source, data)
-        ]
-
-    def _restore_file(self, source: SourceRecord) -> None:
-        path = Path(source.path)
-        draft = beside(path, f".{self._state.run}.restoring")
-        data = _content(path)
-        if data is None or sha256(data) != source.sha256:
-            newer = data is not None and self._is_newer(source, data)
-            if newer and not self._discard_newer:
-                # It came while the rollback was under way.
-                raise _refusal(self._state.run, [source.path])
-            if data is not None and newer:
-                self._archive(f"newer-{source.stored}", data)
-            make_directory(path.parent)
-            write_atomic(
-                path,
-                self._run_dir.original(source),
-                mode=source.mode,
-                mtime_ns=source.mtime_ns,
-                draft=draft,
-            )
-            self._result.files += 1
-            self._run_dir.log(f"restored: {path}")
-        elif draft.exists():
-            draft.unlink()
-            fsync_directory(path.parent)
-        kept = discard_parked(parked_place(path, self._state.run), source, self._run_dir)
-        if kept is not None:
-            self._result.archived.append(str(kept))
-
-
-def _content(path: Path) -> bytes | None:
-    with disk_errors(f"reading {path}"):
-        return read_regular(path)[0] if path.exists() else None
 
 
 def _moved(

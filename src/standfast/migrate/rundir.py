@@ -41,6 +41,7 @@ State = Literal[
     "done",
     "rolling-back",
     "rolled-back",
+    "abandoned",
 ]
 #: States in which a run has to be finished before another begins.
 UNFINISHED: tuple[State, ...] = ("started", "backed-up", "loaded", "verify-failed", "rolling-back")
@@ -67,6 +68,8 @@ class SourceRecord(msgspec.Struct, frozen=True):
     whole: bool = False
     key_field: str | None = None
     split_default: bool = False
+    uid: int = -1
+    gid: int = -1
 
 
 class Updated(msgspec.Struct, frozen=True):
@@ -95,7 +98,7 @@ class RunState(msgspec.Struct):
 
     `cleaning`: it has begun to take originals away; those in `left` it did not take, because they
     had changed.  `changes_sha256` is the checksum of the record of changes, `checksum` that of all
-    the other fields here.
+    the other fields here.  `server` names the database below its identity: see `server_of`.
     """
 
     run: str
@@ -112,13 +115,19 @@ class RunState(msgspec.Struct):
     cleaning: bool = False
     left: list[str] = []
     changes_sha256: str = ""
+    server: str = ""
     format: int = 1
     checksum: str = ""
 
     @property
     def taken(self) -> list[SourceRecord]:
         """The files that this run has taken from their places, or may have."""
-        return [each for each in self.sources if self.cleaning and each.path not in self.left]
+        return [each for each in self.files if self.cleaning and each.path not in self.left]
+
+    @property
+    def files(self) -> list[SourceRecord]:
+        """One record for each file: several collections may come from one."""
+        return list({each.path: each for each in self.sources}.values())
 
 
 def now_text() -> str:

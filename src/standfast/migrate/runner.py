@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from standfast.backends.base import Backend, Change, Load
-from standfast.errors import ConfigError, DataError, MigrationError
+from standfast.errors import ConfigError, MigrationError, StandfastError
 from standfast.migrate.cleanup import parked_place, take_away
 from standfast.migrate.compare import CollectionPlan
 from standfast.migrate.find_files import Found
@@ -24,6 +24,8 @@ from standfast.migrate.locking import (
     moved_files,
     require_same_target,
     runs_that_moved,
+    server_of,
+    surely_refused,
     was_loaded,
 )
 from standfast.migrate.plan import Options, Plan, compare_with_database, scan
@@ -140,7 +142,7 @@ class Runner:
     ) -> Result:
         """Do it.  `confirm` sees the plan before anything is written and may raise to stop."""
         with migration_lock(self._data_dir), disk_errors("migrating"):
-            resumed, unfinished = self._finish_earlier_runs(keep_files=options.keep_files)
+            resumed, unfinished = self._finish_earlier_runs(paths, keep_files=options.keep_files)
             if unfinished is not None:
                 return unfinished
             plan = self.plan(paths, options)
@@ -166,6 +168,7 @@ class Runner:
             started_at=now_text(),
             target=self._backend.display,
             identity=self._backend.identity(),
+            server=server_of(self._backend),
             sources=records,
             on_conflict=options.on_conflict,
             keep_files=options.keep_files,
@@ -249,9 +252,10 @@ class Runner:
         failpoint("load-begins")
         try:
             self._backend.load(run_dir.run, "loaded", loads)
-        except (MigrationError, DataError):
-            # Refused for certain.  After any other error the next run asks what became of it.
-            _discard(run_dir)
+        except StandfastError as error:
+            # After an error that leaves it open the next run asks what became of the load.
+            if surely_refused(error):
+                _discard(run_dir)
             raise
         failpoint("load-committed")
         self._set_loaded(run_dir, state)
@@ -312,11 +316,11 @@ class Runner:
 
     def _clean_up(self, run_dir: RunDir, state: RunState, result: Result) -> None:
         """Take the originals away; those that have changed since the scan stay, and are listed."""
-        self._announce("clean up", f"moving {len(state.sources)} original(s) to {run_dir.path}")
+        self._announce("clean up", f"moving {len(state.files)} original(s) to {run_dir.path}")
         state.cleaning = True
         run_dir.save_state(state)
         failpoint("state-cleaning")
-        for source in state.sources:
+        for source in state.files:
             with disk_errors(f"moving {source.path}", hint=_KEEP_HINT):
                 outcome = take_away(source, run_dir)
             if outcome == "taken":
@@ -331,10 +335,13 @@ class Runner:
 
     # ---- runs that were killed
 
-    def _finish_earlier_runs(self, *, keep_files: bool) -> tuple[list[str], Result | None]:
+    def _finish_earlier_runs(
+        self, paths: Sequence[Path], *, keep_files: bool
+    ) -> tuple[list[str], Result | None]:
         """Bring every unfinished run of this data directory to its end.
 
-        `keep_files` ends a run whose originals cannot be moved: they stay where they are.
+        `keep_files` ends a run whose originals cannot be moved: they stay where they are.  Without
+        it such a run stays unfinished, and stops this one only if it is about one of `paths`.
         Returns the runs that were finished, and the result to give at once when one cannot be.
         """
         finished: list[str] = []
@@ -359,16 +366,30 @@ class Runner:
                 _leave_originals(run_dir, state)
             self._announce("resume", f"finishing run {state.run}")
             result = Result(Plan(Found((), (), False)), state.run)
-            self._finish(run_dir, state, run_dir.load_changes(), None, result)
+            try:
+                self._finish(run_dir, state, run_dir.load_changes(), None, result)
+            except ConfigError as error:
+                # Its originals stay where they are; other files need not wait for that.
+                if error.code != "disk" or _concerns(state, paths):
+                    raise
+                self._announce("resume", f"run {state.run} is not finished: {error.message}")
+                continue
             if not result.green:
                 return finished, result
             finished.append(state.run)
         return finished, None
 
 
+def _concerns(state: RunState, paths: Sequence[Path]) -> bool:
+    """Whether any of these paths is a file of the run, or a folder above one."""
+    files = {Path(source.path) for source in state.files}
+    above = {folder for file in files for folder in file.parents}
+    return any(path.resolve() in files | above for path in paths)
+
+
 def _leave_originals(run_dir: RunDir, state: RunState) -> None:
     """End the run without taking any more originals away; one that was on its way goes back."""
-    for source in state.sources if state.cleaning else ():
+    for source in state.files if state.cleaning else ():
         path = Path(source.path)
         parked = parked_place(path, state.run)
         if os.path.lexists(parked) and not move_back(parked, path):

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -34,6 +35,9 @@ _DIRECTORY: int | None = getattr(os, "O_DIRECTORY", None)
 #: Whether a link can be made to a symbolic link itself.  Not on Windows; there a rename leaves a
 #: target alone, which it does nowhere else.
 _LINKS_LINKS = os.link in os.supports_follow_symlinks
+#: FS_IOC_GETFLAGS, and FS_IMMUTABLE_FL with FS_APPEND_FL, of Linux's <linux/fs.h>.
+_GET_FLAGS = 0x8008_6601 if sys.maxsize > 2**32 else 0x8004_6601
+_KEPT_IN_PLACE = 0x10 | 0x20
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
@@ -75,11 +79,13 @@ def write_atomic(
     *,
     mode: int = _MODE,
     mtime_ns: int | None = None,
+    owner: tuple[int, int] | None = None,
     draft: Path | None = None,
 ) -> None:
     """Put `data` in the place of `path`: afterwards there is the old content or the new, durably.
 
-    The new file has `mode`, and `mtime_ns` as its time of modification when that is given.  A kill
+    The new file has `mode`, and `mtime_ns` as its time of modification when that is given; it gets
+    `owner` (user and group) as far as this process may give files away.  A kill
     leaves at most a draft beside it: one that `is_draft` recognises, or `draft` itself, which
     replaces what an earlier kill left of it.
     """
@@ -93,6 +99,8 @@ def write_atomic(
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
+                if owner is not None:
+                    _give_away(file.fileno(), owner)
                 _set_mode(file.fileno(), draft, mode)
                 if mtime_ns is not None:
                     by_handle = os.utime in os.supports_fd
@@ -112,6 +120,63 @@ def _set_mode(handle: int, path: Path, mode: int) -> None:
         os.fchmod(handle, mode)
     else:
         os.chmod(path, mode)
+
+
+def _give_away(handle: int, owner: tuple[int, int]) -> None:
+    """Set user and group, or the one of them that this process may set."""
+    if not hasattr(os, "fchown"):
+        return
+    user, group = owner
+    for uid, gid in ((-1, group), (user, -1)):
+        with contextlib.suppress(PermissionError):
+            os.fchown(handle, uid, gid)
+
+
+def cannot_be_moved(path: Path) -> str:
+    """Why a file could not be renamed within its folder, as far as can be seen without trying.
+
+    Empty when nothing speaks against it.  Looked at are the folder's rights and its sticky bit, a
+    read-only file system, a mount on the file itself (as in a container), and Linux's attributes
+    `immutable` and `append only`.
+    """
+    folder = path.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the folder {folder} is not writable"
+    state, above = path.lstat(), folder.stat()
+    mine = not hasattr(os, "geteuid") or os.geteuid() in (0, state.st_uid, above.st_uid)
+    if above.st_mode & stat.S_ISVTX and not mine:
+        return f"it belongs to another user, and the folder {folder} is sticky"
+    if os.fsencode(path) in _mount_points():
+        return "it is a mount point"
+    return _attribute(path)
+
+
+def _mount_points() -> set[bytes]:
+    """Where this process sees file systems mounted; nothing where the system does not say."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return set()
+    return {
+        re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ")[4])
+        for line in lines
+    }
+
+
+def _attribute(path: Path) -> str:
+    """The attribute that keeps a file in its place.  Source: ioctl_iflags(2)."""
+    if sys.platform != "linux":
+        return ""
+    import fcntl
+
+    flags = bytearray(8)
+    try:
+        with _opened_regular(path) as file:
+            fcntl.ioctl(file, _GET_FLAGS, flags)
+    except OSError:
+        return ""
+    found = int.from_bytes(flags[:4], sys.byteorder)
+    return "it is immutable or append-only (lsattr)" if found & _KEPT_IN_PLACE else ""
 
 
 def create_private(path: Path) -> None:

@@ -15,6 +15,7 @@ from standfast.backends.base import (
     Image,
     Load,
     LoadReport,
+    Reference,
     RunRecord,
     StoredText,
     decode_outcomes,
@@ -24,6 +25,7 @@ from standfast.backends.postgres import conflicts, fast_put, load, read, schema,
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
 from standfast.backends.postgres.handshake import is_pooled
+from standfast.backends.postgres.references import find_references
 from standfast.backends.postgres.session import Sessions, time_left
 from standfast.backends.postgres.table_maker import TableMaker
 from standfast.backends.postgres.tables import Table, find_table, has_schema
@@ -548,6 +550,10 @@ class PostgresBackend(Sessions):
             except psycopg.Error as error:
                 self._forget_tables(error)
                 raise
+
+    def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
+        with self._reading(collection) as (conn, table):
+            return [] if table is None else find_references(conn, table, keys)
 
     def run_record(self, run: str) -> RunRecord | None:
         with self.connection(f"reading run {run}") as conn:

@@ -16,7 +16,15 @@ from psycopg import Connection, sql
 from psycopg.copy import QueuedLibpqWriter
 from psycopg.errors import UniqueViolation
 
-from standfast.backends.base import Change, Load, LoadReport, RunRecord, stale
+from standfast.backends.base import (
+    Change,
+    Load,
+    LoadReport,
+    RunRecord,
+    require_known_references,
+    stale,
+)
+from standfast.backends.postgres.references import find_references
 from standfast.backends.postgres.schema import LOAD_LOCK
 from standfast.backends.postgres.tables import Table
 from standfast.backends.postgres.write import key_fits, key_values, log_change
@@ -86,6 +94,7 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
     # An expired row is not a document, but its key is taken.
     conn.execute(sql.SQL("DELETE FROM {table} t WHERE NOT {live}").format(**parts))
     _check_versions(conn, table, load)
+    _check_references(conn, table, load)
     floor, buried = _buried(conn, table)
 
     def lowest(key: str) -> int:
@@ -141,6 +150,16 @@ def _check_versions(conn: Connection[Any], table: Table, load: Load) -> None:
     for change in load.changes:
         if found.get(change.key, 0) != change.expected_version:
             raise stale(table.collection, change.key)
+
+
+def _check_references(conn: Connection[Any], table: Table, load: Load) -> None:
+    """What is deleted takes no row of another table along that nobody was asked about."""
+    if not load.doomed:
+        return
+    statement = sql.SQL("SELECT FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) FOR UPDATE")
+    # Whoever adds a row that refers to one of these waits for this lock, and then for nothing.
+    conn.execute(statement.format(**table.parts()), (key_values(table, load.doomed),))
+    require_known_references(load, find_references(conn, table, load.doomed))
 
 
 def _buried(conn: Connection[Any], table: Table) -> tuple[int, dict[str, int]]:

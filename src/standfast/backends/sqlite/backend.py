@@ -25,6 +25,7 @@ from standfast.backends.base import (
     Image,
     Load,
     LoadReport,
+    Reference,
     RunRecord,
     StoredText,
     decode_outcomes,
@@ -46,6 +47,7 @@ from standfast.backends.sqlite.file import (
     leave_wal,
     transaction,
 )
+from standfast.backends.sqlite.references import enforced_references, find_references
 from standfast.backends.sqlite.tables import adopt, adoptable_tables, preview, table_of
 from standfast.backends.sqlite.trim import trim
 from standfast.document.containment import contains
@@ -442,8 +444,12 @@ class SqliteBackend:
         with self._using(doing, create=True) as conn:
             assert conn is not None, "create=True opens"
             once = sqlite_load.pages_written_once(conn, loads, self._busy_timeout_ms)
-            with once, self._writing(doing):
+            with once, enforced_references(conn), self._writing(doing):
                 return sqlite_load.load_run(conn, run, state, loads, now_us())
+
+    def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
+        with self._reading(collection) as conn:
+            return [] if conn is None else find_references(conn, table_of(conn, collection), keys)
 
     def run_record(self, run: str) -> RunRecord | None:
         with self._using(f"reading run {run}") as conn:

@@ -9,7 +9,15 @@ from itertools import count
 import apsw
 import msgspec
 
-from standfast.backends.base import Change, Load, LoadReport, RunRecord, stale
+from standfast.backends.base import (
+    Change,
+    Load,
+    LoadReport,
+    RunRecord,
+    require_known_references,
+    stale,
+)
+from standfast.backends.sqlite.references import find_references
 from standfast.backends.sqlite.tables import Table, table_of
 from standfast.backends.sqlite.write import ensure_table, log_change
 from standfast.system.failpoints import failpoint
@@ -87,6 +95,7 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
     # An expired row is not a document, but its key is taken.
     conn.execute(f"DELETE FROM {table.sql} WHERE expires_at <= ?", (now_us,))
     _check_versions(conn, load, table)
+    require_known_references(load, find_references(conn, table, load.doomed))
     floor = conn.execute(
         "SELECT version_floor FROM _standfast_collections WHERE name = ?", (name,)
     ).get
@@ -150,8 +159,12 @@ def _write_change(
         image = change.image
         text = image.data if image.raw is None else image.raw
         conn.execute(
-            f"INSERT OR REPLACE INTO {table.sql} ({columns}, expires_at)"
-            f" VALUES (?1, ?2, {table.stamp('?3')}, {table.stamp('?4')}, ?5, ?6)",
+            # Not INSERT OR REPLACE, whose delete would take along what refers to the row.
+            f"INSERT INTO {table.sql} ({columns}, expires_at)"
+            f" VALUES (?1, ?2, {table.stamp('?3')}, {table.stamp('?4')}, ?5, ?6)"
+            f" ON CONFLICT ({table.key_sql}) DO UPDATE SET data = excluded.data,"
+            " created_at = excluded.created_at, updated_at = excluded.updated_at,"
+            " version = excluded.version, expires_at = excluded.expires_at",
             (change.key, text, image.created_us, image.updated_us, version, image.expires_us),
         )
     elif change.text is not None:
