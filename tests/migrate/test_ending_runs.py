@@ -27,10 +27,10 @@ def states(place: Place) -> list[RunState]:
     return [run.load_state() for run in all_runs(place.data_dir)]
 
 
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
 def test_a_first_try_that_was_refused_leaves_no_run(place: Place) -> None:
     """A load that was surely refused is no run: the next command may name another database."""
-    if not place.postgres_url:
-        pytest.skip("a SQLite file has no rights of its own")
+    assert place.postgres_url, "a SQLite file has no rights of its own"
     with new_role(place.postgres_url) as name:
         other = Place(place.root, url_as(place.postgres_url, name))
         with pytest.raises(ConfigError) as caught:
@@ -111,10 +111,9 @@ def test_runs_say_what_is_left_to_do(place: Place) -> None:
     assert "rollback" not in run_cli("runs", env=place.env).out
 
 
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
 def test_one_database_by_two_urls_is_one(place: Place) -> None:
     """An unfinished run is compared by what the server says of itself, not by the URL's text."""
-    if not place.postgres_url:
-        pytest.skip("a file has one path")
     from standfast.migrate.locking import require_same_target
 
     path = place.write("v.json", {"1": {}})
