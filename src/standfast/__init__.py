@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from standfast.api.aio import AsyncBatch, AsyncCollection, AsyncStore, Opening
     from standfast.api.store import WriteOutcome
     from standfast.api.sync import Batch, Collection, Store
+    from standfast.engine.activity import Rejected
     from standfast.engine.background import StateChange
     from standfast.engine.health import Health
     from standfast.engine.local_state import Fallback
+    from standfast.engine.refusals import Refused
     from standfast.jsonfile import AsyncJsonFile, JsonFile, Saved
     from standfast.ops.reconcile import OnConflict
 
@@ -131,6 +133,8 @@ _LAZY = {
     "Health": "engine.health",
     "JsonFile": "jsonfile",
     "Opening": "api.aio",
+    "Refused": "engine.refusals",
+    "Rejected": "engine.activity",
     "Saved": "jsonfile",
     "StateChange": "engine.background",
     "Store": "api.sync",
@@ -157,6 +161,8 @@ __all__ = [
     "Opening",
     "ProvisionalVersion",
     "Receipt",
+    "Refused",
+    "Rejected",
     "Saved",
     "StandfastError",
     "StateChange",

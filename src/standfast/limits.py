@@ -173,6 +173,19 @@ MAX_SUSPECTS = 3
 #: since.
 TROUBLE_SHOWN_S = 10.0
 
+#: Outages of one opened store that are remembered, and collections with refused writes.
+MAX_OUTAGES = 50
+MAX_REFUSING_COLLECTIONS = 200
+
+#: Seconds between two lines of the log about refused writes of one collection.
+REFUSAL_LOG_PAUSE_S = 60.0
+
+#: Refused and rejected writes that wait for the application's functions; beyond, they are counted.
+MAX_NOTICES = 10_000
+
+#: Reports of closed stores that a data directory keeps: the newest.
+MAX_OLD_REPORTS = 20
+
 # ---- the bot
 
 #: Entries of one guild's waitlist. Each change writes the document, of 300 bytes an entry or so.

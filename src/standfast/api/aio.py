@@ -18,10 +18,12 @@ from standfast.document.names import collection_name, key_text
 from standfast.document.patch import parse_pointer, resolve
 from standfast.document.typed import Typed
 from standfast.document.values import MISSING, Missing
-from standfast.engine.background import StateChange
+from standfast.engine.activity import Rejected
+from standfast.engine.background import REFUSED, REJECTED, StateChange
 from standfast.engine.health import Health
 from standfast.engine.interfaces import Engine
 from standfast.engine.promise import Promise
+from standfast.engine.refusals import Refused
 from standfast.engine.write_queue import Result
 from standfast.errors import ConfigError, ConflictError, DataError, StandfastError
 from standfast.limits import MAX_BATCH_OPS, MAX_UPDATE_ATTEMPTS
@@ -600,6 +602,19 @@ class AsyncStore:
     def on_state_change(self, listener: Callable[[StateChange], object]) -> None:
         """Call `listener(change)` at every change of state, in a thread of its own, in order."""
         self.engine.notifier.listen(listener)
+
+    def on_refused(self, listener: Callable[[Refused], object]) -> None:
+        """Call `listener(refused)` for every write that raised because it was refused, and is not
+        stored: by the primary, or during an outage by the local files.
+
+        In a thread of its own, in order.  A condition that does not hold is not a refusal.
+        """
+        self.engine.notifier.listen(listener, REFUSED)
+
+    def on_rejected(self, listener: Callable[[Rejected], object]) -> None:
+        """Call `listener(rejected)` for every acknowledged write that the replay could not apply:
+        it waits as a conflict.  In a thread of its own, in order."""
+        self.engine.notifier.listen(listener, REJECTED)
 
     def batch(self, *, provisional: bool = False) -> AsyncBatch:
         """Writes that stand or fall together, as an asynchronous context manager."""

@@ -10,8 +10,10 @@ from typing import Any, Generic, TypeVar, overload
 from standfast.api.aio import AsyncCollection, AsyncStore, BatchWrites
 from standfast.api.drive import Blocking, blocking, drive, iterating
 from standfast.api.store import CLOSE_TIMEOUT_S, StoreHandle, no_loop
+from standfast.engine.activity import Rejected
 from standfast.engine.background import StateChange
 from standfast.engine.interfaces import Engine
+from standfast.engine.refusals import Refused
 from standfast.errors import Unavailable
 
 T = TypeVar("T")
@@ -164,6 +166,19 @@ class Store(Blocking[AsyncStore]):
     def on_state_change(self, listener: Callable[[StateChange], object]) -> None:
         """Call `listener(change)` at every change of state, in a thread of its own, in order."""
         self.calls.on_state_change(listener)
+
+    def on_refused(self, listener: Callable[[Refused], object]) -> None:
+        """Call `listener(refused)` for every write that raised because it was refused, and is not
+        stored: by the primary, or during an outage by the local files.
+
+        In a thread of its own, in order.  A condition that does not hold is not a refusal.
+        """
+        self.calls.on_refused(listener)
+
+    def on_rejected(self, listener: Callable[[Rejected], object]) -> None:
+        """Call `listener(rejected)` for every acknowledged write that the replay could not apply:
+        it waits as a conflict.  In a thread of its own, in order."""
+        self.calls.on_rejected(listener)
 
     def batch(self, *, provisional: bool = False) -> Batch:
         """Writes that stand or fall together, as a context manager."""

@@ -1,4 +1,4 @@
-"""Threads that wait: for their time (`Timer`), for a change of mode (`StateNotifier`).
+"""Threads that wait: for their time (`Timer`), for events (`StateNotifier`).
 
 Both are supervised (`system.supervision`), as every thread of an engine is.
 """
@@ -10,12 +10,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from standfast.engine.activity import Rejected
+from standfast.engine.refusals import Refused
 from standfast.engine.state_machine import Mode
+from standfast.limits import MAX_NOTICES
 from standfast.system.supervision import SupervisedThread, Supervisor
 
 logger = logging.getLogger("standfast")
+
+#: The kinds of events, by the names under which functions are registered for them.
+STATE_CHANGE = "on_state_change"
+REFUSED = "on_refused"
+REJECTED = "on_rejected"
 
 
 class Timer:
@@ -78,32 +86,44 @@ class StateChange(NamedTuple):
 
 
 class StateNotifier:
-    """Logs each change, and calls the listeners in a thread of their own, in order.
+    """Calls the application's functions in a thread of their own, in order.
 
-    A listener that fails is logged and called again at the next change; one that blocks holds up
-    the other listeners only.
+    One that fails is logged and called again the next time; one that blocks holds up the other
+    functions only.  What waits for them is bounded: beyond, refused and rejected writes are left
+    out, and how many is logged.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._listeners: list[Callable[[StateChange], object]] = []
-        self._queue: queue.SimpleQueue[StateChange | None] = queue.SimpleQueue()
+        self._listeners: dict[str, list[Callable[[Any], object]]] = {}
+        self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._left_out = 0
 
-    def listen(self, listener: Callable[[StateChange], object]) -> None:
-        """Call this function at every change from now on."""
-        self._listeners.append(listener)
+    def listen(self, listener: Callable[[Any], object], what: str = STATE_CHANGE) -> None:
+        """Call this function for every event of a kind from now on."""
+        self._listeners.setdefault(what, []).append(listener)
         if self._thread is None:
             thread = SupervisedThread("standfast-notifier", self._turn, self._supervisor)
             thread.start()
             self._thread = thread
 
     def announce(self, before: Mode, after: Mode, cause: str, lag_ops: int) -> None:
-        """Log a change and queue it for the listeners."""
-        level = logging.WARNING if after is Mode.JOURNALING else logging.INFO
-        logger.log(level, "%s -> %s: %s; %d writes pending", before, after, cause, lag_ops)
-        if self._thread is not None:
-            self._queue.put(StateChange(str(before), str(after), cause, lag_ops))
+        """Queue a change of state for the listeners."""
+        logger.debug("%s -> %s: %s; %d writes pending", before, after, cause, lag_ops)
+        if STATE_CHANGE in self._listeners:
+            change = StateChange(str(before), str(after), cause, lag_ops)
+            self._queue.put((STATE_CHANGE, change))
+
+    def notify(self, event: Refused | Rejected) -> None:
+        """Queue a refused or rejected write for the listeners."""
+        what = REFUSED if isinstance(event, Refused) else REJECTED
+        if what not in self._listeners:
+            return
+        if self._queue.qsize() >= MAX_NOTICES:
+            self._left_out += 1
+            return
+        self._queue.put((what, event))
 
     def close(self) -> None:
         """Let the thread end when every change was delivered."""
@@ -111,12 +131,20 @@ class StateNotifier:
             self._queue.put(None)
 
     def _turn(self) -> bool:
-        change = self._queue.get()
-        if change is None:
+        item = self._queue.get()
+        if item is None:
             return False
-        for listener in list(self._listeners):
+        what, event = item
+        for listener in list(self._listeners.get(what, ())):
             try:
-                listener(change)
+                listener(event)
             except BaseException:  # the application's function, not ours
-                logger.exception("an on_state_change function failed")
+                logger.exception("an %s function failed", what)
+        if self._left_out and self._queue.empty():
+            count, self._left_out = self._left_out, 0
+            logger.warning(
+                "%d refused or rejected writes were not passed to the on_refused and on_rejected"
+                " functions, which are too slow",
+                count,
+            )
         return True

@@ -62,6 +62,7 @@ class Connector:
             self._make_all(self._backends[1:])
         except StandfastError as error:
             self._failure = error
+            self._context.activity.failed(error)
             refused = error.code in _REFUSALS or isinstance(error, ConfigError | CorruptData)
             self._context.post(NotConnected(error.code, refused))
             if self._context.mode is not Mode.JOURNALING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,9 +18,10 @@ from typing import TypeVar
 import msgspec
 
 from standfast.backends.base import Backend
+from standfast.engine.activity import Activity, Report
 from standfast.engine.background import StateNotifier
 from standfast.engine.full_scan import FullScan, Pages
-from standfast.engine.health import Health
+from standfast.engine.health import Health, with_activity
 from standfast.engine.interfaces import ReadResult
 from standfast.engine.overlay import View
 from standfast.engine.promise import CompletionBatch, Promise
@@ -36,7 +38,7 @@ T = TypeVar("T")
 #: A lost connection is tried once more, with the same lane and sequences: the gate makes it safe.
 _TRIED_AGAIN = ("connection", "connection_lost", "shutdown")
 
-_Waiting = tuple[Promise[list[Result]], Sequence[Op]]
+_Waiting = tuple[Promise[list[Result]], Sequence[Op], float]
 
 
 class EmbeddedEngine:
@@ -48,6 +50,12 @@ class EmbeddedEngine:
         self.primary = backend
         self.situation = Situation(Mode.DIRECT, "the primary is local")
         self.notifier = StateNotifier(PROCESS)
+        self.activity = Activity(
+            str(uuid.uuid4()),
+            deadline_s=0.0,  # calls have none: in its place stands when they were made
+            display=backend.display,
+            notify=self.notifier.notify,
+        )
         self.lane = str(uuid.uuid4())
         self._seq = 0
         self._watermark = 0
@@ -75,7 +83,7 @@ class EmbeddedEngine:
         """Write the ops of one call, which are acknowledged together."""
         self.require_open()
         promise: Promise[list[Result]] = Promise(loop)
-        self._waiting.append((promise, ops))
+        self._waiting.append((promise, ops, time.monotonic()))
         if loop is None:
             self._combine(promise)
         else:
@@ -104,7 +112,7 @@ class EmbeddedEngine:
 
     def _commit(self, batch: list[_Waiting]) -> None:
         ops: list[Op] = []
-        for _, drafts in batch:
+        for _, drafts, _ in batch:
             first = self._seq + 1
             for draft in drafts:
                 self._seq += 1
@@ -120,8 +128,9 @@ class EmbeddedEngine:
                 self._fail(batch, error, completions)
                 return
             self._watermark = applied.watermark
+            self.activity.wrote("primary", [(begun, drafts) for _, drafts, begun in batch])
             start = 0
-            for promise, drafts in batch:
+            for promise, drafts, _ in batch:
                 end = start + len(drafts)
                 pairs = zip(ops[start:end], applied.outcomes[start:end], strict=True)
                 completions.value(
@@ -142,7 +151,9 @@ class EmbeddedEngine:
             or not isinstance(error, StandfastError)
             or isinstance(error, Unavailable)
         ):
-            for promise, _ in batch:
+            for promise, drafts, _ in batch:
+                if isinstance(error, StandfastError) and error.code != "closed":
+                    self.activity.refused(drafts[0], error)
                 completions.error(promise, error)
             return
         for one in batch:
@@ -179,7 +190,10 @@ class EmbeddedEngine:
     ) -> ReadResult | Promise[ReadResult]:
         """Read one place of the local database, in the caller's thread."""
         self.require_open()
-        return ReadResult(_view(self.primary.read(collection, [key]).get(key)), True)
+        begun = time.monotonic()
+        view = _view(self.primary.read(collection, [key]).get(key))
+        self.activity.read("primary", (begun,))
+        return ReadResult(view, True)
 
     def scan(
         self,
@@ -223,9 +237,14 @@ class EmbeddedEngine:
     def health(self) -> Health:
         """Always direct."""
         now = self.situation
-        return Health(
+        health = Health(
             state=str(now.mode), cause=now.cause, primary=self.primary.display, lane=self.lane
         )
+        return with_activity(health, self.report())
+
+    def report(self) -> Report:
+        """What this store has done since it was opened."""
+        return self.activity.report(self.situation, lane=self.lane)
 
     def is_pending(self, lane: str, seq: int) -> bool:
         """Nothing is ever pending."""

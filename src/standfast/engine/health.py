@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from standfast.engine import clock
+from standfast.engine.activity import LastError, Report
 from standfast.engine.local_state import LocalState
+from standfast.engine.refusals import Refusal
 from standfast.engine.state_machine import Mode, Situation
 from standfast.system.supervision import Trouble
 
@@ -21,7 +23,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     the spool, since the journal could not be written.  `lane` is the stream of
     ops of this store, `history` the identity of the database that the local files belong to.
     `conflicts` counts conflict records by their state; None while the primary is unreachable.
-    `problems`: what is wrong beside the state, a sentence each, such as a thread that failed.
+    `problems`: what is wrong beside the state, a sentence each, such as a thread that failed or a
+    collection whose writes are refused.  `since`, `next_try`: when the store came into its state,
+    and when the primary is asked again, in seconds of `time.time()`.  `last_error`: the last answer
+    of the primary that was an error.  `refused_writes`: calls that raised because their write was
+    refused, since the store was opened; what they wanted to write is not stored.
     """
 
     state: str
@@ -42,11 +48,37 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     conflicts: dict[str, int] | None = None
     problems: tuple[str, ...] = ()
+    since: float | None = None
+    next_try: float | None = None
+    last_error: LastError | None = None
+    refused_writes: int = 0
 
     @property
     def healthy(self) -> bool:
         """Whether writes go straight to the primary, nothing waits, and no part is in trouble."""
         return self.state == "direct" and self.lag_ops == 0 and not self.problems
+
+
+def with_activity(health: Health, report: Report) -> Health:
+    """The health, with what the store has done."""
+    return msgspec.structs.replace(
+        health,
+        problems=(*health.problems, *map(refusal_sentence, report.refusals)),
+        since=report.since,
+        next_try=report.next_try,
+        last_error=report.last_error,
+        refused_writes=sum(report.refused.values()),
+    )
+
+
+def refusal_sentence(one: Refusal) -> str:
+    """That writes of a collection are refused: since when, how many, why, and what to do."""
+    since = datetime.fromtimestamp(one.first, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    hint = f" ({one.hint})" if one.hint else ""
+    return (
+        f"writes to `{one.collection}` are refused since {since}, {one.count} so far, and are not"
+        f" stored: {one.message}{hint}"
+    )
 
 
 def health_of(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from standfast.backends.base import Backend
+from standfast.engine.activity import Activity, Report
 from standfast.engine.background import StateNotifier
 from standfast.engine.full_scan import FullScan, Pages
 from standfast.engine.health import Health
@@ -40,6 +41,7 @@ class Engine(Protocol):
     primary: Backend
     situation: Situation
     notifier: StateNotifier
+    activity: Activity
 
     @property
     def mode(self) -> Mode:
@@ -107,6 +109,10 @@ class Engine(Protocol):
         """How the store is doing, from local knowledge."""
         ...
 
+    def report(self) -> Report:
+        """What this store has done since it was opened: counts, latencies, outages."""
+        ...
+
     def is_pending(self, lane: str, seq: int) -> bool:
         """Whether the op that a receipt names still waits in the journal."""
         ...
@@ -129,6 +135,7 @@ class EngineContext(Protocol):
 
     situation: Situation
     supervisor: Supervisor
+    activity: Activity
 
     @property
     def mode(self) -> Mode:

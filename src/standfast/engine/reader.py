@@ -117,6 +117,7 @@ class Reader:
             self._local_state.take(observed, seen_us=now_us, again=observe)
         except StandfastError as error:
             away = means_away(error)
+            self._context.activity.failed(error)
             if away:
                 self.suspect = True
                 self._context.primary_missed(error.code)
@@ -128,6 +129,7 @@ class Reader:
                         completions.error(question.promise, error)
             return
         views = {state.key: _view(state, now_us) for state in observed.states}
+        self._context.activity.read("primary", [question.deadline for question in questions])
         with CompletionBatch() as completions:
             for question in questions:
                 completions.value(question.promise, ReadResult(views[question.key], True))

@@ -18,6 +18,7 @@ import msgspec
 
 from standfast.backends.base import Backend
 from standfast.engine import clock, lanes
+from standfast.engine.activity import Activity
 from standfast.engine.journal import Pending
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
@@ -67,7 +68,14 @@ _OF_ALL = frozenset(
 class Replayer:
     """The replay of one data directory into one primary.  Thread-safe: one round at a time."""
 
-    def __init__(self, backend: Backend, local_state: LocalState, *, deadline_s: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        local_state: LocalState,
+        *,
+        deadline_s: float,
+        activity: Activity | None = None,
+    ) -> None:
         self.backend = backend
         self.waiting = Waiting()
         self._local_state = local_state
@@ -83,6 +91,7 @@ class Replayer:
         self._limit: float | None = None
         self._searched: set[str] = set()
         """Collections that are halved at once when a batch fails: others went first already."""
+        self._activity = activity
         self.indirect: set[str] = set()
         """Lanes of this process whose ops all go through the journal."""
         self.confirmed = False
@@ -260,7 +269,8 @@ class Replayer:
         now = time.monotonic()
         for unit in batch:
             for name in self.waiting.gone(unit, applied=not unit[0].op.reject, now=now):
-                logger.info("collection `%s` is not held any more: its writes are replayed", name)
+                # At the level of what it is the end of.
+                logger.warning("collection `%s` is not held any more: its writes are sent", name)
         return True
 
     def _is_of_one_write(self, error: StandfastError) -> bool:
@@ -330,9 +340,20 @@ class Replayer:
         # Refused before it was acknowledged, by a lost reply: now it is sent like any other.
         self._reissue([one for one in pending if one.op.seq in refused], Kinds(), {})
         self._journal.remove(done)
-        rejected = [outcome for outcome in applied.outcomes if outcome.status == "rejected"]
+        self._report(done, applied)
+
+    def _report(self, done: Sequence[Pending], applied: Applied) -> None:
+        """Count what was sent, and say which of it was rejected."""
+        rejected = {one.seq: one for one in applied.outcomes if one.status == "rejected"}
+        if self._activity is not None:
+            self._activity.sent(len(done))
+            for op in (one.op for one in done if one.op.seq in rejected):
+                self._activity.rejected(op, op.reject or rejected[op.seq].code)
         if rejected:
-            logger.warning("%d replayed writes were rejected: see the conflicts", len(rejected))
+            logger.warning(
+                "%d replayed write(s) were rejected, and are conflicts: standfast conflicts list",
+                len(rejected),
+            )
 
     # ---- what does not go
 

@@ -14,17 +14,20 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from standfast.backends.base import Backend
+from standfast.engine.activity import Activity, Report
 from standfast.engine.background import StateNotifier, Timer
 from standfast.engine.connector import Connector
 from standfast.engine.full_scan import FullScan, MirrorPages, Pages, not_complete, require_complete
-from standfast.engine.health import Health, health_of
+from standfast.engine.health import Health, health_of, with_activity
 from standfast.engine.interfaces import EngineContext, ReadResult
+from standfast.engine.journal import FILE as JOURNAL_FILE
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
 from standfast.engine.promise import Promise
 from standfast.engine.reader import Question, Reader
 from standfast.engine.replayer import Replayer
+from standfast.engine.reports import ReportFile
 from standfast.engine.scanning import Scanning, completed
 from standfast.engine.state_machine import (
     Action,
@@ -69,6 +72,7 @@ class Replaying:
                 until="nearly" if draining else "empty", deadline=time.monotonic() + SLICE_S
             )
         except StandfastError as error:
+            context.activity.failed(error)
             # One transaction that took too long, or whose connection did not last, is no outage:
             # only that a fresh connection cannot be made is (R20).
             until = time.monotonic() + CONNECT_DEADLINE_S
@@ -108,10 +112,21 @@ class ReplicatedEngine:
         self.situation: Situation = begin("not connected yet")
         self.supervisor = Supervisor()
         self.notifier = StateNotifier(self.supervisor)
+        self._report_file = ReportFile(local_state.data_dir)
+        self.activity = Activity(
+            self._report_file.id,
+            deadline_s=deadline_s,
+            display=primary.display,
+            kept_in=str(local_state.data_dir.absolute() / JOURNAL_FILE),
+            fallback=local_state.options.fallback,
+            notify=self.notifier.notify,
+        )
         self._held: StandfastError | None = None
         self._closed = False
         self._changed = threading.Condition()
-        self.replayer = Replayer(primary.new_handle(), local_state, deadline_s=deadline_s)
+        self.replayer = Replayer(
+            primary.new_handle(), local_state, deadline_s=deadline_s, activity=self.activity
+        )
         self._writing_backend = primary.new_handle()
         self._writer = Writer(self, self._writing_backend, local_state)
         self._reader = Reader(self, primary.new_handle(), local_state)
@@ -139,6 +154,8 @@ class ReplicatedEngine:
             self._connector.timer.close()
             self._close_files()
             raise failure
+        self._report_file.begin()
+        self._report_file.write(self.report(), -2)
         self._housekeeping.schedule(time.monotonic() + SNAPSHOT_PAUSE_S)
         for thread in self._threads():
             if not thread.ident:
@@ -165,6 +182,7 @@ class ReplicatedEngine:
 
     def _keep_house(self) -> None:
         try:
+            self._report_file.write(self.report(), self.activity.version)
             self.local_state.keep_house(direct=self.mode is Mode.DIRECT)
         finally:
             self._housekeeping.schedule(time.monotonic() + SNAPSHOT_PAUSE_S)
@@ -196,6 +214,7 @@ class ReplicatedEngine:
             self._replaying.timer.schedule(now.drain_at or time.monotonic())
         if "announce" in actions:
             totals = self.local_state.journal.totals()
+            self.activity.changed(now, pending=totals.ops)
             self.notifier.announce(before.mode, now.mode, now.cause, totals.ops)
         with self._changed:
             self._changed.notify_all()
@@ -256,7 +275,9 @@ class ReplicatedEngine:
                 f" ({self.situation.cause})",
                 hint="try again later; the store was opened with fallback='off'",
             )
-        return ReadResult(self.local_state.read_local(collection, key), False)
+        view = self.local_state.read_local(collection, key)
+        self.activity.read(view.source)
+        return ReadResult(view, False)
 
     # ---- calls
 
@@ -294,7 +315,9 @@ class ReplicatedEngine:
         if local:
             try:
                 # Nothing is pending on it: that was just seen, without looking into the journal.
-                return ReadResult(self.local_state.read_mirror(collection, key), False)
+                view = self.local_state.read_mirror(collection, key)
+                self.activity.read(view.source)
+                return ReadResult(view, False)
             except StandfastError as error:
                 if error.code not in ("not_mirrored", "too_stale"):
                     raise
@@ -431,6 +454,8 @@ class ReplicatedEngine:
         if self.mode is Mode.DIRECT and self._writer.stopped:
             self._writer.close_lanes()
         left = self.local_state.journal.totals().ops
+        self._report_file.write(self.report(closed=True), -2)
+        self._report_file.end()
         self._close_files()
         failpoint("close-done")
         self.notifier.close()
@@ -459,13 +484,24 @@ class ReplicatedEngine:
     def health(self) -> Health:
         """How the store is doing, from local knowledge."""
         self.require_open()
-        return health_of(
+        health = health_of(
             self.local_state,
             self.situation,
             primary=self.primary.display,
             lane=self._writer.lane.id,
             waiting=self.replayer.waiting.sentences(),
             troubles=[*self.supervisor.troubles(), *PROCESS.troubles()],
+        )
+        return with_activity(health, self.report())
+
+    def report(self, *, closed: bool = False) -> Report:
+        """What this store has done since it was opened, for other processes and for metrics."""
+        return self.activity.report(
+            self.situation,
+            lane=self._writer.lane.id,
+            pending=self.local_state.journal.totals().ops,
+            problems=tuple(self.replayer.waiting.sentences()),
+            closed=closed,
         )
 
     def is_pending(self, lane: str, seq: int) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from standfast.backends.base import Backend
+from standfast.engine.activity import Activity
 from standfast.engine.interfaces import EngineContext
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
@@ -58,11 +59,19 @@ class Attempt(NamedTuple):
     fresh_connections: int = 0
 
 
-def confirm(local_state: LocalState, sent: Sequence[Sent], applied: Applied, *, lane: str) -> None:
+def confirm(
+    local_state: LocalState,
+    sent: Sequence[Sent],
+    applied: Applied,
+    *,
+    lane: str,
+    activity: Activity,
+) -> None:
     """Confirm a batch: a caller that has its receipt reads its write here too."""
     versions = [outcome.version for outcome in applied.outcomes]
     ops = [op for _, own in sent for op in own]
     local_state.confirm(applied, lane=lane, retained=list(zip(ops, versions, strict=True)))
+    activity.wrote("primary", [(submission.deadline, own) for submission, own in sent])
     with CompletionBatch() as completions:
         outcomes = iter(applied.outcomes)
         for submission, own in sent:
@@ -252,6 +261,7 @@ class Writer:
             )
             failpoint("direct-applied")
         except StandfastError as error:
+            self._context.activity.failed(error)
             in_doubt = attempt.in_doubt or error.code in IN_DOUBT
             if error.code in CUT and self._has_fresh_connection(sent, attempt):
                 # The same names: whatever became of the first send, they take effect once (R19).
@@ -273,7 +283,8 @@ class Writer:
             applied = self._retraced(ops, applied)
         self.lane.expected_watermark = applied.watermark
         self.lane.batches += 1
-        confirm(self._local_state, sent, applied, lane=self.lane.id)
+        activity = self._context.activity
+        confirm(self._local_state, sent, applied, lane=self.lane.id, activity=activity)
 
     def _retraced(self, ops: Sequence[Op], applied: Applied) -> Applied:
         """The answer to a resend, with the texts that only the lost reply had."""
@@ -367,6 +378,7 @@ class Writer:
         elif error.code == "locked":
             self._put_aside(sent, error)
         else:
+            self._context.activity.refused(sent[0][1][0], error)
             with CompletionBatch() as completions:
                 completions.error(sent[0][0].promise, error)
 
@@ -441,10 +453,13 @@ class Writer:
             return
         with CompletionBatch() as completions:
             for submission in submissions:
-                completions.error(submission.promise, self._context.away(submission.ops[0]))
+                away = self._context.away(submission.ops[0])
+                self._context.activity.refused(submission.ops[0], away)
+                completions.error(submission.promise, away)
 
     def _answer(self, answers: list[Answer]) -> None:
         self._journal_version = -1
+        self._count_journaled(answers)
         with CompletionBatch() as completions:
             for submission, results, error in answers:
                 if error is not None:
@@ -452,6 +467,16 @@ class Writer:
                 else:
                     completions.value(submission.promise, results)
         failpoint("journal-answered")
+
+    def _count_journaled(self, answers: Sequence[Answer]) -> None:
+        for durable_on in ("journal", "spool"):
+            calls = [
+                (one.submission.deadline, [result.op for result in one.results])
+                for one in answers
+                if one.results and one.results[0].receipt.durable_on == durable_on
+            ]
+            if calls:
+                self._context.activity.wrote(durable_on, calls)
 
     def _not_journaled(
         self, submissions: list[Submission], lane: Lane, error: StandfastError
@@ -463,6 +488,7 @@ class Writer:
             return
         with CompletionBatch() as completions:
             for submission in submissions:
+                self._context.activity.refused(submission.ops[0], error)
                 completions.error(submission.promise, error)
 
     # ---- DRAINING -> DIRECT
@@ -477,6 +503,7 @@ class Writer:
                 until="empty", deadline=time.monotonic() + HANDOVER_S, held_up=True
             )
         except StandfastError as error:
+            self._context.activity.failed(error)
             self.transition(failure_of(error))
             return
         if progress == "empty":

@@ -115,6 +115,20 @@ def write_atomic(
     fsync_directory(path.parent)
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` in the place of `path` for its owner alone, atomically but without a flush.
+
+    For what may be lost in a power cut.  A kill leaves at most a draft, which the next call of the
+    same file replaces.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    handle = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | _BINARY, _MODE)
+    with _named(path):
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(draft, path)
+
+
 def _set_mode(handle: int, path: Path, mode: int) -> None:
     if hasattr(os, "fchmod"):
         os.fchmod(handle, mode)
