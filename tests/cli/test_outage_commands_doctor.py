@@ -184,7 +184,7 @@ def test_clocks_that_differ(ahead_s: float, word: str) -> None:
 
 
 def test_files_of_somebody_else(kept: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may not be read is an error with a hint, and no bug: exit 2."""
+    """What may not be read is an error with a hint, and no bug; a failed check hides no other."""
     begin(kept)
     leave_pending(kept)
 
@@ -192,10 +192,13 @@ def test_files_of_somebody_else(kept: Outage, monkeypatch: pytest.MonkeyPatch) -
         raise PermissionError(13, "Permission denied", "journal.db")
 
     monkeypatch.setattr(local, "is_dead", refuse)
-    for command in (["status"], ["doctor"], ["journal", "drain"]):
-        ran = kept.run(*command, "--json")
-        assert (ran.code, ran.document["error"]["code"]) == (2, "data_dir")
-        assert "Permission denied" in ran.document["error"]["message"]
+    ran = kept.run("journal", "drain", "--json")
+    assert (ran.code, ran.document["error"]["code"]) == (2, "data_dir")
+    assert "Permission denied" in ran.document["error"]["message"]
+    ran = kept.run("status", "--json")
+    assert (ran.code, ran.document["safe"]) == (2, False)
+    assert "Permission denied" in ran.document["headline"]
+    assert ran.document["database"]
 
 
 # ---- another database

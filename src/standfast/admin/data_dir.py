@@ -37,7 +37,7 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     when the oldest pending write was acknowledged; `spooled` how many are in the spool; `losses`
     what a damaged journal has lost; `mirrored` the number of places that the mirror
     knows, None without one; `expected` the watermarks that the database must still have, `notice`
-    that it was seen to have gone back.
+    that it was seen to have gone back; `directory` the id under which the database knows it.
     """
 
     data_dir: Path
@@ -52,6 +52,7 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     mirrored: int | None = None
     expected: dict[str, int] = {}
     notice: Notice | None = None
+    directory: str = ""
 
     @property
     def lag_s(self) -> float:
@@ -152,6 +153,7 @@ def look(data_dir: Path) -> Local:
             mirrored=mirrored,
             expected=expected,
             notice=journal.notice(),
+            directory=journal.directory,
         )
 
 

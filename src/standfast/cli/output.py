@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TextIO
@@ -68,6 +68,34 @@ def use_json(on: bool) -> None:
 def styled(text: str, **style: Any) -> str:
     """The text in colour; plain where NO_COLOR (no-color.org) is set."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def stdout_styled(text: str, **style: Any) -> str:
+    """The same for a line of data: plain where stdout is not a terminal, too."""
+    return styled(text, **style) if sys.stdout.isatty() else text
+
+
+@contextmanager
+def watching() -> Generator[Callable[[list[str]], None]]:
+    """A function that shows lines in place of those that it showed before.
+
+    On a terminal one live display, as wide and as high as that is; elsewhere one block after the
+    other.  rich is imported only then.
+    """
+    if not sys.stdout.isatty():
+        yield lambda lines: print_lines([*(f"{line}\n" for line in lines), "\n"])
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+
+        def show(lines: list[str]) -> None:
+            live.update(Text("\n").join(Text.from_ansi(line) for line in lines), refresh=True)
+
+        yield show
 
 
 def shown(text: object) -> str:

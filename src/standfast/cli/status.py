@@ -2,71 +2,176 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
 from standfast import __version__
 from standfast.cli.common import common_options, library_warnings, read_settings
-from standfast.cli.output import Exit, exit_code, note, print_json, print_line, shown
+from standfast.cli.output import (
+    Exit,
+    exit_code,
+    note,
+    print_json,
+    print_line,
+    shown,
+    stdout_styled,
+    watching,
+)
 
 if TYPE_CHECKING:
-    from standfast.admin.status import Status
+    from standfast.admin.status import Seen, Status
+    from standfast.config.settings import Settings
+
+#: Seconds between two looks of `--watch`.
+WATCH_PAUSE_S = 2.0
 
 
 @click.command("status")
+@click.option("-w", "--watch", is_flag=True, help="Look again every 2 seconds, until Ctrl-C.")
 @common_options("--url")
-def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
+def status_command(watch: bool, url: str | None, data_dir: str | None, as_json: bool) -> int:
     """Show how the store is doing, from its files and one connection to the database.
 
-    Works whether the app is running or not.  Exit code 0 when no write is pending and no conflict
-    is open, 1 when one is, 3 when the primary does not answer.
+    The first line says *safe*, or *act now* and what to do.  Works whether the app is running or
+    not.  Exit code 0 when nothing has to be done and no write is pending, 1 when something has to
+    be done, a write is pending or a conflict is open, 3 when the primary does not answer.
     """
+    settings = read_settings(url, data_dir)
+    if watch and not as_json:
+        return _watch(settings)
+    seen = _look(settings)
+    if as_json:
+        print_json(seen.status)
+    else:
+        for line in _screen(seen.status):
+            print_line(line)
+    return _code(seen)
+
+
+def _look(settings: Settings) -> Seen:
     from standfast.admin.status import status_of
 
-    settings = read_settings(url, data_dir)
     with library_warnings():
-        seen = status_of(settings, library=__version__)
-    status = seen.status
-    if as_json:
-        print_json(status)
-    else:
-        for name, text in _lines(status):
-            print_line(f"{name:9} {shown(text)}")
+        return status_of(settings, library=__version__)
+
+
+def _watch(settings: Settings) -> int:
+    """The same screen again and again; the code of the last one, at Ctrl-C."""
+    with watching() as show:
+        while True:
+            seen = _look(settings)
+            show(_screen(seen.status))
+            try:
+                time.sleep(WATCH_PAUSE_S)
+            except KeyboardInterrupt:
+                return _code(seen)
+
+
+def _code(seen: Seen) -> int:
     if seen.failure is not None:
         if seen.failure.hint:
             note(f"hint: {shown(seen.failure.hint)}")
         return exit_code(seen.failure)
-    quiet = status.state == "direct" and not status.lag_ops and not status.open_conflicts
+    status = seen.status
+    quiet = status.state == "direct" and not status.findings and not status.lag_ops
     return Exit.DONE if quiet else Exit.NO
 
 
-def _lines(status: Status) -> list[tuple[str, str]]:
-    pending = "nothing"
-    if status.lag_ops:
-        pending = (
-            f"{status.lag_ops} write(s), {status.lag_bytes} bytes, the oldest of"
-            f" {status.oldest_pending} ({status.lag_s:.0f} s ago)"
-            + (f", {status.spooled} of them in the spool" if status.spooled else "")
-        )
-    conflicts = "not known" if status.conflicts is None else _counts(status.conflicts) or "none"
-    alive = sum(lane.state == "alive" for lane in status.lanes)
+def _screen(status: Status) -> list[str]:
+    """The first line, what else is to be known, and the details."""
+    colour = "red" if not status.safe else "yellow" if status.findings else "green"
+    lines = [stdout_styled(shown(status.headline), fg=colour, bold=True)]
+    for one in status.findings[1:]:
+        todo = f" -> {one.command}" if one.command else ""
+        lines.append(shown(f"  {'act now' if one.severity == 'act' else 'safe'}: {one.text}{todo}"))
+    lines.append("")
+    return lines + [shown(f"{name:10} {text}") for name, text in _details(status)]
+
+
+def _details(status: Status) -> list[tuple[str, str]]:
+    from standfast.admin.verdict import size
+
     lines = [
-        ("state", f"{status.state}: {status.cause}"),
-        ("primary", status.primary),
-        ("pending", pending),
-        ("conflicts", conflicts),
-        ("lanes", f"{alive} alive, {len(status.lanes) - alive} dead"),
-        ("journal", _identity(status.history) or "does not belong to a database yet"),
-        ("database", _identity(status.database) or "has no schema yet"),
-        ("versions", _versions(status)),
-        ("files", status.data_dir + _mirrored(status.mirrored)),
+        ("state", f"{status.state}: {status.cause}" + _ago(", since {}", status.since)),
+        ("database", status.primary),
     ]
-    if status.database is None:
-        lines = [line for line in lines if line[0] != "database"]
-    if status.kind == "sqlite":
-        lines = [line for line in lines if line[0] not in ("lanes", "journal")]
+    if status.next_try:
+        lines.append(("next try", _clock(status.next_try)))
+    lines.append(("pending", _pending(status)))
+    if status.last_error is not None:
+        error = status.last_error
+        lines.append(("last error", f"{_when(error.at)}: {error.message}"))
+    if status.refused_writes:
+        lines.append(("refused", f"{status.refused_writes} write(s), which are not stored"))
+    known = status.conflicts is not None
+    lines.append(("conflicts", _counts(status.conflicts or {}) or "none" if known else "not known"))
+    lines.append(("processes", _processes(status)))
+    if status.runs:
+        lines += [("run", f"{one.run} {one.state}, since {one.since}") for one in status.runs]
+    lines.append(("backup", status.backup or "none that is verified"))
+    if status.disk is not None:
+        disk = status.disk
+        limits = f"{size(disk.journal)}, {status.lag_ops} of {disk.max_journal_ops} writes"
+        if status.kind != "sqlite":
+            lines.append(("journal", limits))
+        lines.append(("disk", f"{size(disk.free)} of {size(disk.total)} free"))
+    if status.kind != "sqlite":
+        lines.append(("wrote here", _directories(status)))
+    lines.append(("history", _identity(status.history or status.database) or "none yet"))
+    lines.append(("versions", _versions(status)))
+    lines.append(("files", status.data_dir + _mirrored(status.mirrored)))
     return lines
+
+
+def _pending(status: Status) -> str:
+    if not status.lag_ops:
+        return "nothing"
+    from standfast.engine.outages import duration
+
+    spooled = f", {status.spooled} of them in the spool" if status.spooled else ""
+    return (
+        f"{status.lag_ops} write(s), {status.lag_bytes} bytes, the oldest of"
+        f" {status.oldest_pending} ({duration(status.lag_s)} ago){spooled}"
+    )
+
+
+def _processes(status: Status) -> str:
+    if status.kind == "sqlite":
+        return "not known of an embedded database"
+    if not status.processes:
+        return "none has the store open"
+    named = ", ".join(f"{one.pid} on {one.host} ({one.state})" for one in status.processes[:5])
+    more = f" and {len(status.processes) - 5} more" if len(status.processes) > 5 else ""
+    return f"{len(status.processes)}: {named}{more}"
+
+
+def _directories(status: Status) -> str:
+    others = [one for one in status.directories if not one.here]
+    here = len(others) < len(status.directories)
+    if not others:
+        return "this data directory, no other in the last day" if here else "none in the last day"
+    lately = f"{len(others)} other in the last day, {_ago('{}', others[0].last_write)}"
+    return f"this data directory, and {lately}" if here else f"not this data directory; {lately}"
+
+
+def _ago(form: str, iso: str | None) -> str:
+    from standfast.admin.status import seconds_since
+    from standfast.engine.outages import duration
+
+    seconds = seconds_since(iso)
+    return "" if seconds is None else form.format(f"{_clock(iso)} ({duration(seconds)} ago)")
+
+
+def _clock(iso: str | None) -> str:
+    return (iso or "")[:19].replace("T", " ") + " UTC"
+
+
+def _when(seconds: float) -> str:
+    from standfast.admin.verdict import moment
+
+    return moment(seconds)
 
 
 def _counts(conflicts: dict[str, int]) -> str:
@@ -76,9 +181,7 @@ def _counts(conflicts: dict[str, int]) -> str:
 def _identity(who: object) -> str:
     from standfast.admin.status import Identity
 
-    if not isinstance(who, Identity) or who.identity is None:
-        return ""
-    return who.identity + (f" (system {who.system})" if who.system else "")
+    return who.identity or "" if isinstance(who, Identity) else ""
 
 
 def _versions(status: Status) -> str:
