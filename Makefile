@@ -29,7 +29,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test coverage matrix lint format chaos far bench clean distclean stale
+.PHONY: help demo quick test coverage matrix lint format chaos far bench docs clean distclean stale
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migr
 	@$(PY) bench/migrate.py
 	@$(PY) bench/bot.py
 
+docs: $(VENV)/.ready-docs  ## build the documentation site in build/docs; a warning is an error
+	@$(PY) -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
+
 clean:  ## remove what demo, builds and tests leave behind
 	@rm -rf build dist storage .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 	@find src tests examples bench tools -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -78,7 +81,7 @@ distclean: clean  ## clean, and remove the virtual environment
 	@rm -rf $(VENV)
 
 # .ready is the package alone, .ready-test adds what the tests need, .ready-dev the linters,
-# .ready-bench what the benchmarks compare with; each holds the path of the checkout that it was made
+# .ready-bench what the benchmarks compare with, .ready-docs what builds the site; each holds the path of the checkout that it was made
 # for, and marks the smaller ones too.
-$(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-dev $(VENV)/.ready-bench: pyproject.toml constraints.txt tools/venv.sh $(STALE)
+$(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-dev $(VENV)/.ready-bench $(VENV)/.ready-docs: pyproject.toml constraints.txt tools/venv.sh $(STALE)
 	@sh tools/venv.sh $(VENV) $(patsubst .ready-%,%,$(filter .ready-%,$(@F)))

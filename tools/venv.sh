@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make or refresh the virtual environment: tools/venv.sh DIRECTORY [test | dev | bench]
+# Make or refresh the virtual environment: tools/venv.sh DIRECTORY [test | dev | bench | docs]
 #
 # Called by the Makefile from the top of the checkout. Installs the package in editable form, with
 # the named dependency group, at the versions of constraints.txt, and writes the stamps that make
@@ -78,6 +78,7 @@ fi
 printf '%s\n' "$PWD" >"$stamp"
 case $group in
 test) cp "$stamp" "$stamp-test" ;;
+docs) cp "$stamp" "$stamp-docs" ;;
 bench) cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-bench" ;;
 dev) cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-dev" ;;
 esac

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "standfast"
 PAGES = sorted(
     page
-    for pattern in ("*.md", "docs/*.md", "examples/**/README.md")
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/README.md")
     for page in ROOT.glob(pattern)
 )
 
