@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from psycopg import sql
 
 from support import backends
 from support.cluster import Cluster
+from support.databases import create_database
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +26,5 @@ def mortal_url(mortal_cluster: Cluster) -> str:
     mortal_cluster.start()
     name = f"chaos_{secrets.token_hex(6)}"
     with backends.looking(mortal_cluster.url()) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        create_database(connection, name)
     return mortal_cluster.url(name)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -70,15 +71,47 @@ def trap_template(pg_admin_url: str) -> Iterator[str]:
     """The name of a database with traps for names that are looked up by the search path."""
     with temporary_database(pg_admin_url) as url:
         set_traps(url)
-        yield urlsplit(url).path[1:]
+        yield _name(url)
 
 
-@pytest.fixture
-def odd_app(pg_admin_url: str, trap_template: str) -> Iterator[AppRole]:
-    """An app with the least rights, in a database of its own, whose sessions begin oddly."""
+@pytest.fixture(scope="session")
+def app_template(pg_admin_url: str, trap_template: str) -> Iterator[AppRole]:
+    """An app with the least rights, whose sessions begin oddly, and a database as the printed
+    script leaves it: the roles are the server's, so they serve in every copy."""
     with (
         temporary_database(pg_admin_url, template=trap_template) as url,
         app_role(pg_admin_url, url) as app,
     ):
         app.make_odd()
         yield app
+
+
+@pytest.fixture
+def odd_app(pg_admin_url: str, app_template: AppRole) -> Iterator[AppRole]:
+    """That app, in a database of this test's own."""
+    with temporary_database(pg_admin_url, template=_name(app_template.dba_url)) as url:
+        yield replace(app_template, dba_url=url)
+
+
+@pytest.fixture(scope="session")
+def installed_template(pg_admin_url: str) -> Iterator[str]:
+    """The name of a database with the bookkeeping, and no collection."""
+    with temporary_database(pg_admin_url) as url:
+        backend = PostgresBackend(parse_url(url))
+        backend.install(())
+        backend.close()
+        yield _name(url)
+
+
+@pytest.fixture
+def pg_installed(pg_admin_url: str, installed_template: str) -> Iterator[str]:
+    """The URL of a database of this test's own in which the bookkeeping is there already.
+
+    For what is not about making it: `TestPostgres` makes it in each of its tests.
+    """
+    with temporary_database(pg_admin_url, template=installed_template) as url:
+        yield url
+
+
+def _name(url: str) -> str:
+    return urlsplit(url).path[1:]

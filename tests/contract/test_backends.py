@@ -51,8 +51,8 @@ class TestPostgresBehindAPooler(TestPostgres):
     """Without prepared statements and session state, as PgBouncer needs it."""
 
     @pytest.fixture
-    def backend(self, pg_database: str) -> Iterator[Backend]:
-        backend = PostgresBackend(replace(parse_url(pg_database), pooler=True))
+    def backend(self, pg_installed: str) -> Iterator[Backend]:
+        backend = PostgresBackend(replace(parse_url(pg_installed), pooler=True))
         yield backend
         backend.close()
 
@@ -90,8 +90,8 @@ class TestPostgresLine(TestPostgres):
     """Over one connection that was made beforehand, as the engine's threads use it."""
 
     @pytest.fixture
-    def backend(self, pg_database: str) -> Iterator[Backend]:
-        backend = _Writer(PostgresBackend(parse_url(pg_database)))
+    def backend(self, pg_installed: str) -> Iterator[Backend]:
+        backend = _Writer(PostgresBackend(parse_url(pg_installed)))
         yield cast(Backend, backend)
         backend.close()
 
@@ -159,15 +159,15 @@ class TestPostgresAdopted(TestPostgres):
     )
 
     @pytest.fixture
-    def backend(self, pg_database: str) -> Iterator[Backend]:
-        with psycopg.connect(pg_database) as conn:
+    def backend(self, pg_installed: str) -> Iterator[Backend]:
+        with psycopg.connect(pg_installed) as conn:
             for name in (self.collection, self.other):
                 conn.execute(
                     f"CREATE TABLE {name} (guild_id bigint PRIMARY KEY, data jsonb NOT NULL,"
                     " created_at timestamptz NOT NULL DEFAULT now(),"
                     " updated_at timestamptz NOT NULL DEFAULT now())"
                 )
-        backend = PostgresBackend(parse_url(pg_database))
+        backend = PostgresBackend(parse_url(pg_installed))
         yield backend
         backend.close()
 

@@ -25,6 +25,7 @@ from typing import Literal, Self
 from urllib.parse import quote
 
 from support import watchdog
+from support.passwords import quick_verifier
 from support.pgbin import ClusterError, programs, short_tempdir
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -232,7 +233,7 @@ class Cluster:
     def _initdb(self) -> None:
         password_file = self.root / "password"
         password_file.touch(mode=0o600)
-        password_file.write_text(self.password + "\n", encoding="utf-8")
+        password_file.write_text(quick_verifier(self.password) + "\n", encoding="utf-8")
         self._programs.give(password_file)
         command = [self.bin / "initdb", "-D", self.data, "-U", self.user]
         command += ["--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password_file}"]

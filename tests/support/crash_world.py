@@ -27,6 +27,7 @@ from standfast.config.settings import load_settings
 from support import command_server
 from support.command_server import Command
 from support.crash_files import CANARY, SOURCES, fill, write_sources
+from support.databases import create_database
 
 #: Every command has to end within this time; only a hanging one reaches it.
 TIMEOUT_S = 120.0
@@ -199,11 +200,7 @@ class World:
     def _new_database(self, template: str = "template0") -> None:
         name = f"standfast_crash_{secrets.token_hex(6)}"
         with psycopg.connect(self.admin_url, autocommit=True) as conn:
-            conn.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                    sql.Identifier(name), sql.Identifier(template)
-                )
-            )
+            create_database(conn, name, template)
         self.databases.append(name)
         self.url = urlunsplit(urlsplit(self.admin_url)._replace(path=f"/{name}"))
 

@@ -18,6 +18,7 @@ from standfast import StandfastError
 from standfast.api.sync import Store
 from support import backends
 from support.cli import Ran, run_cli
+from support.databases import create_database
 
 
 def soon(condition: Callable[[], Any], *, within_s: float, what: str = "") -> Any:
@@ -93,9 +94,8 @@ def named(url: str, name: str) -> str:
 def extra_database(url: str, name: str, *, template: str = "template1") -> Iterator[str]:
     """One more database on the server of a URL, dropped at the end; its URL."""
     admin = named(url, "postgres")
-    options = sql.SQL("{} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
     with backends.looking(admin) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(options))
+        create_database(connection, name, template)
     try:
         yield named(url, name)
     finally:

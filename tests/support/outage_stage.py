@@ -25,6 +25,7 @@ from standfast.engine.journal import Journal
 from standfast.engine.mirror import Mirror
 from support import backends
 from support.cluster import Cluster
+from support.databases import create_database
 from support.leash import Leash
 from support.outage_app import BATCHED, GONE, PATCHES, Part
 
@@ -43,11 +44,7 @@ class Server:
         """The name of a new database."""
         name = f"hold_{secrets.token_hex(6)}"
         with backends.looking(self.cluster.url()) as connection:
-            connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                    sql.Identifier(name), sql.Identifier(template)
-                )
-            )
+            create_database(connection, name, template)
         return name
 
     def url(self, name: str) -> str:

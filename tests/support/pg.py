@@ -17,6 +17,7 @@ from standfast.api.sync import Store
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.config.settings import parse_url
 from standfast.engine.embedded import EmbeddedEngine
+from support.passwords import quick_verifier
 
 
 @contextmanager
@@ -103,7 +104,9 @@ def new_role(admin_url: str) -> Generator[str]:
     A database in which it owns or may do anything must be gone when the block ends.
     """
     name = f"standfast_role_{secrets.token_hex(6)}"
-    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), name)
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
+        sql.Identifier(name), quick_verifier(name)
+    )
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(create)
         try:
