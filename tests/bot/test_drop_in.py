@@ -6,8 +6,10 @@ import ast
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from support import command_server
 from support.old_bot import GUILD, OTHER, VIEWS, WAITLIST
 
 BOT = Path(__file__).parents[1] / "support" / "first_bot"
@@ -64,15 +67,8 @@ class FirstBot:
             with psycopg.connect(self.url) as conn:
                 cursor = conn.execute(statement.replace("?", "%s"), values)
                 return cursor.fetchall() if cursor.description else []
-        code = (
-            "import json, sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
-            "r = c.execute(sys.argv[2], json.loads(sys.argv[3])).fetchall(); c.commit();"
-            "print(json.dumps(r))"
-        )
-        path = self.place / "storage" / "fallback.db"
-        command = [sys.executable, "-c", code, str(path), statement, json.dumps(values)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return [tuple(row) for row in json.loads(done.stdout)]
+        with closing(sqlite3.connect(self.place / "storage" / "fallback.db")) as file, file:
+            return file.execute(statement, values).fetchall()
 
     def rows(self, table: str) -> dict[str, Any]:
         found = self.sql(f"SELECT {KEYS[table]}, data FROM {table}")
@@ -86,16 +82,12 @@ class FirstBot:
         """Let the bot do something in a process of its own: what it saw, and its log."""
         env = {key: value for key, value in os.environ.items() if "GUILD" not in key}
         env |= {} if self.url is None else {"DATABASE_URL": self.url}
-        done = subprocess.run(
-            [sys.executable, "bot.py", what],
-            cwd=self.place,
-            env=env | variables,
-            capture_output=True,
-            text=True,
-            timeout=120,
+        command = command_server.start(
+            [what], env=env | variables, cwd=self.place, program=Path("bot.py")
         )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1]), done.stderr
+        out, err = command.communicate(timeout=120)
+        assert command.returncode == 0, err
+        return json.loads(out.splitlines()[-1]), err
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
     command = start(["migrate", "a.json"], env=..., cwd=...)
     out, err = command.communicate(timeout=60)
+    start(["night"], env=..., cwd=..., program=Path("bot.py"))  # the same for any program
 
 A server process imports what the commands need, once, and forks for each: that takes a few
 milliseconds, a start a quarter of a second. The forked process has the environment, the directory
@@ -15,6 +16,7 @@ import functools
 import json
 import os
 import pkgutil
+import runpy
 import select
 import signal
 import socket
@@ -55,11 +57,14 @@ class Command:
         return texts[0], texts[1]
 
 
-def start(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> Command:
-    """Start `standfast ARGUMENTS` with this environment in this directory."""
+def start(
+    arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, program: Path | None = None
+) -> Command:
+    """Start `standfast ARGUMENTS`, or this program, with this environment in this directory."""
     out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - `communicate`
     report, reporting = os.pipe()
     request = {"arguments": list(arguments), "env": dict(env), "cwd": str(cwd)}
+    request["program"] = str(cwd / program) if program else None
     message = json.dumps(request).encode()
     assert len(message) < _MOST_BYTES, "the request fits into one message"
     socket.send_fds(_server(os.getpid()), [message], [out.fileno(), err.fileno(), reporting])
@@ -90,12 +95,12 @@ def _server(_pid: int) -> socket.socket:
 _SERVERS: list[subprocess.Popen[bytes]] = []
 
 
-def serve(requests: socket.socket) -> bool:
-    """Fork for every request; True in the process that has to run a command."""
+def serve(requests: socket.socket) -> dict[str, object] | None:
+    """Fork for every request; in the process that has to run a command, that."""
     while True:
         message, fds, _, _ = socket.recv_fds(requests, _MOST_BYTES, 3)
         if not message:
-            return False
+            return None
         if not os.fork():
             requests.close()
             return _supervise(json.loads(message), *fds)
@@ -103,7 +108,7 @@ def serve(requests: socket.socket) -> bool:
             os.close(fd)
 
 
-def _supervise(request: dict[str, object], out: int, err: int, report: int) -> bool:
+def _supervise(request: dict[str, object], out: int, err: int, report: int) -> dict[str, object]:
     """Fork once more, for the command, and report how that ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
@@ -117,7 +122,7 @@ def _supervise(request: dict[str, object], out: int, err: int, report: int) -> b
         os.dup2(fd, standard)
         os.close(fd)
     become(request)
-    return True
+    return request
 
 
 def become(request: dict[str, object]) -> None:
@@ -142,8 +147,14 @@ def main() -> None:
     from standfast.cli.main import run
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
-    if serve(socket.socket(fileno=int(sys.argv[1]))):
+    request = serve(socket.socket(fileno=int(sys.argv[1])))
+    if request is None:
+        return
+    if request["program"] is None:
         run()
+    program = str(request["program"])
+    sys.argv[0], sys.path[0] = program, str(Path(program).parent)
+    runpy.run_path(program, run_name="__main__")
 
 
 if __name__ == "__main__":
