@@ -291,6 +291,14 @@ plan_stale           MigrationError : something changed since the plan was made
 rolling_back         MigrationError : the run's rollback was interrupted
 run_file             CorruptData   : a file of the run is damaged
 backup               CorruptData   : a backup of the run is damaged or cannot be read
+# backups
+no_such_backup       ConfigError   : there is no such backup
+no_such_collection   ConfigError   : there is no collection of that name
+no_such_document     ConfigError   : the backup has no document of that key
+damaged_backup       CorruptData   : something in the backup is not as it was written
+backup_newer         CorruptData   : a newer standfast has made the backup
+snapshot_too_long    Unavailable   : the snapshot of a backup was open for too long
+not_equal            MigrationError : what was read back is not what was written
 no_entry             StandfastError : there is no conflict of this number
 no_base              ConfigError   : the conflict has no base
 not_open             ConflictError | ConfigError : the conflict, or the bot's storage, is not open

@@ -186,6 +186,21 @@ MAX_NOTICES = 10_000
 #: Reports of closed stores that a data directory keeps: the newest.
 MAX_OLD_REPORTS = 20
 
+# ---- backups
+
+#: Seconds that the snapshot of a backup may stay open. While it is, PostgreSQL cannot remove what
+#: is updated or deleted, and the write-ahead log of SQLite grows; a million documents take 20.
+MAX_SNAPSHOT_S = 900.0
+
+#: Bytes of one line of a backup: a document at PostgreSQL's own limit, and what is kept beside it.
+MAX_BACKUP_LINE_BYTES = 300 * 1024 * 1024
+
+#: Seconds that a backup stays which was made before something was overwritten.
+SAFETY_BACKUPS_KEPT_S = 7 * 86_400.0
+
+#: Rows that a report names; beyond them it counts.
+MAX_NAMED_ROWS = 20
+
 # ---- the bot
 
 #: Entries of one guild's waitlist. Each change writes the document, of 300 bytes an entry or so.

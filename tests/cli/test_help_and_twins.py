@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from standfast.cli.main import DECISIONS, twin
+from standfast.cli.main import DECISIONS, has_twin, twin
 from support.cli import run_cli
 from support.commands import COMMANDS, LEAVES, run, words_of
 from support.moving import Place
@@ -24,7 +24,7 @@ def test_the_commands_are_all_there() -> None:
     names = {words[0] for words, _ in COMMANDS}
     assert names == set(
         "migrate plan verify rollback runs get put patch delete list export"
-        " status journal conflicts doctor schema".split()
+        " status journal conflicts doctor backup schema".split()
     )
 
 
@@ -114,7 +114,7 @@ def test_every_flag_names_its_twin(words: list[str], command: click.Command) -> 
     shown = " ".join(run_cli(*words, "--help").out.split())
     options = [param for param in command.params if isinstance(param, click.Option)]
     assert {"--to", "--data-dir", "--json"} <= {option.opts[0] for option in options}
-    settings = [option for option in options if DECISIONS.isdisjoint(option.opts)]
+    settings = [one for one in options if has_twin(one) or one.opts[0] in ("--to", "--data-dir")]
     for option in settings:
         name = {"--to": "STANDFAST_DATABASE_URL"}.get(option.opts[0], twin(option))
         assert f"[env var: {name}" in shown, option.opts

@@ -48,7 +48,7 @@ def versions(backend: SqliteBackend) -> dict[str, int]:
 
 def query(backend: SqliteBackend, statement: str) -> list[tuple[Any, ...]]:
     """Ask through the backend's own connection, which alone knows its settings."""
-    with backend._using("asking") as conn:
+    with backend.using("asking") as conn:
         assert conn is not None
         return conn.execute(statement).fetchall()
 

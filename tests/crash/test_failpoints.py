@@ -5,7 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from support.crash_points import DISCARD, MIGRATE, ROLLBACK, VERIFY_FAILS, in_source
+from support.crash_points import (
+    CREATE,
+    DISCARD,
+    FILL,
+    MIGRATE,
+    PRUNE,
+    ROLLBACK,
+    VERIFY_FAILS,
+    in_source,
+)
 from support.crash_stage import Stage
 from support.outage_points import in_engine
 
@@ -16,6 +25,7 @@ def test_every_failpoint_of_the_source_has_a_crash_test() -> None:
     assert [where for where, name in found if not name] == []
     engine = {name for _, name in in_engine()}  # tests/chaos/test_crash_points.py
     tested = MIGRATE.keys() | ROLLBACK.keys() | DISCARD.keys() | VERIFY_FAILS.keys()
+    tested |= {*CREATE, *FILL, *PRUNE}
     assert {name for _, name in found} == tested | engine
     assert tested.isdisjoint(engine)
 
@@ -32,7 +42,10 @@ def test_a_name_is_used_in_one_place_for_each_database() -> None:
     for where, name in in_source():
         places.setdefault(name, []).append(where)
     shared = {name for name, found in places.items() if len(found) > 1}
-    assert shared == {"transaction-begun", "collection-written", "record-written"}
+    assert shared == {
+        *("transaction-begun", "collection-written", "record-written"),
+        *("filling-begun", "filling-recorded"),
+    }
     assert all(len(places[name]) == 2 for name in shared)
 
 

@@ -50,6 +50,10 @@ ROLLBACK: dict[str, int] = {
     "draft-written": 6,
     "draft-renamed": 6,
 }
+#: Failpoints of backups, restores and moves between databases: tests/backup/test_kill.py.
+CREATE = ("backup-snapshot", "backup-collection", "backup-written", "backup-known")
+FILL = ("filling-begun", "filling-collection", "filling-recorded", "filling-committed")
+PRUNE = ("backup-removed",)
 #: Failpoints of the command that throws away what another left that was killed before its load.
 DISCARD: dict[str, int] = {"copies-discarded": 1, "state-discarded": 1}
 #: Failpoints of a migration whose verification fails: tests/crash/test_verify_fails.py.

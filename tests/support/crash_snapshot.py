@@ -141,7 +141,7 @@ def _state(folder: Path) -> dict[str, Any]:
 
 def _tombstones(world: World, backend: Any) -> dict[tuple[str, str], int]:
     if world.url is None:
-        with backend._using("looking at tombstones") as conn:
+        with backend.using("looking at tombstones") as conn:
             found = conn.execute("SELECT collection, key, version FROM _standfast_tombstones")
             return {(name, key): version for name, key, version in found}
     with psycopg.connect(world.url) as conn:

@@ -93,8 +93,9 @@ UNKILLED = frozenset({"doubt-fenced"})
 
 
 def in_engine() -> Iterator[tuple[str, str]]:
-    """Every failpoint of the engine and the backends that is none of a migration's load."""
+    """Every failpoint of the engine and the backends that is none of a migration's load, nor
+    of a restore's."""
     for where, name in in_source():
         room, file = where.split("/")[1], where.split("/")[-1].split(":")[0]
-        if room in ("engine", "backends") and file != "load.py":
+        if room in ("engine", "backends") and file not in ("load.py", "copying.py"):
             yield where, name

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+class Decision(click.Option):
+    """An option that says what becomes of data: on the command line alone, never by a variable."""
+
+
 def _json_callback(_: click.Context, __: click.Parameter, value: bool) -> bool:
     use_json(value)
     return value

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from standfast import __version__
+from standfast.cli.common import Decision
 from standfast.cli.output import Exit, exit_code, flush, print_error, silence, use_json
 from standfast.errors import StandfastError
 
@@ -35,6 +36,10 @@ _COMMANDS = {
     ),
     "conflicts": ("standfast.cli.conflicts", "Conflicts of replayed writes: list, show, resolve."),
     "doctor": ("standfast.cli.doctor", "Look for what is wrong, and say what to do about it."),
+    "backup": (
+        "standfast.cli.backup",
+        "Backups: create, list, verify, restore, prune, drill.",
+    ),
     "schema": ("standfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
 }
 
@@ -60,10 +65,15 @@ def add_twins(command: click.Command) -> None:
         for inner in command.commands.values():
             add_twins(inner)
     for param in command.params:
-        apart = _SETTINGS | DECISIONS
-        if isinstance(param, click.Option) and apart.isdisjoint(param.opts):
+        if isinstance(param, click.Option) and has_twin(param):
             param.envvar = twin(param)
             param.show_envvar = True
+
+
+def has_twin(option: click.Option) -> bool:
+    """Whether a variable of its own gives this option."""
+    decides = isinstance(option, Decision) or not DECISIONS.isdisjoint(option.opts)
+    return not decides and _SETTINGS.isdisjoint(option.opts)
 
 
 def twin(option: click.Option) -> str:

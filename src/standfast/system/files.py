@@ -19,7 +19,7 @@ import stat
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 from standfast.system.failpoints import failpoint
@@ -48,7 +48,7 @@ def sha256(data: bytes) -> str:
 
 def sha256_of_file(path: Path) -> str:
     """The checksum of a regular file, read piece by piece; OSError for anything else."""
-    with _opened_regular(path) as file:
+    with opened_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -129,6 +129,31 @@ def replace(path: Path, data: bytes) -> None:
         os.replace(draft, path)
 
 
+@contextmanager
+def drafted(path: Path, *, replace: bool = False) -> Generator[BufferedWriter]:
+    """A private draft to write to, which takes the place of `path` durably when the block ends.
+
+    Afterwards there is all of it, or what was there before; a kill leaves at most a draft that
+    `is_draft` recognises.  Without `replace`, FileExistsError when there is a file by then.
+    """
+    draft = beside(path, f".{secrets.token_hex(4)}.tmp")
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, _MODE)
+    with _named(path):
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                os.replace(draft, path)
+            elif not move_back(draft, path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    fsync_directory(path.parent)
+
+
 def _set_mode(handle: int, path: Path, mode: int) -> None:
     if hasattr(os, "fchmod"):
         os.fchmod(handle, mode)
@@ -185,7 +210,7 @@ def _attribute(path: Path) -> str:
 
     flags = bytearray(8)
     try:
-        with _opened_regular(path) as file:
+        with opened_regular(path) as file:
             fcntl.ioctl(file, _GET_FLAGS, flags)
     except OSError:
         return ""
@@ -260,12 +285,13 @@ def move_back(source: Path, target: Path) -> bool:
 
 def read_regular(path: Path) -> tuple[bytes, os.stat_result]:
     """A regular file's content and state; OSError for anything else (a pipe would hang)."""
-    with _opened_regular(path) as file:
+    with opened_regular(path) as file:
         return file.read(), os.fstat(file.fileno())
 
 
 @contextmanager
-def _opened_regular(path: Path) -> Generator[BufferedReader]:
+def opened_regular(path: Path) -> Generator[BufferedReader]:
+    """A regular file, for reading; OSError for anything else."""
     # O_NONBLOCK: opening a pipe without a writer must not wait.
     handle = os.open(path, os.O_RDONLY | _BINARY | _NONBLOCK)
     with os.fdopen(handle, "rb") as file:

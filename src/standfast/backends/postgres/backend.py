@@ -171,12 +171,12 @@ class PostgresBackend(Sessions):
         if table is None:
             table = find_table(conn, collection, self.schema_of(conn), self.target.trust)
             if table is not None:
-                self._require_own_schema(table)
+                self.require_own_schema(table)
                 if table.ready:
                     self._tables[collection] = table
         return table
 
-    def _require_own_schema(self, table: Table) -> None:
+    def require_own_schema(self, table: Table) -> None:
         """Refuse a table in another schema than this store's, whoever has named that: the URL, or
         the search path of role, database or URL.  It would be another app's."""
         if table.schema != self._schema:
@@ -243,7 +243,7 @@ class PostgresBackend(Sessions):
             home, trust = self.schema_of(conn), self.target.trust
             tables = {n: schema.ensure_table(conn, n, home, trust) for n in missing}
             for table in tables.values():
-                self._require_own_schema(table)
+                self.require_own_schema(table)
             failpoint("pg-tables-made")
         self._tables.update(tables)
 
@@ -261,7 +261,7 @@ class PostgresBackend(Sessions):
         doing = f"indexing `{collection}`"
         self.make_tables([collection], deadline)
         with self.connection(doing, deadline) as conn:
-            table = self._known(collection)
+            table = self.table_of(collection)
             # IF NOT EXISTS asks who owns the table before it looks.
             if schema.has_index(conn, table):
                 return
@@ -297,7 +297,7 @@ class PostgresBackend(Sessions):
             self.make_tables(list(touched), half)
             with self.unpinned(doing, deadline) as conn:
                 try:
-                    tables = [(self._known(name), keys) for name, keys in touched.items()]
+                    tables = [(self.table_of(name), keys) for name, keys in touched.items()]
                     limited = self.limited(options, deadline, lock_timeout_s)._replace(
                         pin=is_pooled(conn)
                     )
@@ -324,7 +324,8 @@ class PostgresBackend(Sessions):
         ):
             schema.install(conn, self.target.trust)
 
-    def _known(self, collection: str) -> Table:
+    def table_of(self, collection: str) -> Table:
+        """The table of a collection that was made writable."""
         table = self._tables.get(collection)
         if table is None:  # another thread has found that it was changed
             raise Unavailable(

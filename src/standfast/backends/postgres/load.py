@@ -36,9 +36,9 @@ from standfast.system.failpoints import failpoint
 #: Rows of one block that is handed to COPY.
 _BLOCK_ROWS = 100
 #: NULL in COPY's text format.
-_NULL = "\\N"
+NULL = "\\N"
 
-_Record = tuple[Any, str, str | None, int, int | None, int | None, int | None]
+Record = tuple[Any, str, str | None, int, int | None, int | None, int | None]
 """key, data, raw, version, created, updated, expires (the last three in microseconds)."""
 
 
@@ -46,13 +46,7 @@ def load_run(
     conn: Connection[Any], tables: Mapping[str, Table], run: str, state: str, loads: Sequence[Load]
 ) -> dict[str, LoadReport]:
     """Write the loads and the run's record inside the caller's transaction."""
-    row = conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOAD_LOCK,)).fetchone()
-    if row is None or not row[0]:
-        raise MigrationError(
-            "another migration is writing to this database",
-            code="locked",
-            hint="wait until it has ended, then run this again",
-        )
+    take_load_lock(conn)
     row = conn.execute("SELECT (extract(epoch FROM now()) * 1000000)::bigint").fetchone()
     assert row is not None, "a SELECT without FROM returns a row"
     now_us = int(row[0])
@@ -60,14 +54,32 @@ def load_run(
     reports = {
         load.collection: _load(conn, tables[load.collection], load, now_us) for load in loads
     }
+    record_run(conn, run, state, reports)
+    failpoint("record-written")
+    return reports
+
+
+def take_load_lock(conn: Connection[Any]) -> None:
+    """Until the transaction ends no other run writes to this database."""
+    row = conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOAD_LOCK,)).fetchone()
+    if row is None or not row[0]:
+        raise MigrationError(
+            "another migration is writing to this database",
+            code="locked",
+            hint="wait until it has ended, then run this again",
+        )
+
+
+def record_run(
+    conn: Connection[Any], run: str, state: str, reports: Mapping[str, LoadReport]
+) -> None:
+    """Write, or replace, what the database knows of a run."""
     conn.execute(
         "INSERT INTO standfast.runs AS r (run, state, report) VALUES (%s, %s, %s)"
         " ON CONFLICT (run) DO UPDATE SET state = excluded.state, updated_at = now(),"
         " report = excluded.report",
         (run, state, msgspec.json.encode(reports).decode()),
     )
-    failpoint("record-written")
-    return reports
 
 
 def read_run(conn: Connection[Any], run: str) -> RunRecord | None:
@@ -102,8 +114,8 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
 
     versions = {key: lowest(key) + 1 for key, _ in load.inserts if key in buried}
     if load.inserts:
-        with _quick_inserts(conn, table):
-            _add(conn, table, _insert_blocks(table, load, now_us, floor + 1, versions))
+        with quick_inserts(conn, table):
+            add_rows(conn, table, _insert_blocks(table, load, now_us, floor + 1, versions))
     if versions:
         conn.execute(
             "DELETE FROM standfast.tombstones WHERE collection = %s AND key = ANY (%s)",
@@ -123,7 +135,7 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
 
 
 @contextmanager
-def _quick_inserts(conn: Connection[Any], table: Table) -> Generator[None]:
+def quick_inserts(conn: Connection[Any], table: Table) -> Generator[None]:
     """Put our triggers for foreign inserts to sleep, inside this transaction alone.
 
     They would do nothing, but a BEFORE trigger makes COPY insert row by row, and a transition
@@ -197,11 +209,11 @@ def _insert_blocks(
                 )
             # The text of a document has no control characters, only backslashes.
             escaped = data.replace("\\", "\\\\")
-            exact = _NULL
+            exact = NULL
             if raw is not None:
                 exact = escaped if raw is data else raw.replace("\\", "\\\\")
             at = versions.get(key, version)
-            lines.append(_line(key, escaped, exact, at, stamp, stamp, _NULL))
+            lines.append(copy_line(key, escaped, exact, at, stamp, stamp, NULL))
         yield "".join(lines)
 
 
@@ -234,7 +246,7 @@ _UNSTAGE: LiteralString = (
 )
 
 
-def _add(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
+def add_rows(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
     """Add rows, given in COPY's text format; MigrationError when one is there already."""
     try:
         _copy(conn, table, blocks)
@@ -262,7 +274,7 @@ def _send(conn: Connection[Any], statement: sql.Composed, blocks: Iterable[str])
             copy.write(block)
 
 
-def _line(
+def copy_line(
     key: str, data: str, raw: str, version: int, created: str, updated: str, expires: str
 ) -> str:
     """One row in COPY's text format; all but the key is in that format already."""
@@ -270,23 +282,24 @@ def _line(
     return f"{name}\t{data}\t{raw}\t{version}\t{created}\t{updated}\t{expires}\n"
 
 
-def _record_line(record: _Record) -> str:
+def _record_line(record: Record) -> str:
     key, data, raw, version, created_us, updated_us, expires_us = record
-    created, updated, expires = map(_stamp, (created_us, updated_us, expires_us))
+    created, updated, expires = map(copy_stamp, (created_us, updated_us, expires_us))
     # A column of type json keeps line breaks.
-    exact = _NULL if raw is None else _copy_text(raw)
-    return _line(str(key), _copy_text(data), exact, version, created, updated, expires)
+    exact = NULL if raw is None else _copy_text(raw)
+    return copy_line(str(key), _copy_text(data), exact, version, created, updated, expires)
 
 
 def _copy_text(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _stamp(stamp_us: int | None) -> str:
-    return _NULL if stamp_us is None else from_microseconds(stamp_us).isoformat()
+def copy_stamp(stamp_us: int | None) -> str:
+    """A time in COPY's text format."""
+    return NULL if stamp_us is None else from_microseconds(stamp_us).isoformat()
 
 
-_UPDATE = (
+UPDATE = (
     "UPDATE {table} t SET data = u.data::{data_type}, raw = u.raw, version = u.version,"
     " created_at = coalesce('epoch'::timestamptz + u.created * interval '1 microsecond',"
     " t.created_at),"
@@ -307,8 +320,8 @@ def _write_changes(
 ) -> dict[str, int]:
     """Updates, put-backs and deletes of rows that exist, or did; returns their new versions."""
     doomed: list[str] = []
-    updated: list[_Record] = []
-    restored: list[_Record] = []
+    updated: list[Record] = []
+    restored: list[Record] = []
     versions: dict[str, int] = {}
     for change in changes:
         versions[change.key] = max(change.expected_version, lowest(change.key)) + 1
@@ -324,10 +337,10 @@ def _write_changes(
         conn.execute(statement.format(**parts), (key_values(table, doomed),))
     if updated:
         columns = [list(column) for column in zip(*updated, strict=True)]
-        if conn.execute(sql.SQL(_UPDATE).format(**parts), columns).rowcount != len(updated):
+        if conn.execute(sql.SQL(UPDATE).format(**parts), columns).rowcount != len(updated):
             raise stale(table.collection, None)
     if restored:
-        _add(conn, table, map(_record_line, restored))
+        add_rows(conn, table, map(_record_line, restored))
         _restore_others(conn, table, changes)
     return versions
 

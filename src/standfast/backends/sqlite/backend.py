@@ -99,7 +99,7 @@ class SqliteBackend:
 
     def __init__(self, path: str | Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         # Absolute: a program may change its directory, and ":memory:" is a file name here.
-        self._path = Path(path).absolute()
+        self.path = Path(path).absolute()
         self._busy_timeout_ms = int(busy_timeout_s * 1000)
         self._conn: apsw.Connection | None = None
         self._adopting = False  # the file is another program's until our first write
@@ -115,12 +115,12 @@ class SqliteBackend:
 
     @property
     def display(self) -> str:
-        return f"sqlite:///{self._path}"
+        return f"sqlite:///{self.path}"
 
     # ---- the connection
 
     @contextmanager
-    def _using(self, doing: str, *, create: bool = False) -> Generator[apsw.Connection | None]:
+    def using(self, doing: str, *, create: bool = False) -> Generator[apsw.Connection | None]:
         """The connection under the lock; None when there is no database and none is to be made."""
         with self._lock, mapped(f"{doing} in {self.display}"):
             if self._closed:
@@ -139,7 +139,7 @@ class SqliteBackend:
         """The connection for reading; None when there is no database."""
         reader = self._reader
         if reader is None:
-            with self._using(doing) as conn:
+            with self.using(doing) as conn:
                 reader = self._reader  # opened with the other one, unless there is nothing to open
                 if reader is None:
                     yield conn
@@ -149,14 +149,14 @@ class SqliteBackend:
                 raise Unavailable(
                     f"{self.display} was closed", code="closed", hint="open the store again"
                 )
-            if inode_of(self._path) != self._inode:
-                raise gone(self._path, "the database file")
+            if inode_of(self.path) != self._inode:
+                raise gone(self.path, "the database file")
             yield reader
 
     @contextmanager
-    def _writing(self, doing: str) -> Generator[apsw.Connection]:
+    def writing(self, doing: str) -> Generator[apsw.Connection]:
         """One transaction, which counts only if the file is still in its place afterwards."""
-        with self._using(doing, create=True) as conn:
+        with self.using(doing, create=True) as conn:
             assert conn is not None, "create=True opens"
             marks = not self._in_use and self._reader is not None
             with transaction(conn):
@@ -170,7 +170,7 @@ class SqliteBackend:
 
     def _exists(self) -> bool:
         try:
-            return self._path.stat().st_size > 0
+            return self.path.stat().st_size > 0
         except FileNotFoundError:
             return False
 
@@ -179,9 +179,9 @@ class SqliteBackend:
 
         It is an error until the same file is back: a new one would silently start from nothing.
         """
-        if self._inode is not None and inode_of(self._path) != self._inode:
+        if self._inode is not None and inode_of(self.path) != self._inode:
             self._drop_connection()
-            raise gone(self._path, "the database file")
+            raise gone(self.path, "the database file")
 
     def _drop_connection(self) -> None:
         self._adopting = self._in_use = False
@@ -206,15 +206,15 @@ class SqliteBackend:
                     one.close(True)
 
     def _connect(self) -> apsw.Connection:
-        return connect(self._path, self._busy_timeout_ms)
+        return connect(self.path, self._busy_timeout_ms)
 
     def _open(self, *, create: bool) -> apsw.Connection | None:
         """The file as our database; None when it is an empty one and none is to be made."""
         with OPENING:
             if create:
-                create_private(self._path)
-            inode = inode_of(self._path)
-            has_log = os.path.lexists(f"{self._path}-wal")
+                create_private(self.path)
+            inode = inode_of(self.path)
+            has_log = os.path.lexists(f"{self.path}-wal")
             conn = self._connect()
         try:
             # What is not ours must not change, not even by a checkpoint when it is closed again.
@@ -233,13 +233,13 @@ class SqliteBackend:
             if shared:
                 leave_wal(conn)
             else:
-                enter_wal(conn, self._path, self._busy_timeout_ms / 1000)
+                enter_wal(conn, self.path, self._busy_timeout_ms / 1000)
                 if not has_log and is_in_use(conn):
                     logger.warning(
                         "%s was not closed, and its -wal file is missing: if it is a copy of a"
                         " running store, what was written last is not in it; copy the whole data"
                         " directory while no process uses it",
-                        self._path,
+                        self.path,
                     )
             self._install(conn)
             if not shared:  # there a read may have to wait, and its own lock is no help
@@ -285,7 +285,7 @@ class SqliteBackend:
             ).get
         except apsw.NotADBError:
             raise ConfigError(
-                f"{self._path} is not a SQLite database",
+                f"{self.path} is not a SQLite database",
                 code="not_a_database",
                 hint="give another path, or move that file away",
             ) from None
@@ -293,33 +293,33 @@ class SqliteBackend:
             return 0
         if owner != APPLICATION_ID:
             raise ConfigError(
-                f"{self._path} holds the tables of another application",
+                f"{self.path} holds the tables of another application",
                 code="not_ours",
                 hint="give another path for the database",
             )
         if version > SCHEMA_VERSION:
             raise ConfigError(
-                f"{self._path} has schema version {version}, this library knows {SCHEMA_VERSION}",
+                f"{self.path} has schema version {version}, this library knows {SCHEMA_VERSION}",
                 code="schema_newer",
                 hint="update standfast to the version that the other program uses",
             )
         return version
 
     def check(self) -> None:
-        with self._using("looking at the database"):
+        with self.using("looking at the database"):
             pass
 
     def schema_version(self) -> int:
-        with self._using("looking at the database") as conn:
+        with self.using("looking at the database") as conn:
             return 0 if conn is None or self._adopting else SCHEMA_VERSION
 
     def install(self, collections: Sequence[str]) -> None:
-        with self._writing("creating collections") as conn:
+        with self.writing("creating collections") as conn:
             for name in collections:
                 sqlite_write.ensure_table(conn, name, now_us())
 
     def identity(self) -> str | None:
-        with self._using("reading the identity") as conn:
+        with self.using("reading the identity") as conn:
             return conn and conn.execute("SELECT identity FROM _standfast_identity").get
 
     def close(self) -> None:
@@ -372,7 +372,7 @@ class SqliteBackend:
         on_conflict: OnConflict = "mine",
         lock_timeout_s: float | None = None,
     ) -> Applied:
-        with self._writing("writing") as conn:
+        with self.writing("writing") as conn:
             applied = sqlite_write.apply_batch(
                 *(conn, ops),
                 expected_watermark=expected_watermark,
@@ -392,11 +392,11 @@ class SqliteBackend:
         directory: str | None = None,
         deadline: float | None = None,
     ) -> dict[str, int]:
-        with self._writing("closing lanes of earlier processes") as conn:
+        with self.writing("closing lanes of earlier processes") as conn:
             return sqlite_conflicts.fence(conn, lanes, directory, now_us())
 
     def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:
-        with self._using("reading the outcomes of a lane") as conn:
+        with self.using("reading the outcomes of a lane") as conn:
             if conn is None or self._adopting:
                 return []
             text = conn.execute(
@@ -413,7 +413,7 @@ class SqliteBackend:
         name: Identity | None = None,
         deadline: float | None = None,
     ) -> list[ConflictRecord]:
-        with self._using("reading the conflicts") as conn:
+        with self.using("reading the conflicts") as conn:
             if conn is None:
                 return []
             return sqlite_conflicts.conflicts(
@@ -421,30 +421,30 @@ class SqliteBackend:
             )
 
     def conflict(self, number: int) -> ConflictRecord | None:
-        with self._using("reading the conflicts") as conn:
+        with self.using("reading the conflicts") as conn:
             return conn and sqlite_conflicts.conflict(conn, number)
 
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
-        with self._using("reading the conflicts") as conn:
+        with self.using("reading the conflicts") as conn:
             return sqlite_conflicts.counts(conn) if conn is not None else {}
 
     def resolve_conflict(self, number: int, resolution: str) -> bool:
         if self.conflict(number) is None:
             return False
-        with self._writing("resolving a conflict") as conn:
+        with self.writing("resolving a conflict") as conn:
             return sqlite_conflicts.resolve(conn, number, resolution, now_us())
 
     def close_lane(self, lane: str) -> None:
-        with self._using("closing the lane") as conn:
+        with self.using("closing the lane") as conn:
             if conn is not None:
                 conn.execute("DELETE FROM _standfast_lanes WHERE lane = ?", (lane,))
 
     def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
         doing = f"loading run {run}"
-        with self._using(doing, create=True) as conn:
+        with self.using(doing, create=True) as conn:
             assert conn is not None, "create=True opens"
             once = sqlite_load.pages_written_once(conn, loads, self._busy_timeout_ms)
-            with once, enforced_references(conn), self._writing(doing):
+            with once, enforced_references(conn), self.writing(doing):
                 return sqlite_load.load_run(conn, run, state, loads, now_us())
 
     def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
@@ -452,15 +452,15 @@ class SqliteBackend:
             return [] if conn is None else find_references(conn, table_of(conn, collection), keys)
 
     def run_record(self, run: str) -> RunRecord | None:
-        with self._using(f"reading run {run}") as conn:
+        with self.using(f"reading run {run}") as conn:
             return sqlite_load.read_run(conn, run) if conn is not None else None
 
     def sources(self, collection: str) -> list[tuple[str, str]]:
-        with self._using("reading the runs") as conn:
+        with self.using("reading the runs") as conn:
             return [] if conn is None else sources_of(sqlite_load.read_runs(conn), collection)
 
     def buried(self, collection: str) -> set[str]:
-        with self._using(f"reading `{collection}`") as conn:
+        with self.using(f"reading `{collection}`") as conn:
             if conn is None:
                 return set()
             found = conn.execute(
@@ -588,7 +588,7 @@ class SqliteBackend:
         """SQLite has no index for containment: `find` reads the collection.  A no-op."""
 
     def adoptable(self, collection: str) -> str:
-        with self._using(f"looking at `{collection}`") as conn:
+        with self.using(f"looking at `{collection}`") as conn:
             if conn is None or sqlite_write.is_collection(conn, collection):
                 return ""
             return sqlite_write.foreign_table(conn, collection)

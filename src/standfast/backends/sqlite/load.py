@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 
@@ -64,13 +64,20 @@ def load_run(
     """Write the loads and the run's record inside the caller's transaction."""
     failpoint("transaction-begun")
     reports = {load.collection: _load(conn, load, now_us) for load in loads}
+    record_run(conn, run, state, reports, now_us)
+    failpoint("record-written")
+    return reports
+
+
+def record_run(
+    conn: apsw.Connection, run: str, state: str, reports: Mapping[str, LoadReport], now_us: int
+) -> None:
+    """Write, or replace, what the database knows of a run."""
     conn.execute(
         "INSERT INTO _standfast_runs VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT (run) DO UPDATE SET"
         " state = excluded.state, updated_at = excluded.updated_at, report = excluded.report",
         (run, state, now_us, msgspec.json.encode(reports).decode()),
     )
-    failpoint("record-written")
-    return reports
 
 
 def read_run(conn: apsw.Connection, run: str) -> RunRecord | None:

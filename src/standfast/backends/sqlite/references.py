@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import apsw
@@ -50,7 +50,9 @@ def enforced_references(conn: apsw.Connection) -> Generator[None]:
     try:
         yield
     finally:
-        conn.execute("PRAGMA foreign_keys = OFF")
+        # Closed meanwhile, because the file is gone: that error is the one to report.
+        with suppress(apsw.ConnectionClosedError):
+            conn.execute("PRAGMA foreign_keys = OFF")
 
 
 def find_references(conn: apsw.Connection, table: Table, keys: Sequence[str]) -> list[Reference]:

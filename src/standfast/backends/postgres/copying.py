@@ -1,0 +1,318 @@
+"""A PostgreSQL database as it is copied: one read-only snapshot, or one transaction, in pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, LiteralString, cast
+
+from psycopg import Connection, sql
+
+from standfast.backends.base import Backend, Form, stale
+from standfast.backends.copying import PAGE_ROWS, Described, Stored, Writing, too_long
+from standfast.backends.postgres import load, write
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.postgres.handshake import is_pooled
+from standfast.backends.postgres.pinned import PIN_TRANSACTION
+from standfast.backends.postgres.tables import Table, find_table, has_schema
+from standfast.document.jsonb import compact, jsonb_columns_of_many
+from standfast.errors import DataError
+from standfast.limits import MAX_SNAPSHOT_S
+from standfast.system.failpoints import failpoint
+
+#: Seconds without a statement after which the server ends a snapshot whose reader hangs.
+_IDLE_S = 60
+#: Rows of one block that is handed to COPY.
+_BLOCK_ROWS = 100
+_NOW: LiteralString = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_LIVE: LiteralString = (
+    "({expires} IS NULL OR {expires} > 'epoch'::timestamptz + %s * interval '1 microsecond')"
+)
+_ROWS: LiteralString = (
+    "SELECT {key_text}, {raw}, CASE WHEN {raw} IS NULL THEN t.data::text END, {version},"
+    " {created_or_null}, {updated_or_null}, {expires_us}, {others} FROM {table} t WHERE "
+)
+
+
+def _parts(table: Table) -> dict[str, sql.Composable]:
+    return {**table.parts(), "expires": table.column("expires_at", "NULL::timestamptz")}
+
+
+def _rows(
+    conn: Connection[Any], table: Table, at_us: int, key: str | None
+) -> Iterator[list[Stored]]:
+    """The rows that are live at a moment, page by page in the bytewise order of keys."""
+    where: LiteralString = _LIVE
+    values: list[Any] = [at_us]
+    if key is not None:
+        found = write.key_values(table, [key])
+        if not found:
+            return
+        where += " AND t.{key} = %s"
+        values.append(found[0])
+    statement = sql.SQL(_ROWS + where + " ORDER BY {ordered}").format(**_parts(table))
+    with conn.cursor("standfast_copy", binary=True) as cursor:
+        cursor.execute(statement, values)
+        while page := cursor.fetchmany(PAGE_ROWS):
+            yield [
+                Stored(name, compact(data or "null") if raw is None else raw, *rest)
+                for name, raw, data, *rest in page
+            ]
+
+
+class PostgresSnapshot:
+    """What one transaction of its own sees."""
+
+    def __init__(self, backend: PostgresBackend, conn: Connection[Any], limit_s: float) -> None:
+        self._backend = backend
+        self._conn = conn
+        self._until = time.monotonic() + limit_s
+        self.taken_us = _now_us(conn)
+        self.identity: str | None = None
+        self.watermarks: dict[str, int] = {}
+        self._ours = has_schema(conn)
+        if self._ours:
+            row = conn.execute("SELECT identity::text FROM standfast.identity").fetchone()
+            self.identity = str(row[0]) if row else None
+            self.watermarks = dict(
+                conn.execute(
+                    "SELECT lane::text, max(watermark) FROM standfast.lanes GROUP BY lane"
+                ).fetchall()
+            )
+
+    def collections(self) -> list[Described]:
+        """The collections, by name; their sizes are what the server last estimated."""
+        if not self._ours:
+            return []
+        found = self._conn.execute(
+            "SELECT s.name, s.shape, s.key_field, greatest(coalesce(c.reltuples, 0), 0)::bigint"
+            " FROM standfast.collections s LEFT JOIN pg_namespace n ON n.nspname = s.table_schema"
+            " LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.table_name"
+            " ORDER BY s.name"
+        ).fetchall()
+        return [Described(name, Form(shape, field), size) for name, shape, field, size in found]
+
+    def rows(self, collection: str, *, key: str | None = None) -> Iterator[Stored]:
+        """The live documents, or the one of this key, in the bytewise order of keys."""
+        backend = self._backend
+        table = find_table(
+            self._conn, collection, backend.schema_of(self._conn), backend.target.trust
+        )
+        if table is None:
+            return
+        backend.require_own_schema(table)
+        for page in _rows(self._conn, table, self.taken_us, key):
+            if time.monotonic() > self._until:
+                raise too_long(backend.display)
+            yield from page
+
+
+@contextmanager
+def snapshot(backend: Backend, limit_s: float) -> Generator[PostgresSnapshot]:
+    """One REPEATABLE READ, read-only transaction: it holds nobody up, and ends with its reader."""
+    ours = cast("PostgresBackend", backend)
+    with ours.unpinned("reading a snapshot") as conn:
+        ours.schema_of(conn)  # before the search path is pinned
+        with conn.transaction():
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            if is_pooled(conn):
+                conn.execute(PIN_TRANSACTION)
+            conn.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %s, true),"
+                " set_config('statement_timeout', %s, true)",
+                (f"{_IDLE_S}s", f"{int(limit_s * 1000)}ms"),
+            )
+            yield PostgresSnapshot(ours, conn, limit_s)
+
+
+def _now_us(conn: Connection[Any]) -> int:
+    row = conn.execute(_NOW).fetchone()
+    assert row is not None, "a SELECT without FROM returns a row"
+    return int(row[0])
+
+
+class PostgresFilling:
+    """The writing side: one transaction, and a snapshot beside it of what was there before."""
+
+    def __init__(
+        self, conn: Connection[Any], earlier: PostgresSnapshot, tables: Mapping[str, Table]
+    ) -> None:
+        self._conn = conn
+        self._earlier = earlier
+        self._tables = tables
+        self.now_us = earlier.taken_us
+        self._touched: dict[str, list[str]] = {}
+        self._floors: dict[str, int] = {}
+        self._has_tombstones: dict[str, bool] = {}
+        self._quick = ExitStack()
+
+    def open(self, collection: str) -> None:
+        """Remove its expired rows: their keys are taken otherwise."""
+        conn, table = self._conn, self._tables[collection]
+        expired = sql.SQL("DELETE FROM {table} t WHERE NOT " + _LIVE).format(**_parts(table))
+        conn.execute(expired, (self.now_us,))
+        row = conn.execute(
+            "SELECT version_floor, EXISTS (SELECT FROM standfast.tombstones WHERE collection = %s)"
+            " FROM standfast.collections WHERE name = %s",
+            (collection, collection),
+        ).fetchone()
+        self._floors[collection], self._has_tombstones[collection] = row or (0, True)
+        self._quick.enter_context(load.quick_inserts(conn, table))
+
+    def before(self, collection: str, *, key: str | None = None) -> Iterator[Stored]:
+        """What was live before this transaction wrote: read over the other connection."""
+        return self._earlier.rows(collection, key=key)
+
+    def after(self, collection: str, *, key: str | None = None) -> Iterator[Stored]:
+        """What is live now."""
+        for page in _rows(self._conn, self._tables[collection], self.now_us, key):
+            yield from page
+
+    def write(self, collection: str, rows: Sequence[Writing]) -> None:
+        """Write rows, in order."""
+        conn, table = self._conn, self._tables[collection]
+        lowest = self._lowest(collection, rows)
+        touched = self._touched.setdefault(collection, [])
+        touched += [each.key for each in rows][: 1001 - len(touched)]
+        self._delete(table, [each.key for each in rows if each.row is None])
+        self._update(table, [each for each in rows if each.row and each.expected_version], lowest)
+        fresh = [each for each in rows if each.row and not each.expected_version]
+        if fresh:
+            load.add_rows(conn, table, self._lines(table, fresh, lowest))
+        _set_others(conn, table, rows)
+        buried = [each.key for each in rows if each.row and each.key in lowest]
+        if buried:
+            conn.execute(
+                "DELETE FROM standfast.tombstones WHERE collection = %s AND key = ANY (%b::text[])",
+                (collection, buried),
+            )
+
+    def _lowest(self, collection: str, rows: Sequence[Writing]) -> dict[str, int]:
+        """The versions of the tombstones of these keys."""
+        if not self._has_tombstones[collection]:
+            return {}
+        found = self._conn.execute(
+            "SELECT key, version FROM standfast.tombstones WHERE collection = %s"
+            " AND key = ANY (%b::text[])",
+            (collection, [each.key for each in rows]),
+        )
+        return dict(found.fetchall())
+
+    def _columns(
+        self, table: Table, rows: Sequence[Writing], lowest: Mapping[str, int]
+    ) -> Iterator[load.Record]:
+        """All columns of rows that are written: key, data, raw, version and times."""
+        floor = self._floors[table.collection]
+        texts = [each.row.text for each in rows if each.row]
+        for each, (data, raw) in zip(rows, jsonb_columns_of_many(texts), strict=True):
+            row = each.row
+            assert row is not None, "deletes are left out"
+            known = max(each.expected_version, floor, lowest.get(each.key, 0))
+            version = row.version if not known else max(row.version, known + 1)
+            created_us = row.created_us or row.updated_us or self.now_us
+            times = (created_us, row.updated_us or created_us, row.expires_us)
+            yield each.key, data, raw, version, *times
+
+    def _lines(
+        self, table: Table, rows: Sequence[Writing], lowest: Mapping[str, int]
+    ) -> Iterator[str]:
+        """New rows in COPY's text format, a block at a time."""
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[start : start + _BLOCK_ROWS]
+            _require_fit(table, block)
+            yield "".join(map(_line, self._columns(table, block, lowest)))
+
+    def _update(self, table: Table, rows: Sequence[Writing], lowest: Mapping[str, int]) -> None:
+        if not rows:
+            return
+        columns = [list(column) for column in zip(*self._columns(table, rows, lowest), strict=True)]
+        columns[0] = write.key_values(table, columns[0])
+        statement = sql.SQL(load.UPDATE).format(**table.parts())
+        if self._conn.execute(statement, columns).rowcount != len(rows):
+            raise stale(table.collection, None)
+
+    def _delete(self, table: Table, keys: Sequence[str]) -> None:
+        if keys:
+            statement = sql.SQL("DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])")
+            values = write.key_values(table, keys)
+            self._conn.execute(statement.format(**table.parts()), (values,))
+
+    def set_form(self, collection: str, form: Form) -> None:
+        """Set how the collection looks as a file."""
+        self._conn.execute(
+            "UPDATE standfast.collections SET shape = %s, key_field = %s WHERE name = %s",
+            (form.shape, form.key_field, collection),
+        )
+
+    def finish(self) -> None:
+        """Log what was changed."""
+        self._quick.close()
+        for collection, keys in self._touched.items():
+            write.log_change(self._conn, collection, keys)
+
+
+def _line(record: load.Record) -> str:
+    """A row in COPY's text format: a document's text has no control characters."""
+    key, data, raw, version, *times = record
+    escaped = data.replace("\\", "\\\\")
+    exact = load.NULL
+    if raw is not None:
+        exact = escaped if raw is data else raw.replace("\\", "\\\\")
+    created, updated, expires = map(load.copy_stamp, times)
+    return load.copy_line(key, escaped, exact, version, created, updated, expires)
+
+
+def _require_fit(table: Table, rows: Sequence[Writing]) -> None:
+    for each in rows:
+        if not write.key_fits(table, each.key):
+            raise DataError(
+                f"collection `{table.collection}`: key {each.key!r} does not fit the table's"
+                f" column `{table.key_column}`, which is {table.key_type}",
+                code="bad_key",
+                hint="leave that collection out with --collection, or use another database",
+            )
+
+
+def _set_others(conn: Connection[Any], table: Table, rows: Sequence[Writing]) -> None:
+    """Give rows the columns that are not ours, as far as the table has them."""
+    kept = [(each.row.others, each.key) for each in rows if each.row and each.row.others]
+    if not table.others or not kept:
+        return
+    names = sql.SQL(", ").join(map(sql.Identifier, table.others))
+    statement = sql.SQL(
+        "UPDATE {table} t SET ({names}) = ROW (r.*) FROM (SELECT {names} FROM"
+        " jsonb_populate_record(NULL::{table}, %s::jsonb)) r WHERE t.{key} = %s"
+    ).format(names=names, **table.parts())
+    for others, key in kept:
+        (value,) = write.key_values(table, [key])
+        conn.execute(statement, (others, value))
+
+
+@contextmanager
+def filling(
+    backend: Backend, run: str, state: str, collections: Sequence[str]
+) -> Generator[PostgresFilling]:
+    """One transaction that keeps other writers of these collections out; readers go on."""
+    ours = cast("PostgresBackend", backend)
+    with ours.connection(f"filling run {run}") as conn:
+        ours.writable(conn, sorted(collections))
+        tables = {name: ours.table_of(name) for name in sorted(collections)}
+        with ours.transaction(conn, lane=run):
+            conn.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %s, true)",
+                (f"{int(MAX_SNAPSHOT_S)}s",),
+            )
+            load.take_load_lock(conn)
+            for table in tables.values():
+                lock = sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+                conn.execute(lock.format(**table.parts()))
+            failpoint("filling-begun")
+            with snapshot(ours, MAX_SNAPSHOT_S) as earlier:
+                work = PostgresFilling(conn, earlier, tables)
+                for name in tables:
+                    work.open(name)
+                yield work
+                work.finish()
+            load.record_run(conn, run, state, {})
+            failpoint("filling-recorded")

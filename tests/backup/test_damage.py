@@ -1,0 +1,168 @@
+"""What is not as it was written is found before anything changes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from standfast.admin.backup.create import create
+from standfast.admin.backup.folder import backups
+from standfast.admin.backup.format import GZIP_HEADER
+from standfast.admin.backup.restore import drill, restore
+from standfast.admin.backup.transfer import Choice
+from standfast.admin.backup.verify import verify
+from standfast.api.sync import Store
+from standfast.backends.base import Backend
+from standfast.engine.embedded import EmbeddedEngine
+from standfast.errors import CorruptData
+
+
+@pytest.fixture
+def made(scratch: Backend, data_dir: Path) -> Path:
+    """A backup of a small database."""
+    store = Store(EmbeddedEngine(scratch))
+    for number in range(50):
+        store["players"].put(str(number), {"name": f"player {number}", "n": number})
+    return create(scratch, data_dir).path
+
+
+def refused(path: Path, data_dir: Path, tmp_path: Path, code: str = "damaged_backup") -> str:
+    """What a restore of it says; nothing was created."""
+    from standfast.backends.sqlite.backend import SqliteBackend
+
+    target = SqliteBackend(tmp_path / "target.db")
+    with pytest.raises(CorruptData) as found:
+        restore(target, data_dir, path, Choice("file"))
+    target.close()
+    assert found.value.code == code
+    assert not (tmp_path / "target.db").exists()
+    with pytest.raises(CorruptData):
+        verify(path)
+    return found.value.message
+
+
+def test_every_flipped_bit_is_found(made: Path, data_dir: Path, tmp_path: Path) -> None:
+    """Whichever bit of the file is flipped, the checks find it: header and trailer of gzip too."""
+    whole = made.read_bytes()
+    chosen = random.Random(7)
+    places = [*range(80), *range(len(whole) * 8 - 64, len(whole) * 8)]
+    places += [chosen.randrange(len(whole) * 8) for _ in range(150)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        made.write_bytes(damaged)
+        with pytest.raises(CorruptData):
+            verify(made)
+    refused(made, data_dir, tmp_path)
+
+
+def test_every_truncation_is_found(made: Path, data_dir: Path, tmp_path: Path) -> None:
+    """A file that ends anywhere but at its end is refused, and so is one that goes on."""
+    whole = made.read_bytes()
+    for size in [*range(40), *range(40, len(whole), 17), len(whole) - 1]:
+        made.write_bytes(whole[:size])
+        with pytest.raises(CorruptData):
+            verify(made)
+    made.write_bytes(whole + b"\0")
+    refused(made, data_dir, tmp_path)
+    made.write_bytes(whole + whole)
+    refused(made, data_dir, tmp_path)
+
+
+def rewritten(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """The file with other lines, each with its right checksum, packed as ours are."""
+    lines = [
+        line.rpartition(b',"crc32":"')[0]
+        for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
+    body = b"".join(b'%b,"crc32":"%08x"}\n' % (line, zlib.crc32(line)) for line in change(lines))
+    packed = gzip.compress(body, mtime=0)
+    path.write_bytes(GZIP_HEADER + packed[10:])
+
+
+CHANGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "a document is missing": lambda lines: [*lines[:5], *lines[6:]],
+    "a document stands twice": lambda lines: [*lines[:5], lines[5], *lines[5:]],
+    "two documents are exchanged": lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]],
+    "a document is another": lambda lines: [
+        *lines[:4],
+        lines[4].replace(b"player", b"layer"),
+        *lines[5:],
+    ],
+    "the end is missing": lambda lines: lines[:-1],
+    "the beginning is missing": lambda lines: lines[1:],
+    "the collection is missing": lambda lines: [lines[0], *lines[2:]],
+    "a line is something else": lambda lines: [*lines[:4], b'{"x":1', *lines[4:]],
+    "something follows the end": lambda lines: [*lines, lines[4]],
+    "nothing is in it": lambda lines: [],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_right_checksums_of_wrong_lines_do_not_help(
+    made: Path, data_dir: Path, tmp_path: Path, change: str
+) -> None:
+    """The whole has a checksum and counts of its own: no line can go, come or change places."""
+    rewritten(made, CHANGES[change])
+    refused(made, data_dir, tmp_path)
+
+
+def test_a_newer_format_is_refused(made: Path, data_dir: Path, tmp_path: Path) -> None:
+    """A newer version's file is refused by its number, not taken for damaged."""
+
+    def newer(lines: list[bytes]) -> list[bytes]:
+        head = json.loads(lines[0] + b"}")
+        head = {"standfast_backup": 2, "something": "new", "id": head["id"]}
+        return [json.dumps(head).encode()[:-1], *lines[1:]]
+
+    rewritten(made, newer)
+    message = refused(made, data_dir, tmp_path, "backup_newer")
+    assert "format 2" in message
+
+
+def test_a_rewritten_file_is_good_where_nothing_was_changed(made: Path) -> None:
+    """The tests above fail for what they change, not for how they write it."""
+    rewritten(made, lambda lines: lines)
+    verify(made)
+
+
+def test_what_is_found_is_remembered(made: Path, data_dir: Path) -> None:
+    """The list knows when a backup was verified and tried, and forgets that with another file."""
+    (each,) = backups(data_dir)
+    assert each.known is not None
+    assert (each.known.verified_at, each.problem) == (None, "")
+    verify(made)
+    drill(data_dir, made)
+    (each,) = backups(data_dir)
+    assert each.known is not None
+    assert each.known.verified_at
+    assert each.known.drilled_at
+    damaged = bytearray(made.read_bytes())
+    damaged[-20] ^= 1
+    made.write_bytes(damaged)
+    (each,) = backups(data_dir)
+    assert each.known is None
+    with pytest.raises(CorruptData):
+        verify(made)
+    (each,) = backups(data_dir)
+    assert "damaged" in each.problem
+
+
+def test_a_drill_finds_what_cannot_be_restored(made: Path, data_dir: Path) -> None:
+    """A damaged backup fails the drill, and nothing of the scratch store is left."""
+    damaged = bytearray(made.read_bytes())
+    damaged[200] ^= 1
+    made.write_bytes(damaged)
+    with pytest.raises(CorruptData):
+        drill(data_dir, made)
+    assert {path.name for path in made.parent.iterdir()} == {
+        "backups.lock",
+        "known.json",
+        made.name,
+    }
