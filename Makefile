@@ -34,8 +34,8 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.ready  ## move the sample files into a database, look at them, put them back
-	@$(PY) examples/demo.py $(ARGS)
+demo: $(VENV)/.ready-demo  ## files are moved, PostgreSQL is killed while a bot writes, nothing is lost
+	@$(PY) -m standfast demo $(ARGS)
 
 quick: $(VENV)/.ready-test  ## run the tests that need no server and start no programs
 	@$(PY) -m pytest $(PARALLEL) -m "not pg and not process and not slow" $(ARGS)
@@ -81,7 +81,8 @@ distclean: clean  ## clean, and remove the virtual environment
 	@rm -rf $(VENV)
 
 # .ready is the package alone, .ready-test adds what the tests need, .ready-dev the linters,
-# .ready-bench what the benchmarks compare with, .ready-docs what builds the site; each holds the path of the checkout that it was made
+# .ready-bench what the benchmarks compare with, .ready-docs what builds the site,
+# .ready-demo a PostgreSQL; each holds the path of the checkout that it was made
 # for, and marks the smaller ones too.
-$(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-dev $(VENV)/.ready-bench $(VENV)/.ready-docs: pyproject.toml constraints.txt tools/venv.sh $(STALE)
+$(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-dev $(VENV)/.ready-bench $(VENV)/.ready-docs $(VENV)/.ready-demo: pyproject.toml constraints.txt tools/venv.sh $(STALE)
 	@sh tools/venv.sh $(VENV) $(patsubst .ready-%,%,$(filter .ready-%,$(@F)))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make or refresh the virtual environment: tools/venv.sh DIRECTORY [test | dev | bench | docs]
+# Make or refresh the virtual environment: tools/venv.sh DIRECTORY [demo | test | dev | bench | docs]
 #
 # Called by the Makefile from the top of the checkout. Installs the package in editable form, with
 # the named dependency group, at the versions of constraints.txt, and writes the stamps that make
@@ -77,8 +77,9 @@ fi
 
 printf '%s\n' "$PWD" >"$stamp"
 case $group in
-test) cp "$stamp" "$stamp-test" ;;
+test) cp "$stamp" "$stamp-demo" && cp "$stamp" "$stamp-test" ;;
+demo) cp "$stamp" "$stamp-demo" ;;
 docs) cp "$stamp" "$stamp-docs" ;;
-bench) cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-bench" ;;
-dev) cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-dev" ;;
+bench) cp "$stamp" "$stamp-demo" && cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-bench" ;;
+dev) cp "$stamp" "$stamp-demo" && cp "$stamp" "$stamp-test" && cp "$stamp" "$stamp-dev" ;;
 esac

@@ -40,6 +40,7 @@ _COMMANDS = {
         "standfast.cli.backup",
         "Backups: create, list, verify, restore, prune, drill.",
     ),
+    "demo": ("standfast.cli.demo", "See it: files moved, PostgreSQL killed, nothing lost."),
     "schema": ("standfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
 }
 
