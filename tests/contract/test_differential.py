@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.suite.backend import make_lane, make_op
+from contract.suite.backend import BODILESS, FAR_US, KINDS, POINTED, make_lane, make_op
 from standfast.backends.base import Backend, Change, Form, Load
 from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres.backend import PostgresBackend
@@ -60,15 +60,15 @@ pointers = st.sampled_from(["", "/n", "/l", "/l/0", "/new/deep", "/l/-", "no poi
 
 @st.composite
 def drafts(draw: st.DrawFn) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["put", "put", "patch", "append", "increment", "delete"]))
+    kind = draw(st.sampled_from(KINDS))
     return {
         "kind": kind,
         "collection": draw(st.sampled_from(COLLECTIONS)),
         "key": draw(st.sampled_from(KEYS)),
-        "body": None if kind == "delete" else encode(draw(bodies)),
-        "pointer": draw(pointers) if kind in ("append", "increment") else "",
+        "body": None if kind in BODILESS else encode(draw(bodies)),
+        "pointer": draw(pointers) if kind in POINTED else "",
         "if_version": draw(st.sampled_from([None, None, None, 0, 1, 2, 3, 5])),
-        "ttl_us": None if kind == "delete" else draw(st.sampled_from([None, None, 0])),
+        "ttl_us": None if kind == "delete" else draw(st.sampled_from([None, None, 0, FAR_US])),
         "group": draw(st.sampled_from([0, 0, 0, 1, 1, 2])),
     }
 

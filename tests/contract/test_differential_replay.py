@@ -15,7 +15,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.suite.backend import make_lane, make_op
+from contract.suite.backend import BODILESS, FAR_US, KINDS, POINTED, make_lane, make_op
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres.backend import PostgresBackend
@@ -53,16 +53,16 @@ bodies = st.sampled_from(
 
 @st.composite
 def drafts(draw: st.DrawFn) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["put", "put", "patch", "append", "increment", "delete"]))
+    kind = draw(st.sampled_from(KINDS))
     base = draw(st.none() | bodies.map(encode))
     return {
         "kind": kind,
         "collection": draw(st.sampled_from(COLLECTIONS)),
         "key": draw(st.sampled_from(KEYS)),
-        "body": None if kind == "delete" else encode(draw(bodies)),
-        "pointer": draw(st.sampled_from(["", "/b"])) if kind in ("append", "increment") else "",
+        "body": None if kind in BODILESS else encode(draw(bodies)),
+        "pointer": draw(st.sampled_from(["", "/b"])) if kind in POINTED else "",
         "if_version": draw(st.sampled_from([None, None, None, 0, 1, 2, 3])),
-        "ttl_us": None if kind == "delete" else draw(st.sampled_from([None, None, 0])),
+        "ttl_us": None if kind == "delete" else draw(st.sampled_from([None, None, 0, FAR_US])),
         "group": draw(st.sampled_from([0, 0, 0, 1, 2])),
         "replay": draw(st.sampled_from([True, True, True, False])),
         "seen": "present" if base else draw(st.sampled_from(["unknown", "absent"])),

@@ -130,7 +130,7 @@ def _op(
                 hint="--take theirs, --value, or standfast delete and --dismiss",
             )
         return _put_or_delete(entry, entry.base, if_version)
-    if entry.kind in ("put", "delete"):
+    if entry.kind in ("put", "delete", "touch"):  # of a touch, the document that it kept
         return _put_or_delete(entry, entry.mine, if_version)
     # One conflict of one database has one lane: what was already applied is skipped there.
     return Op(

@@ -1,4 +1,4 @@
-"""Changes of a document as pure functions: merge patch, append and increment at a pointer.
+"""Changes of a document as pure functions: merge patch, and what is done at a pointer.
 
 Values are decoded JSON. No function changes what it is given: a result is new along the path that
 changed and shares everything else with the inputs, so treat inputs and results as frozen.
@@ -16,7 +16,10 @@ from standfast.document.values import JSON, MISSING, Missing, json_path, type_na
 from standfast.errors import DataError
 from standfast.limits import MAX_DEPTH
 
-__all__ = ["MISSING", "append_at", "increment_at", "merge_patch", "parse_pointer", "resolve"]
+__all__ = [
+    *("MISSING", "append_at", "increment_at", "merge_patch", "parse_pointer", "remove_at"),
+    *("resolve", "set_at"),
+]
 
 _Value = TypeVar("_Value", bound=JSON)
 
@@ -138,6 +141,45 @@ def increment_at(
         return total
 
     return _changed_at(document, pointer, added)
+
+
+def set_at(document: JSON | Missing, pointer: str, value: JSON) -> JSON:
+    """The document with `value` at `pointer`, in the place of what is there, if anything is.
+
+    What is missing before it is created as in `append_at`; an array element is replaced, never
+    added.  Errors: those of `append_at`.
+    """
+
+    def replaced(found: JSON | Missing, path: str) -> JSON:
+        return value
+
+    return _changed_at(document, pointer, replaced)[0]
+
+
+def remove_at(document: JSON | Missing, pointer: str) -> JSON | Missing:
+    """The document without what is at `pointer`; `MISSING` when nothing is there.
+
+    Array elements behind a removed one move up.  The whole document, `""`, is refused with a
+    DataError "bad_pointer": that is a delete.
+    """
+    tokens = parse_pointer(pointer)
+    if not tokens:
+        raise DataError(
+            "the pointer means the whole document",
+            code="bad_pointer",
+            hint="delete(key) deletes a document",
+        )
+    if resolve(document, tokens) is MISSING:
+        return MISSING
+
+    def without(found: JSON | Missing, path: str) -> JSON:
+        if isinstance(found, list):
+            index = int(tokens[-1])
+            return [*found[:index], *found[index + 1 :]]
+        assert isinstance(found, dict), "nothing else has members"
+        return {name: value for name, value in found.items() if name != tokens[-1]}
+
+    return _changed_at(document, pointer.rpartition("/")[0], without)[0]
 
 
 def _changed_at(

@@ -27,10 +27,10 @@ from standfast.engine.overlay import View
 from standfast.engine.promise import CompletionBatch, Promise
 from standfast.engine.scanning import completed
 from standfast.engine.state_machine import Mode, Situation
-from standfast.engine.write_queue import Result, closed
+from standfast.engine.write_queue import Result, closed, receipt_of
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.limits import LOCAL_GRACE_S, MAX_TRANSACTION_OPS
-from standfast.ops.types import Applied, Op, Receipt, Row
+from standfast.ops.types import Applied, Op, Row
 from standfast.system.supervision import PROCESS
 
 T = TypeVar("T")
@@ -135,10 +135,7 @@ class EmbeddedEngine:
                 pairs = zip(ops[start:end], applied.outcomes[start:end], strict=True)
                 completions.value(
                     promise,
-                    [
-                        Result(op, done, Receipt(done.version, "primary", self.lane, done.seq))
-                        for op, done in pairs
-                    ],
+                    [Result(op, done, receipt_of(done, self.lane)) for op, done in pairs],
                 )
                 start = end
 
@@ -282,4 +279,5 @@ class EmbeddedEngine:
 def _view(row: Row | None) -> View:
     if row is None:
         return View("absent", None, 0)
-    return View("present", row.text, row.version, (), row.created_us, row.updated_us)
+    times = (row.created_us, row.updated_us, 0, row.expires_us)
+    return View("present", row.text, row.version, (), *times)

@@ -193,14 +193,15 @@ def _journaled(op: Op, known: _Known) -> Result:
     view = known.at(op)
     based = op
     if op.seen == "unknown":
-        base = view.text if op.kind in ("put", "patch", "delete") else None
+        base = None if op.kind in ("append", "increment") else view.text
         based = msgspec.structs.replace(op, seen=view.knowledge, base=base)
     kept = msgspec.structs.replace(
         based, replay=True, at_us=clock.now_us(), history=known.history_mark
     )
-    text = known.note(kept).text
-    outcome = Outcome(op.seq, "applied", None, text)
-    return Result(kept, outcome, Receipt(None, "journal", op.lane, op.seq))
+    now = known.note(kept)
+    changed = view.knowledge == "unknown" or now.pending != view.pending
+    outcome = Outcome(op.seq, "applied", None, now.text, changed=changed)
+    return Result(kept, outcome, Receipt(None, "journal", op.lane, op.seq, changed))
 
 
 def _sent(op: Op, known: _Known, *, read_modify_write: bool) -> Result:

@@ -12,6 +12,7 @@ import msgspec
 
 from standfast.ops.apply import Current, Refusal, apply_op
 from standfast.ops.types import (
+    KEEP_EXPIRY,
     Identity,
     Knowledge,
     Op,
@@ -156,6 +157,8 @@ def _expiry(view: View, op: Op, ahead_us: int) -> int | None:
     """When the document that an op leaves ends: the same rules as in `ops.apply.replaced`."""
     if op.kind == "delete" or op.ttl_us == 0:
         return None
+    if op.ttl_us == KEEP_EXPIRY:
+        return None if view.text is None else view.expires_us
     if op.ttl_us is not None:
         return op.at_us + ahead_us + op.ttl_us
     return None if op.kind == "put" or view.text is None else view.expires_us
@@ -182,7 +185,8 @@ def lay_over(
             continue  # it belongs to a later page
         if view.text is not None and wanted(key, view):
             times = (view.created_us, view.updated_us)
-            page[key] = Row(key, view.text, view.version, *times, seen_us=view.seen_us)
+            stamps = (*times, view.expires_us, view.seen_us)
+            page[key] = Row(key, view.text, view.version, *stamps)
     return [page[key] for key in sorted(page, key=str.encode)]
 
 

@@ -163,4 +163,5 @@ def _view(state: State, now_us: int) -> View:
         state.created_us,
         state.updated_us,
         now_us,
+        state.expires_us,
     )

@@ -30,6 +30,11 @@ class Result(NamedTuple):
     receipt: Receipt
 
 
+def receipt_of(outcome: Outcome, lane: str) -> Receipt:
+    """The receipt of an op that the primary has."""
+    return Receipt(outcome.version, "primary", lane, outcome.seq, outcome.changed)
+
+
 class Submission(msgspec.Struct, frozen=True):
     """The ops of one call, which are acknowledged together, and where the answer goes.
 

@@ -35,11 +35,11 @@ from standfast.engine.state_machine import (
     means_away,
     step,
 )
-from standfast.engine.write_queue import Result, Submission, Wakeup
+from standfast.engine.write_queue import Result, Submission, Wakeup, receipt_of
 from standfast.errors import DeadlineExceeded, StandfastError
 from standfast.limits import MAX_FRESH_CONNECTIONS, MAX_LANE_BATCHES
 from standfast.ops.batch import Place, retrace
-from standfast.ops.types import Applied, Op, Receipt
+from standfast.ops.types import Applied, Op
 from standfast.system.failpoints import failpoint
 from standfast.system.supervision import SupervisedThread
 
@@ -76,7 +76,7 @@ def confirm(
         outcomes = iter(applied.outcomes)
         for submission, own in sent:
             results = [
-                Result(op, outcome, Receipt(outcome.version, "primary", op.lane, op.seq))
+                Result(op, outcome, receipt_of(outcome, op.lane))
                 for op, outcome in zip(own, outcomes, strict=False)
             ]
             completions.value(submission.promise, results)

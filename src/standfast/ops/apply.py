@@ -9,10 +9,10 @@ from collections.abc import Container
 from typing import Any
 
 from standfast.document.codec import decode, encode
-from standfast.document.patch import append_at, increment_at, merge_patch
+from standfast.document.patch import append_at, increment_at, merge_patch, remove_at, set_at
 from standfast.document.values import MISSING
 from standfast.errors import CorruptData, DataError
-from standfast.ops.types import Identity, Op, Redacted
+from standfast.ops.types import KEEP_EXPIRY, Identity, Op, Redacted
 
 
 class Current(Redacted, frozen=True):
@@ -24,7 +24,8 @@ class Current(Redacted, frozen=True):
     clears it, above 0 sets it that long from now.  `changed` marks what has to be written.
     `unfit` says why the place cannot hold any document (a key that is not a number, in a table
     whose key column is bigint).  The times are those of the stored row; `fresh` means that the
-    document is created by this batch, so its time of creation is now.
+    document is created by this batch, so its time of creation is now.  `same_text`: the row has
+    this text already, and only its version and expiry have to be written.
     """
 
     content = frozenset({"text"})
@@ -38,6 +39,7 @@ class Current(Redacted, frozen=True):
     updated_us: int = 0
     expires_us: int | None = None
     fresh: bool = False
+    same_text: bool = False
 
     @property
     def live_version(self) -> int:
@@ -78,11 +80,13 @@ def apply_op(current: Current, op: Op, entered: Container[Identity] = ()) -> Cur
         raise Refusal("conflict", "the document's version is not the expected one", found)
     if op.kind == "delete":
         return current if current.text is None else deleted(current)
+    if op.kind == "touch":
+        return current if current.text is None else touched(current, op)
     try:
         text = new_text(current.text, op)
     except (DataError, CorruptData) as error:
         raise Refusal(error.code, error.message, found) from error
-    return replaced(current, op, text)
+    return current if text is None else replaced(current, op, text)
 
 
 def deleted(current: Current) -> Current:
@@ -90,10 +94,22 @@ def deleted(current: Current) -> Current:
     return Current(None, current.version + 1, None, True)
 
 
+def touched(current: Current, op: Op) -> Current:
+    """The place with the same document, and the expiry that the op gives it."""
+    return Current(
+        *(current.text, current.version + 1, op.ttl_us or 0, True),
+        created_us=current.created_us,
+        fresh=current.fresh,
+        same_text=current.same_text or not current.changed,
+    )
+
+
 def replaced(current: Current, op: Op, text: str) -> Current:
     """The place with this text as its document, and the expiry that the op gives it."""
     ttl_us = op.ttl_us
-    if ttl_us is None:
+    if ttl_us == KEEP_EXPIRY:
+        ttl_us = 0 if current.text is None else current.ttl_us
+    elif ttl_us is None:
         ttl_us = 0 if op.kind == "put" or current.text is None else current.ttl_us
     return Current(
         *(text, current.version + 1, ttl_us, True),
@@ -103,16 +119,24 @@ def replaced(current: Current, op: Op, text: str) -> Current:
     )
 
 
-def new_text(text: str | None, op: Op) -> str:
-    """The document's text after a put, patch, append or increment; None stands for none before.
+def new_text(text: str | None, op: Op) -> str | None:
+    """The document's text after anything but a delete; None stands for none before.
 
-    Raises DataError when the op does not fit the document, CorruptData when that is unreadable.
+    None: a remove found nothing to remove.  Raises DataError when the op does not fit the document,
+    CorruptData when that is unreadable.
     """
-    assert op.body is not None, "only a delete has no body"
     if op.kind == "put":
         return op.body
+    if op.kind == "touch":
+        return text
     document: Any = MISSING if text is None else decode(text)
+    if op.kind == "remove":
+        left = remove_at(document, op.pointer)
+        return None if left is MISSING else encode(left)
+    assert op.body is not None, "only a remove, a touch and a delete have no body"
     operand = decode(op.body)
+    if op.kind == "set":
+        return encode(set_at(document, op.pointer, operand))
     if op.kind == "patch":
         return encode(merge_patch({} if document is MISSING else document, operand))
     change = append_at if op.kind == "append" else increment_at

@@ -139,9 +139,10 @@ def _apply_group(
         drafts[place] = changed
         if entry is not None:
             entries.append(entry)
-        version = changed.version if changed is not current else current.live_version
+        is_new = changed is not current
+        version = changed.version if is_new else current.live_version
         status = "applied" if entry is None else "merged"
-        outcomes.append(Outcome(op.seq, status, version, changed.text))
+        outcomes.append(Outcome(op.seq, status, version, changed.text, changed=is_new))
     rows.update(drafts)
     entered.update((entry.lane, entry.seq) for entry in entries)
     result.outcomes.extend(outcomes)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, cast
+from datetime import timedelta
+from typing import Any, NoReturn, TypeAlias, cast
 
 from standfast.document.codec import encode
 from standfast.document.jsonb import keeps_exactly
 from standfast.document.names import key_text
-from standfast.document.patch import parse_pointer
+from standfast.document.patch import parse_pointer, remove_at
 from standfast.document.values import MISSING, Missing
 from standfast.errors import ConfigError, ConflictError, CorruptData, DataError, StandfastError
 from standfast.ops.types import (
     ABSENT,
+    KEEP_EXPIRY,
     Document,
     Kind,
     Knowledge,
@@ -19,6 +21,11 @@ from standfast.ops.types import (
     Outcome,
     ProvisionalVersion,
 )
+
+#: How long a document lives: seconds, or a timedelta.
+TimeToLive: TypeAlias = float | timedelta
+_MICROSECOND = timedelta(microseconds=1)
+_LONGEST_S = 10**10
 
 
 def build_op(
@@ -30,7 +37,8 @@ def build_op(
     pointer: str = "",
     if_version: int | None = None,
     if_absent: bool = False,
-    ttl_s: float | None = None,
+    ttl_s: TimeToLive | None = None,
+    keep_expiry: bool = False,
     group: int = 0,
     base: Document[Any] | Missing | None = MISSING,
 ) -> Op:
@@ -51,11 +59,17 @@ def build_op(
             seen, base_text = _basis(base)
         if pointer:
             parse_pointer(pointer)
+        elif kind == "remove":
+            remove_at(MISSING, pointer)
         text = None if body is MISSING else encode(body)
         if kind == "put" and text is not None and "\\u" not in text:
             exact = keeps_exactly(body)  # here, where the value is at hand
         if ttl_s is not None:
             ttl_us = _ttl_us(ttl_s)
+        elif keep_expiry:
+            ttl_us = KEEP_EXPIRY
+        elif kind == "touch":
+            ttl_us = 0
     except (ConfigError, DataError) as error:
         raise error.about(f"{kind} of key {text_key!r} in `{collection}`") from None
     return Op(
@@ -90,12 +104,19 @@ def _basis(base: object) -> tuple[Knowledge, str | None]:
     return "present", encode(document.value)
 
 
-def _ttl_us(ttl_s: float) -> int:
-    if not 0 < ttl_s < 10**10:
+def _ttl_us(ttl_s: object) -> int:
+    ttl_us = 0
+    if isinstance(ttl_s, timedelta):
+        ttl_us = ttl_s // _MICROSECOND
+    elif isinstance(ttl_s, int | float) and not isinstance(ttl_s, bool) and 0 < ttl_s < _LONGEST_S:
+        ttl_us = max(1, int(ttl_s * 1_000_000))
+    if not 0 < ttl_us < _LONGEST_S * 1_000_000:
         raise ConfigError(
-            f"ttl_s={ttl_s!r} is not a time to live", code="usage", hint="give seconds above 0"
+            f"ttl_s={ttl_s!r} is not a time to live",
+            code="usage",
+            hint="give seconds above 0, or a timedelta",
         )
-    return max(1, int(ttl_s * 1_000_000))
+    return ttl_us
 
 
 def raise_refusal(op: Op, outcome: Outcome) -> NoReturn:

@@ -14,7 +14,16 @@ from standfast.document.codec import decode, encode
 from standfast.document.merge import Side, same_value, three_way
 from standfast.document.values import JSON, MISSING, Missing
 from standfast.errors import CorruptData, DataError
-from standfast.ops.apply import Current, Refusal, apply_op, deleted, holds, new_text, replaced
+from standfast.ops.apply import (
+    Current,
+    Refusal,
+    apply_op,
+    deleted,
+    holds,
+    new_text,
+    replaced,
+    touched,
+)
 from standfast.ops.types import ConflictRecord, Identity, Op
 
 Resolver: TypeAlias = Callable[[JSON | Missing, JSON | Missing, JSON | Missing], JSON]
@@ -65,6 +74,8 @@ def reconcile(
             return _reconcile_put(current, op, on_conflict)
         if op.kind == "delete":
             return _reconcile_delete(current, op, on_conflict)
+        if op.kind == "touch":
+            return _reconcile_touch(current, op)
         return _reconcile_change(current, op)
     except (DataError, CorruptData) as error:
         raise Refusal(error.code, error.message, current.live_version) from error
@@ -84,7 +95,7 @@ def entry_of(
         pointer=encode(op.pointer) if op.pointer else "",
         reason=reason,
         base=op.base,
-        mine=op.body,
+        mine=op.base if op.kind == "touch" else op.body,
         theirs=theirs,
         state=state,
         resolution=resolution,
@@ -140,18 +151,34 @@ def _reconcile_delete(current: Current, op: Op, on_conflict: OnConflict) -> Reco
     return Reconciled(current, entry)
 
 
+def _reconcile_touch(current: Current, op: Op) -> Reconciled:
+    """Give the document its expiry; one that ended because the touch came late is put back."""
+    if current.text is not None:
+        return Reconciled(touched(current, op), None)
+    if op.seen != "present" or op.base is None:
+        return Reconciled(current, None)
+    if current.expires_us is None:
+        raise Refusal("deleted_meanwhile", "its document was deleted meanwhile", 0)
+    return Reconciled(replaced(current, op, op.base), None)
+
+
 def _reconcile_change(current: Current, op: Op) -> Reconciled:
-    """Apply a patch, append or increment to the document as it is now."""
+    """Apply a patch, append, increment, set or remove to the document as it is now."""
     theirs = current.text
+    if theirs is None and op.kind == "remove":
+        return Reconciled(current, None)
     if theirs is None and op.seen == "present":
         raise Refusal("deleted_meanwhile", "its document was deleted meanwhile", 0)
-    changed = replaced(current, op, new_text(theirs, op))
-    if op.kind != "patch" or op.seen == "unknown" or _same(theirs, op.base):
+    text = new_text(theirs, op)
+    changed = current if text is None else replaced(current, op, text)
+    if op.kind in ("append", "increment") or op.seen == "unknown" or _same(theirs, op.base):
         return Reconciled(changed, None)
-    # If the patch overwrites a change by others, that is a conflict, which the patch wins.
+    # If it overwrites a change by others, that is a conflict, which it wins.
     base = MISSING if op.base is None else decode(op.base)
     found = MISSING if theirs is None else decode(theirs)
-    is_open = bool(three_way(base, decode(new_text(op.base, op)), found).true_conflicts)
+    made = new_text(op.base, op)
+    mine = base if made is None else decode(made)
+    is_open = bool(three_way(base, mine, found).true_conflicts)
     entry = entry_of(
         op,
         "conflict" if is_open else "merged",

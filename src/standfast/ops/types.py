@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import msgspec
 
 T = TypeVar("T")
-Kind = Literal["put", "patch", "append", "increment", "delete"]
+Kind = Literal["put", "patch", "append", "increment", "set", "remove", "touch", "delete"]
 Status = Literal["applied", "skipped", "refused", "merged", "rejected"]
 Durability = Literal["primary", "journal", "spool"]
 Source = Literal["primary", "mirror", "snapshot"]
@@ -25,6 +25,8 @@ _SHORT.maxlevel, _SHORT.maxlist = 2, 4
 
 #: `if_version` of an op that must find no document.
 ABSENT = 0
+#: `ttl_us` of a put that leaves the expiry of the document as it is.
+KEEP_EXPIRY = -1
 
 
 class Redacted(msgspec.Struct, frozen=True):
@@ -47,8 +49,11 @@ class Redacted(msgspec.Struct, frozen=True):
 class Op(Redacted, frozen=True, kw_only=True):
     """One write, identified for ever by its lane and sequence.
 
-    `body` is exact JSON text: the document of a put, the patch (RFC 7396), the appended element or
-    the addend; None for a delete.  `pointer` (RFC 6901) is used by append and increment.
+    `body` is exact JSON text: the document of a put, the patch (RFC 7396), the appended element,
+    the addend, or the value of a set; None for a remove, a touch and a delete.  `pointer`
+    (RFC 6901) is used by append, increment, set and remove.  `ttl_us` is the time to live that the
+    op gives to the document (0: it does not expire; `KEEP_EXPIRY`; None: what is usual for its
+    kind).
     `if_version` makes the op conditional: it is refused unless the document has that version
     (`ABSENT`: unless there is no document).  Where the caller saw own pending ops on top of that
     version, `pending` names those that change the document: the condition holds only if the row is
@@ -100,7 +105,8 @@ class Outcome(Redacted, frozen=True, array_like=True):
     then if the lane's last outcomes include it, else None.  `refused`: nothing was changed;
     `code` and `message` say why, and `version` is the one that was found.  On replay only:
     `merged`: as `applied`, but the document had changed, and a conflict was recorded; `rejected`:
-    nothing was changed, and a conflict was recorded with `code` as its reason.
+    nothing was changed, and a conflict was recorded with `code` as its reason.  `changed` is False
+    where an applied op found that there was nothing to do.
     """
 
     content = frozenset({"text"})
@@ -111,6 +117,7 @@ class Outcome(Redacted, frozen=True, array_like=True):
     text: str | None = None
     code: str = ""
     message: str = ""
+    changed: bool = True
 
 
 class State(Redacted, frozen=True):
@@ -240,12 +247,20 @@ class Receipt(msgspec.Struct, frozen=True):
     the reply that named it was lost and the document changed before it was asked for again);
     `durable_on` says where the write is safe.  `lane` and `seq` identify the op:
     `store.outcome(receipt)` reports what became of a write that went through the journal.
+
+    `changed` is False when there was nothing to do: nothing to delete, to remove or to touch.  It
+    is what `bool(receipt)` says.  While the primary is away it goes by what is known here, and is
+    True where that is nothing.
     """
 
     version: int | None
     durable_on: Durability
     lane: str = ""
     seq: int = 0
+    changed: bool = True
+
+    def __bool__(self) -> bool:
+        return self.changed
 
     def __repr__(self) -> str:
         name = f", lane='{self.lane[:8]}...', seq={self.seq}" if self.lane else ""
@@ -256,7 +271,8 @@ class Document(Redacted, Generic[T], frozen=True):
     """One document as it was read: value, version, where it came from and how old that is.
 
     `age_s` is how long ago the primary said so (0.0 for `source="primary"`).  `version` is a
-    `ProvisionalVersion` where own pending ops are applied over the mirror.
+    `ProvisionalVersion` where own pending ops are applied over the mirror.  `expires_at` is when it
+    ends, by the database's clock; None: never.
     """
 
     content = frozenset({"value"})  # in what `rich` prints, such as the variables of a traceback
@@ -268,6 +284,7 @@ class Document(Redacted, Generic[T], frozen=True):
     age_s: float
     created_at: datetime
     updated_at: datetime
+    expires_at: datetime | None = None
 
     def __repr__(self) -> str:
         shown = f"key={self.key!r}, version={self.version}, value={_SHORT.repr(self.value)}"

@@ -50,4 +50,19 @@ class BackendContract(
     """
 
 
-__all__ = ["ODD_KEYS", "BackendContract", "make_lane", "make_op"]
+#: Every kind of op, for tests that draw one; which have no body, and which a pointer.
+KINDS = ("put", "put", "patch", "append", "increment", "set", "remove", "touch", "delete")
+BODILESS = ("remove", "touch", "delete")
+POINTED = ("append", "increment", "set", "remove")
+FAR_US = 10**15
+
+__all__ = [
+    "BODILESS",
+    "FAR_US",
+    "KINDS",
+    "ODD_KEYS",
+    "POINTED",
+    "BackendContract",
+    "make_lane",
+    "make_op",
+]

@@ -198,6 +198,12 @@ class ContractBase:
         row = self.row(backend, key)
         return row.version if row else None
 
+    def expiry(self, backend: Backend, key: str) -> int | None:
+        """When a document ends; None: never."""
+        row = self.row(backend, key)
+        assert row is not None, "the document is there"
+        return row.expires_us
+
     def states(
         self, backend: Backend, ops: Sequence[Op], directory: str | None = None
     ) -> tuple[dict[Place, State], dict[str, int]]:

@@ -6,7 +6,7 @@ import pytest
 
 from contract.suite.base import ContractBase, make_lane, told
 from standfast.backends.base import Backend
-from standfast.ops.types import ABSENT, Kind
+from standfast.ops.types import ABSENT, KEEP_EXPIRY, Kind
 
 _FAR_US = 3_600_000_000
 
@@ -21,13 +21,14 @@ class ChangesContract(ContractBase):
             ("patch", '{"n":5,"gone":null}', '{"n":5}', '{"l":[1],"n":5}'),
             ("append", '"x"', '{"l":["x"]}', '{"l":[1,"x"],"n":2,"gone":0}'),
             ("increment", "3", '{"n":3}', '{"l":[1],"n":5,"gone":0}'),
+            ("set", '"x"', '{"n":"x"}', '{"l":[1],"n":"x","gone":0}'),
         ],
     )
     def test_each_kind_on_a_missing_and_an_existing_document(
         self, backend: Backend, kind: Kind, body: str, created: str, changed: str
     ) -> None:
         """Each kind creates a document and changes one, and tells the new text and version."""
-        pointer = {"append": "/l", "increment": "/n"}.get(kind, "")
+        pointer = {"append": "/l", "increment": "/n", "set": "/n"}.get(kind, "")
         self.write(backend, "put", "2", '{"l":[1],"n":2,"gone":0}')
         for key, version, text in (("1", 1, created), ("2", 2, changed)):
             outcome = self.write(backend, kind, key, body, pointer=pointer)
@@ -35,6 +36,50 @@ class ChangesContract(ContractBase):
             row = self.row(backend, key)
             assert row is not None
             assert (row.version, row.text) == (version, text)
+
+    def test_a_remove_takes_out_one_place(self, backend: Backend) -> None:
+        """A remove takes out a member or an element; where there is none, nothing changes."""
+        self.write(backend, "put", "1", '{"l":[1,2],"n":2}')
+        outcomes = [
+            self.write(backend, "remove", key, pointer=pointer)
+            for key, pointer in (
+                ("1", "/l/0"),
+                ("1", "/l/7"),
+                ("1", "/n"),
+                ("1", "/n"),
+                ("2", "/n"),
+            )
+        ]
+        assert [(o.version, o.changed) for o in outcomes] == [
+            *((2, True), (2, False), (3, True), (3, False), (0, False))
+        ]
+        assert self.contents(backend) == {"1": '{"l":[2]}'}
+
+    def test_a_touch_changes_the_expiry_alone(self, backend: Backend) -> None:
+        """A touch gives a document a new expiry and version; text and creation stay; 0: none."""
+        self.write(backend, "put", "1", '{"b":1.0,"a":2}', ttl_us=_FAR_US)
+        first = self.row(backend, "1")
+        touched = self.write(backend, "touch", "1", ttl_us=2 * _FAR_US)
+        second = self.row(backend, "1")
+        assert (touched.version, touched.text, touched.changed) == (2, '{"b":1.0,"a":2}', True)
+        assert first is not None
+        assert second is not None
+        assert (second.text, second.version) == (first.text, 2)
+        assert second.created_us == first.created_us
+        assert (second.expires_us or 0) - (first.expires_us or 0) >= _FAR_US
+        assert self.write(backend, "touch", "1", ttl_us=0).version == 3
+        assert self.expiry(backend, "1") is None
+        missing = self.write(backend, "touch", "2", ttl_us=_FAR_US)
+        assert (missing.status, missing.version, missing.changed) == ("applied", 0, False)
+
+    def test_a_put_may_keep_the_expiry(self, backend: Backend) -> None:
+        """`KEEP_EXPIRY`: the expiry of the document stays; a new one has none."""
+        self.write(backend, "put", "1", "1", ttl_us=_FAR_US)
+        before = self.expiry(backend, "1")
+        self.write(backend, "put", "1", "2", ttl_us=KEEP_EXPIRY)
+        self.write(backend, "put", "2", "2", ttl_us=KEEP_EXPIRY)
+        assert before is not None
+        assert (self.expiry(backend, "1"), self.expiry(backend, "2")) == (before, None)
 
     def test_a_delete_of_nothing_is_no_error(self, backend: Backend) -> None:
         """A delete that finds no document is applied with version 0 and changes nothing."""

@@ -21,7 +21,7 @@ from psycopg.types.numeric import Int8
 from standfast.backends.postgres.tables import Table
 from standfast.backends.postgres.write import TransactionOptions, Written, key_values, statement
 from standfast.document.jsonb import JsonbColumns, jsonb_columns_of_many
-from standfast.ops.types import Applied, Observed, Op, Outcome, State
+from standfast.ops.types import KEEP_EXPIRY, Applied, Observed, Op, Outcome, State
 
 _PUT: LiteralString = """
 WITH passed AS (
@@ -80,6 +80,7 @@ def is_plain(ops: Sequence[Op]) -> bool:
             or op.if_version is not None
             or op.group
             or op.replay
+            or op.ttl_us == KEEP_EXPIRY
             or op.seen != "unknown"
             or op.collection != first.collection
         ):

@@ -77,6 +77,13 @@ _UPDATE: LiteralString = (
     + " WHERE t.{key} = u.key RETURNING t.{key}"
     + _ALL_KEYS
 )
+_TOUCH: LiteralString = (
+    "WITH done AS (UPDATE {table} t SET version = u.version,"
+    " expires_at = CASE WHEN u.ttl = 0 THEN NULL ELSE now() + u.ttl * interval '1 microsecond' END,"
+    " updated_at = now()"
+    " FROM unnest(%b::{key_type}[], %b::bigint[], %b::bigint[]) AS u(key, version, ttl)"
+    " WHERE t.{key} = u.key RETURNING t.{key}" + _ALL_KEYS
+)
 _DELETE: LiteralString = (
     "WITH done AS (DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])" + _ALL
 )
@@ -98,11 +105,13 @@ def write_rows(
     stored: set[Place],
 ) -> None:
     """Write the rows that changed, each kind in one statement, and log them as one change."""
-    kinds: dict[str, list[str]] = {"insert": [], "update": [], "delete": []}
+    kinds: dict[str, list[str]] = {"insert": [], "update": [], "touch": [], "delete": []}
     for key in keys:
         place = (table.collection, key)
         if after[place].text is None:
             kinds["delete"].append(key)
+        elif after[place].same_text:
+            kinds["touch"].append(key)
         else:
             kinds["update" if place in stored else "insert"].append(key)
     for kind, form in _FORMS:
@@ -115,6 +124,11 @@ def write_rows(
             records.append((value, *jsonb_columns(row.text), row.version, row.ttl_us, row.fresh))
         columns = [list(column) for column in zip(*records, strict=True)]
         conn.execute(statement(table, form), (*columns, columns[0], len(records)))
+    if kinds["touch"]:
+        values = key_values(table, kinds["touch"])
+        rows = [after[(table.collection, key)] for key in kinds["touch"]]
+        stamps = [row.version for row in rows], [row.ttl_us for row in rows]
+        conn.execute(statement(table, _TOUCH), (values, *stamps, values, len(values)))
     doomed = [key for key in kinds["delete"] if (table.collection, key) in stored]
     if doomed:
         conn.execute(statement(table, _DELETE), (key_values(table, doomed), len(doomed)))

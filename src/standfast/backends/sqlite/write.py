@@ -178,7 +178,13 @@ def _write_rows(
             "now": now_us,
             "ttl": row.ttl_us,
         }
-        if place in stored:
+        if row.same_text:
+            conn.execute(
+                f"UPDATE {table.sql} SET version = :version, updated_at = {now},"
+                f" expires_at = {expires} WHERE {table.key_sql} = :key",
+                {name: values[name] for name in values if name != "text"},
+            )
+        elif place in stored:
             fresh = f", created_at = {now}" if row.fresh else ""
             conn.execute(
                 f"UPDATE {table.sql} SET data = :text, version = :version, updated_at = {now},"
