@@ -25,7 +25,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from standfast.api.aio import AsyncBatch, AsyncCollection, AsyncStore, Opening
+    from standfast.api.aio import AsyncStore, Opening
+    from standfast.api.async_collection import AsyncCollection
+    from standfast.api.batch import AsyncBatch
     from standfast.api.store import WriteOutcome
     from standfast.api.sync import Batch, Collection, Store
     from standfast.engine.activity import Rejected
@@ -124,8 +126,8 @@ def open_async(
 
 #: Names that are loaded when they are first used, and where they are.
 _LAZY = {
-    "AsyncBatch": "api.aio",
-    "AsyncCollection": "api.aio",
+    "AsyncBatch": "api.batch",
+    "AsyncCollection": "api.async_collection",
     "AsyncJsonFile": "jsonfile",
     "AsyncStore": "api.aio",
     "Batch": "api.sync",

@@ -19,7 +19,8 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from standfast.api.aio import AsyncCollection, AsyncStore
+from standfast.api.aio import AsyncStore
+from standfast.api.async_collection import AsyncCollection
 from standfast.api.collection import Documents
 from standfast.api.drive import blocking, drive
 from standfast.api.file_bases import Base, Bases, LoadedDict, LoadedList, Turns, busy, carrying

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
-from standfast.api.aio import AsyncCollection, AsyncStore, BatchWrites
+from standfast.api.aio import AsyncStore
+from standfast.api.async_collection import AsyncCollection
+from standfast.api.batch import BatchWrites
 from standfast.api.drive import Blocking, blocking, drive, iterating
 from standfast.api.store import CLOSE_TIMEOUT_S, StoreHandle, no_loop
 from standfast.engine.activity import Rejected

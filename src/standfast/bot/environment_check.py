@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from standfast.api.aio import AsyncCollection
+from standfast.api.async_collection import AsyncCollection
 from standfast.api.collection import Documents
 from standfast.api.store import StoreHandle
 from standfast.bot.environment import Environment, environment_name

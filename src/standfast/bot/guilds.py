@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import msgspec
 
-from standfast.api.aio import AsyncBatch, AsyncCollection, BatchWrites
+from standfast.api.async_collection import AsyncCollection
+from standfast.api.batch import AsyncBatch, BatchWrites
 from standfast.api.collection import Documents
 from standfast.api.drive import pause_before
 from standfast.api.store import StoreHandle

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from standfast.api.aio import BatchWrites
+from standfast.api.batch import BatchWrites
 from standfast.api.drive import Blocking, blocking
 from standfast.bot.claims import LEASE_S, Claim, lease_end, new_id
 from standfast.bot.entries import Mark, WaitlistEntry, with_entries
