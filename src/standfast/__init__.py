@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from standfast.document.values import MISSING
+from standfast.document.query import ge, gt, le, lt
+from standfast.document.values import MISSING, UNCHANGED
 from standfast.errors import (
     ConfigError,
     ConflictError,
@@ -145,6 +146,7 @@ _LAZY = {
 
 __all__ = [
     "MISSING",
+    "UNCHANGED",
     "AsyncBatch",
     "AsyncCollection",
     "AsyncJsonFile",
@@ -172,6 +174,10 @@ __all__ = [
     "Unavailable",
     "WriteOutcome",
     "__version__",
+    "ge",
+    "gt",
+    "le",
+    "lt",
     "open",
     "open_async",
 ]

@@ -384,7 +384,7 @@ class _File:
                 found = await self._collection.get(WHOLE_KEY, MISSING)
                 empty = found is MISSING
             else:
-                empty = not (await self._collection.keys(limit=1))
+                empty = await self._collection.first() is None
         self._look_at_file(empty=empty)
 
     def _look_at_file(self, *, empty: bool) -> None:

@@ -235,7 +235,7 @@ def test_a_sole_writer_forgets_a_guild_in_an_outage(home: Home, outage: Outage) 
     back(bot)
     store = home.store("look")
     for collection in ("persisted_views", "guild_settings", "waitlist_data"):
-        assert store[collection].keys() == ["1"]
+        assert list(store[collection].keys()) == ["1"]
 
 
 # ---- what is not known

@@ -296,7 +296,7 @@ def test_a_guild_is_forgotten_as_a_whole(home: Home) -> None:
     assert bot.guilds.forget(1) == 0
     store = home.store()
     for collection in ("persisted_views", "guild_settings", "waitlist_data"):
-        assert store[collection].keys() == ["2"]
+        assert list(store[collection].keys()) == ["2"]
     bot.modes.set(3, "normal")
     assert bot.guilds.forget(3) == 1
 
@@ -315,8 +315,8 @@ def test_cleanup_deletes_what_is_gone_and_old(home: Home) -> None:
     assert bot.guilds.cleanup(iter([1])) == ["2", "30"]
     assert bot.guilds.cleanup([1]) == []
     store = home.store()
-    assert store["persisted_views"].keys() == ["1", "global"]
-    assert store["guild_settings"].keys() == store["waitlist_data"].keys() == ["1"]
+    assert list(store["persisted_views"].keys()) == ["1", "global"]
+    assert list(store["guild_settings"].keys()) == list(store["waitlist_data"].keys()) == ["1"]
 
 
 def test_the_youngest_document_of_a_guild_decides(home: Home) -> None:
@@ -426,7 +426,7 @@ def test_a_decision_is_taken_anew_when_the_document_has_moved(shared: Home) -> N
     assert document.value == {"theirs": 2, "mine": True}
     assert decider.change("persisted_views", 1, lambda _: None) == document.value
     assert decider.change("persisted_views", 2, lambda _: None) == {}
-    assert other["persisted_views"].keys() == ["1"]
+    assert list(other["persisted_views"].keys()) == ["1"]
     assert other["persisted_views"].read("1") == document
 
 
@@ -474,7 +474,7 @@ def test_what_goes_along_with_a_decision_stands_or_falls_with_it(shared: Home) -
     assert code(ConflictError, call) == "conflict"
     assert len(attempts) == 1
     assert other["waitlist_data"].get("1") == {"theirs": 1, "mine": True}
-    assert other["extra"].keys() == ["k"]
+    assert list(other["extra"].keys()) == ["k"]
 
 
 def test_a_decision_whose_reply_is_lost_is_told_as_unknown(memory: Server, open_it: Open) -> None:

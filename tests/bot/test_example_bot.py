@@ -307,7 +307,7 @@ async def main():
     service.set_data("registrations", "5", {"members": {"1": {"ign": "A"}}})
     service.set_data("registrations", "6", {"members": {"1": {"ign": "A"}}})
     cleaned = service.cleanup_old_data(0, live_guilds=[6])
-    return cleaned, service.store["registrations"].keys()
+    return cleaned, list(service.store["registrations"].keys())
 """,
     )
     assert told == [["5"], ["6"]]

@@ -49,6 +49,8 @@ def opening(
     )
 
 
+#: Calls that give an iterator.
+ITERATORS = ("keys", "items", "find")
 # Calls on a collection, one after the other: method, arguments, options.
 SCENARIO: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("get", ("1",), {"default": "none"}),
@@ -76,6 +78,21 @@ SCENARIO: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("keys", (), {"prefix": "m"}),
     ("keys", (), {"limit": 0}),
     ("keys", (), {"after": "m1", "limit": 2}),
+    ("keys", (), {"reverse": True, "limit": 3}),
+    ("first", (), {}),
+    ("last", (), {"prefix": "m"}),
+    ("exists", ("m1",), {}),
+    ("put_if_absent", ("m1", 1), {}),
+    ("put_if_absent", ("p", 1), {"ttl_s": True}),
+    ("put_if_absent", ("p", 1), {"ttl_s": 3600}),
+    ("touch", ("p", 7200), {}),
+    ("touch", ("none", 7200), {}),
+    ("set", ("m2", "/y", 1), {}),
+    ("remove", ("m2", "/y"), {}),
+    ("remove", ("m2", ""), {}),
+    ("find", ({"x": [1]},), {"order_by": "updated_at", "limit": 1}),
+    ("delete_many", (["p", "q"],), {}),
+    ("delete", (), {"prefix": "made"}),
     ("count", (), {}),
     ("items", (), {"prefix": "m"}),
     ("find", ({"x": [2]},), {}),
@@ -88,6 +105,8 @@ SCENARIO: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("put", ("m2", 1), {}),
     ("batch", ([("put", "b", 1), ("increment", "b", "", 2), ("delete", "1")],), {}),
     ("batch", ([("put", "b", 9), ("increment", "made", "", 2)],), {}),
+    ("items", (), {}),
+    ("clear", (), {}),
     ("items", (), {}),
 ]
 
@@ -115,7 +134,7 @@ def blocking_call(store: Store, name: str, args: tuple[Any, ...], options: dict[
                     getattr(batch, kind)("blocking", *rest)
             return batch.receipts
         found = getattr(store["blocking"], name)(*args, **options)
-        return list(found) if name in ("items", "find") else found
+        return list(found) if name in ITERATORS else found
     except StandfastError as error:
         return error
 
@@ -130,7 +149,7 @@ async def awaited_call(
                     getattr(batch, kind)("awaited", *rest)
             return batch.receipts
         found = getattr(store["awaited"], name)(*args, **options)
-        if name in ("items", "find"):
+        if name in ITERATORS:
             return [one async for one in found]
         return await found
     except StandfastError as error:

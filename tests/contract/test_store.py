@@ -5,16 +5,16 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from standfast import ConfigError, ConflictError, DataError, Unavailable
+from standfast import UNCHANGED, ConfigError, ConflictError, DataError, Unavailable
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.engine.embedded import EmbeddedEngine
-from standfast.limits import MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PAGE
+from standfast.limits import MAX_BATCH_OPS, MAX_KEY_BYTES
 
 
 class Colour(enum.IntEnum):
@@ -183,23 +183,56 @@ def test_update_is_read_modify_write(store: Store) -> None:
         value["list"].append(len(value["list"]))
         return value
 
-    assert views.update("1", add, default=default).version == 1
-    assert views.update("1", add, default=default).version == 2
+    assert views.update("1", add, default=default) == {"list": [0]}
+    assert views.update("1", add, default=default) == {"list": [0, 1]}
     assert views.get("1") == {"list": [0, 1]}
     assert default == {"list": []}
 
 
-def test_update_refuses_a_function_that_returns_nothing(store: Store) -> None:
-    """A function that changes in place and returns None does not make the document null."""
+def test_update_refuses_none_and_may_leave_it(store: Store) -> None:
+    """A change that returns None is refused; UNCHANGED writes nothing and returns what is there."""
     views = store["views"]
     views.put("1", {"n": 1})
+
+    def forgetful(value: Any) -> Any:
+        value["n"] = 2
+
     with pytest.raises(DataError) as caught:
-        views.update("1", lambda value: value.update(n=2))
+        views.update("1", forgetful)
     assert caught.value.code == "returned_none"
-    assert views.get("1") == {"n": 1}
-    with pytest.raises(DataError):
-        views.update("2", lambda _: None, default={})
-    assert not list(views.keys(prefix="2"))
+
+    def spoil(value: Any) -> Any:
+        value["n"] = 3
+        return UNCHANGED
+
+    assert views.update("1", spoil) == {"n": 1}
+    assert views.update("2", lambda _: UNCHANGED, default=7) == 7
+    found = views.read("1")
+    assert found is not None
+    assert (found.value, found.version, views.count()) == ({"n": 1}, 1, 1)
+
+    async def later(value: Any) -> Any:
+        return value
+
+    with pytest.raises(ConfigError) as refused:
+        views.update("1", later)
+    assert refused.value.code == "usage"
+
+
+def test_update_keeps_the_expiry(store: Store) -> None:
+    """`update` leaves the expiry as it is; a put without `ttl_s` takes it away."""
+    views = store["views"]
+    views.put("1", 1, ttl_s=timedelta(hours=1))
+    before = views.read("1")
+    views.update("1", lambda value: value + 1)
+    after = views.read("1")
+    assert before is not None
+    assert after is not None
+    assert after.expires_at == before.expires_at is not None
+    views.put("1", 1)
+    plain = views.read("1")
+    assert plain is not None
+    assert plain.expires_at is None
 
 
 def test_update_of_nothing_needs_a_default(store: Store) -> None:
@@ -279,22 +312,25 @@ def test_put_many_checks_all_before_it_writes(store: Store) -> None:
 
 
 def test_keys_in_pages(store: Store) -> None:
-    """`keys` gives one page in bytewise order: with a prefix, after a key, at most a limit."""
+    """`keys` goes in bytewise order, either way: with a prefix, behind a key, up to a limit."""
     views = store["views"]
     views.put_many(dict.fromkeys(["b", "a", "ab", "aé", "B", "", "10", "9"], 0))
-    assert views.keys() == ["", "10", "9", "B", "a", "ab", "aé", "b"]
-    assert views.keys(prefix="a") == ["a", "ab", "aé"]
-    assert views.keys(prefix="a", after="a", limit=1) == ["ab"]
-    assert views.keys(after="", limit=2) == ["10", "9"]
-    assert views.keys(after="b") == []
-    assert views.keys(prefix=1, after=1) == ["10"]  # type: ignore[arg-type]
+    assert list(views.keys()) == ["", "10", "9", "B", "a", "ab", "aé", "b"]
+    assert list(views.keys(prefix="a")) == ["a", "ab", "aé"]
+    assert list(views.keys(prefix="a", after="a", limit=1)) == ["ab"]
+    assert list(views.keys(after="", limit=2)) == ["10", "9"]
+    assert list(views.keys(after="b")) == []
+    assert list(views.keys(prefix=1, after=1)) == ["10"]  # type: ignore[arg-type]
+    assert list(views.keys(reverse=True)) == ["b", "aé", "ab", "a", "B", "9", "10", ""]
+    assert list(views.keys(prefix="a", after="aé", reverse=True)) == ["ab", "a"]
+    assert list(views.keys(prefix="a", limit=1, reverse=True)) == ["aé"]
 
 
-def test_a_page_has_a_size(store: Store) -> None:
-    """A limit that is no page size is a ConfigError."""
-    for limit in (0, -1, MAX_PAGE + 1):
+def test_a_limit_is_a_number_of_documents(store: Store) -> None:
+    """A limit that is not a number above 0 is a ConfigError."""
+    for limit in (0, -1, True, "3"):
         with pytest.raises(ConfigError) as caught:
-            store["views"].keys(limit=limit)
+            store["views"].keys(limit=limit)  # type: ignore[arg-type]
         assert caught.value.code == "usage"
 
 
@@ -398,12 +434,12 @@ def test_an_int_key_is_its_decimal_string(store: Store) -> None:
     for key, text in [*keys, (Colour.RED, "7"), (Name("n"), "n")]:
         views.put(key, {})
         assert views.get(text) == views.get(key) == {}
-        assert views.keys() == [text]
-        assert type(views.keys()[0]) is str
+        assert list(views.keys()) == [text]
+        assert type(next(views.keys())) is str
         assert views.get_many([key]) == {text: {}}
         assert views.increment(key, "/n") == 1
         assert views.append(key, "/l", 1) == [1]
-        assert views.update(key, lambda value: value).version == 4
+        assert views.update(key, lambda value: value) == {"n": 1, "l": [1]}
         assert views.get_or_create(key, None) == {"n": 1, "l": [1]}
         with store.batch() as batch:
             batch.patch("views", key, {"n": None})
@@ -432,6 +468,13 @@ def test_a_bad_key_is_refused(store: Store) -> None:
         lambda key: views.get_or_create(key, 1),
         lambda key: views.get_many(["1", key]),
         lambda key: views.put_many({"1": 1, key: 1}),
+        lambda key: views.put_if_absent(key, 1),
+        lambda key: views.touch(key, 1),
+        lambda key: views.set(key, "", 1),
+        lambda key: views.remove(key, "/a"),
+        lambda key: views.exists(key),
+        lambda key: views.delete_many(["1", key]),
+        lambda key: key in views,
         lambda key: views.keys(prefix=key),
         lambda key: views.keys(after=key) if key is not None else views.put(key, 1),
         lambda key: views.items(prefix=key),
@@ -466,6 +509,8 @@ def test_what_is_not_json_is_refused_with_its_place(store: Store) -> None:
         lambda value: views.append("1", "/x", value),
         lambda value: views.get_or_create("1", value),
         lambda value: views.update("1", lambda _: value, default=1),
+        lambda value: views.set("1", "/x", value),
+        lambda value: views.put_if_absent("1", value),
         lambda value: views.put_many({"1": value}),
     ]
     for value, code, path in NOT_JSON:
@@ -601,6 +646,13 @@ def test_a_closed_store_says_so(store: Store) -> None:
         lambda: views.get_or_create("1", 1),
         lambda: views.get_many(["1"]),
         lambda: views.put_many({"1": 1}),
+        lambda: views.touch("1", 1),
+        lambda: views.set("1", "/a", 1),
+        lambda: views.remove("1", "/a"),
+        lambda: views.exists("1"),
+        lambda: views.delete_many(["1"]),
+        lambda: views.clear(),
+        lambda: views.first(),
         lambda: views.keys(),
         lambda: views.items(),
         lambda: views.find({}),

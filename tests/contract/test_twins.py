@@ -77,4 +77,4 @@ def test_the_signature_of_a_call_is_that_of_a_synchronous_method() -> None:
     assert inspect.signature(standfast.Collection.items).return_annotation == (
         "Iterator[tuple[str, T]]"
     )
-    assert typing.get_type_hints(standfast.AsyncCollection.delete)["return"] is standfast.Receipt
+    assert typing.get_type_hints(standfast.AsyncCollection.put)["return"] is standfast.Receipt

@@ -265,7 +265,7 @@ def test_a_locked_row_among_others_holds_up_only_its_own(server: Server, open_it
     link.down = False
     eventually(lambda: engine.mode is Mode.DIRECT)
     found = others(server)["c"]
-    assert found.keys() == ["a0", "a1", "a2", "a3", "g", "h"]
+    assert list(found.keys()) == ["a0", "a1", "a2", "a3", "g", "h"]
     assert found.get_many(["g", "h"]) == {"g": [0, 1], "h": [0, 1]}  # those behind a group wait
     server.locked.clear()
     wait_direct(engine)
@@ -319,7 +319,7 @@ def test_groups_stay_whole_on_a_fresh_lane(server: Server, open_it: Open) -> Non
     server.database.fence([batch.receipts[0].lane])
     link.down = False
     wait_direct(engine)
-    assert store["c"].keys() == ["a", "b", "e", "f"]
+    assert list(store["c"].keys()) == ["a", "b", "e", "f"]
     assert [entry.key for entry in server.database.conflicts()] == ["c", "d"]
     assert store.outcome(batch.receipts[0]).state == "applied"
 

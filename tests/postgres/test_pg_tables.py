@@ -92,7 +92,7 @@ def test_adoption_rewrites_no_row(pg_database: str, db: Sql, shape: str) -> None
         assert waitlist.get("10") == value
         assert waitlist.delete("9").version == version + 1
         assert waitlist.increment("8", "/n", 2) == 2
-        assert waitlist.keys() == sorted(["10", "-3", "777", "11", "8"])
+        assert list(waitlist.keys()) == sorted(["10", "-3", "777", "11", "8"])
     kept = [place for place in before[0] if place[0] in ("-3", "777")]
     assert [place for place in rows(db)[0] if place[0] in ("-3", "777")] == kept
     with opened(pg_database) as store:
@@ -120,15 +120,18 @@ def test_keys_come_in_bytewise_order(
     expected = sorted(keys, key=str.encode)
     with opened(pg_database) as store:
         for _ in range(2):
-            assert store["things"].keys() == expected
+            assert list(store["things"].keys()) == expected
+            assert list(store["things"].keys(reverse=True)) == expected[::-1]
             pages: list[str] = []
-            while page := store["things"].keys(after=pages[-1] if pages else None, limit=2):
+            things = store["things"]
+            while page := list(things.keys(after=pages[-1] if pages else None, limit=2)):
                 pages += page
             assert pages == expected
             for key in keys:
                 prefix = key[0]
                 wanted = [found for found in expected if found.startswith(prefix)]
-                assert store["things"].keys(prefix=prefix) == wanted
+                assert list(things.keys(prefix=prefix)) == wanted
+                assert list(things.keys(prefix=prefix, reverse=True)) == wanted[::-1]
             store["things"].put(keys[0], 2)
 
 

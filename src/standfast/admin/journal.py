@@ -21,7 +21,7 @@ from standfast.engine.replayer import Replayer
 from standfast.engine.state_machine import means_away
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import CONNECT_DEADLINE_S
-from standfast.ops.types import Op, ServerIdentity, from_microseconds
+from standfast.ops.types import KEEP_EXPIRY, Op, ServerIdentity, from_microseconds
 from standfast.system.files import write_atomic
 from standfast.system.locks import FileLock
 
@@ -251,7 +251,7 @@ def _line(pending: Pending) -> str:
     }
     head |= {"group": op.group, "seen": op.seen}
     if op.ttl_us is not None:
-        head["ttl_s"] = op.ttl_us / 1e6
+        head["ttl_s"] = "kept" if op.ttl_us == KEEP_EXPIRY else op.ttl_us / 1e6
     text = encode(head)[:-1]
     for name, content in (("body", op.body), ("base", op.base)):
         if content is not None:

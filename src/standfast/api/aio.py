@@ -27,7 +27,6 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 
-
 class AsyncStore:
     """An open store for tasks of an event loop; `store["name"]` is a collection.
 
@@ -152,10 +151,13 @@ class AsyncStore:
         it waits as a conflict.  In a thread of its own, in order."""
         self.engine.notifier.listen(listener, REJECTED)
 
-    def batch(self, *, provisional: bool = False) -> AsyncBatch:
-        """Writes that stand or fall together, as an asynchronous context manager."""
+    def batch(self, *, provisional: bool = False, independent: bool = False) -> AsyncBatch:
+        """Writes that stand or fall together, as an asynchronous context manager.
+
+        `independent`: each alone.
+        """
         self.engine.require_open()
-        return AsyncBatch(self.handle, provisional=provisional)
+        return AsyncBatch(self.handle, provisional=provisional, independent=independent)
 
     async def flush(self, *, timeout_s: float = 5.0) -> None:
         """Wait until every acknowledged write is on the primary; DeadlineExceeded otherwise."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, overload
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, NoReturn, TypeVar, overload
 
-from standfast.api.collection import PAGE, Consistency, Documents
+import msgspec
+
+from standfast.api.collection import PAGE, Consistency, Documents, KeyRange, Order, key_range
 from standfast.api.drive import pause_before
 from standfast.api.store import StoreHandle
-from standfast.document.codec import decode, encode
+from standfast.document.codec import decode
 from standfast.document.names import key_text
 from standfast.document.patch import parse_pointer, resolve
+from standfast.document.query import Query, parse_query
 from standfast.document.typed import Typed
-from standfast.document.values import MISSING, Missing
+from standfast.document.values import MISSING, Missing, Unchanged
 from standfast.engine.interfaces import Engine
 from standfast.engine.promise import Promise
 from standfast.engine.write_queue import Result
-from standfast.errors import ConfigError, ConflictError
-from standfast.limits import MAX_UPDATE_ATTEMPTS
-from standfast.ops.build import build_op, raise_refusal
-from standfast.ops.types import ABSENT, Document, Kind, Receipt, Row
+from standfast.errors import ConfigError, ConflictError, DataError, Unavailable
+from standfast.limits import MAX_PAGE, MAX_UPDATE_ATTEMPTS
+from standfast.ops.apply import new_text
+from standfast.ops.build import TimeToLive, build_op, raise_refusal
+from standfast.ops.types import ABSENT, Document, Kind, Op, Receipt, Row
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -69,6 +74,49 @@ class AsyncCollection(Generic[T]):
             raise_refusal(op, result.outcome)
         return result
 
+    async def _change(
+        self,
+        kind: Kind,
+        key: object,
+        *,
+        if_version: int | None = None,
+        provisional: bool = False,
+        **options: Any,
+    ) -> Result:
+        """Write what changes a document in place; of a typed one, only if it stays of its type.
+
+        That is seen by reading it first, and holds if nobody has changed it when the write arrives.
+        """
+        if not self._documents.is_typed:
+            return await self._write(
+                kind, key, if_version=if_version, provisional=provisional, **options
+            )
+        draft = build_op(kind, self.name, key, **options)
+        doing = f"{kind} of key {draft.key!r} in `{self.name}`"
+        for attempt in range(MAX_UPDATE_ATTEMPTS):
+            await pause_before(attempt, self._handle.loop())
+            found = (await self._documents.read_one(draft.key)).view
+            try:
+                text = new_text(found.text, draft)
+            except DataError as error:
+                raise error.about(doing) from None
+            if text is not None:
+                self._documents.check(text, doing)
+            try:
+                return await self._write(
+                    *(kind, key),
+                    if_version=(found.version if found.text is not None else ABSENT)
+                    if if_version is None
+                    else if_version,
+                    provisional=provisional,
+                    read_modify_write=if_version is None,
+                    **options,
+                )
+            except ConflictError:
+                if if_version is not None:
+                    raise
+        raise self._contended(kind, key, "try again")
+
     async def put(
         self,
         key: str | int,
@@ -76,17 +124,18 @@ class AsyncCollection(Generic[T]):
         *,
         if_version: int | None = None,
         if_absent: bool = False,
-        ttl_s: float | None = None,
+        ttl_s: TimeToLive | None = None,
         base: Document[Any] | Missing | None = MISSING,
         provisional: bool = False,
     ) -> Receipt:
         """Replace the document, or create it.
 
         `if_version`: only when it has that version (0: only when there is none); `if_absent`: only
-        when there is none; else ConflictError.  `ttl_s`: it expires that many seconds from now by
-        the database's clock; without it, it does not expire.  `base`: the document that the value
-        was made from (None: there was none); what others changed since then is merged, three-way
-        and field by field, and what cannot be merged is recorded as a conflict.
+        when there is none; else ConflictError.  `ttl_s`: it expires that many seconds, or that
+        timedelta, from now by the database's clock; without it, it does not expire.  `base`: the
+        document that the value was made from (None: there was none); what others changed since then
+        is merged, three-way and field by field, and what cannot be merged is recorded as a
+        conflict.
 
         While the primary is away the receipt says `durable_on="journal"` and has no version.  A
         condition needs the primary then, `Unavailable("needs_primary")`, unless `provisional`: it
@@ -103,6 +152,33 @@ class AsyncCollection(Generic[T]):
         )
         return result.receipt
 
+    async def put_if_absent(
+        self,
+        key: str | int,
+        value: T,
+        *,
+        ttl_s: TimeToLive | None = None,
+        provisional: bool = False,
+    ) -> bool:
+        """Put the document if there is none; returns whether it was put.
+
+        It needs the primary, as `put(if_absent=True)` does, of which it is the short form.
+        """
+        try:
+            await self.put(key, value, if_absent=True, ttl_s=ttl_s, provisional=provisional)
+        except ConflictError:
+            return False
+        return True
+
+    async def touch(self, key: str | int, ttl_s: TimeToLive | None) -> Receipt:
+        """Let the document expire `ttl_s` from now, None: never; its text is not sent again.
+
+        It is a change: the version grows.  A receipt that is false: there is no document.  While
+        the primary is away it is journaled; a document that ends there before the touch arrives is
+        put back.
+        """
+        return (await self._write("touch", key, ttl_s=ttl_s)).receipt
+
     async def patch(
         self,
         key: str | int,
@@ -115,8 +191,51 @@ class AsyncCollection(Generic[T]):
 
         A missing document starts as `{}`.  `if_version` and `provisional` as for `put`.
         """
-        result = await self._write(
+        result = await self._change(
             "patch", key, body=patch, if_version=if_version, provisional=provisional
+        )
+        return result.receipt
+
+    async def set(
+        self,
+        key: str | int,
+        pointer: str,
+        value: Any,
+        *,
+        if_version: int | None = None,
+        provisional: bool = False,
+    ) -> Receipt:
+        """Put a value at a JSON pointer (RFC 6901), in the place of what is there, if anything is.
+
+        Missing objects on the way, and a missing document, are created; an element of a list is
+        replaced, never added.  The rest of the document is not touched, also when the write is
+        replayed after an outage, and the expiry stays.  `if_version` and `provisional` as for
+        `put`.
+        """
+        result = await self._change(
+            *("set", key),
+            pointer=pointer,
+            body=value,
+            if_version=if_version,
+            provisional=provisional,
+        )
+        return result.receipt
+
+    async def remove(
+        self,
+        key: str | int,
+        pointer: str,
+        *,
+        if_version: int | None = None,
+        provisional: bool = False,
+    ) -> Receipt:
+        """Take out what is at a JSON pointer (RFC 6901): a member, or an element of a list.
+
+        A receipt that is false: nothing was there.  Elements behind a removed one move up.
+        `if_version` and `provisional` as for `put`.
+        """
+        result = await self._change(
+            "remove", key, pointer=pointer, if_version=if_version, provisional=provisional
         )
         return result.receipt
 
@@ -128,7 +247,7 @@ class AsyncCollection(Generic[T]):
         While the primary is away: the list as far as it is known here, None where it is not.
         """
         return await self._changed_value(
-            await self._write("append", key, pointer=pointer, body=item)
+            await self._change("append", key, pointer=pointer, body=item)
         )
 
     async def increment(self, key: str | int, pointer: str, n: float = 1) -> int | float | None:
@@ -138,7 +257,7 @@ class AsyncCollection(Generic[T]):
         number while the primary answers; ConflictError("moved"), and None, as for `append`.
         """
         return await self._changed_value(
-            await self._write("increment", key, pointer=pointer, body=n)
+            await self._change("increment", key, pointer=pointer, body=n)
         )
 
     async def _changed_value(self, result: Result) -> Any:
@@ -161,13 +280,20 @@ class AsyncCollection(Generic[T]):
         return resolve(decode(text), parse_pointer(op.pointer))
 
     async def update(
-        self, key: str | int, change: Callable[[T], T], *, default: T | Missing = MISSING
-    ) -> Receipt:
+        self,
+        key: str | int,
+        change: Callable[[T], T | Unchanged | Awaitable[T | Unchanged]],
+        *,
+        default: T | Missing = MISSING,
+    ) -> T:
         """Read, let `change` compute a new value, and put it if no other write came first.
 
-        Compare-and-set inside: `change` may be called several times and must be pure.  A missing
-        document starts as `default`; without one, it is a ConflictError.  While the primary is
-        away, the difference that it made is journaled, and merged on replay.
+        Returns the new value.  Compare-and-set inside: `change` may be called several times and
+        must be pure.  A missing document starts as `default`; without one, it is a ConflictError.
+        `change` returns the new value, or `UNCHANGED` to leave the document as it is (which returns
+        the value that it was given); None is refused.  Of an asynchronous store it may be an
+        `async def`.  The expiry stays.  While the primary is away, the difference that `change`
+        made is journaled, and merged on replay.
         """
         documents = self._documents
         for attempt in range(MAX_UPDATE_ATTEMPTS):
@@ -175,7 +301,7 @@ class AsyncCollection(Generic[T]):
             found = await self.read(key)
             if found is not None:
                 base = documents.copy_of(found)  # before `change` has had it in its hands
-                value = change(found.value)
+                given = found.value
             elif isinstance(default, Missing):
                 raise ConflictError(
                     f"update of key {key_text(key)!r} in `{self.name}`: there is no document",
@@ -184,26 +310,108 @@ class AsyncCollection(Generic[T]):
                     actual=0,
                 )
             else:
-                base, value = None, change(documents.copied(default, key))
+                base, given = None, documents.copied(default, key)
+            value = await self._changed_by(change, given, key)
+            if isinstance(value, Unchanged):
+                return given if found is None else documents.again(base, key)
             try:
                 result = await self._write(
                     *("put", key),
                     body=documents.dump(value, key),
                     if_version=found.version if found else ABSENT,
                     base=base,
+                    keep_expiry=True,
                     read_modify_write=True,
                 )
             except ConflictError:
                 continue
-            return result.receipt
+            return documents.load(result.op.body or "null", result.op.key)
         raise self._contended("update", key, "use patch, append or increment, which never conflict")
 
+    async def _changed_by(self, change: Callable[[T], Any], given: T, key: object) -> T | Unchanged:
+        value = change(given)
+        if inspect.isawaitable(value):
+            if self._handle.loop() is None:
+                if inspect.iscoroutine(value):
+                    value.close()
+                raise ConfigError(
+                    f"update of key {key_text(key)!r} in `{self.name}`: the change is asynchronous",
+                    code="usage",
+                    hint="give a plain function, or use standfast.open_async",
+                )
+            value = await value
+        if value is None:
+            raise DataError(
+                f"update of key {key_text(key)!r} in `{self.name}`: change returned None",
+                code="returned_none",
+                hint="return the new value, or UNCHANGED; put(key, None) stores null",
+            )
+        return value
+
+    @overload
     async def delete(
         self, key: str | int, *, if_version: int | None = None, provisional: bool = False
-    ) -> Receipt:
-        """Delete the document; deleting what is not there is not an error (version 0)."""
-        result = await self._write("delete", key, if_version=if_version, provisional=provisional)
-        return result.receipt
+    ) -> Receipt: ...
+    @overload
+    async def delete(self, *, prefix: str, provisional: bool = False) -> int: ...
+    async def delete(
+        self,
+        key: str | int | Missing = MISSING,
+        *,
+        prefix: str | None = None,
+        if_version: int | None = None,
+        provisional: bool = False,
+    ) -> Receipt | int:
+        """Delete the document; a receipt that is false: there was none.
+
+        With `prefix` in the place of a key: every document whose key begins so.  Returns how many
+        there were.  They are deleted in transactions of 1,000; one that was cut short is completed
+        by the same call again.  Documents that are created meanwhile may stay.  Which keys there
+        are has to be said by the primary, `Unavailable("needs_primary")` while it is away, unless
+        the store was opened with `sole_writer` or the call says `provisional`: then it goes by what
+        is known here, if that is the whole collection.
+        """
+        if prefix is None:
+            result = await self._write(
+                "delete", key, if_version=if_version, provisional=provisional
+            )
+            return result.receipt
+        if not isinstance(key, Missing) or if_version is not None or not key_text(prefix):
+            raise ConfigError(
+                f"delete of keys with a prefix in `{self.name}`: it takes a prefix that is not"
+                " empty, and neither key nor if_version",
+                code="usage",
+                hint="clear() deletes every document",
+            )
+        return await self._delete_all(prefix, provisional=provisional)
+
+    async def clear(self, *, provisional: bool = False) -> int:
+        """Delete every document, as `delete(prefix=)` does; returns how many there were."""
+        return await self._delete_all("", provisional=provisional)
+
+    async def _delete_all(self, prefix: str, *, provisional: bool) -> int:
+        span, count = key_range(prefix, limit=PAGE), 0
+        by_primary = not (provisional or self.engine.sole_writer)
+        while True:
+            try:
+                page = [row.key async for row in self._documents.rows(span, by_primary=by_primary)]
+            except Unavailable as error:
+                if error.code != "not_mirrored":
+                    raise
+                raise needs_primary_keys(self.name, count) from error
+            receipts = await self.delete_many(page)
+            count += sum(map(bool, receipts.values()))
+            if len(page) < PAGE:
+                return count
+            span = msgspec.structs.replace(span, after=page[-1])
+
+    async def delete_many(self, keys: Iterable[str | int]) -> dict[str, Receipt]:
+        """Delete many documents, in transactions of 1,000; a receipt for each key.
+
+        Those that are false had no document.  While the primary is away it is journaled.
+        """
+        ops = [build_op("delete", self.name, key) for key in dict.fromkeys(map(key_text, keys))]
+        return await self._write_many(ops)
 
     @overload
     async def pop(self, key: str | int, default: None = None) -> T | None: ...
@@ -246,14 +454,26 @@ class AsyncCollection(Generic[T]):
             return self._documents.copied(default, key)
         raise self._contended("get_or_create", key, "try again")
 
-    async def put_many(self, documents: Mapping[str, T] | Mapping[int, T]) -> dict[str, Receipt]:
-        """Put many documents, in transactions of 1,000, all checked before the first is sent."""
+    async def put_many(
+        self,
+        documents: Mapping[str, T] | Mapping[int, T],
+        *,
+        ttl_s: TimeToLive | None = None,
+    ) -> dict[str, Receipt]:
+        """Put many documents, in transactions of 1,000, all checked before the first is sent.
+
+        `ttl_s`: they expire that long from now, as for `put`.
+        """
         dump = self._documents.dump
         ops = [
-            build_op("put", self.name, key, body=dump(value, key))
+            build_op("put", self.name, key, body=dump(value, key), ttl_s=ttl_s)
             for key, value in documents.items()
         ]
+        return await self._write_many(ops)
+
+    async def _write_many(self, ops: Sequence[Op]) -> dict[str, Receipt]:
         receipts: dict[str, Receipt] = {}
+        self.engine.require_open()
         for start in range(0, len(ops), PAGE):
             page = ops[start : start + PAGE]
             for op, outcome, receipt in await self.engine.submit(page, loop=self._handle.loop()):
@@ -327,30 +547,77 @@ class AsyncCollection(Generic[T]):
                     values[key] = documents.load(found.view.text, key)
         return values
 
-    async def keys(
-        self, *, prefix: str = "", after: str | None = None, limit: int = PAGE
-    ) -> list[str]:
-        """One page of keys in bytewise order: with `prefix`, after `after`, at most `limit`."""
-        rows = await self._documents.page(prefix, after, limit=limit)
-        return [row.key for row in rows]
+    async def exists(self, key: str | int, *, consistency: Consistency = "primary") -> bool:
+        """Whether there is a document; `consistency` as for `read`."""
+        return (await self._documents.read_one(key_text(key), consistency)).view.text is not None
 
     async def count(self) -> int:
         """The number of documents."""
         return await self._documents.count()
 
-    def items(self, *, prefix: str = "") -> AsyncIterator[tuple[str, T]]:
-        """Every key and value in bytewise order of the keys, read in pages of 1,000.
+    async def first(self, *, prefix: str = "") -> Document[T] | None:
+        """The document with the lowest key in bytewise order, or None."""
+        return await self._end(key_range(prefix, limit=1))
 
-        Each page is a snapshot of its own: what changes meanwhile may show or not.
+    async def last(self, *, prefix: str = "") -> Document[T] | None:
+        """The document with the highest key in bytewise order, or None."""
+        return await self._end(key_range(prefix, limit=1, reverse=True))
+
+    async def _end(self, span: KeyRange) -> Document[T] | None:
+        rows = await self._documents.page(span, size=1)
+        return self._documents.of_row(rows[0]) if rows else None
+
+    def keys(
+        self,
+        *,
+        prefix: str = "",
+        after: str | int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> AsyncIterator[str]:
+        """Every key in bytewise order, read in pages of 1,000.
+
+        `prefix`: those that begin so; `limit`: at most so many; `reverse`: from the last to the
+        first; `after`: those behind this key, in that order.
         """
-        load = self._documents.load
-        return ((row.key, load(row.text, row.key)) async for row in self._rows(prefix))
+        span = key_range(prefix, after=after, limit=limit, reverse=reverse)
+        return (row.key async for row in self._rows(span))
 
-    def find(self, query: Any, *, prefix: str = "") -> AsyncIterator[Document[T]]:
+    def items(
+        self,
+        *,
+        prefix: str = "",
+        after: str | int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> AsyncIterator[tuple[str, T]]:
+        """Every key and value in bytewise order of the keys; the range as for `keys`.
+
+        Each page of 1,000 is a snapshot of its own: what changes meanwhile may show or not.
+        """
+        span = key_range(prefix, after=after, limit=limit, reverse=reverse)
+        load = self._documents.load
+        return ((row.key, load(row.text, row.key)) async for row in self._rows(span))
+
+    def find(
+        self,
+        query: Any,
+        *,
+        prefix: str = "",
+        after: str | int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        order_by: Order = "key",
+    ) -> AsyncIterator[Document[T]]:
         """The documents that contain `query`, by the rules of PostgreSQL's `@>`, in key order.
 
-        Every member of the query must be in the document; lists contain by element.  The same
-        answer on every backend; `collection(name, index=True)` makes it fast on PostgreSQL.
+        Every member of the query must be in the document; lists contain by element.  In the place
+        of a member's value, `gt(10)`, `ge`, `lt` and `le` compare numbers and strings.  The same
+        answer on every backend; `collection(name, index=True)` makes it fast on PostgreSQL, but for
+        comparisons, for which all that contains the rest of the query is read.
+
+        The range as for `keys`.  `order_by="updated_at"`: by the time of the last change, oldest
+        first, with `reverse` newest first; it needs a `limit` and reads all that is found.
         """
         if query is None:
             raise ConfigError(
@@ -358,9 +625,85 @@ class AsyncCollection(Generic[T]):
                 code="usage",
                 hint="items() gives every document",
             )
+        parts = parse_query(query)
+        if order_by == "key":
+            span = key_range(prefix, after=after, limit=limit, reverse=reverse)
+            rows = self._rows(span, parts)
+        else:
+            rows = self._latest(
+                prefix, parts, after=after, limit=limit, reverse=reverse, by=order_by
+            )
         of_row = self._documents.of_row
-        return (of_row(row) async for row in self._rows(prefix, decode(encode(query))))
+        return (of_row(row) async for row in rows)
 
-    def _rows(self, prefix: str, query: Any = None) -> AsyncIterator[Row]:
+    def _rows(self, span: KeyRange, query: Query | None = None) -> AsyncIterator[Row]:
         self.engine.require_open()
-        return self._documents.rows(key_text(prefix), query)
+        return self._documents.rows(span, query)
+
+    def _latest(
+        self,
+        prefix: str,
+        query: Query,
+        *,
+        after: object,
+        limit: int | None,
+        reverse: bool,
+        by: object,
+    ) -> AsyncIterator[Row]:
+        key_range(prefix, limit=limit)
+        if by != "updated_at" or after is not None or limit is None or limit > MAX_PAGE:
+            raise ConfigError(
+                f"find in `{self.name}` with order_by={by!r}, after={after!r}, limit={limit!r}",
+                code="usage",
+                hint=f"order_by='updated_at' takes a limit of 1 to {MAX_PAGE}, and no after=",
+            )
+        self.engine.require_open()
+        span, count = key_range(prefix), limit
+
+        async def rows() -> AsyncIterator[Row]:
+            for row in await self._documents.latest(span, query, limit=count, reverse=reverse):
+                yield row
+
+        return rows()
+
+    # ---- habits
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        """`async for key in collection`: every key, as `keys()`."""
+        return self.keys()
+
+    def __contains__(self, key: object) -> NoReturn:
+        raise not_like_a_dict("in", "await collection.exists(key)")
+
+    def __len__(self) -> NoReturn:
+        raise not_like_a_dict("len()", "await collection.count()")
+
+    def __bool__(self) -> bool:
+        return True  # an empty collection is one, too; and nothing is asked
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise not_like_a_dict("[]", "await collection.get(key)")
+
+    def __setitem__(self, key: object, value: object) -> NoReturn:
+        raise not_like_a_dict("[] =", "await collection.put(key, value)")
+
+    def __delitem__(self, key: object) -> NoReturn:
+        raise not_like_a_dict("del []", "await collection.delete(key)")
+
+
+def not_like_a_dict(what: str, call: str) -> TypeError:
+    """The error of a habit that a collection does not have: it names the call to use."""
+    return TypeError(
+        f"a collection has no {what}: use {call}; what is read is a copy, and changing that"
+        " changes no document"
+    )
+
+
+def needs_primary_keys(collection: str, deleted: int) -> Unavailable:
+    """The error of a deletion whose keys only the primary can name."""
+    return Unavailable(
+        f"delete of all keys in `{collection}`: only the primary can say which there are, and it"
+        f" does not answer; {deleted} were deleted before that",
+        code="needs_primary",
+        hint="try again later, or delete_many(keys) by the keys that you know",
+    )

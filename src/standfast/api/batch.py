@@ -9,9 +9,9 @@ from standfast.api.store import StoreHandle
 from standfast.document.names import collection_name, key_text
 from standfast.document.values import MISSING, Missing
 from standfast.engine.interfaces import Engine
-from standfast.errors import ConfigError, DataError
+from standfast.errors import ConfigError, DataError, StandfastError
 from standfast.limits import MAX_BATCH_OPS
-from standfast.ops.build import build_op, raise_refusal
+from standfast.ops.build import TimeToLive, build_op, raise_refusal, refusal_error
 from standfast.ops.types import Document, Kind, Op, Receipt
 
 T = TypeVar("T")
@@ -21,13 +21,18 @@ D = TypeVar("D")
 class BatchWrites:
     """The writes of a batch; nothing is written before its block ends."""
 
-    def __init__(self, handle: StoreHandle, *, provisional: bool = False) -> None:
+    def __init__(
+        self, handle: StoreHandle, *, provisional: bool = False, independent: bool = False
+    ) -> None:
         self._handle = handle
         self._provisional = provisional
+        self._independent = independent
         self._in_block = False
         self._ops: list[Op] = []
         self.receipts: list[Receipt] = []
-        """One for each write, in order, once the block has ended."""
+        """One for each write that was made, in order, once the block has ended."""
+        self.results: list[Receipt | StandfastError] = []
+        """One for each write: its receipt, or in an independent batch the error of one refused."""
 
     @property
     def engine(self) -> Engine:
@@ -48,7 +53,8 @@ class BatchWrites:
                 code="batch_too_large",
                 hint="split it, or use put_many",
             )
-        self._ops.append(build_op(kind, collection_name(collection), key, group=1, **options))
+        group = 0 if self._independent else 1
+        self._ops.append(build_op(kind, collection_name(collection), key, group=group, **options))
 
     def put(
         self,
@@ -58,7 +64,7 @@ class BatchWrites:
         *,
         if_version: int | None = None,
         if_absent: bool = False,
-        ttl_s: float | None = None,
+        ttl_s: TimeToLive | None = None,
         base: Document[Any] | Missing | None = MISSING,
     ) -> None:
         """As `Collection.put`, with the same options."""
@@ -77,6 +83,28 @@ class BatchWrites:
         """As `Collection.patch`, with the same options."""
         self._add("patch", collection, key, body=patch, if_version=if_version)
 
+    def set(
+        self,
+        collection: str,
+        key: str | int,
+        pointer: str,
+        value: Any,
+        *,
+        if_version: int | None = None,
+    ) -> None:
+        """As `Collection.set`, with the same options."""
+        self._add("set", collection, key, pointer=pointer, body=value, if_version=if_version)
+
+    def remove(
+        self, collection: str, key: str | int, pointer: str, *, if_version: int | None = None
+    ) -> None:
+        """As `Collection.remove`, with the same options."""
+        self._add("remove", collection, key, pointer=pointer, if_version=if_version)
+
+    def touch(self, collection: str, key: str | int, ttl_s: TimeToLive | None) -> None:
+        """As `Collection.touch`."""
+        self._add("touch", collection, key, ttl_s=ttl_s)
+
     def append(self, collection: str, key: str | int, pointer: str, item: Any) -> None:
         """As `Collection.append`; the new list is not returned."""
         self._add("append", collection, key, pointer=pointer, body=item)
@@ -90,27 +118,35 @@ class BatchWrites:
         self._add("delete", collection, key, if_version=if_version)
 
     def _begin(self) -> None:
-        self._in_block, self._ops, self.receipts = True, [], []
+        self._in_block, self._ops, self.receipts, self.results = True, [], [], []
 
-    async def _end(self, error: BaseException | None) -> None:
+    async def _end(self, failure: BaseException | None) -> None:
         """Write all of it, or nothing when the block ended with an exception."""
         self._in_block = False
-        if error is not None or not self._ops:
+        if failure is not None or not self._ops:
             return
         results = await self.engine.submit(
-            self._ops, loop=self._handle.loop(), provisional=self._provisional
+            self._ops,
+            loop=self._handle.loop(),
+            provisional=self._provisional,
+            independent=self._independent,
         )
-        for op, outcome, _ in results:
-            if outcome.status == "refused" and outcome.code != "batch":
+        for op, outcome, receipt in results:
+            if outcome.status != "refused":
+                self.receipts.append(receipt)
+                self.results.append(receipt)
+            elif self._independent:
+                self.results.append(refusal_error(op, outcome))
+            elif outcome.code != "batch":
                 raise_refusal(op, outcome)
-        self.receipts = [result.receipt for result in results]
 
 
 class AsyncBatch(BatchWrites):
     """Writes to several documents that stand or fall together: `async with store.batch() as b:`.
 
     Nothing is written before the block ends, and nothing at all when it ends with an exception.
-    `receipts` holds one for each write afterwards, in order.
+    `receipts` holds one for each write afterwards, in order.  With `independent=True` each write
+    may be refused alone: `results` holds the receipt or the error of each.
     """
 
     async def __aenter__(self) -> AsyncBatch:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -12,21 +14,55 @@ from standfast.api.store import StoreHandle
 from standfast.document.codec import decode, encode
 from standfast.document.containment import contains
 from standfast.document.names import key_text
+from standfast.document.query import Query
 from standfast.document.typed import Typed
+from standfast.document.values import MISSING
 from standfast.engine.full_scan import FullScan, Pages, renewed
 from standfast.engine.interfaces import Engine, ReadResult
 from standfast.engine.local_state import age_s
 from standfast.engine.overlay import View, lay_over
 from standfast.engine.promise import Promise
 from standfast.errors import ConfigError, CorruptData, DataError
-from standfast.limits import MAX_PAGE
 from standfast.ops.types import Document, Row, from_microseconds
 
 T = TypeVar("T")
 Consistency = Literal["primary", "local"]
+Order = Literal["key", "updated_at"]
 
 #: Documents that one transaction of `put_many` and one page of `items` take.
 PAGE = 1000
+
+
+class KeyRange(msgspec.Struct, frozen=True):
+    """Which keys, in which order, and how many at most (None: all).
+
+    `after`: those behind this key, in the order of the range.
+    """
+
+    prefix: str = ""
+    after: str | None = None
+    limit: int | None = None
+    reverse: bool = False
+
+    def has(self, key: str) -> bool:
+        """Whether a key is in the range, whatever its limit."""
+        if not key.startswith(self.prefix):
+            return False
+        return self.after is None or (key != self.after and (key < self.after) == self.reverse)
+
+
+def key_range(
+    prefix: object, *, after: object = None, limit: object = None, reverse: bool = False
+) -> KeyRange:
+    """The range that a call asks for; ConfigError or DataError where it is not valid."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ConfigError(
+            f"limit={limit!r} is not a number of documents",
+            code="usage",
+            hint="give 1 or more; without limit= it is all of them",
+        )
+    start = None if after is None else key_text(after)
+    return KeyRange(key_text(prefix), start, limit, bool(reverse))
 
 
 class Documents(Generic[T]):
@@ -53,6 +89,20 @@ class Documents(Generic[T]):
         except DataError as error:
             raise error.about(f"put of key {key_text(key)!r} in `{self.name}`") from None
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether its documents have a type."""
+        return self._typed is not None
+
+    def check(self, text: str, doing: str) -> None:
+        """DataError when a text that is about to be stored would not be of the type."""
+        if self._typed is None:
+            return
+        try:
+            self._typed.check(decode(text))
+        except DataError as error:
+            raise error.about(doing) from None
+
     def load(self, text: str, key: str) -> T:
         """The value of a stored text; CorruptData, which names its key, when it is unreadable."""
         try:
@@ -70,6 +120,11 @@ class Documents(Generic[T]):
         plain = decode(encode(self.dump(document.value, document.key)))
         return msgspec.structs.replace(document, value=plain)
 
+    def again(self, document: Document[Any] | None, key: object) -> T:
+        """The value of a document as JSON, once more."""
+        assert document is not None, "it was read"
+        return self.load(encode(document.value), key_text(key))
+
     def of(self, result: ReadResult, key: str) -> Document[T] | None:
         """The document that a read found; None when there is none."""
         view = result.view
@@ -83,6 +138,7 @@ class Documents(Generic[T]):
             age_s=0.0 if result.from_primary else age_s(view.seen_us),
             created_at=from_microseconds(view.created_us),
             updated_at=from_microseconds(view.updated_us),
+            expires_at=_when(view.expires_us),
         )
 
     def of_row(self, row: Row) -> Document[T]:
@@ -95,6 +151,7 @@ class Documents(Generic[T]):
             age_s=age_s(row.seen_us or 0),
             created_at=from_microseconds(row.created_us),
             updated_at=from_microseconds(row.updated_us),
+            expires_at=_when(row.expires_us),
         )
 
     # ---- reading
@@ -132,78 +189,117 @@ class Documents(Generic[T]):
 
     async def page(
         self,
-        prefix: str,
-        after: str | None,
+        span: KeyRange,
         *,
-        limit: int,
+        size: int,
         query: Any = None,
         full_scan: FullScan | None = None,
+        by_primary: bool = False,
     ) -> list[Row]:
         """One page of rows in bytewise key order; with `query` those that contain it.
 
         While the primary is away it comes from the mirror, if that holds the collection whole: all
         of it was read once, and the pages of that `full_scan` have followed each other to the end.
+        `by_primary`: not even then, `Unavailable("not_mirrored")`.
         """
-        self.engine.require_open()
-        if not 0 < limit <= MAX_PAGE:
-            raise ConfigError(
-                f"limit={limit!r} is not a page size", code="usage", hint=f"give 1 to {MAX_PAGE}"
-            )
-        prefix, after = key_text(prefix), None if after is None else key_text(after)
+        engine = self.engine
+        engine.require_open()
 
         def work(pages: Pages, deadline: float) -> list[Row]:
             # Before the scan: what is settled in between is in its rows.
-            views = self.engine.pending_views(self.name)
+            views = engine.pending_views(self.name)
             page: list[Row] = []
-            start = after
+            rest = span
             until: float | None = deadline
-            while len(page) < limit:
+            while len(page) < size:
                 begun = time.monotonic()
                 rows = pages.scan(
                     self.name,
-                    prefix=prefix,
-                    after=start,
-                    limit=limit,
+                    prefix=rest.prefix,
+                    after=rest.after,
+                    limit=size,
+                    reverse=rest.reverse,
                     query=query,
                     deadline=until,
                 )
                 until = renewed(until, begun)
-                wanted = _InRange(prefix, start, query)
-                page += lay_over(rows, views, wanted, limit=limit)
-                if len(rows) < limit:
+                wanted = _Wanted(rest, query)
+                page += lay_over(rows, views, wanted, limit=size, reverse=rest.reverse)
+                if len(rows) < size:
                     break
-                start = rows[-1].key
-            return page[:limit]
+                rest = msgspec.structs.replace(rest, after=rows[-1].key)
+            return page[:size]
 
         what, loop = f"scan of `{self.name}`", self.handle.loop()
-        return await self.engine.pages(self.name, work, what=what, full_scan=full_scan, loop=loop)
+        return await engine.pages(
+            *(self.name, work), what=what, full_scan=full_scan, by_primary=by_primary, loop=loop
+        )
 
-    async def rows(self, prefix: str = "", query: Any = None) -> AsyncIterator[Row]:
-        """The rows of a whole scan, in pages of 1,000; it ends when one was not full."""
-        after: str | None = None
-        full_scan = self.engine.full_scan(self.name) if not prefix and query is None else None
+    async def rows(
+        self,
+        span: KeyRange = KeyRange(),  # noqa: B008 - it is frozen
+        query: Query | None = None,
+        *,
+        by_primary: bool = False,
+    ) -> AsyncIterator[Row]:
+        """The rows of a range, in pages of 1,000; it ends when one was not full."""
+        contained = None if query is None or query.contained is MISSING else query.contained
+        comparing = query is not None and bool(query.comparisons)
+        size = PAGE if comparing or span.limit is None else min(PAGE, span.limit)
+        full_scan = self.engine.full_scan(self.name) if span == KeyRange() and not query else None
+        left = span.limit
         while True:
-            page = await self.page(prefix, after, limit=PAGE, query=query, full_scan=full_scan)
+            page = await self.page(
+                span, size=size, query=contained, full_scan=full_scan, by_primary=by_primary
+            )
             for row in page:
+                if query is not None and comparing and not query.compares(self._plain(row)):
+                    continue
                 yield row
-            if len(page) < PAGE:
+                if left is not None:
+                    left -= 1
+                    if left == 0:
+                        return
+            if len(page) < size:
                 return
-            after = page[-1].key
+            span = msgspec.structs.replace(span, after=page[-1].key)
+
+    async def latest(self, span: KeyRange, query: Query, *, limit: int, reverse: bool) -> list[Row]:
+        """Of all rows that the query finds, those changed first, or with `reverse` last."""
+        sign = -1 if reverse else 1
+        kept: list[tuple[tuple[int, int], Row]] = []
+        number = 0
+        async for row in self.rows(span, query):
+            number += 1
+            # A heap with the worst on top: ties go to the lower key, which comes first.
+            entry = ((-sign * row.updated_us, -number), row)
+            if len(kept) < limit:
+                heapq.heappush(kept, entry)
+            elif entry[0] > kept[0][0]:
+                heapq.heapreplace(kept, entry)
+        return [row for _, row in sorted(kept, key=lambda entry: entry[0], reverse=True)]
+
+    def _plain(self, row: Row) -> Any:
+        try:
+            return decode(row.text)
+        except CorruptData as error:
+            raise error.about(f"the document of key {row.key!r} in `{self.name}`") from None
 
 
-class _InRange:
+class _Wanted:
     """Whether a document on which something is pending belongs to a page."""
 
-    def __init__(self, prefix: str, after: str | None, query: Any) -> None:
-        self._prefix = prefix
-        self._after = None if after is None else after.encode()
+    def __init__(self, span: KeyRange, query: Any) -> None:
+        self._span = span
         self._query = query
 
     def __call__(self, key: str, view: View) -> bool:
-        if not key.startswith(self._prefix):
-            return False
-        if self._after is not None and key.encode() <= self._after:
+        if not self._span.has(key):
             return False
         if self._query is None:
             return True
         return view.text is not None and contains(decode(view.text), self._query)
+
+
+def _when(stamp_us: int | None) -> datetime | None:
+    return None if stamp_us is None else from_microseconds(stamp_us)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NoReturn, TypeVar, overload
 
 from standfast.api.aio import AsyncStore
-from standfast.api.async_collection import AsyncCollection
+from standfast.api.async_collection import AsyncCollection, not_like_a_dict
 from standfast.api.batch import BatchWrites
 from standfast.api.drive import Blocking, blocking, drive, iterating
 from standfast.api.store import CLOSE_TIMEOUT_S, StoreHandle, no_loop
+from standfast.document.names import key_text
 from standfast.engine.activity import Rejected
 from standfast.engine.background import StateChange
 from standfast.engine.interfaces import Engine
@@ -47,17 +48,50 @@ class Collection(Generic[T]):
     read = blocking(AsyncCollection[T].read)
     get = blocking(AsyncCollection[T].get)
     get_many = blocking(AsyncCollection[T].get_many)
-    keys = blocking(AsyncCollection[T].keys)
+    put_if_absent = blocking(AsyncCollection[T].put_if_absent)
+    touch = blocking(AsyncCollection[T].touch)
+    set = blocking(AsyncCollection[T].set)
+    remove = blocking(AsyncCollection[T].remove)
+    delete_many = blocking(AsyncCollection[T].delete_many)
+    clear = blocking(AsyncCollection[T].clear)
+    exists = blocking(AsyncCollection[T].exists)
+    first = blocking(AsyncCollection[T].first)
+    last = blocking(AsyncCollection[T].last)
+    keys = iterating(AsyncCollection[T].keys)
     count = blocking(AsyncCollection[T].count)
     items = iterating(AsyncCollection[T].items)
     find = iterating(AsyncCollection[T].find)
+
+    def __iter__(self) -> Iterator[str]:
+        """`for key in collection`: every key, as `keys()`."""
+        return self.keys()
+
+    def __contains__(self, key: object) -> bool:
+        """`key in collection`: as `exists(key)`."""
+        return self.exists(key_text(key))
+
+    def __len__(self) -> NoReturn:
+        raise not_like_a_dict("len()", "collection.count()")
+
+    def __bool__(self) -> bool:
+        return True  # an empty collection is one, too; and nothing is asked
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise not_like_a_dict("[]", "collection.get(key)")
+
+    def __setitem__(self, key: object, value: object) -> NoReturn:
+        raise not_like_a_dict("[] =", "collection.put(key, value)")
+
+    def __delitem__(self, key: object) -> NoReturn:
+        raise not_like_a_dict("del []", "collection.delete(key)")
 
 
 class Batch(BatchWrites):
     """Writes to several documents that stand or fall together: `with store.batch() as b:`.
 
     Nothing is written before the block ends, and nothing at all when it ends with an exception.
-    `receipts` holds one for each write afterwards, in order.
+    `receipts` holds one for each write afterwards, in order.  With `independent=True` each write
+    may be refused alone: `results` holds the receipt or the error of each.
     """
 
     def __enter__(self) -> Batch:
@@ -182,10 +216,10 @@ class Store(Blocking[AsyncStore]):
         it waits as a conflict.  In a thread of its own, in order."""
         self.calls.on_rejected(listener)
 
-    def batch(self, *, provisional: bool = False) -> Batch:
-        """Writes that stand or fall together, as a context manager."""
+    def batch(self, *, provisional: bool = False, independent: bool = False) -> Batch:
+        """Writes that stand or fall together, as a context manager; `independent`: each alone."""
         self.calls.engine.require_open()
-        return Batch(self.calls.handle, provisional=provisional)
+        return Batch(self.calls.handle, provisional=provisional, independent=independent)
 
     def flush(self, *, timeout_s: float = 5.0) -> None:
         """Wait until every acknowledged write is on the primary; DeadlineExceeded otherwise."""

@@ -313,11 +313,13 @@ class Backend(Protocol):
         prefix: str = "",
         after: str | None = None,
         limit: int = 1000,
+        reverse: bool = False,
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
         """One page of live documents in bytewise key order, after a key, at most `limit`.
 
+        `reverse`: from the last key to the first; "after" a key are those below it then.
         With `query` (a JSON value, not None) only the documents that contain it.
         """
         ...

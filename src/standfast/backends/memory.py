@@ -280,15 +280,19 @@ class MemoryBackend:
         prefix: str = "",
         after: str | None = None,
         limit: int = 1000,
+        reverse: bool = False,
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
         with self._lock:
+            rows = self._sorted(collection)
+            if reverse:
+                rows.reverse()
             return [
                 row
-                for row in self._sorted(collection)
+                for row in rows
                 if row.key.startswith(prefix)
-                and (after is None or row.key.encode() > after.encode())
+                and (after is None or (row.key != after and (row.key < after) == reverse))
                 and (query is None or contains(readable(collection, row), query))
             ][:limit]
 

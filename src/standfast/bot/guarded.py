@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from standfast.api.aio import AsyncStore
+from standfast.api.collection import KeyRange
 from standfast.api.store import Loop, StoreHandle
 from standfast.api.sync import Store
 from standfast.bot.environment import Environment
@@ -120,11 +121,12 @@ class _OnePlace:
         prefix: str = "",
         after: str | None = None,
         limit: int = 1000,
+        reverse: bool = False,
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
         key = self._key
-        if not key.startswith(prefix) or (after is not None and key.encode() <= after.encode()):
+        if not KeyRange(prefix, after, reverse=reverse).has(key):
             return []
         # In the order of keys it is the first that begins with itself.
         rows = self._pages.scan(collection, prefix=key, limit=1, query=query, deadline=deadline)

@@ -189,7 +189,7 @@ def list_command(
                 for name, count in counts.items():
                     print_line(f"{name}\t{count}")
             return Exit.DONE
-        keys = store[collection].keys(prefix=prefix, after=after, limit=limit)
+        keys = list(store[collection].keys(prefix=prefix, after=after, limit=limit))
     if as_json:
         print_json({"collection": collection, "keys": keys})
     else:

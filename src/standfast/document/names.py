@@ -147,3 +147,16 @@ def collection_name(name: object) -> str:
             hint="choose another name",
         )
     return name
+
+
+def prefix_end(prefix: str) -> str | None:
+    """The text at which, in bytewise order, the keys with this prefix have ended; None: nowhere."""
+    for index in range(len(prefix) - 1, -1, -1):
+        point = ord(prefix[index]) + 1
+        if point <= _LAST_CODE_POINT:
+            following = point if not 0xD800 <= point <= 0xDFFF else 0xE000
+            return prefix[:index] + chr(following)
+    return None
+
+
+_LAST_CODE_POINT = 0x10FFFF

@@ -17,8 +17,14 @@ from standfast.errors import DataError
 from standfast.limits import MAX_DEPTH
 
 __all__ = [
-    *("MISSING", "append_at", "increment_at", "merge_patch", "parse_pointer", "remove_at"),
-    *("resolve", "set_at"),
+    "MISSING",
+    "append_at",
+    "increment_at",
+    "merge_patch",
+    "parse_pointer",
+    "remove_at",
+    "resolve",
+    "set_at",
 ]
 
 _Value = TypeVar("_Value", bound=JSON)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from standfast.errors import CorruptData, DataError
+from standfast.errors import ConfigError, CorruptData, DataError
 
 
 class Typed:
@@ -23,6 +23,7 @@ class Typed:
     """
 
     def __init__(self, kind: Any, upgrade: Callable[[Any], Any] | None = None) -> None:
+        _require_type(kind)
         self.kind = kind
         self._upgrade = upgrade
 
@@ -44,6 +45,18 @@ class Typed:
         except (TypeError, ValueError, RecursionError):
             raise self._not_of_type(value) from None
         return plain
+
+    def check(self, document: Any) -> None:
+        """DataError when a document that is about to be stored could not be loaded."""
+        try:
+            self.load(document)
+        except CorruptData as error:
+            _, _, problem = error.message.partition(": ")
+            raise DataError(
+                f"the document would not be a valid {self._name}: {problem}",
+                code="wrong_type",
+                hint="nothing was written; correct the change or the type",
+            ) from None
 
     def load(self, document: Any) -> Any:
         """The value of a document; CorruptData when it does not fit, upgraded or not."""
@@ -76,6 +89,24 @@ class Typed:
             f"the value is {type(value).__name__}, not {self._name}",
             code="wrong_type",
             hint="nothing was written",
+        )
+
+
+def _require_type(kind: Any) -> None:
+    """ConfigError for what is not a type, or a class of which JSON says nothing."""
+    if hasattr(kind, "model_validate") and isinstance(kind, type):
+        return
+    try:
+        is_type = not isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType)
+    except (TypeError, NameError):
+        is_type = False
+    if not is_type:
+        shown = getattr(kind, "__name__", type(kind).__name__)
+        raise ConfigError(
+            f"type= is {shown}, which is not a type of documents",
+            code="usage",
+            hint="give a msgspec Struct, a dataclass, a TypedDict, a pydantic model,"
+            " or a type such as dict[str, int]",
         )
 
 

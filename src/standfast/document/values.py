@@ -32,6 +32,18 @@ class Missing(Enum):
 MISSING: Final = Missing.MISSING
 
 
+class Unchanged(Enum):
+    """The type of `UNCHANGED`: what a change function returns that leaves the document as it is."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+
 def type_name(value: object) -> str:
     """The JSON name of a value's type: object, array, string, number, boolean or null.
 

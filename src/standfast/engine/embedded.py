@@ -66,6 +66,11 @@ class EmbeddedEngine:
         self._closed = False
 
     @property
+    def sole_writer(self) -> bool:
+        """The primary is always there to decide."""
+        return False
+
+    @property
     def mode(self) -> Mode:
         """Always DIRECT."""
         return self.situation.mode
@@ -79,6 +84,7 @@ class EmbeddedEngine:
         loop: asyncio.AbstractEventLoop | None = None,
         provisional: bool = False,
         read_modify_write: bool = False,
+        independent: bool = False,
     ) -> Promise[list[Result]]:
         """Write the ops of one call, which are acknowledged together."""
         self.require_open()
@@ -214,6 +220,7 @@ class EmbeddedEngine:
         *,
         what: str,
         full_scan: FullScan | None = None,
+        by_primary: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
         """Run `work` on the local database, in the caller's thread; the promise is done."""

@@ -33,6 +33,7 @@ class Pages(Protocol):
         prefix: str = "",
         after: str | None = None,
         limit: int = 1000,
+        reverse: bool = False,
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
@@ -143,6 +144,7 @@ class _ScannedPrimary:
         prefix: str = "",
         after: str | None = None,
         limit: int = 1000,
+        reverse: bool = False,
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
@@ -162,6 +164,7 @@ class MirrorPages:
         prefix: str = "",
         after: str | None = None,
         limit: int = 1000,
+        reverse: bool = False,
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
@@ -173,6 +176,7 @@ class MirrorPages:
                 prefix=prefix,
                 after=after,
                 limit=wanted,
+                reverse=reverse,
                 now_us=self._local_state.server_now_us(),
             )
             found += [row for row in rows if query is None or contains(decode(row.text), query)]

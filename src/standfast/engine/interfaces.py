@@ -53,6 +53,11 @@ class Engine(Protocol):
         """The longest time that a caller waits for an answer of the engine."""
         ...
 
+    @property
+    def sole_writer(self) -> bool:
+        """Whether what is known here decides while the primary is away."""
+        ...
+
     def submit(
         self,
         ops: Sequence[Op],
@@ -60,6 +65,7 @@ class Engine(Protocol):
         loop: asyncio.AbstractEventLoop | None = None,
         provisional: bool = False,
         read_modify_write: bool = False,
+        independent: bool = False,
     ) -> Promise[list[Result]]:
         """Write the ops of one call, which are acknowledged together."""
         ...
@@ -96,9 +102,13 @@ class Engine(Protocol):
         *,
         what: str,
         full_scan: FullScan | None = None,
+        by_primary: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
-        """Read a whole collection on the primary, or in the mirror while it is away."""
+        """Read a whole collection on the primary, or in the mirror while it is away.
+
+        Not there with `by_primary`: `Unavailable("not_mirrored")`.
+        """
         ...
 
     def pending_views(self, collection: str) -> dict[str, View]:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 import apsw
 import msgspec
 
-from standfast.backends.sqlite.file import gone
+from standfast.backends.sqlite.file import gone, within
 from standfast.engine import clock
 from standfast.engine.overlay import CompleteMark, MirrorRow
 from standfast.engine.set_aside import COMPANIONS, remove_oldest, set_aside
@@ -631,22 +631,24 @@ class Mirror:
         ]
 
     def page(
-        self, collection: str, *, prefix: str, after: str | None, limit: int, now_us: int
+        self,
+        collection: str,
+        *,
+        prefix: str,
+        after: str | None,
+        limit: int,
+        now_us: int,
+        reverse: bool = False,
     ) -> list[Row]:
         """Its live documents in bytewise key order, after a key, at most `limit`."""
-        where, values = [_LIVE, "key >= ?"], [collection, now_us, prefix]
-        if prefix:
-            where.append("substr(key, 1, ?) = ?")
-            values += [len(prefix), prefix]
-        if after is not None:
-            where.append("key > ?")
-            values.append(after)
+        where, values = within("key", prefix=prefix, after=after, reverse=reverse)
 
         def find(conn: apsw.Connection) -> list[Row]:
             found = conn.execute(
                 "SELECT key, text, version, created_us, updated_us, expires_us, seen_us FROM rows"
-                f" WHERE {' AND '.join(where)} ORDER BY key LIMIT ?",
-                (*values, limit),
+                f" WHERE {' AND '.join([_LIVE, *where])}"
+                f" ORDER BY key {'DESC' if reverse else ''} LIMIT ?",
+                (collection, now_us, *values, limit),
             )
             return [Row(*record) for record in found]
 

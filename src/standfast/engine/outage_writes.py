@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -18,7 +18,7 @@ from standfast.engine.write_queue import Result, Submission
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.ops.apply import Current, Refusal, apply_op
 from standfast.ops.batch import Place
-from standfast.ops.build import refusal_error
+from standfast.ops.build import refusal_error, refused
 from standfast.ops.types import Op, Outcome, Receipt
 
 logger = logging.getLogger("standfast")
@@ -72,7 +72,7 @@ class Journaling:
             return self._spooled(answers, error)
 
     def _spooled(self, answers: list[Answer], failure: StandfastError) -> list[Answer]:
-        calls = [[result.op for result in answer.results] for answer in answers]
+        calls = [_kept(answer) for answer in answers]
         totals, options = self._local_state.journal.totals(), self._local_state.options
         if totals.ops + sum(map(len, calls)) > options.max_journal_ops:
             raise failure
@@ -97,7 +97,7 @@ class Journaling:
 
     def _add(self, answers: Sequence[Answer], transaction: Transaction, known: _Known) -> None:
         options = self._local_state.options
-        ops = [result.op for answer in answers for result in answer.results]
+        ops = [op for answer in answers for op in _kept(answer)]
         if ops:
             transaction.add(
                 ops,
@@ -108,7 +108,7 @@ class Journaling:
 
     def _judge(self, submission: Submission, lane: Lane, known: _Known) -> Answer:
         may_judge = self._local_state.options.sole_writer or submission.provisional
-        if submission.conditional and not may_judge:
+        if submission.conditional and not may_judge and not submission.independent:
             return Answer(submission, [], needs_primary(submission.ops))
         mark = known.mark()
         results: list[Result] = []
@@ -120,12 +120,17 @@ class Journaling:
                 draft, lane=lane.id, seq=seq, group=group if draft.group else 0
             )
             try:
+                if submission.independent and op.if_version is not None and not may_judge:
+                    raise needs_primary([op])
                 if submission.read_modify_write:
                     op = _difference(op, known.at(op))
                 elif op.if_version is not None:
                     op = _provisional(op, known.at(op))
                 _refuse_misfit(op, known.at(op))
             except StandfastError as error:
+                if submission.independent:
+                    results.append(_refused(op, error))
+                    continue
                 known.back_to(mark)
                 return Answer(submission, [], error)
             results.append(_journaled(op, known))
@@ -142,6 +147,16 @@ def _judge_sent(submission: Submission, ops: Sequence[Op], known: _Known) -> Ans
         known.back_to(mark)
         return Answer(submission, [], unknown_outcome(ops[0]))
     return Answer(submission, results)
+
+
+def _kept(answer: Answer) -> list[Op]:
+    """The ops of a call that are to be replayed: without those that were refused."""
+    return [result.op for result in answer.results if result.outcome.status != "refused"]
+
+
+def _refused(op: Op, error: StandfastError) -> Result:
+    """One refused op of a call whose ops are independent."""
+    return Result(op, refused(op, error), Receipt(None, "journal", op.lane, op.seq, False))
 
 
 def _in_spool(result: Result) -> Result:
@@ -259,12 +274,9 @@ def _refuse_misfit(op: Op, view: View) -> None:
 
 def needs_primary(ops: Sequence[Op]) -> Unavailable:
     """The error of a call that only the primary can decide."""
-    return Unavailable(
-        f"{ops[0].kind} of key {ops[0].key!r} in `{ops[0].collection}`: its condition must be"
-        " decided by the primary, which does not answer; nothing was written",
-        code="needs_primary",
-        hint="try again later; or open the store with sole_writer=True, or pass provisional=True",
-    )
+    message = "its condition must be decided by the primary, which does not answer; nothing was"
+    outcome = Outcome(0, "refused", code="needs_primary", message=f"{message} written")
+    return cast(Unavailable, refusal_error(ops[0], outcome))
 
 
 def unknown_outcome(op: Op) -> DeadlineExceeded:

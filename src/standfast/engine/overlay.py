@@ -170,6 +170,7 @@ def lay_over(
     wanted: Callable[[str, View], bool],
     *,
     limit: int,
+    reverse: bool = False,
 ) -> list[Row]:
     """A page of the primary's rows, with pending changes applied.
 
@@ -181,13 +182,13 @@ def lay_over(
     page = {row.key: row for row in rows if row.key not in views}
     last = rows[-1].key.encode() if len(rows) == limit else None
     for key, view in views.items():
-        if last is not None and key.encode() > last:
+        if last is not None and key.encode() != last and (key.encode() < last) == reverse:
             continue  # it belongs to a later page
         if view.text is not None and wanted(key, view):
             times = (view.created_us, view.updated_us)
             stamps = (*times, view.expires_us, view.seen_us)
             page[key] = Row(key, view.text, view.version, *stamps)
-    return [page[key] for key in sorted(page, key=str.encode)]
+    return [page[key] for key in sorted(page, key=str.encode, reverse=reverse)]
 
 
 def _confirmed(row: MirrorRow) -> View:

@@ -36,7 +36,7 @@ from standfast.limits import (
 )
 from standfast.ops.batch import Place
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import Applied, Observed, Op
+from standfast.ops.types import KEEP_EXPIRY, Applied, Observed, Op
 from standfast.system.failpoints import failpoint
 from standfast.system.locks import FileLock
 
@@ -533,10 +533,12 @@ class Replayer:
 
 def _aged(op: Op, now_us: int) -> Op:
     """The op with the rest of its time to live; if that is over, what is left of it is a delete."""
-    if not op.ttl_us:
+    if not op.ttl_us or op.ttl_us == KEEP_EXPIRY:
         return op
     left_us = op.ttl_us - max(0, now_us - op.at_us)
     if left_us > 0:
         return msgspec.structs.replace(op, ttl_us=left_us)
+    if op.kind == "touch":  # the document ends at once, and one that has ended is not put back
+        return msgspec.structs.replace(op, ttl_us=1, seen="unknown", base=None)
     seen = "absent" if op.seen == "unknown" else op.seen  # what others wrote meanwhile stays
     return msgspec.structs.replace(op, kind="delete", body=None, pointer="", ttl_us=None, seen=seen)

@@ -201,6 +201,11 @@ class ReplicatedEngine:
     def mode(self) -> Mode:
         return self.situation.mode
 
+    @property
+    def sole_writer(self) -> bool:
+        """Whether this data directory alone writes, so that what is known here decides."""
+        return self.local_state.options.sole_writer
+
     def post(self, event: Event) -> None:
         self.write_queue.post(event)
 
@@ -288,13 +293,14 @@ class ReplicatedEngine:
         loop: asyncio.AbstractEventLoop | None = None,
         provisional: bool = False,
         read_modify_write: bool = False,
+        independent: bool = False,
     ) -> Promise[list[Result]]:
         """Queue the ops of one call, which are acknowledged together."""
         promise: Promise[list[Result]] = Promise(loop)
         size = sum(len(op.body or "") for op in ops)
         deadline = time.monotonic() + self.deadline_s
         self.write_queue.submit(
-            Submission(promise, ops, deadline, size, provisional, read_modify_write)
+            Submission(promise, ops, deadline, size, provisional, read_modify_write, independent)
         )
         return promise
 
@@ -365,14 +371,18 @@ class ReplicatedEngine:
         *,
         what: str,
         full_scan: FullScan | None = None,
+        by_primary: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
-        """Read a collection on the primary, or in the mirror while it is away."""
+        """Read a collection on the primary, or in the mirror while it is away.
+
+        Not there with `by_primary`: `Unavailable("not_mirrored")`.
+        """
         self.require_open()
 
         def mirrored() -> T:
             cause = self.situation.cause
-            if self.local_state.options.fallback == "off":
+            if by_primary or self.local_state.options.fallback == "off":
                 raise not_complete(what, cause)
             require_complete(self.local_state, collection, what=what, cause=cause)
             return work(MirrorPages(self.local_state), float("inf"))

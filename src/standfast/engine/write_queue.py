@@ -41,6 +41,7 @@ class Submission(msgspec.Struct, frozen=True):
     `provisional`: conditions may be judged against local knowledge while the primary is away.
     `read_modify_write`: the condition is that of a read-modify-write; during an outage it is judged
     against local knowledge too, and the journal gets the difference that was made.
+    `independent`: an op that is refused leaves the others as they are, also during an outage.
     """
 
     promise: Promise[list[Result]]
@@ -49,6 +50,7 @@ class Submission(msgspec.Struct, frozen=True):
     size: int = 0
     provisional: bool = False
     read_modify_write: bool = False
+    independent: bool = False
 
     @property
     def conditional(self) -> bool:

@@ -10,7 +10,14 @@ from standfast.document.jsonb import keeps_exactly
 from standfast.document.names import key_text
 from standfast.document.patch import parse_pointer, remove_at
 from standfast.document.values import MISSING, Missing
-from standfast.errors import ConfigError, ConflictError, CorruptData, DataError, StandfastError
+from standfast.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptData,
+    DataError,
+    StandfastError,
+    Unavailable,
+)
 from standfast.ops.types import (
     ABSENT,
     KEEP_EXPIRY,
@@ -124,6 +131,15 @@ def raise_refusal(op: Op, outcome: Outcome) -> NoReturn:
     raise refusal_error(op, outcome)
 
 
+def refused(op: Op, error: StandfastError) -> Outcome:
+    """The outcome from which `refusal_error` makes such an error again."""
+    message = error.message.removeprefix(f"{op.kind} of key {op.key!r} in `{op.collection}`: ")
+    version = error.actual if isinstance(error, ConflictError) else None
+    if version is not None:
+        message = message.removesuffix(f" (expected {op.if_version}, found {version})")
+    return Outcome(op.seq, "refused", version, None, error.code, message)
+
+
 def refusal_error(op: Op, outcome: Outcome) -> StandfastError:
     """The error of a refused op."""
     what = f"{op.kind} of key {op.key!r} in `{op.collection}`: {outcome.message}"
@@ -134,6 +150,13 @@ def refusal_error(op: Op, outcome: Outcome) -> StandfastError:
             hint="read the document again and decide anew",
             expected=op.if_version,
             actual=found,
+        )
+    if outcome.code == "needs_primary":
+        return Unavailable(
+            what,
+            code=outcome.code,
+            hint="try again later; or open the store with sole_writer=True, or pass"
+            " provisional=True",
         )
     kind = CorruptData if outcome.code == CorruptData.code else DataError
     return kind(what, code=outcome.code, hint="nothing was changed")

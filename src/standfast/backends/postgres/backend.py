@@ -472,6 +472,7 @@ class PostgresBackend(Sessions):
         prefix: str = "",
         after: str | None = None,
         limit: int = 1000,
+        reverse: bool = False,
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
@@ -479,7 +480,12 @@ class PostgresBackend(Sessions):
             if table is None:
                 return []
             return read.scan_rows(
-                *(conn, table), prefix=prefix, after=after, limit=limit, query=query
+                *(conn, table),
+                prefix=prefix,
+                after=after,
+                limit=limit,
+                reverse=reverse,
+                query=query,
             )
 
     def count(self, collection: str, *, deadline: float | None = None) -> int:

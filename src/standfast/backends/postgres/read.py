@@ -13,6 +13,7 @@ from standfast.backends.postgres.write import LANES, key_values, statement
 from standfast.document.codec import decode
 from standfast.document.containment import contains
 from standfast.document.jsonb import compact, jsonb_columns, project, same_in_jsonb
+from standfast.document.names import prefix_end
 from standfast.ops.types import Observed, Row, State
 
 _ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
@@ -84,11 +85,12 @@ def scan_rows(
     prefix: str,
     after: str | None,
     limit: int,
+    reverse: bool,
     query: Any,
 ) -> list[Row]:
     """One page of live rows in bytewise key order; with `query`, of those that contain it."""
     wanted = None if query is None else project(query)
-    page = _page(conn, table, prefix, after, limit, wanted)
+    page = _page(conn, table, prefix, after, limit, reverse, wanted)
     if wanted is None or _REPLACEMENT not in wanted:
         return page
     # In `data`, characters that jsonb cannot hold all look alike: the exact text decides.
@@ -97,7 +99,7 @@ def scan_rows(
         found += [row for row in page if contains(decode(row.text), query)]
         if len(page) < limit or len(found) >= limit:
             break
-        page = _page(conn, table, prefix, page[-1].key, limit, wanted)
+        page = _page(conn, table, prefix, page[-1].key, limit, reverse, wanted)
     return found[:limit]
 
 
@@ -107,23 +109,30 @@ def _page(
     prefix: str,
     after: str | None,
     limit: int,
+    reverse: bool,
     wanted: str | None,
 ) -> list[Row]:
     where: list[LiteralString] = ["{live}"]
     values: list[Any] = []
     if prefix:
-        where.append("starts_with({key_text}, %s)")
+        where.append("{ordered} >= %s::text")
         values.append(prefix)
-    lowest = max(prefix, after or "", key=str.encode)
+    end = prefix_end(prefix)
+    if end is not None:
+        where.append("{ordered} < %s::text")
+        values.append(end)
     # The empty string is a key, and so it can be what a page begins after.
-    if lowest or after is not None:
-        where.append("{ordered} " + (">" if lowest == after else ">=") + " %s::text")
-        values.append(lowest)
+    if after is not None:
+        where.append("{ordered} " + ("<" if reverse else ">") + " %s::text")
+        values.append(after)
     if wanted is not None:
         where.append("t.data::jsonb @> %s::jsonb")
         values.append(wanted)
     statement = sql.SQL(
-        _ROW + " FROM {table} t WHERE " + " AND ".join(where) + " ORDER BY {ordered} LIMIT %s"
+        _ROW
+        + " FROM {table} t WHERE "
+        + " AND ".join(where)
+        + (" ORDER BY {ordered} DESC LIMIT %s" if reverse else " ORDER BY {ordered} LIMIT %s")
     ).format(**table.parts())
     return [_row(record) for record in conn.execute(statement, (*values, limit))]
 

@@ -46,6 +46,7 @@ from standfast.backends.sqlite.file import (
     inode_of,
     leave_wal,
     transaction,
+    within,
 )
 from standfast.backends.sqlite.references import enforced_references, find_references
 from standfast.backends.sqlite.tables import adopt, adoptable_tables, preview, table_of
@@ -510,6 +511,7 @@ class SqliteBackend:
         prefix: str = "",
         after: str | None = None,
         limit: int = 1000,
+        reverse: bool = False,
         query: Any = None,
         deadline: float | None = None,
     ) -> list[Row]:
@@ -521,6 +523,7 @@ class SqliteBackend:
                 prefix=prefix,
                 after=after,
                 limit=limit,
+                reverse=reverse,
                 query=query,
             )
 
@@ -639,19 +642,16 @@ def scan_live(
     prefix: str,
     after: str | None,
     limit: int,
+    reverse: bool,
     query: Any,
 ) -> list[Row]:
     """One page of live documents in bytewise key order; with `query`, of those that contain it."""
     table = table_of(conn, collection)
-    where, values = [table.live], list[int | str]([now_us])
-    if prefix:
-        where.append(f"{table.key_sql} >= ? AND substr({table.key_sql}, 1, ?) = ?")
-        values += [prefix, len(prefix), prefix]
-    if after is not None:
-        where.append(f"{table.key_sql} > ?")
-        values.append(after)
+    where, values = within(table.key_sql, prefix=prefix, after=after, reverse=reverse)
     records = conn.execute(
-        f"{table.row} FROM {table.sql} WHERE {' AND '.join(where)} ORDER BY {table.key_sql}", values
+        f"{table.row} FROM {table.sql} WHERE {' AND '.join([table.live, *where])}"
+        f" ORDER BY {table.key_sql} {'DESC' if reverse else ''}",
+        (now_us, *values),
     )
     page: list[Row] = []
     for record in records:

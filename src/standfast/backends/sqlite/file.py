@@ -15,6 +15,7 @@ from pathlib import Path
 
 import apsw
 
+from standfast.document.names import prefix_end
 from standfast.errors import ConfigError, CorruptData
 
 #: How long a transaction waits for another process that writes to the same file.
@@ -95,3 +96,18 @@ def transaction(conn: apsw.Connection, begin: str = "BEGIN IMMEDIATE") -> Genera
         if conn.in_transaction:
             conn.execute("ROLLBACK")
         raise
+
+
+def within(
+    column: str, *, prefix: str, after: str | None, reverse: bool
+) -> tuple[list[str], list[str]]:
+    """The conditions of a range of keys, and their values: with a prefix, behind a key."""
+    where, values = ([f"{column} >= ?"], [prefix]) if prefix else ([], [])
+    end = prefix_end(prefix)
+    if end is not None:
+        where.append(f"{column} < ?")
+        values.append(end)
+    if after is not None:
+        where.append(f"{column} {'<' if reverse else '>'} ?")
+        values.append(after)
+    return where, values
