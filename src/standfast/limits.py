@@ -111,11 +111,31 @@ CHANGES_KEPT_S = 7 * 86_400.0
 #: Seconds that a closed lane is kept: no statement of it can still be on its way then.
 FENCES_KEPT_S = 7 * 86_400.0
 
+#: Lanes of each data directory that are kept for longer, and the seconds: several, since stores of
+#: one directory may close at once. A lane that nobody closed is kept as long.
+LAST_LANES = 4
+LAST_LANES_KEPT_S = 365 * 86_400.0
+
 #: Seconds that the version of a deleted document is kept; the collection then goes on above it.
 TOMBSTONES_KEPT_S = 30 * 86_400.0
 
-#: Rows of one table of the bookkeeping that are trimmed in one transaction.
+#: Rows of one table of the bookkeeping that are trimmed in one transaction; the same while a store
+#: is opened or closed; and expired documents of one collection.
 MAX_TRIMMED_ROWS = 10_000
+MAX_TRIMMED_AT_OPEN = 1_000
+MAX_EXPIRED_ROWS = 1_000
+
+#: Seconds that a document is kept after it has expired: whoever has begun with it may end.
+EXPIRED_KEPT_S = 1.0
+
+#: Seconds between two rounds of trimming, and the seconds that one transaction of it may take on
+#: the server, and in all: nobody waits for it.
+TRIM_PAUSE_S = 600.0
+TRIM_STATEMENT_S = 2.0
+TRIM_DEADLINE_S = 10.0
+
+#: Share of the time that trimming takes at the most: there is no index of the expiries.
+TRIM_SHARE = 0.05
 
 #: Connections of one store to its primary: one each for writes, reads and replays. Free plans of
 #: hosts allow about 20 for everybody.

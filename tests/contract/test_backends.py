@@ -20,7 +20,7 @@ from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
-from standfast.errors import ConfigError, DataError
+from standfast.errors import DataError
 from standfast.ops.types import Applied, Observed, Op
 from support.roles import AppRole
 
@@ -96,28 +96,9 @@ class TestPostgresLine(TestPostgres):
         backend.close()
 
 
-_NO_TABLE = pytest.mark.xfail(strict=True, raises=ConfigError, reason="row policy, no table yet")
-
-
-class _RejectedWithoutTable(TestPostgres):
-    """A rejected write of a collection that has no table yet is refused by the row policy: open."""
-
-    __test__ = False
-
-    @_NO_TABLE
-    def test_conflicts_are_read_in_pages(self, backend: Backend) -> None:
-        super().test_conflicts_are_read_in_pages(backend)
-
-    @_NO_TABLE
-    def test_a_line_shows_no_content(self, backend: Backend) -> None:
-        super().test_a_line_shows_no_content(backend)
-
-
-class TestPostgresApp(_RejectedWithoutTable):
+class TestPostgresApp(TestPostgres):
     """As a role with the least rights, in a bookkeeping that a role without login owns, in sessions
     that begin with odd settings and look every name up among traps first."""
-
-    __test__ = True
 
     @pytest.fixture
     def backend(self, odd_app: AppRole) -> Iterator[Backend]:
@@ -126,10 +107,8 @@ class TestPostgresApp(_RejectedWithoutTable):
         backend.close()
 
 
-class TestPostgresAppBehindAPooler(_RejectedWithoutTable):
+class TestPostgresAppBehindAPooler(TestPostgres):
     """The same where no setting of a session outlives its transaction."""
-
-    __test__ = True
 
     @pytest.fixture
     def backend(self, odd_app: AppRole) -> Iterator[Backend]:
@@ -138,10 +117,8 @@ class TestPostgresAppBehindAPooler(_RejectedWithoutTable):
         backend.close()
 
 
-class TestPostgresAppDedicated(_RejectedWithoutTable):
+class TestPostgresAppDedicated(TestPostgres):
     """The same over one connection, as the engine's threads use it."""
-
-    __test__ = True
 
     @pytest.fixture
     def backend(self, odd_app: AppRole) -> Iterator[Backend]:

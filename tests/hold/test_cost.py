@@ -5,14 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import apsw
+import psycopg
 import pytest
 
 import standfast
 from standfast.api.sync import Store
+from standfast.backends.postgres import backend as postgres_backend
+from standfast.backends.postgres import handshake
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.config.settings import parse_url
+from standfast.engine import trimming
+from standfast.engine.embedded import EmbeddedEngine
+from standfast.errors import DataError
+from standfast.ops.types import Kind, Op
 from support.far import Far, FarPg
 from support.hold import soon, wait_direct
 from support.pg import Sql
@@ -54,12 +67,7 @@ TRIMMED = {
 }
 
 
-UNTRIMMED = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="C2: nothing trims tombstones"
-)
-
-
-@pytest.mark.parametrize("table", ["lanes", "changes", pytest.param("tombstones", marks=UNTRIMMED)])
+@pytest.mark.parametrize("table", TRIMMED)
 def test_a_table_of_ours_is_trimmed(pg_database: str, tmp_path: Path, table: str) -> None:
     """C2: what a bookkeeping table holds of a year ago is gone after a store was used."""
     for _ in range(5):
@@ -79,19 +87,106 @@ def test_a_table_of_ours_is_trimmed(pg_database: str, tmp_path: Path, table: str
         assert admin.one(count) <= 3
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="C2: nothing removes what has expired"
-)
 def test_expired_documents_are_removed(pg_database: str, tmp_path: Path) -> None:
-    """C2: documents whose time has come leave their table."""
+    """C2: documents whose time has come leave their table, before the next regular round."""
     with (
+        mock.patch.object(trimming, "_FIRST_S", 600.0),
         standfast.open(pg_database, data_dir=tmp_path / "data") as store,
         Sql(pg_database) as admin,
     ):
         wait_direct(store)
         for number in range(20):
             store["c"].put(str(number), 1, ttl_s=0.05)
-        soon(lambda: admin.one("SELECT count(*) FROM c") == 0, within_s=4.0)
+        soon(lambda: admin.one("SELECT count(*) FROM c") == 0, within_s=10.0)
+
+
+def test_expired_documents_of_sqlite_are_removed(tmp_path: Path) -> None:
+    """C2: the same in a SQLite file, within the transactions of later writes; who makes one of them
+    again continues above its version."""
+    with standfast.open(data_dir=tmp_path / "data") as store:
+        for number in range(600):
+            store["c"].put(str(number), 1, ttl_s=0.001)
+        stored = apsw.Connection(str(tmp_path / "data" / "fallback.db"))
+        stored.execute("UPDATE c SET expires_at = 1000")  # long ago
+        for number in range(512):
+            store["c"].put(f"new {number}", 1, ttl_s=600)
+        ((left, index),) = stored.execute(
+            "SELECT (SELECT count(*) FROM c), (SELECT count(*) FROM sqlite_schema"
+            " WHERE name = 'c_standfast_expires')"
+        ).fetchall()
+        stored.close()
+        assert (left, index) == (512, 1)
+        assert store["c"].get("1") is None
+        version = store["c"].put("1", 1).version
+        assert version is not None
+        assert version > 2
+
+
+def test_a_version_is_not_given_twice_while_tombstones_are_forgotten(pg_database: str) -> None:
+    """C2, R17: a put that began before a tombstone is forgotten, and ends after it, sees neither
+    the tombstone nor the raised floor: it is sent back, and gets a version above both."""
+    with (
+        closing(PostgresBackend(parse_url(pg_database))) as pool,
+        Sql(pg_database) as admin,
+        psycopg.connect(pg_database) as blocker,
+        mock.patch.object(handshake, "_STATEMENT_LOCK_TIMEOUT_MS", 30_000),
+    ):
+        line = pool.new_handle()
+        line.connect(time.monotonic() + 10)
+        lane, directory = str(uuid.uuid4()), str(uuid.uuid4())
+
+        def put(seq: int, key: str, kind: Kind = "put") -> int | None:
+            body = None if kind == "delete" else "1"
+            op = Op(lane=lane, seq=seq, kind=kind, collection="c", key=key, body=body)
+            deadline = time.monotonic() + 30
+            applied = line.apply([op], directory=directory, deadline=deadline)
+            return applied.outcomes[0].version
+
+        for seq in range(1, 8):
+            put(seq, "k")
+        put(8, "k", "delete")
+        put(9, "other")
+        admin("UPDATE standfast.tombstones SET deleted_at = 'epoch'")
+        # The put has its snapshot, and waits: first for the lane, which another transaction holds.
+        blocker.execute("SELECT 1 FROM standfast.lanes FOR UPDATE")
+        with ThreadPoolExecutor(1) as threads:
+            version = threads.submit(put, 10, "k")
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            soon(lambda: admin.one(waiting) == 1, within_s=10.0)
+            assert not pool.trim(deadline=time.monotonic() + 10)
+            assert admin.one("SELECT count(*) FROM standfast.tombstones") == 0
+            blocker.rollback()
+            assert version.result(30) == 9
+
+
+def test_the_trimmer_takes_what_nobody_else_has(pg_database: str) -> None:
+    """C2: pieces are bounded; a document that is locked, or got a later expiry, stays; and a table
+    whose trigger refuses harms nobody."""
+    with (
+        closing(PostgresBackend(parse_url(pg_database))) as backend,
+        Store(EmbeddedEngine(backend)) as store,
+        Sql(pg_database) as admin,
+        psycopg.connect(pg_database) as locker,
+    ):
+        for number in range(10):
+            store["c"].put(str(number), 1, ttl_s=600)
+        store["c"].put("stays", 1, ttl_s=600)
+        store["c"].put("for ever", 1)
+        admin("UPDATE c SET expires_at = 'epoch', version = version + 1 WHERE key < 'a'")
+        locker.execute("SELECT 1 FROM c WHERE key = '3' FOR UPDATE")
+        with mock.patch.object(postgres_backend, "MAX_EXPIRED_ROWS", 4):
+            assert [backend.trim("c") for _ in range(4)] == [True, True, False, False]
+        assert admin("SELECT key FROM c ORDER BY key") == [("3",), ("for ever",), ("stays",)]
+        locker.rollback()
+        refuse = "BEGIN RAISE EXCEPTION 'no'; END"
+        admin(f"CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $${refuse}$$")
+        admin("UPDATE c SET expires_at = 'epoch', version = version + 1 WHERE key = '3'")
+        admin("CREATE TRIGGER no BEFORE DELETE ON c FOR EACH ROW EXECUTE FUNCTION public.no()")
+        with pytest.raises(DataError):
+            backend.trim("c")
+        assert store["c"].put("stays", 2).version == 2
+        assert not backend.trim("never used here")
+        assert not backend.trim()
 
 
 def test_the_change_log_of_sqlite_is_trimmed(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ Attacks on what version 2 left behind succeed first, so that their failing means
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.script import ScriptOptions, script
 from standfast.config.settings import parse_url
 from standfast.engine.embedded import EmbeddedEngine
+from standfast.ops.types import Op
 from support.pg import Sql, new_role, opened, refused, url_as
 from support.roles import AppRole, app_role
 
@@ -281,10 +283,12 @@ def test_an_owner_that_can_log_in_is_refused_by_the_script(role: str, db: Sql) -
 
 
 def test_every_grant_and_owner_is_as_in_the_file(app: AppRole, db: Sql) -> None:
-    """What the script leaves behind is exactly what `data/rights.txt` says."""
+    """What the script leaves behind is exactly what `data/rights.txt` says: owners, grants, row
+    policies, and no membership, default privilege or setting of a role."""
     app.run_script(["things"])
     names = {app.name: "APP", app.owner: "OWNER", db.connection.info.user: "DBA"}
-    found = [" ".join(names.get(str(word), str(word)) for word in line) for line in db(_RIGHTS)]
+    query = _RIGHTS.replace("'OWNER'", f"'{app.owner}'").replace("'APP'", f"'{app.name}'")
+    found = [" ".join(names.get(str(word), str(word)) for word in line) for line in db(query)]
     wanted = (Path(__file__).parent / "data" / "rights.txt").read_text().splitlines()
     assert found == wanted
 
@@ -321,6 +325,19 @@ SELECT 'grant', p.oid::regprocedure || ' ' || privilege_type, 'to',
 UNION ALL
 SELECT 'policy', polrelid::regclass || '.' || polname, polcmd::text, polroles::text
   FROM pg_policy
+UNION ALL
+SELECT 'sequence', c.oid::regclass::text, 'owner', relowner::regrole::text FROM pg_class c
+ WHERE relkind = 'S' AND relnamespace = 'standfast'::regnamespace
+UNION ALL
+SELECT 'member', roleid::regrole::text, 'has', member::regrole::text
+  FROM pg_auth_members WHERE 'OWNER' IN (roleid::regrole::text, member::regrole::text)
+UNION ALL
+SELECT 'default', defaclrole::regrole::text, defaclobjtype::text, defaclacl::text
+  FROM pg_default_acl
+UNION ALL
+SELECT 'setting', setrole::regrole::text, 'is', array_to_string(setconfig, ' ')
+  FROM pg_db_role_setting WHERE setrole::regrole::text IN ('APP', 'OWNER')
+    OR setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY 1, 2, 3, 4
 """
 
@@ -405,6 +422,59 @@ def test_an_app_changes_nothing_of_another(tenants: Sql, db: Sql, app: AppRole) 
     assert app.name != tenants.connection.info.user
 
 
+def test_a_rejected_write_without_a_table_is_its_own_apps(
+    app: AppRole, mallory: str, db: Sql
+) -> None:
+    """A4: what an app could not write, and has no table for, is kept for this app alone, also when
+    another one gets a table of that name."""
+    AppRole(mallory, app.dba_url, app.owner).run_script()
+    record = (
+        "INSERT INTO standfast.conflicts (collection, key, kind, reason, mine, app)"
+        " VALUES ('later', '1', 'put', 'refused', '\"secret\"', %s)"
+    )
+    with (
+        closing(app.backend()) as backend,
+        Sql(app.url) as ours,
+        Sql(url_as(app.dba_url, mallory)) as they,
+    ):
+        backend.apply([rejected("later")])
+        blocked(lambda: they(record, app.name), "42501")
+        blocked(lambda: they(record, None), "42501")
+        they(record, mallory)
+        assert [entry.key for entry in backend.conflicts()] == ["mine"]
+        for _ in range(2):
+            assert ours("SELECT key FROM standfast.conflicts") == [("mine",)]
+            assert they("SELECT key FROM standfast.conflicts") == [("1",)]
+            they("UPDATE standfast.conflicts SET state = 'resolved' WHERE key = 'mine'")
+            blocked(lambda: they("UPDATE standfast.conflicts SET app = NULL"), "42501")
+            AppRole(mallory, app.dba_url, app.owner).run_script(["later"])
+        assert backend.resolve_conflict(1, "kept")
+        backend.apply([rejected("later")])  # a table that is somebody else's makes no difference
+        assert db.one("SELECT count(*) FROM standfast.conflicts WHERE app = %s", app.name) == 2
+
+
+def rejected(collection: str) -> Op:
+    """A write that was rejected on replay, to be recorded."""
+    return Op(
+        lane=str(uuid.uuid4()),
+        seq=1,
+        kind="put",
+        collection=collection,
+        key="mine",
+        body="1",
+        replay=True,
+        reject="refused",
+    )
+
+
+def test_a_rejected_write_of_a_collection_with_a_table_is_shared(app: AppRole, db: Sql) -> None:
+    """Whoever may read the table, a dashboard maybe, sees its conflicts, as before."""
+    app.run_script(["things"])
+    with closing(app.backend()) as backend:
+        backend.apply([rejected("things")])
+    assert db("SELECT collection, app FROM standfast.conflicts") == [("things", None)]
+
+
 def test_logins_of_one_app_share_its_lanes(app: AppRole, mallory: str, db: Sql) -> None:
     """A new login of the same app (a changed password by a second role) takes up where the old one
     stopped: rights are the group's."""
@@ -436,7 +506,7 @@ V3 = "".join(
 )
 
 
-def test_version_2_becomes_version_3_under_a_running_role(
+def test_version_2_becomes_the_present_one_under_a_running_role(
     role: str, pg_admin_url: str, pg_database: str, db: Sql
 ) -> None:
     """The migration of an installation of version 2: documents, versions, lanes and runs stay, the
@@ -465,7 +535,60 @@ def test_version_2_becomes_version_3_under_a_running_role(
     db(f"DROP OWNED BY {app.owner}; DROP ROLE {app.owner}")
 
 
-def test_version_2_becomes_version_3_at_the_first_write_of_its_owner(
+def test_version_3_becomes_version_4_under_a_running_role(
+    role: str, pg_database: str, db: Sql
+) -> None:
+    """The migration of an installation of version 3: the role works on, its conflicts are there,
+    and what is new in version 4 it may do without being granted anything else."""
+    db("CREATE SCHEMA standfast")
+    for number, statements in migrations("postgres")[:3]:
+        db(statements)
+        db(f"INSERT INTO standfast.schema_version (version) VALUES ({number})")
+    db(V3_GRANTS.format(role))
+    db(
+        "INSERT INTO standfast.conflicts (collection, key, kind, reason)"
+        " VALUES ('things', '1', 'put', 'stale')"
+    )
+    db(script(db.connection, "public", ["things"], ScriptOptions(owner=f"{role}_owner")))
+    db(f"GRANT SELECT, INSERT, UPDATE, DELETE ON things TO {role}")
+    try:
+        with closing(PostgresBackend(parse_url(url_as(pg_database, role)))) as backend:
+            backend.apply([rejected("later")])
+            assert [entry.collection for entry in backend.conflicts()] == ["things", "later"]
+        with opened(url_as(pg_database, role)) as store:
+            assert store["things"].put("1", 1).version == 1
+            store["things"].delete("1")
+            db("UPDATE standfast.tombstones SET deleted_at = 'epoch'")
+            with closing(PostgresBackend(parse_url(url_as(pg_database, role)))) as other:
+                other.trim()
+            assert db.one("SELECT count(*) FROM standfast.tombstones") == 0
+            assert store["things"].put("1", 1).version == 3
+    finally:
+        db("DROP SCHEMA standfast CASCADE; DROP TABLE things")
+        db(f"DROP OWNED BY {role}_owner; DROP ROLE {role}_owner")
+
+
+#: What the script of version 3 granted to a role.
+V3_GRANTS = """
+GRANT USAGE ON SCHEMA standfast TO {0};
+GRANT SELECT ON standfast.schema_version, standfast.identity TO {0};
+GRANT SELECT, UPDATE (shape, key_field) ON standfast.collections TO {0};
+GRANT SELECT, INSERT (lane, generation, directory, state),
+    UPDATE (watermark, outcomes, directory, state, updated_at), DELETE ON standfast.lanes TO {0};
+GRANT SELECT, INSERT (collection, keys), DELETE ON standfast.changes TO {0};
+GRANT SELECT, INSERT (collection, key, version), UPDATE (version, deleted_at), DELETE
+    ON standfast.tombstones TO {0};
+GRANT SELECT, INSERT (lane, seq, collection, key, kind, pointer, reason, base, mine, theirs,
+    state, resolution), UPDATE (state, resolved_at, resolution) ON standfast.conflicts TO {0};
+GRANT SELECT, INSERT (run, state, report), UPDATE (state, report, updated_at)
+    ON standfast.runs TO {0};
+GRANT EXECUTE ON FUNCTION standfast.app(), standfast.may(text, text),
+    standfast.may(text, text, text), standfast.require(boolean), standfast.expire(timestamptz),
+    standfast.finish_puts(bigint, bigint, text, text[], uuid, timestamptz) TO {0};
+"""
+
+
+def test_version_2_becomes_the_present_one_at_the_first_write_of_its_owner(
     pg_database: str, db: Sql
 ) -> None:
     """Without a DBA: the role that made the schema brings it up to date itself."""

@@ -29,7 +29,7 @@ from standfast.ops.types import (
 )
 
 #: The schema that this version of the library writes and understands.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def migrations(database: str) -> list[tuple[int, str]]:
@@ -257,6 +257,18 @@ class Backend(Protocol):
         """Close lanes for good, and return the final watermark of each.  Idempotent.
 
         No op of a fenced lane can commit afterwards, even if the lane never wrote before (R1).
+        """
+        ...
+
+    def differences(self) -> list[str]:
+        """Sentences about what of the bookkeeping is not as it was installed."""
+        ...
+
+    def trim(self, collection: str | None = None, *, deadline: float | None = None) -> bool:
+        """Remove what is past its time, a bounded number of rows; whether there may be more.
+
+        Without a collection, of the bookkeeping; with one, documents of it that have expired.  A
+        document that is made again continues above the version that it had (R17).
         """
         ...
 

@@ -220,6 +220,17 @@ class MemoryBackend:
                 self._lanes[lane] = (watermark, "fenced", outcomes)
             return {lane: self._lanes[lane][0] for lane in lanes}
 
+    def differences(self) -> list[str]:
+        return []
+
+    def trim(self, collection: str | None = None, *, deadline: float | None = None) -> bool:
+        with self._lock:
+            data = self._data.get(collection or "", _Rows())
+            for row in [row for row in data.rows.values() if not self._live(row)]:
+                del data.rows[row.key]
+                data.buried[row.key] = row.version + 1
+        return False
+
     def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:
         with self._lock:
             return decode_outcomes(self._lanes.get(lane, (0, "open", "[]"))[2])

@@ -40,6 +40,7 @@ from standfast.engine.state_machine import (
     failure_of,
     means_away,
 )
+from standfast.engine.trimming import Trimming
 from standfast.engine.write_queue import Result, Submission, Wakeup, WriteQueue, closed
 from standfast.engine.writer import Writer
 from standfast.errors import StandfastError, Unavailable
@@ -132,6 +133,7 @@ class ReplicatedEngine:
         self._reader = Reader(self, primary.new_handle(), local_state)
         self._replaying = Replaying(self)
         self._housekeeping = Timer("standfast-housekeeper", self._keep_house, self.supervisor)
+        self._trimming = Trimming(self.replayer.backend, lambda: self.mode, self.supervisor)
         self._connector = Connector(
             self, [self.replayer.backend, self._writing_backend, self._reader.primary]
         )
@@ -157,6 +159,7 @@ class ReplicatedEngine:
         self._report_file.begin()
         self._report_file.write(self.report(), -2)
         self._housekeeping.schedule(time.monotonic() + SNAPSHOT_PAUSE_S)
+        self._trimming.start()
         for thread in self._threads():
             if not thread.ident:
                 thread.start()
@@ -177,7 +180,7 @@ class ReplicatedEngine:
 
     def _threads(self) -> list[threading.Thread]:
         parts = (self._writer, self._replaying.timer, self._reader, self._connector.timer)
-        parts = (*parts, self._housekeeping)
+        parts = (*parts, self._housekeeping, self._trimming.timer)
         return [part.thread for part in parts]
 
     def _keep_house(self) -> None:
@@ -297,6 +300,7 @@ class ReplicatedEngine:
     ) -> Promise[list[Result]]:
         """Queue the ops of one call, which are acknowledged together."""
         promise: Promise[list[Result]] = Promise(loop)
+        self._trimming.wrote(ops)
         size = sum(len(op.body or "") for op in ops)
         deadline = time.monotonic() + self.deadline_s
         self.write_queue.submit(
@@ -453,7 +457,7 @@ class ReplicatedEngine:
         self.write_queue.close()
         for part in (
             *(self._replaying.timer, self._connector.timer),
-            *(self._reader, self._housekeeping),
+            *(self._reader, self._housekeeping, self._trimming.timer),
         ):
             part.close()
         if self.mode is Mode.JOURNALING:

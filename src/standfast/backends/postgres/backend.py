@@ -21,7 +21,17 @@ from standfast.backends.base import (
     decode_outcomes,
     sources_of,
 )
-from standfast.backends.postgres import conflicts, fast_put, load, read, schema, script, write
+from standfast.backends.postgres import (
+    conflicts,
+    differences,
+    fast_put,
+    load,
+    read,
+    schema,
+    script,
+    trim,
+    write,
+)
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
 from standfast.backends.postgres.handshake import is_pooled
@@ -36,7 +46,10 @@ from standfast.limits import (
     DDL_DEADLINE_S,
     INDEX_DEADLINE_S,
     MAX_CONNECTIONS,
+    MAX_EXPIRED_ROWS,
     MAX_TRANSACTION_ATTEMPTS,
+    MAX_TRIMMED_ROWS,
+    TRIM_STATEMENT_S,
 )
 from standfast.ops.batch import kept, places
 from standfast.ops.reconcile import OnConflict
@@ -316,13 +329,9 @@ class PostgresBackend(Sessions):
     def _make_schema(self, doing: str, deadline: float | None) -> None:
         """Rejected ops touch no collection, whose table would bring the bookkeeping with it."""
         with self.connection(doing, deadline) as conn:
-            if has_schema(conn):
-                return
-        with (
-            self.connection(doing, deadline) as conn,
-            self.transaction(conn, deadline=deadline),
-        ):
-            schema.install(conn, self.target.trust)
+            if not has_schema(conn):
+                with self.transaction(conn, deadline=deadline):
+                    schema.install(conn, self.target.trust)
 
     def table_of(self, collection: str) -> Table:
         """The table of a collection that was made writable."""
@@ -384,6 +393,26 @@ class PostgresBackend(Sessions):
             final = conflicts.fence(conn, sorted(set(lanes)), directory)
             failpoint("pg-lanes-fenced")
             return final
+
+    def differences(self) -> list[str]:
+        with self.connection("looking at the schema") as conn:
+            return differences.differences(conn) if has_schema(conn) else []
+
+    def trim(self, collection: str | None = None, *, deadline: float | None = None) -> bool:
+        doing = "removing what is past its time"
+        with self.connection(doing, deadline) as conn:
+            # Only a table that was used here: whether it is ours to change was judged then.
+            table = None if collection is None else self._tables.get(collection)
+            if (collection is None and not has_schema(conn)) or (collection and table is None):
+                return False
+            with self.transaction(conn, deadline=deadline):
+                conn.execute(
+                    "SELECT set_config('statement_timeout', %s, true)",
+                    (f"{TRIM_STATEMENT_S * 1000:.0f}ms",),
+                )
+                if table is None:
+                    return trim.trim_bookkeeping(conn) >= MAX_TRIMMED_ROWS
+                return trim.trim_expired(conn, table, rows=MAX_EXPIRED_ROWS) >= MAX_EXPIRED_ROWS
 
     def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:
         with self.connection("reading the outcomes of a lane", deadline) as conn:

@@ -7,6 +7,8 @@ from typing import Any, LiteralString
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
+from standfast.backends.postgres.trim import trim_bookkeeping
+from standfast.limits import MAX_TRIMMED_AT_OPEN
 from standfast.ops.types import ConflictRecord, Identity
 
 _ENTRY: LiteralString = (
@@ -20,27 +22,11 @@ _FIELDS = (
 )
 
 
-#: How long a fence is kept: no statement of the lane can still be on its way then.
-FENCES_KEPT = "7 days"
-#: The last lanes of each data directory are kept for longer: by them it sees that the database has
-#: not gone back in time (R23).  Several, since stores of one directory may close at once.
-LAST_LANES, LAST_LANES_KEPT = 4, "1 year"
-_TRIM_LANES: LiteralString = (
-    "DELETE FROM standfast.lanes d WHERE d.state = 'fenced'"
-    " AND d.updated_at < now() - %(kept)s::interval"
-    " AND (d.updated_at < now() - %(long)s::interval OR d.generation > 0 OR d.directory IS NULL"
-    " OR d.lane NOT IN (SELECT r.lane FROM (SELECT l.lane, row_number() OVER"
-    " (PARTITION BY l.directory ORDER BY l.updated_at DESC) AS age FROM standfast.lanes l"
-    " WHERE l.generation = 0 AND l.watermark > 0) r WHERE r.age <= %(last)s))"
-)
-#: How long the log of changes is kept: who was away for longer has to look at everything.
-CHANGES_KEPT = "7 days"
-
-
 def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dict[str, int]:
     """Close lanes inside the caller's transaction, also such as never wrote anything.
 
-    A statement of theirs that is still on its way then finds its lane closed.
+    A statement of theirs that is still on its way then finds its lane closed.  A little of the past
+    is trimmed, too: programs that end soon after they began do it in this way alone.
     """
     found = conn.execute(
         "INSERT INTO standfast.lanes AS l (lane, directory, state)"
@@ -50,8 +36,7 @@ def fence(conn: Connection[Any], lanes: list[str], directory: str | None) -> dic
         (directory, lanes),
     )
     final = dict(found.fetchall())
-    conn.execute(_TRIM_LANES, {"kept": FENCES_KEPT, "last": LAST_LANES, "long": LAST_LANES_KEPT})
-    conn.execute("DELETE FROM standfast.changes WHERE at < now() - %s::interval", (CHANGES_KEPT,))
+    trim_bookkeeping(conn, rows=MAX_TRIMMED_AT_OPEN)
     return final
 
 

@@ -78,7 +78,9 @@ _CONNECTING: tuple[tuple[str, tuple[type[StandfastError], str, str]], ...] = (
     ("the database system is|not currently accepting", _CLASSES["57"]),
 )
 #: Classes whose messages name objects, limits and settings, and never values of a row.
-_QUOTED = frozenset("08 25 28 3D 3F 40 42 53 55 57 0A".split())
+_QUOTED = frozenset("08 25 28 3D 3F 40 42 53 55 57 58 0A".split())
+#: Beside them: a damaged page or index, of which the text names the file.
+_DAMAGED = frozenset({"XX001", "XX002"})
 #: What only the server's state can cause, if it is true; functions can raise any of them.
 _RAISED = ("08", "28", "3D", "57P", "58", "XX", "F0", "HV")
 #: A name that is not found; sessions of ours look names up in pg_catalog alone.
@@ -93,8 +95,8 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
     """Our error for theirs.  `doing` says what was tried and on what.
 
     Their text is quoted only where PostgreSQL itself has written it and it holds no data of a row:
-    for the classes of `_QUOTED`, and not for what a function raised, which says what it likes under
-    any SQLSTATE.
+    for the classes of `_QUOTED` and damage, and not for what a function raised, which says what it
+    likes under any SQLSTATE.
     """
     state = error.sqlstate or ""
     if not state:
@@ -104,7 +106,7 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
         state[:2], (ConfigError, "database", "the database refused the statement")
     )
     said = ""
-    if state[:2] in _QUOTED and not context:
+    if (state[:2] in _QUOTED or state in _DAMAGED) and not context:
         said = f": {error.diag.message_primary}"
     elif name := error.diag.constraint_name:
         said = f" (constraint `{name}`)"

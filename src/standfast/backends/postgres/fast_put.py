@@ -2,9 +2,10 @@
 
 Most writes are puts without a condition.  Their result does not depend on what is stored, so
 nothing has to be read first: the statement checks and advances the watermark, upserts and logs; at
-the end it makes sure that no tombstone has a higher version (R17).  If anything is not plain, the
-server aborts, and the general transaction in `write` decides.  A resend finds its ops at or below
-the watermark and skips them, and `recall_versions` finds out which versions they were given.
+the end it makes sure that no tombstone has a higher version, and that none was forgotten (R17).
+If anything is not plain, the server aborts, and the general transaction in `write` decides.  A
+resend finds its ops at or below the watermark and skips them, and `recall_versions` finds out which
+versions they were given.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, 
        server_us, watermarks
   FROM standfast.finish_puts((SELECT count(*) FROM done d WHERE d.key = ANY (%(texts)b::text[])),
                             %(count)b, %(collection)s,
-                            %(texts)b::text[], %(directory)s::uuid,
+                            %(texts)b::text[],
+                            (SELECT f.version_floor FROM standfast.collections f
+                              WHERE f.name = %(collection)s), %(directory)s::uuid,
                             to_timestamp(0) + %(expires)b::bigint * interval '1 microsecond')
   LEFT JOIN done ON true
 """

@@ -73,10 +73,13 @@ def install(conn: Connection[Any], trusted: Sequence[str] = ()) -> int:
     named = "SELECT FROM pg_namespace WHERE nspname = 'standfast'"
     if not present and conn.execute(named).fetchone() is None:
         conn.execute("CREATE SCHEMA standfast")
-    for number, statements in migrations("postgres"):
-        if number > present:
-            conn.execute(cast(LiteralString, statements))
-            conn.execute("INSERT INTO standfast.schema_version (version) VALUES (%s)", (number,))
+    missing = "".join(
+        f"{statements}INSERT INTO standfast.schema_version (version) VALUES ({number});\n"
+        for number, statements in migrations("postgres")
+        if number > present
+    )
+    if missing:  # in one round trip
+        conn.execute(cast(LiteralString, missing), prepare=False)
     if present < SCHEMA_VERSION:
         require_trusted(conn, trusted)  # a schema that somebody made just now
     return SCHEMA_VERSION - present
@@ -91,8 +94,10 @@ def ensure_table(
     if table is None or not table.ready:
         if table is not None:
             require_rights(table)
-        for statement in table_statements(table, collection, schema):
-            conn.execute(statement)
+        # In one round trip.
+        conn.execute(
+            sql.SQL(";\n").join(table_statements(table, collection, schema)), prepare=False
+        )
         table = find_table(conn, collection, schema, trusted)
     assert table is not None, "a table that was just created is there"
     assert table.ready, "a table that was just created or adopted is ready"
@@ -131,7 +136,8 @@ class ServerFacts(msgspec.Struct, frozen=True):
     """One server, as one connection sees it.
 
     `clock_ahead_s` is how far its clock is ahead of this machine's, to within half of the time
-    that the question took; `schema` is the version of the bookkeeping tables, 0 without any.
+    that the question took; `schema` is the version of the bookkeeping tables, 0 without any;
+    `encrypted` is whether the connection is.
     """
 
     version: str
@@ -141,6 +147,7 @@ class ServerFacts(msgspec.Struct, frozen=True):
     full_page_writes: str
     clock_ahead_s: float
     schema: int
+    encrypted: bool
 
 
 def server_facts(conn: Connection[Any]) -> ServerFacts:
@@ -165,4 +172,5 @@ def server_facts(conn: Connection[Any]) -> ServerFacts:
         full_page_writes=pages,
         clock_ahead_s=clock_s - middle_s,
         schema=schema_version(conn),
+        encrypted=bool(conn.pgconn.ssl_in_use),
     )

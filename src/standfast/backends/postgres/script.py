@@ -25,7 +25,7 @@ OWNER = "standfast_owner"
 GRANTS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("SELECT", "schema_version"),
     ("SELECT", "identity"),
-    ("SELECT, UPDATE (shape, key_field)", "collections"),
+    ("SELECT, UPDATE (shape, key_field, version_floor)", "collections"),
     (
         "SELECT, INSERT (lane, generation, directory, state),"
         " UPDATE (watermark, outcomes, directory, state, updated_at), DELETE",
@@ -38,7 +38,7 @@ GRANTS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ),
     (
         "SELECT, INSERT (lane, seq, collection, key, kind, pointer, reason, base, mine, theirs,"
-        " state, resolution), UPDATE (state, resolved_at, resolution)",
+        " state, resolution, app), UPDATE (state, resolved_at, resolution)",
         "conflicts",
     ),
     ("SELECT, INSERT (run, state, report), UPDATE (state, report, updated_at)", "runs"),
@@ -50,7 +50,7 @@ FUNCTIONS: tuple[LiteralString, ...] = (
     "may(text, text, text)",
     "require(boolean)",
     "expire(timestamptz)",
-    "finish_puts(bigint, bigint, text, text[], uuid, timestamptz)",
+    "finish_puts(bigint, bigint, text, text[], bigint, uuid, timestamptz)",
 )
 
 _OWNER_ROLE: LiteralString = """\
@@ -108,9 +108,9 @@ class ScriptOptions(NamedTuple):
     """For whom the script is.
 
     `role` is the app's, which gets the least rights (None: nobody gets any); `owner` owns the
-    bookkeeping; `formerly` is the role as which the app worked until now, whose open lanes and runs
-    go to `role`; `trusted` may own things beside the roles that are trusted anyway; `indexes` adds
-    the index that makes `find` fast.
+    bookkeeping; `formerly` is the role as which the app worked until now, whose lanes, runs and
+    rejected writes go to `role`; `trusted` may own things beside the roles that are trusted anyway;
+    `indexes` adds the index that makes `find` fast.
     """
 
     role: str | None = None
@@ -151,7 +151,7 @@ def script(
             sql.SQL("UPDATE standfast.{} SET app = {} WHERE app = {};\n").format(
                 sql.Identifier(table), sql.Literal(role), sql.Literal(formerly)
             )
-            for table in ("lanes", "runs")
+            for table in ("lanes", "runs", "conflicts")
         ]
     # Once more: what somebody made in the meantime, and the owner's members.
     parts += [_statement(refusal(trusted)), _named(_LET_GO, owner), "COMMIT;\n"]

@@ -68,7 +68,7 @@ class Table(msgspec.Struct, frozen=True):
         return (
             self.registered
             and self.columns.issuperset(_OURS)
-            and self.triggers.issuperset(name for name, *_ in _TRIGGERS)
+            and self.triggers.issuperset(name for name, *_ in TRIGGERS)
         )
 
     def column(self, name: str, otherwise: LiteralString) -> sql.Composable:
@@ -398,7 +398,8 @@ def adopt_statements(table: Table) -> list[sql.Composed]:
     ]
 
 
-_TRIGGERS: tuple[tuple[str, LiteralString, str], ...] = (
+#: Name, event and function of the triggers that every collection's table has.
+TRIGGERS: tuple[tuple[str, LiteralString, str], ...] = (
     (
         "standfast_stamp_insert",
         "BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.version = 0)",
@@ -448,7 +449,7 @@ def _register_statements(
             " ON CONFLICT (name) DO UPDATE SET key_column = excluded.key_column"
         ).format(collection, schema, name, key_column, adopted)
     ]
-    for trigger, event, function in _TRIGGERS:
+    for trigger, event, function in TRIGGERS:
         statements.append(
             sql.SQL("CREATE OR REPLACE TRIGGER {} ").format(sql.Identifier(trigger))
             + sql.SQL(event).format(table=table, foreign=sql.SQL(_FOREIGN))

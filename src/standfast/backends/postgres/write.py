@@ -241,9 +241,15 @@ _EXPIRE: LiteralString = (
 )
 _ENTER: LiteralString = (
     "INSERT INTO standfast.conflicts"
-    " (lane, seq, collection, key, kind, pointer, reason, base, mine, theirs, state, resolution)"
-    " SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
+    " (lane, seq, collection, key, kind, pointer, reason, base, mine, theirs, state, resolution,"
+    " app)"
+    # Who may write to the collection's table shares its conflicts; where there is none, or it is
+    # somebody else's, a record stays with this app.
+    " SELECT u.*, CASE WHEN NOT standfast.may(u.collection, 'INSERT') THEN standfast.app() END"
+    " FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
     " %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])"
+    " AS u(lane, seq, collection, key, kind, pointer, reason, base, mine, theirs, state,"
+    " resolution)"
 )
 
 

@@ -50,9 +50,10 @@ from standfast.backends.sqlite.file import (
 )
 from standfast.backends.sqlite.references import enforced_references, find_references
 from standfast.backends.sqlite.tables import adopt, adoptable_tables, preview, table_of
-from standfast.backends.sqlite.trim import trim
+from standfast.backends.sqlite.trim import Trimmer, trim_bookkeeping, trim_expired
 from standfast.document.containment import contains
 from standfast.errors import ConfigError, Unavailable
+from standfast.limits import MAX_EXPIRED_ROWS, MAX_TRIMMED_ROWS
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
     Applied,
@@ -65,7 +66,7 @@ from standfast.ops.types import (
     ServerIdentity,
     State,
 )
-from standfast.system.files import create_private
+from standfast.system.files import close_to_others, create_private
 from standfast.system.forking import OPENING, watch
 
 logger = logging.getLogger("standfast")
@@ -76,10 +77,6 @@ APPLICATION_ID = 0x73746E64
 _CLOSING_WAIT_MS = 100
 #: What the file is: made by us, or by another program, whose tables we have adopted.
 EMBEDDED, ADOPTED = "embedded primary", "adopted"
-
-
-#: The bookkeeping is trimmed once in so many batches, with the first one too.
-_TRIM_EVERY = 4096
 
 
 def now_us() -> int:
@@ -109,7 +106,7 @@ class SqliteBackend:
         self._lock = threading.RLock()
         # Of their own: a read must not wait for a write that waits for another process.
         self._reader: apsw.Connection | None = None
-        self._batches = 0
+        self._trimmer = Trimmer()
         self._read_lock = threading.Lock()
         self._in_use = False
         watch(self)
@@ -229,6 +226,7 @@ class SqliteBackend:
                 self._inode, self._adopting = inode, True
                 return conn
             conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            close_to_others(self._path)
             # Before the first statement that may lock: of several processes one adopts the file.
             shared = self._is_shared(conn)
             if shared:
@@ -381,9 +379,7 @@ class SqliteBackend:
                 directory=directory,
                 on_conflict=on_conflict,
             )
-            if self._batches % _TRIM_EVERY == 0:
-                trim(conn, now_us())
-            self._batches += 1
+            self._trimmer.after(conn, ops, now_us())
             return applied
 
     def fence(
@@ -395,6 +391,18 @@ class SqliteBackend:
     ) -> dict[str, int]:
         with self.writing("closing lanes of earlier processes") as conn:
             return sqlite_conflicts.fence(conn, lanes, directory, now_us())
+
+    def differences(self) -> list[str]:
+        return []
+
+    def trim(self, collection: str | None = None, *, deadline: float | None = None) -> bool:
+        with self._writing("removing what is past its time") as conn:
+            if collection is None:
+                trim_bookkeeping(conn, now_us(), rows=MAX_TRIMMED_ROWS)
+                return False
+            table = table_of(conn, collection)
+            gone = trim_expired(conn, table, now_us(), rows=MAX_EXPIRED_ROWS)
+            return gone >= MAX_EXPIRED_ROWS
 
     def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:
         with self.using("reading the outcomes of a lane") as conn:

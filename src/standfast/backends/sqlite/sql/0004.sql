@@ -1,0 +1,1 @@
+-- Version 4 is about rights and about versions under concurrency, which are PostgreSQL's.
