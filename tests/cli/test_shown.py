@@ -64,6 +64,51 @@ def test_names_in_checksums() -> None:
     assert checksum_line("0" * 64, "a\nb\\c") == f"\\{'0' * 64}  a\\nb\\\\c\n"
 
 
+def test_a_name_forges_no_line_of_a_log(tmp_path: Path) -> None:
+    """A14: run.log has one line for each thing that was done, whatever a file is called."""
+    name = "a\n2020-01-01T00:00:00+00:00 done\x1b[31m.json"
+    (tmp_path / name).write_text('{"1": 1}')
+    ran = run_cli("migrate", name, "--collection", "c", "--yes", *EMBEDDED, cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    assert "\x1b" not in ran.err
+    (run,) = (tmp_path / "storage" / "migration_backups").iterdir()
+    lines = (run / "run.log").read_text().splitlines()
+    assert not [line for line in lines if line.startswith("2020")]
+    assert all(line.isprintable() for line in lines)
+    assert [line for line in lines if "a\\x0a2020" in line]
+
+
+def test_backups_are_not_written_through_a_link(tmp_path: Path) -> None:
+    """A14: `migration_backups` that leads to another's folder is refused, and nothing is moved."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage" / "migration_backups").symlink_to(tmp_path / "theirs")
+    (tmp_path / "a.json").write_text('{"1": 1}')
+    ran = run_cli("migrate", "a.json", "--yes", *EMBEDDED, cwd=tmp_path)
+    assert ran.code == 2
+    assert "symbolic link" in ran.err
+    assert list((tmp_path / "theirs").iterdir()) == []
+    assert (tmp_path / "a.json").exists()
+
+
+def test_a_database_that_everybody_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    """A14: files of an earlier program, or of a careless copy, lose the rights of others when they
+    are opened; doctor names what is left, and links."""
+    data = tmp_path / "storage"
+    assert run_cli("put", "c", "k", "1", cwd=tmp_path).code == 0
+    (data / "fallback.db").chmod(0o666)
+    assert run_cli("put", "c", "k", "2", cwd=tmp_path).code == 0
+    assert stat.S_IMODE((data / "fallback.db").stat().st_mode) == 0o660
+    (data / "notes.txt").touch()
+    (data / "notes.txt").chmod(0o644)
+    (data / "elsewhere").symlink_to(tmp_path)
+    checks = run_cli("doctor", "--json", cwd=tmp_path).document["checks"]
+    (privacy,) = [check for check in checks if check["name"] == "privacy"]
+    assert privacy["verdict"] == "warn"
+    assert "`notes.txt` (mode 644)" in privacy["found"]
+    assert "`elsewhere` is a symbolic link" in privacy["found"]
+
+
 @pytest.mark.parametrize("kind", ["fifo", "symlink", "directory", "dangling"])
 def test_export_writes_regular_files_only(tmp_path: Path, kind: str) -> None:
     """A8: `export -f -o` leaves a FIFO, a directory and a symlink as they are, and says so."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +17,17 @@ from standfast.admin.data_dir import Local, look
 from standfast.admin.primary import Primary, reach
 from standfast.backends.base import SCHEMA_VERSION
 from standfast.backends.postgres.schema import ServerFacts
-from standfast.config.settings import Settings
+from standfast.config.settings import Settings, is_public
 from standfast.errors import StandfastError
 from standfast.ops.types import from_microseconds
 from standfast.system.disks import VOLATILE, filesystem_of, mode_of, mounts
+from standfast.system.files import is_open_to_others
 
 #: How long it is shown that the database went back in time.
 NOTICE_S = 7 * 86_400.0
+
+#: Files of the data directory that are looked at, and that are named, at the most.
+_MOST_LOOKED_AT, _MOST_NAMED = 100_000, 5
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -72,6 +79,8 @@ def _database(settings: Settings, local: Local, primary: Primary) -> Iterator[Ch
         )
     yield _schema(primary)
     if primary.server is not None:
+        yield _installed(primary)
+        yield tls(settings, encrypted=primary.server.encrypted)
         yield _durability(primary.server)
         yield clock(primary.server.clock_ahead_s)
         yield _history(settings, local, primary)
@@ -86,6 +95,29 @@ def _schema(primary: Primary) -> Check:
         return Check("schema", "ok", "none yet; the first write creates it")
     hint = "run standfast schema apply, or give a DBA the output of standfast schema sql"
     return Check("schema", "warn", found, hint)
+
+
+def _installed(primary: Primary) -> Check:
+    if not primary.differences:
+        return Check("installation", "ok", "functions, policies and triggers are as installed")
+    found = primary.differences
+    more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    hint = "give a DBA the output of standfast schema sql --role; see docs/security.md"
+    return Check("installation", "warn", "; ".join(found[:_MOST_NAMED]) + more, hint)
+
+
+def tls(settings: Settings, *, encrypted: bool) -> Check:
+    """The check of how the connection is protected: what the URL asks for, and what there is."""
+    params = settings.target.params
+    mode = params.get("sslmode") or os.environ.get("PGSSLMODE", "").strip() or "prefer"
+    if mode in ("verify-full", "verify-ca") and encrypted:
+        return Check("tls", "ok", f"encrypted, and the server's certificate is checked ({mode})")
+    if is_public(params, os.environ):
+        found = "encrypted, but the server is not verified" if encrypted else "not encrypted"
+        hint = "write sslmode=verify-full and sslrootcert= into the URL"
+        return Check("tls", "warn", f"{found} (sslmode {mode}, a public host)", hint)
+    found = "encrypted" if encrypted else "not encrypted"
+    return Check("tls", "ok", f"{found} (sslmode {mode}, a private host)")
 
 
 def _durability(server: ServerFacts) -> Check:
@@ -209,6 +241,23 @@ def _lanes(local: Local) -> Check:
     )
 
 
+def _not_private(data_dir: Path) -> list[str]:
+    """Files below the directory that others may open, and symbolic links, which lead elsewhere."""
+    found: list[str] = []
+    for count, path in enumerate(data_dir.rglob("*")):
+        if len(found) == _MOST_NAMED or count == _MOST_LOOKED_AT:
+            break
+        name = str(path.relative_to(data_dir))
+        with contextlib.suppress(OSError):
+            state = path.lstat()
+            if stat.S_ISLNK(state.st_mode):
+                found.append(f"`{name}` is a symbolic link")
+            elif is_open_to_others(state):
+                mode = stat.S_IMODE(state.st_mode)
+                found.append(f"every user of this machine may open `{name}` (mode {mode:o})")
+    return found
+
+
 def _disk(data_dir: Path) -> Iterator[Check]:
     try:
         mode = mode_of(data_dir)
@@ -228,5 +277,8 @@ def _disk(data_dir: Path) -> Iterator[Check]:
     elif mode & 0o007:
         found = f"every user of this machine may enter it (mode {mode:o})"
         yield Check("privacy", "warn", found, f"chmod o-rwx {data_dir.absolute()}")
+    elif odd := _not_private(data_dir):
+        hint = "chmod -R o-rwx what is yours; make links directories and files of their own"
+        yield Check("privacy", "warn", "; ".join(odd), hint)
     else:
         yield Check("privacy", "ok", f"mode {mode:o}")

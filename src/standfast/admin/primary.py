@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import msgspec
 
 from standfast.api.opening import backend_for, refuse_mirror
-from standfast.backends.base import Backend
+from standfast.backends.base import SCHEMA_VERSION, Backend
 from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.postgres.differences import differences
 from standfast.backends.postgres.schema import ServerFacts, server_facts
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
@@ -19,12 +20,16 @@ from standfast.ops.types import ServerIdentity
 
 
 class Primary(msgspec.Struct, frozen=True):
-    """What the database says of itself: its identity, schema, conflicts by state, and server."""
+    """What the database says of itself: its identity, schema, conflicts by state, and server.
+
+    `differences` are sentences about what is not as it was installed.
+    """
 
     server_identity: ServerIdentity
     schema: int
     conflicts: dict[str, int]
     server: ServerFacts | None = None
+    differences: Sequence[str] = ()
 
 
 @contextmanager
@@ -55,12 +60,14 @@ def ask(backend: Backend, settings: Settings, *, lanes: Sequence[str] = ()) -> P
         return time.monotonic() + settings.deadline_s
 
     server_identity = backend.server_identity(deadline(), lanes=lanes)
-    server = None
+    server, found = None, list[str]()
     if isinstance(backend, PostgresBackend):
         with backend.connection("looking at the server", deadline()) as conn:
             server = server_facts(conn)
+            found = differences(conn) if server.schema == SCHEMA_VERSION else []
     schema = backend.schema_version() if server is None else server.schema
-    return Primary(server_identity, schema, backend.count_conflicts(deadline=deadline()), server)
+    counts = backend.count_conflicts(deadline=deadline())
+    return Primary(server_identity, schema, counts, server, found)
 
 
 def reach(settings: Settings, *, lanes: Sequence[str] = ()) -> Primary | StandfastError:

@@ -8,7 +8,7 @@ import click
 
 from standfast.backends.base import SCHEMA_VERSION, migrations
 from standfast.cli.common import common_options, open_backend, read_settings
-from standfast.cli.output import Exit, note, print_json, print_line
+from standfast.cli.output import Exit, note, print_json, print_line, shown
 from standfast.config.settings import Settings
 from standfast.document.names import collection_name
 from standfast.errors import ConfigError
@@ -89,11 +89,15 @@ def _postgres_script(
 @schema_command.command("status")
 @common_options("--url")
 def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
-    """Show the version of the tables and the collections; exit code 1 when they are not current."""
+    """Show the version of the tables, the collections, and what is not as it was installed.
+
+    Exit code 1 when something is not current, or differs.
+    """
     with open_backend(read_settings(url, data_dir)) as backend:
         present = backend.schema_version()
         names = backend.collections()
         identity = backend.identity()
+        found = backend.differences() if present == SCHEMA_VERSION else []
     if as_json:
         print_json(
             {
@@ -101,10 +105,13 @@ def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
                 "known": SCHEMA_VERSION,
                 "identity": identity,
                 "collections": names,
+                "differences": found,
             }
         )
     note(f"schema version {present} of {SCHEMA_VERSION}, {len(names)} collection(s)")
-    return Exit.DONE if present == SCHEMA_VERSION else Exit.NO
+    for line in found:
+        note(f"differs: {shown(line)}")
+    return Exit.DONE if present == SCHEMA_VERSION and not found else Exit.NO
 
 
 @schema_command.command("apply")

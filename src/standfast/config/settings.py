@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from standfast.config.url import CONTROL, MAX_URL_CHARS, SSLMODES, bad_url, clean_url, split_url
+from standfast.config.url import (
+    CONTROL,
+    MAX_URL_CHARS,
+    SECRETS,
+    SSLMODES,
+    bad_url,
+    clean_url,
+    split_url,
+)
 from standfast.errors import ConfigError
 
 #: Longest deadline of a call. Longer is not a deadline, and far longer overflows timers.
@@ -66,6 +74,16 @@ _PRIVATE_SUFFIXES = (
     *(".svc", ".flycast"),
 )
 _HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+
+
+class Secret(str):
+    """A text that shows itself only to whoever asks for the text: not in a repr, of what holds it
+    neither (`dataclasses.asdict(settings)` in a report of a crash, say)."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
@@ -150,7 +168,7 @@ def parse_url(url: str, *, environ: Mapping[str, str] | None = None) -> Target:
     if parts.kind == "postgresql":
         if _needs_tls(params, environ):
             params["sslmode"] = "verify-full" if "sslrootcert" in params else "require"
-        elif _goes_out(params, environ) and "sslmode" not in params:
+        elif is_public(params, environ) and "sslmode" not in params:
             mode = environ.get("PGSSLMODE", "").strip()
             if mode in ("disable", "allow", "prefer"):
                 parts.warnings[
@@ -165,7 +183,7 @@ def parse_url(url: str, *, environ: Mapping[str, str] | None = None) -> Target:
     return Target(
         kind=parts.kind,
         path=parts.path,
-        params=params,
+        params={name: Secret(v) if name in SECRETS else v for name, v in params.items()},
         schema=parts.schema,
         trust=parts.trust,
         pooler=bool(pooler),
@@ -198,7 +216,7 @@ def load_settings(
     else:
         target = _parse_from(found, source, environ)
     return Settings(
-        url=found,
+        url=None if found is None else Secret(found),
         target=target,
         source=source,
         data_dir=directory,
@@ -244,11 +262,11 @@ def _needs_tls(params: Mapping[str, str], environ: Mapping[str, str]) -> bool:
         return False
     if params.get("sslnegotiation") == "direct":
         return True  # libpq refuses it without
-    return _goes_out(params, environ)
+    return is_public(params, environ)
 
 
-def _goes_out(params: Mapping[str, str], environ: Mapping[str, str]) -> bool:
-    """Whether any of the hosts is a public one."""
+def is_public(params: Mapping[str, str], environ: Mapping[str, str]) -> bool:
+    """Whether any of the hosts of these parameters is a public one."""
     # hostaddr is where libpq connects to; host is then only the name in the certificate.
     hosts = _either(params, environ, "hostaddr") or _either(params, environ, "host")
     return not all(is_private_host(host) for host in hosts.split(","))
@@ -262,7 +280,7 @@ def may_send_cleartext(params: Mapping[str, str], environ: Mapping[str, str]) ->
         mode in ("verify-full", "verify-ca")
         or "require_auth" in params
         or bool(environ.get("PGREQUIREAUTH", "").strip())
-        or not ("service" in params or _goes_out(params, environ))
+        or not ("service" in params or is_public(params, environ))
     )
 
 

@@ -38,7 +38,8 @@ LIBPQ_KEYWORDS = frozenset(
     """.split()
 )
 
-_SECRETS = frozenset(
+#: Parameters whose values are not shown.
+SECRETS = frozenset(
     "password sslpassword oauth_client_secret scram_client_key scram_server_key".split()
 )
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -318,7 +319,7 @@ def _take_all(parts: Parts, pairs: Iterable[tuple[str, str]]) -> None:
             _take_foreign(parts, name, value)
         else:
             raise _unknown(name, LIBPQ_KEYWORDS | _FOREIGN | {"ssl"}, after_secret=after_secret)
-        after_secret = after_secret or name in _SECRETS
+        after_secret = after_secret or name in SECRETS
     parts.params = {name: value for name, value in parts.params.items() if value}
     if ssl:
         parts.params.setdefault("sslmode", ssl)

@@ -34,6 +34,7 @@ from standfast.system.locks import FileLock
 logger = logging.getLogger("standfast")
 
 FILE = "spool.jsonl"
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _DEFAULTS = {
     field.name: field.default
@@ -222,7 +223,7 @@ class Spool:
 
     def _write(self, end: int, data: bytes) -> None:
         is_new = not self.path.exists()
-        handle = os.open(self.path, os.O_CREAT | os.O_RDWR | _BINARY, 0o600)
+        handle = os.open(self.path, os.O_CREAT | os.O_RDWR | _BINARY | _NOFOLLOW, 0o600)
         try:
             inode = (os.fstat(handle).st_dev, os.fstat(handle).st_ino)
             os.ftruncate(handle, end)  # what a killed process did not finish

@@ -50,6 +50,8 @@ FOLDER = "migration_backups"
 _STATE_FILE = "run.json"
 _CHANGES_FILE = "changes.json"
 _LOG_FILE = "run.log"
+#: What would end a line, or act on a terminal.
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))}
 _OURS = (_STATE_FILE, _CHANGES_FILE, _LOG_FILE, "SHA256SUMS")
 
 
@@ -157,7 +159,15 @@ class RunDir:
 
     def create(self) -> None:
         """Make the directory, durably; it must not be there yet."""
-        make_directory(self.path.parent)
+        folder = self.path.parent
+        if folder.is_symlink():
+            # It may have been made by somebody else, and what is kept here are whole documents.
+            raise ConfigError(
+                f"{folder} is a symbolic link: backups are not written through it",
+                code="data_dir",
+                hint="make it a directory; to keep everything elsewhere, set STANDFAST_DATA_DIR",
+            )
+        make_directory(folder)
         self.path.mkdir(mode=0o700)
         fsync_directory(self.path.parent)
 
@@ -267,8 +277,13 @@ class RunDir:
             )
 
     def log(self, line: str) -> None:
-        """Append a line to the readable log; it holds names and counts, never values."""
-        append_line(self.path / _LOG_FILE, f"{now_text()} {line}")
+        """Append a line to the readable log; it holds names and counts, never values.
+
+        One line it stays, whatever is in a name: control characters are escaped.
+        """
+        escaped = line.replace("\\", "\\\\").translate(_CONTROL)
+        plain = escaped.encode("utf-8", "backslashreplace").decode()
+        append_line(self.path / _LOG_FILE, f"{now_text()} {plain}")
 
     def archive(self, name: str, data: bytes) -> Path:
         """Keep something that is about to be given up, under a name that its content decides.

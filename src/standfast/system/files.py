@@ -29,6 +29,7 @@ _MODE = 0o600
 _MAX_NAME_BYTES = 255
 #: Flags that not every system has.  O_BINARY: without it Windows changes line breaks.
 _BINARY = getattr(os, "O_BINARY", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 #: What opens a directory; None where a directory cannot be opened.
 _DIRECTORY: int | None = getattr(os, "O_DIRECTORY", None)
@@ -219,16 +220,41 @@ def _attribute(path: Path) -> str:
 
 
 def create_private(path: Path) -> None:
-    """Create an empty file for its owner alone, and its directory, unless it is there."""
+    """Create an empty file for its owner alone, and its directory, unless it is there.
+
+    A database that is there, and that every user of this machine may read or write, is closed to
+    them, with its log; what its group may do stays.
+    """
     make_directory(path.parent)
-    with contextlib.suppress(FileExistsError):
+    try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _MODE))
+    except FileExistsError:
+        close_to_others(path)
+
+
+def is_open_to_others(state: os.stat_result) -> bool:
+    """Whether every user of this machine may do something with a file, by its mode."""
+    return hasattr(os, "fchmod") and bool(state.st_mode & 0o007)
+
+
+def close_to_others(path: Path) -> None:
+    """Take away what everybody may do with a database file of ours, and with its log.
+
+    By their names: to open and close a database would end the locks that this process has on it.
+    """
+    for ending in ("", "-wal", "-shm"):
+        one = path.with_name(path.name + ending)
+        with contextlib.suppress(OSError):
+            state = one.stat()
+            ours = stat.S_ISREG(state.st_mode) and state.st_uid == os.geteuid()
+            if ours and is_open_to_others(state):
+                one.chmod(stat.S_IMODE(state.st_mode) & ~0o007)
 
 
 def append_line(path: Path, line: str) -> None:
     """Append a line to a private text file, which is created when it is not there."""
-    handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | _BINARY, _MODE)
-    with os.fdopen(handle, "wb") as file:
+    flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | _BINARY | _NOFOLLOW
+    with os.fdopen(os.open(path, flags, _MODE), "wb") as file:
         file.write(f"{line}\n".encode())
 
 

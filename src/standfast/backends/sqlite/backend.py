@@ -226,7 +226,7 @@ class SqliteBackend:
                 self._inode, self._adopting = inode, True
                 return conn
             conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-            close_to_others(self._path)
+            close_to_others(self.path)
             # Before the first statement that may lock: of several processes one adopts the file.
             shared = self._is_shared(conn)
             if shared:
@@ -396,7 +396,7 @@ class SqliteBackend:
         return []
 
     def trim(self, collection: str | None = None, *, deadline: float | None = None) -> bool:
-        with self._writing("removing what is past its time") as conn:
+        with self.writing("removing what is past its time") as conn:
             if collection is None:
                 trim_bookkeeping(conn, now_us(), rows=MAX_TRIMMED_ROWS)
                 return False
