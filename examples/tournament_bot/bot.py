@@ -20,7 +20,7 @@ from core.registrations import Registrations
 from core.storage_service import close_storage_service, get_storage_service
 from discord import app_commands
 from discord.ext import commands
-from helpers.reporting import report
+from helpers.reporting import as_written, report
 from panel import Panel, panel_embed
 
 from standfast import StandfastError, Unavailable
@@ -41,7 +41,11 @@ class TournamentBot(StorageMixin, commands.Bot):
 
     def __init__(self) -> None:
         intents = discord.Intents(guilds=True, members=True)
-        super().__init__(command_prefix=commands.when_mentioned, intents=intents)
+        # What members are called, or have written, never mentions anybody.
+        quiet = discord.AllowedMentions.none()
+        super().__init__(
+            command_prefix=commands.when_mentioned, intents=intents, allowed_mentions=quiet
+        )
         self.persist_view(PANEL, lambda message: Panel(self))
         self.tree.add_command(tournament)
         self.tree.error(self.on_command_failed)
@@ -117,7 +121,9 @@ class TournamentBot(StorageMixin, commands.Bot):
         member = guild.get_member(entry.member_id)
         try:
             if member is not None:
-                await member.send(f"A place is free: you are registered in {guild.name} now.")
+                await member.send(
+                    f"A place is free: you are registered in {as_written(guild.name)} now."
+                )
         except discord.HTTPException as error:  # many people take no messages from bots
             logger.info("member %s could not be told: %s", entry.member_id, error)
         place = await self.state.messages.get(guild_id, PANEL)
@@ -125,7 +131,10 @@ class TournamentBot(StorageMixin, commands.Bot):
             return
         channel = self.get_partial_messageable(place.channel_id, guild_id=guild.id)
         try:
-            await channel.send(f"<@{entry.member_id}> comes up from the waitlist.")
+            await channel.send(
+                f"<@{entry.member_id}> comes up from the waitlist.",
+                allowed_mentions=discord.AllowedMentions(users=True),
+            )
         except discord.HTTPException as error:
             logger.info("nothing can be said in the panel's channel: %s", error)
 

@@ -8,6 +8,7 @@ from typing import Any
 import discord
 from core.storage_service import get_storage_service
 from discord import app_commands
+from helpers.reporting import MAX_MESSAGE_CHARS, as_written
 
 tournament = app_commands.Group(
     name="tournament",
@@ -26,7 +27,7 @@ async def _begin(interaction: discord.Interaction) -> tuple[Any, int]:
 
 
 async def _say(interaction: discord.Interaction, text: str) -> None:
-    await interaction.followup.send(text[:2000], ephemeral=True)
+    await interaction.followup.send(text[:MAX_MESSAGE_CHARS], ephemeral=True)
 
 
 @tournament.command(name="open", description="Open the registration and post the panel here")
@@ -63,7 +64,7 @@ async def capacity(
 async def mode(interaction: discord.Interaction, name: str) -> None:
     bot, guild_id = await _begin(interaction)
     await bot.state.modes.set(guild_id, name)
-    await _say(interaction, f"The mode is {name}.")
+    await _say(interaction, f"The mode is {as_written(name)}.")
 
 
 @tournament.command(name="schedule", description="Open or close the registration at a time")
@@ -86,7 +87,10 @@ async def schedule(interaction: discord.Interaction, name: str, when: str) -> No
 async def waitlist(interaction: discord.Interaction) -> None:
     bot, guild_id = await _begin(interaction)
     entries = await bot.state.waitlist.list(guild_id)
-    lines = [f"{n}. {entry.ign} ({entry.discord_tag})" for n, entry in enumerate(entries, 1)]
+    lines = [
+        f"{n}. {as_written(entry.ign)} ({as_written(entry.discord_tag)})"
+        for n, entry in enumerate(entries, 1)
+    ]
     await _say(interaction, "\n".join(lines) or "Nobody waits.")
 
 

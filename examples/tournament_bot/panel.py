@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import discord
-from helpers.reporting import report
+from helpers.reporting import NotHere, as_written, report
 
 if TYPE_CHECKING:
     from bot import TournamentBot
@@ -87,7 +87,8 @@ class RegistrationForm(discord.ui.Modal):
             alike = await self.bot.state.waitlist.suggest_team(
                 guild_id, team_name, registered=teams
             )
-            hint = f" Did you mean the team {alike}? Register again to change it." if alike else ""
+            if alike:
+                hint = f" Did you mean the team {as_written(alike)}? Register again to change it."
         others = [name.strip() for name in self.alt_igns.value.split(",")]
         details = {
             "discord_tag": str(user),
@@ -116,7 +117,7 @@ def _field(label: str, custom_id: str, *, required: bool = False) -> discord.ui.
 
 def _place(interaction: discord.Interaction) -> tuple[int, Any]:
     if interaction.guild_id is None:
-        raise ValueError("This works in a server only.")
+        raise NotHere
     return interaction.guild_id, interaction.user
 
 
