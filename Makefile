@@ -29,7 +29,8 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test coverage matrix lint format chaos far bench docs clean distclean stale
+.PHONY: help demo quick test coverage matrix lint format chaos far older bench docs
+.PHONY: clean distclean stale
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +64,11 @@ chaos: $(VENV)/.ready-test  ## run the long fault-injection tests
 
 far: $(VENV)/.ready-test  ## run the tests of the engine with a database 80 ms away
 	@TEST_RTT_MS=80 $(PY) -m pytest tests/engine tests/contract tests/postgres $(ARGS)
+
+older: $(VENV)/.ready-test  ## run the tests of roles, schemas and backends on PostgreSQL 14
+	@bin="$${TEST_POSTGRES_BIN:-$$(sh tools/older.sh $(VENV) 14)}" && [ -n "$$bin" ] && \
+		TEST_POSTGRES_BIN="$$bin" $(PY) -m pytest $(PARALLEL) tests/postgres \
+		tests/contract/test_backends.py -k "not Memory and not Sqlite" $(ARGS)
 
 bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migration, a bot
 	@$(PY) bench/store.py $(ARGS)
