@@ -10,11 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import discord
 import pytest
-from discord import app_commands
 
 from standfast.errors import CODES, DataError, StandfastError, Unavailable
+from support.fakediscord.launch import import_discord
+
+import_discord()
+
+import discord  # noqa: E402
+from discord import app_commands  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tournament_bot"
 CANARY = "canary-33d7"

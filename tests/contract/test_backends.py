@@ -127,6 +127,17 @@ class TestPostgresAppDedicated(TestPostgres):
         backend.close()
 
 
+def test_the_least_rights_do_for_all_of_it() -> None:
+    """The whole contract is run under the role that `schema sql --role` makes: nothing of it is
+    replaced, skipped or expected to fail there."""
+    whole = {name for name in dir(BackendContract) if name.startswith("test_")}
+    assert len(whole) > 100
+    for lesser in (TestPostgresApp, TestPostgresAppBehindAPooler, TestPostgresAppDedicated):
+        for name in whole:
+            assert getattr(lesser, name) is getattr(BackendContract, name)
+        assert not hasattr(lesser, "pytestmark")
+
+
 class TestPostgresAdopted(TestPostgres):
     """In tables that an older program made: their key is a bigint under a name of its own."""
 
