@@ -191,6 +191,7 @@ def closed(url: str) -> str:
 
 STATES: dict[str, Callable[[str], str]] = {
     "healthy": str,
+    "healthy, in JSON": str,
     "away": closed,
     "wrong password": lambda url: url.replace(PASSWORD, f"{PASSWORD}x"),
     "wrong parameter": lambda url: f"{url}?sslmode={PASSWORD}",
@@ -219,7 +220,8 @@ def test_secrets_and_contents_are_nowhere(
     }
     for command, calls in CALLS.items():
         for line in calls:
-            for flags in ([], ["--json"]):
+            # Without --json, in the short run: what a terminal gets has more in it.
+            for flags in ([],) if state == "healthy" else ([], ["--json"]):
                 words = [*words_of(outage, line), *flags]
                 ran = run_cli(*words, cwd=outage.root, env=env)
                 assert ran.code != 70, (line, ran.err)
@@ -237,4 +239,4 @@ def test_secrets_and_contents_are_nowhere(
     for path in outage.data_dir().rglob("run.log"):
         assert not [canary for canary in ALL if canary in path.read_text()]
     if state == "healthy":
-        assert len(codes.seen) > 15, sorted(codes.seen)
+        assert len(codes.seen) > 10, sorted(codes.seen)

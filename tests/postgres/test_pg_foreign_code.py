@@ -10,6 +10,7 @@ import pytest
 
 import standfast
 from standfast import ConfigError, StandfastError
+from support.cli import run_cli
 from support.pg import Sql, opened
 
 SECRET = "canary-51c0"
@@ -76,7 +77,7 @@ def test_a_claim_of_a_trigger_is_no_outage(
         assert store.health().state == "direct"
 
 
-def test_names_in_a_trigger_of_others(pg_database: str, db: Sql) -> None:
+def test_names_in_a_trigger_of_others(pg_database: str, db: Sql, tmp_path: Path) -> None:
     """Sessions of ours look names up in pg_catalog alone: a trigger that counts on a search path is
     named, with what to do."""
     db("CREATE TABLE public.audit (key text)")
@@ -91,6 +92,9 @@ def test_names_in_a_trigger_of_others(pg_database: str, db: Sql) -> None:
         with pytest.raises(ConfigError) as caught:
             store["things"].put("1", 2)
         assert "search_path" in caught.value.hint
+        checks = run_cli("doctor", "--json", cwd=tmp_path, env={"DATABASE_URL": pg_database})
+        shown = {check["name"]: check["found"] for check in checks.document["checks"]}
+        assert "note on public.things" in shown["triggers"]
         db("ALTER FUNCTION public.note() SET search_path = public")
         store["things"].put("1", 2)
     assert db.one("SELECT count(*) FROM audit") == 1

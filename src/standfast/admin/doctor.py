@@ -80,6 +80,7 @@ def _database(settings: Settings, local: Local, primary: Primary) -> Iterator[Ch
     yield _schema(primary)
     if primary.server is not None:
         yield _installed(primary)
+        yield _triggers(primary)
         yield tls(settings, encrypted=primary.server.encrypted)
         yield _durability(primary.server)
         yield clock(primary.server.clock_ahead_s)
@@ -104,6 +105,16 @@ def _installed(primary: Primary) -> Check:
     more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     hint = "give a DBA the output of standfast schema sql --role; see docs/security.md"
     return Check("installation", "warn", "; ".join(found[:_MOST_NAMED]) + more, hint)
+
+
+def _triggers(primary: Primary) -> Check:
+    """What may fail in sessions of ours although it works in others: see docs/security.md."""
+    found = primary.triggers
+    if not found:
+        return Check("triggers", "ok", "no trigger of yours depends on a search path")
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    which = ", ".join(found[:_MOST_NAMED])
+    return Check("triggers", "ok", f"names need their schema in the functions of {which}{more}")
 
 
 def tls(settings: Settings, *, encrypted: bool) -> Check:

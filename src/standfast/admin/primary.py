@@ -11,7 +11,7 @@ import msgspec
 from standfast.api.opening import backend_for, refuse_mirror
 from standfast.backends.base import SCHEMA_VERSION, Backend
 from standfast.backends.postgres.backend import PostgresBackend
-from standfast.backends.postgres.differences import differences
+from standfast.backends.postgres.differences import differences, triggers_without_path
 from standfast.backends.postgres.schema import ServerFacts, server_facts
 from standfast.config.settings import Settings
 from standfast.errors import StandfastError
@@ -22,7 +22,8 @@ from standfast.ops.types import ServerIdentity
 class Primary(msgspec.Struct, frozen=True):
     """What the database says of itself: its identity, schema, conflicts by state, and server.
 
-    `differences` are sentences about what is not as it was installed.
+    `differences` are sentences about what is not as it was installed; `triggers` those of others
+    that set no search path.
     """
 
     server_identity: ServerIdentity
@@ -30,6 +31,7 @@ class Primary(msgspec.Struct, frozen=True):
     conflicts: dict[str, int]
     server: ServerFacts | None = None
     differences: Sequence[str] = ()
+    triggers: Sequence[str] = ()
 
 
 @contextmanager
@@ -60,14 +62,15 @@ def ask(backend: Backend, settings: Settings, *, lanes: Sequence[str] = ()) -> P
         return time.monotonic() + settings.deadline_s
 
     server_identity = backend.server_identity(deadline(), lanes=lanes)
-    server, found = None, list[str]()
+    server, found, triggers = None, list[str](), list[str]()
     if isinstance(backend, PostgresBackend):
         with backend.connection("looking at the server", deadline()) as conn:
             server = server_facts(conn)
-            found = differences(conn) if server.schema == SCHEMA_VERSION else []
+            if server.schema == SCHEMA_VERSION:
+                found, triggers = differences(conn), triggers_without_path(conn)
     schema = backend.schema_version() if server is None else server.schema
     counts = backend.count_conflicts(deadline=deadline())
-    return Primary(server_identity, schema, counts, server, found)
+    return Primary(server_identity, schema, counts, server, found, triggers)
 
 
 def reach(settings: Settings, *, lanes: Sequence[str] = ()) -> Primary | StandfastError:

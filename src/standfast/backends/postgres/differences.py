@@ -46,6 +46,19 @@ SELECT k.name, c.oid IS NOT NULL, g.tgname::text, g.tgenabled::text,
  ORDER BY k.name
 """
 
+_OTHERS: LiteralString = """
+SELECT DISTINCT format('%I on %I.%I', g.tgname, k.table_schema, k.table_name)
+  FROM standfast.collections k
+  JOIN pg_namespace n ON n.nspname = k.table_schema::name
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = k.table_name::name
+  JOIN pg_trigger g ON g.tgrelid = c.oid AND NOT g.tgisinternal
+  JOIN pg_proc p ON p.oid = g.tgfoid
+  JOIN pg_namespace f ON f.oid = p.pronamespace AND f.nspname <> 'standfast'
+  JOIN pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')
+ WHERE NOT EXISTS (SELECT FROM unnest(p.proconfig) s WHERE starts_with(s, 'search_path='))
+ ORDER BY 1
+"""
+
 
 class _Function:
     """A function as the migrations leave it."""
@@ -117,3 +130,9 @@ def _triggers(conn: Connection[Any]) -> Iterator[str]:
     for collection, found in tables.items():
         for name in sorted({name for name, *_ in TRIGGERS} - found):
             yield f"collection `{collection}`: trigger {name} is missing"
+
+
+def triggers_without_path(conn: Connection[Any]) -> list[str]:
+    """Triggers of others on tables of collections whose functions set no search path: in sessions
+    of ours they find what is written with its schema, and nothing else."""
+    return [name for (name,) in conn.execute(_OTHERS)]
