@@ -73,6 +73,17 @@ CALLS: dict[str, list[str]] = {
         "conflicts resolve 1 --take mine --if-version 9",
         "conflicts resolve 99 --dismiss",
     ],
+    "backup create": ["backup create", "backup create --collection {content}"],
+    "backup list": ["backup list"],
+    "backup verify": ["backup verify {backup}", "backup verify good.json"],
+    "backup restore": [
+        "backup restore {backup} --dry-run",
+        "backup restore {backup} --key {key} --yes",
+        "backup restore bad.json --yes",
+    ],
+    "backup drill": ["backup drill {backup}", "backup drill {content}"],
+    "backup prune": ["backup prune --keep-last 9 --dry-run", "backup prune --keep-last {content}"],
+    "demo": ["demo --{content}"],
     "schema sql": ["schema sql --role app --collection views", "schema sql --offline"],
     "schema status": ["schema status"],
     "schema apply": ["schema apply --collection views", "schema apply --collection {content}"],
@@ -152,7 +163,10 @@ def _plant(outage: Outage, superuser_url: str, role: str) -> None:
 def words_of(outage: Outage, call: str) -> list[str]:
     runs = outage.data_dir() / "migration_backups"
     run = max((path.name for path in runs.iterdir()), default="none") if runs.is_dir() else "none"
+    backups = outage.data_dir() / "backups"
+    made = sorted(path for path in backups.glob("*") if path.is_file()) if backups.is_dir() else []
     values = {
+        "{backup}": str(made[0]) if made else "none",
         "{key}": KEY,
         "{run}": run,
         "{content}": CONTENT,
