@@ -3,6 +3,7 @@ or looks like another, no file but a regular one."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -62,6 +63,22 @@ def test_names_in_checksums() -> None:
     """A14: a file's name cannot forge a line of SHA256SUMS; `sha256sum -c` reads it back."""
     assert checksum_line("0" * 64, "a.json") == f"{'0' * 64}  a.json\n"
     assert checksum_line("0" * 64, "a\nb\\c") == f"\\{'0' * 64}  a\\nb\\\\c\n"
+
+
+def test_names_in_a_plan(tmp_path: Path) -> None:
+    """A11: members of a file and of documents, names of files and fields: nothing of them acts on a
+    terminal, in a plan, a report, or a list of runs."""
+    odd = "\x1b[31mred\x07\x9b2J\u2028"
+    (tmp_path / "a.json").write_text(json.dumps({odd: {odd: 1}, "2": {odd: 1}}))
+    (tmp_path / f"b{odd}.json").write_text(json.dumps([{odd: 1}]))
+    assert run_cli("migrate", "a.json", "--yes", "--keep-files", *EMBEDDED, cwd=tmp_path).code == 0
+    (tmp_path / "a.json").write_text(json.dumps({odd: {odd: 2}, "2": {odd: 3}, f"{odd}3": 1}))
+    for words in (["plan", "a.json"], ["plan", f"b{odd}.json"], ["runs"], ["plan", "."]):
+        ran = run_cli(*words, "--key", odd, *EMBEDDED, cwd=tmp_path)
+        if words == ["runs"]:
+            ran = run_cli("runs", *EMBEDDED, cwd=tmp_path)
+        assert ran.code in (0, 1, 2, 4)
+        assert not {char for char in ran.said if ord(char) < 32 or 127 <= ord(char) < 160} - {"\n"}
 
 
 def test_a_name_forges_no_line_of_a_log(tmp_path: Path) -> None:

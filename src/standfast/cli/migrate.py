@@ -354,10 +354,10 @@ def runs_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
         documents = sum(source.documents for source in state.sources)
         print_line(
             f"{state.run}  {state.state:13}  {len(state.files)} file(s)"
-            f"  {documents} document(s)  {state.target}"
+            f"  {documents} document(s)  {shown(state.target)}"
         )
         for line in left_to_do(state):
-            print_line(f"    {line}")
+            print_line(f"    {shown(line)}")
     if not states:
-        note(f"no runs in {settings.data_dir}")
+        note(f"no runs in {shown(settings.data_dir)}")
     return Exit.DONE

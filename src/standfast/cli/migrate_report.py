@@ -44,10 +44,10 @@ def _show_collection(plan: CollectionPlan) -> None:
         f" {plan.only_database} only in the database"
     )
     for line in plan.notes:
-        note(f"  {line}")
+        note(f"  {shown(line)}")
     for each in plan.different[:MAX_LISTED]:
-        places = ", ".join(each.paths)
-        note(f"  {_SIGNS[each.decision]} {shown(each.key)}  {places}  ({each.reason})")
+        places = shown(", ".join(each.paths))
+        note(f"  {_SIGNS[each.decision]} {shown(each.key)}  {places}  ({shown(each.reason)})")
     if len(plan.different) > MAX_LISTED:
         note(f"  and {len(plan.different) - MAX_LISTED} more")
 
