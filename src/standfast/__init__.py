@@ -55,6 +55,8 @@ def open(
     max_journal_ops: int | None = None,
     max_journal_bytes: int | None = None,
     max_connections: int | None = None,
+    max_snapshot_bytes: int | None = None,
+    on_time_travel: Literal["reapply", "hold"] = "reapply",
 ) -> Store:
     """Open a store; use it as a context manager or call its `close()`.
 
@@ -72,6 +74,9 @@ def open(
     power cut at once.  `max_journal_ops`, `max_journal_bytes`: how much the journal holds before
     writes are refused (default 1,000,000 and 1 GiB).  `max_connections`: how many connections this
     store has to PostgreSQL (default 3); with fewer, writes, reads and replays wait for each other.
+    `max_snapshot_bytes`: collections up to this size get a snapshot (default 16 MiB).
+    `on_time_travel`: after a failover to a standby that had not received the last writes, "reapply"
+    sends those of the last ten minutes again, "hold" waits for `standfast doctor --adopt`.
 
     A PostgreSQL that does not answer is not an error, unless `fallback="off"`: the store begins
     with its journal and its mirror.  Raises ConfigError for a wrong URL or directory, Unavailable
@@ -88,6 +93,8 @@ def open(
         max_journal_ops=max_journal_ops,
         max_journal_bytes=max_journal_bytes,
         max_connections=max_connections,
+        max_snapshot_bytes=max_snapshot_bytes,
+        on_time_travel=on_time_travel,
     )
     return open_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
 
@@ -105,6 +112,8 @@ def open_async(
     max_journal_ops: int | None = None,
     max_journal_bytes: int | None = None,
     max_connections: int | None = None,
+    max_snapshot_bytes: int | None = None,
+    on_time_travel: Literal["reapply", "hold"] = "reapply",
 ) -> Opening:
     """Open an asynchronous store: `async with standfast.open_async() as store:`, or await it.
 
@@ -121,6 +130,8 @@ def open_async(
         max_journal_ops=max_journal_ops,
         max_journal_bytes=max_journal_bytes,
         max_connections=max_connections,
+        max_snapshot_bytes=max_snapshot_bytes,
+        on_time_travel=on_time_travel,
     )
     return open_async_store(url, data_dir=data_dir, deadline_s=deadline_s, options=options)
 

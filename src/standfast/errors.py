@@ -203,6 +203,7 @@ moved                ConflictError | MigrationError : it was changed by others m
 claim_lapsed         ConflictError : the claim went to another caller, or the entry is gone
 condition            DataError     : on replay, the write's condition no longer held
 deleted_meanwhile    DataError     : on replay, the document had been deleted
+time_travel          DataError     : on replay, others wrote after the primary had lost it
 resolver_failed      DataError     : on replay, the function of `on_conflict` failed
 # the primary is away, or what is known without it does not suffice
 needs_primary        Unavailable * : only the primary can decide the call, and it is away

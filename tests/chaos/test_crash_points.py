@@ -16,7 +16,15 @@ import pytest
 from chaos.nemesis import chosen_seeds
 from support.cluster import Cluster
 from support.leash import Leash
-from support.outage_points import FRESH, HOLD, LAST_RESORT, LEFT_BEHIND, UNKILLED, in_engine
+from support.outage_points import (
+    FAILOVER,
+    FRESH,
+    HOLD,
+    LAST_RESORT,
+    LEFT_BEHIND,
+    UNKILLED,
+    in_engine,
+)
 from support.outage_stage import Apps, Scene, Server
 
 #: Points that are tried at the same time: most of the time they wait.
@@ -158,7 +166,7 @@ def test_every_failpoint_of_the_engine_has_a_crash_test() -> None:
     found = list(in_engine())
     assert [where for where, name in found if not name] == []
     names = [name for _, name in found]
-    assert set(names) == HOLD.keys() | LAST_RESORT | UNKILLED
+    assert set(names) == HOLD.keys() | LAST_RESORT | FAILOVER | UNKILLED
     assert len(set(names)) == len(names), "a name means one step"
 
 

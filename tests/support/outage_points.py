@@ -87,6 +87,8 @@ LAST_RESORT = frozenset(
     snapshot-written
     """.split()
 )
+#: Steps of a failover that lost writes: killed at in `hold.test_failover`.
+FAILOVER = frozenset("journal-before-front journal-fronted regained regained-page".split())
 #: Not killed at yet: a refusal in doubt whose lane was fenced.  What the first send came to at
 #: this step is tried in `engine.test_lost_connections`.
 UNKILLED = frozenset({"doubt-fenced"})

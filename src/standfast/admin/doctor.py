@@ -197,6 +197,8 @@ def _went_back(local: Local) -> Check | None:
     when = from_microseconds(notice.at_us).strftime("%Y-%m-%d %H:%M UTC")
     found = f"went_back: on {when} the database went back in time ({notice.why})"
     hint = "nothing has to be done"
+    if notice.regained:
+        hint = f"{notice.regained} confirmed writes that it lost were sent again"
     if notice.saved:
         hint = f"what it confirmed shortly before is in {', '.join(notice.saved)}: compare"
     return Check("history", "ok", f"{found}; {hint}")

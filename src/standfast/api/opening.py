@@ -18,7 +18,12 @@ from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine
 from standfast.engine.local_state import Fallback, OutageOptions
 from standfast.errors import ConfigError
-from standfast.limits import MAX_CONNECTIONS, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.limits import (
+    MAX_CONNECTIONS,
+    MAX_JOURNAL_BYTES,
+    MAX_JOURNAL_OPS,
+    MAX_SNAPSHOT_BYTES,
+)
 from standfast.ops.reconcile import OnConflict
 from standfast.system.platform import at_fork
 
@@ -40,10 +45,13 @@ def outage_options(
     max_journal_ops: int | None = None,
     max_journal_bytes: int | None = None,
     max_connections: int | None = None,
+    max_snapshot_bytes: int | None = None,
+    on_time_travel: Literal["reapply", "hold"] = "reapply",
 ) -> OutageOptions:
     """The options of a store, judged; ConfigError names the one that is wrong."""
     _choose("fallback", fallback, ("read-write", "read-only", "off"))
     _choose("local_durability", local_durability, ("normal", "full"))
+    _choose("on_time_travel", on_time_travel, ("reapply", "hold"))
     if not callable(on_conflict):
         _choose("on_conflict", on_conflict, ("mine", "theirs", "newest"))
     limits = (
@@ -51,6 +59,7 @@ def outage_options(
         ("max_journal_ops", max_journal_ops),
         ("max_journal_bytes", max_journal_bytes),
         ("max_connections", max_connections),
+        ("max_snapshot_bytes", max_snapshot_bytes),
     )
     for name, value in limits:
         if value is not None and not value > 0:
@@ -66,6 +75,8 @@ def outage_options(
         max_journal_ops=max_journal_ops or MAX_JOURNAL_OPS,
         max_journal_bytes=max_journal_bytes or MAX_JOURNAL_BYTES,
         max_connections=max_connections or MAX_CONNECTIONS,
+        max_snapshot_bytes=max_snapshot_bytes or MAX_SNAPSHOT_BYTES,
+        on_time_travel=on_time_travel,
     )
 
 

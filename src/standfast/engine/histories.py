@@ -25,7 +25,8 @@ _AFTER = "+"
 class History(msgspec.Struct, frozen=True):
     """The database that the local files belong to (I9): who it is, and under which address.
 
-    `ahead_us` is how far its clock was ahead of this machine's.  Fields that an older file lacks,
+    `ahead_us` is how far its clock was ahead of this machine's; `failovers` counts those at which
+    confirmed writes were lost and regained.  Fields that an older file lacks,
     or a host does not say, are empty, and not compared.
     """
 
@@ -38,6 +39,7 @@ class History(msgspec.Struct, frozen=True):
     epoch: int = 0
     era: int = 0
     ahead_us: int = 0
+    failovers: int = 0
 
     @property
     def mark(self) -> str:
@@ -56,13 +58,15 @@ class Notice(msgspec.Struct, frozen=True):
     """That the database was seen to have gone back (I10): when, how that is known.
 
     `is_open`: what is pending waits for somebody's decision.  `saved` names the files with what was
-    confirmed shortly before and is no longer there.
+    confirmed shortly before and is no longer there.  `regained` writes were put back in front of
+    the journal, as after a failover that lost them.
     """
 
     at_us: int
     why: str
     is_open: bool = True
     saved: tuple[str, ...] = ()
+    regained: int = 0
 
 
 def history_of(found: ServerIdentity, display: str, *, era: int, ahead_us: int) -> History:

@@ -94,6 +94,9 @@ _PLACE = "SELECT 1 FROM ops WHERE collection = ? AND key = ? LIMIT 1"
 _CHECKED_BYTES = 64 * 1024 * 1024
 
 
+#: Below every id; ops that are put in front of all others have negative ones.
+_BEFORE_ALL = -(1 << 62)
+_FRONT = 1 << 32
 #: Ids of ops in the spool are above: they come after everything in the file.
 _SPOOLED = 1 << 62
 
@@ -383,7 +386,7 @@ class Journal:
         self,
         limit: int,
         *,
-        after: int = 0,
+        after: int = _BEFORE_ALL,
         max_bytes: float = float("inf"),
         without: Collection[str] = (),
     ) -> list[Pending]:
@@ -447,7 +450,7 @@ class Journal:
 
     def everything(self, page: int = 1000) -> Generator[Pending]:
         """Every pending op in order, read in pages."""
-        after = 0
+        after = _BEFORE_ALL
         while found := self.first(page, after=after, max_bytes=MAX_WINDOW_BYTES):
             yield from found
             after = found[-1].id
@@ -484,6 +487,32 @@ class Journal:
             self._settled.update(pending)
             self._changes += 1
         failpoint("journal-removed")
+
+    def put_in_front(self, ops: Iterable[Op]) -> int:
+        """Add ops before everything that is pending; those that are in it already stay.
+
+        Without a limit: they were acknowledged before.  Returns how many were added.
+        """
+        failpoint("journal-before-front")
+        added = 0
+        with self._file.writing("regaining writes", durable=True) as conn:
+            settled = self._forget_settled(conn)
+            first = min(0, conn.execute("SELECT coalesce(min(id), 0) FROM ops").get) - _FRONT
+            for number, op in enumerate(ops, first):
+                size = _size(op)
+                conn.execute(
+                    "INSERT OR IGNORE INTO ops (id, lane, seq, collection, key, bytes, at_us, op)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (number, op.lane, op.seq, op.collection, op.key, size, op.at_us, pack(op)),
+                )
+                if conn.changes():
+                    _count(conn, 1, size)
+                    conn.execute(_FORGET_HEAD, (op.collection, op.key))
+                    conn.execute("INSERT OR IGNORE INTO lanes VALUES (?, ?)", (op.lane, op.at_us))
+                    added += 1
+        self._forgotten(settled)
+        failpoint("journal-fronted")
+        return added
 
     def _forget_settled(self, conn: apsw.Connection) -> tuple[list[int], list[str]]:
         """Remove what is settled in memory only, in a transaction that is under way."""

@@ -28,6 +28,7 @@ from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
 from standfast.engine.overlay import CompleteMark, MirrorRow, View, ended, view_of
 from standfast.engine.snapshot import Snapshots
+from standfast.engine.time_travel import is_failover, reaches_back, regained
 from standfast.engine.undone import save_undone
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import (
@@ -40,6 +41,7 @@ from standfast.limits import (
 )
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import Applied, Observed, Op, Row, ServerIdentity
+from standfast.system.failpoints import failpoint
 
 logger = logging.getLogger("standfast")
 
@@ -68,6 +70,7 @@ class OutageOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_journal_bytes: int = MAX_JOURNAL_BYTES
     max_connections: int = MAX_CONNECTIONS
     max_snapshot_bytes: int = MAX_SNAPSHOT_BYTES
+    on_time_travel: Literal["reapply", "hold"] = "reapply"
 
 
 class PendingAt(Protocol):
@@ -160,16 +163,53 @@ class LocalState:
             return False
         if not known.is_of(found):
             return self._meet_another(known, found)
+        # What another process has dealt with meanwhile is not expected any more.
+        now = self.mirror.watermarks()
+        expected = {lane: one for lane, one in expected.items() if now.get(lane, 0) >= one}
         why = loss(known, found, expected)
-        if why:
+        if why and self._regains(known, found, expected):
+            self._regain(known, found, why)
+        elif why:
             self._note_back(why, found.lanes or {})
         if self._notice is not None and self._notice.is_open:
             return self._meet_again(found, self._notice)
         if self._foreign:
             self.refuse_foreign(one.op for one in self.journal.everything())
         self._verified = True
-        self._keep_up(known, found)
+        self._keep_up(self._history or known, found)
         return False
+
+    def _regains(self, known: History, found: ServerIdentity, expected: Mapping[str, int]) -> bool:
+        """Whether what the database has lost may be sent there again without being asked (R15)."""
+        if self.options.on_time_travel != "reapply" or not is_failover(known, found):
+            return False
+        if self._notice is not None and self._notice.is_open:
+            return False
+        return reaches_back(self.mirror.retained({}), expected, found.lanes or {})
+
+    def _regain(self, known: History, found: ServerIdentity, why: str) -> None:
+        """Put what a failover has lost back in front of the journal, and forget the rest.
+
+        Killed in here, it is done again: ops that are in the journal already stay.
+        """
+        lost = self.mirror.retained(found.lanes or {})
+        mark, ahead_us = known.mark, known.ahead_us
+        count = self.journal.put_in_front(
+            regained(one, history=mark, ahead_us=ahead_us) for one in lost
+        )
+        logger.error(
+            "time_travel: %s is on a newer timeline and went back in time: %s; %d confirmed writes"
+            " of the last minutes are looked at, and sent again where it has lost them",
+            self.display,
+            why,
+            count,
+        )
+        self._notice = Notice(clock.now_us(), why, is_open=False, regained=count)
+        self.journal.set_notice(self._notice)
+        failpoint("regained")
+        self.mirror.clear()
+        self._history = msgspec.structs.replace(known, failovers=known.failovers + 1)
+        self.journal.set_history(self._history)
 
     def refuse_in_use(self, found: ServerIdentity) -> None:
         """ConfigError while another process uses the directory for another database (R22)."""

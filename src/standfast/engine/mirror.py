@@ -30,6 +30,7 @@ from standfast.engine import clock
 from standfast.engine.overlay import CompleteMark, MirrorRow
 from standfast.engine.set_aside import COMPANIONS, remove_oldest, set_aside
 from standfast.engine.sqlite_file import LocalFile
+from standfast.engine.time_travel import Retained
 from standfast.errors import ConfigError, CorruptData, StandfastError
 from standfast.limits import (
     MAX_MIRROR_BEHIND,
@@ -696,19 +697,21 @@ class Mirror:
         nothing: dict[str, int] = {}
         return self._read(find, otherwise=nothing)
 
-    def retained(self, lanes: Mapping[str, int]) -> Iterator[tuple[Op, int | None]]:
-        """The kept ops of these lanes above these sequences, with their versions, in order."""
+    def retained(self, lanes: Mapping[str, int]) -> Iterator[Retained]:
+        """The kept ops above these sequences of their lanes, in order."""
         after = 0
-        statement = "SELECT id, lane, last, batch FROM retained WHERE id > ? ORDER BY id LIMIT 1"
+        statement = "SELECT id, at_us, lane, last, batch FROM retained WHERE id > ? ORDER BY id"
 
         def find(conn: apsw.Connection) -> tuple[Any, ...] | None:
-            return conn.execute(statement, (after,)).fetchone()
+            return conn.execute(statement + " LIMIT 1", (after,)).fetchone()
 
         while (found := self._read(find, otherwise=None)) is not None:
-            after, lane, last, batch = found
+            after, at_us, lane, last, batch = found
             done = lanes.get(lane, 0)
             if last > done:
-                yield from (one for one in unpack_batch(batch) if one[0].seq > done)
+                for op, version in unpack_batch(batch):
+                    if op.seq > done:
+                        yield Retained(op, version, at_us)
 
     def count(self) -> int:
         """The number of places that it knows."""

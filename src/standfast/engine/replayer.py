@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence, Set
 from functools import partial
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Literal
 
 import msgspec
@@ -23,11 +23,13 @@ from standfast.engine.journal import Pending
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
 from standfast.engine.replay_batches import next_batch, size_of, units
+from standfast.engine.time_travel import decide
 from standfast.engine.waiting import GRACE_S, Kinds, Waiting
 from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
 from standfast.limits import (
     MAX_BATCH_OPS,
     MAX_JOURNAL_AGE_S,
+    MAX_READ_KEYS,
     MAX_TRANSACTION_OPS,
     MAX_WINDOW_BYTES,
     REPLAY_BYTES_S,
@@ -36,7 +38,7 @@ from standfast.limits import (
 )
 from standfast.ops.batch import Place
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import KEEP_EXPIRY, Applied, Observed, Op
+from standfast.ops.types import KEEP_EXPIRY, Applied, Observed, Op, State
 from standfast.system.failpoints import failpoint
 from standfast.system.locks import FileLock
 
@@ -114,6 +116,7 @@ class Replayer:
             self._limit = max(deadline, time.monotonic() + _SHORTEST_S) if held_up else None
             try:
                 while True:
+                    self._regain()
                     self._fence_dead_lanes()
                     left = self._round()
                     if left is None:
@@ -407,6 +410,52 @@ class Replayer:
         self.waiting.gone(unit, applied=False, now=time.monotonic())
         self._journal.replace(unit, lambda op: msgspec.structs.replace(op, reject=error.code))
 
+    # ---- what a failover has lost (R13-R16)
+
+    def _regain(self) -> None:
+        """Decide what becomes of writes that the primary confirmed and lost, before any is sent.
+
+        They are the first of the journal.  A fence of their lanes says which ones it has all the
+        same; the others move to a fresh lane, under their first names.
+        """
+        finals: dict[str, int] = {}
+        fresh = dict[str, Lane]()
+        while page := self._regained_page():
+            lanes_of = {one.op.lane for one in page} - finals.keys()
+            if lanes_of:
+                finals |= self.backend.fence(
+                    sorted(lanes_of), directory=self._journal.directory, deadline=self._within()
+                )
+            there = [one for one in page if one.op.seq <= finals[one.op.lane]]
+            lost = [one for one in page if one.op.seq > finals[one.op.lane]]
+            decided = decide([one.op for one in lost], self._found_at(lost))
+            anew = [one._replace(op=op) for one, op in zip(lost, decided, strict=True)]
+            self._reissue(anew, Kinds(), fresh)
+            self._journal.remove(there, durable=True)
+            failpoint("regained-page")
+
+    def _regained_page(self) -> list[Pending]:
+        """The next of them, whole batches only unless one is larger than a page."""
+        window = self._journal.first(MAX_BATCH_OPS, max_bytes=MAX_WINDOW_BYTES)
+        page = list(takewhile(lambda one: one.op.regained is not None, window))
+        cut = units(page)
+        if len(cut) > 1 and len(page) == len(window):
+            cut.pop()
+        return [one for unit in cut for one in unit]
+
+    def _found_at(self, pending: list[Pending]) -> dict[Place, State]:
+        """What the primary holds now at the places of these ops."""
+        keys: dict[str, set[str]] = {}
+        for one in pending:
+            keys.setdefault(one.op.collection, set()).add(one.op.key)
+        states: dict[Place, State] = {}
+        for collection, wanted in keys.items():
+            each = iter(sorted(wanted))
+            while page := list(islice(each, MAX_READ_KEYS)):
+                found = self._observe(collection, page, size=0).states
+                states |= {(one.collection, one.key): one for one in found}
+        return states
+
     # ---- lanes of other processes
 
     def _fence_dead_lanes(self) -> None:
@@ -467,7 +516,7 @@ class Replayer:
         return {outcome.seq for outcome in outcomes if outcome.status == "refused"}
 
     def _reissue(self, rest: Sequence[Pending], kinds: Kinds, fresh: dict[str, Lane]) -> None:
-        """Give ops of one lane new names in the same order, on a fresh lane for each kind."""
+        """Give ops new names in the same order, on a fresh lane for each kind."""
         moved: dict[int, tuple[Lane, int, int]] = {}
         for unit in units(rest):
             kind = kinds.of(unit)

@@ -13,7 +13,7 @@ from typing import Any
 
 from standfast.document.codec import encode
 from standfast.engine.histories import History
-from standfast.ops.types import Op
+from standfast.engine.time_travel import Retained
 from standfast.system.files import write_atomic
 
 #: Bytes of one such file.
@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 def save_undone(
-    data_dir: Path, undone: Iterable[tuple[Op, int | None]], *, history: History | None
+    data_dir: Path, undone: Iterable[Retained], *, history: History | None
 ) -> tuple[str, ...]:
     """Write them as JSON lines, with exact texts, readable by their owner alone; the files' names.
 
@@ -54,8 +54,8 @@ def _pages(lines: Iterable[str]) -> Iterator[list[str]]:
         yield page
 
 
-def _line(one: tuple[Op, int | None]) -> str:
-    op, version = one
+def _line(one: Retained) -> str:
+    op, version, _ = one
     head: dict[str, Any] = {
         "lane": op.lane,
         "seq": op.seq,

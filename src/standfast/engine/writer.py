@@ -102,7 +102,7 @@ class Writer:
         self._inbox = context.write_queue
         self.lane = self._open_lane()
         history = local_state.history
-        self._era = history.era if history else 0
+        self._era = (history.era, history.failovers) if history else (0, 0)
         self._side: Lane | None = None
         self._journal_version = -1
         self.journal_empty = False
@@ -509,7 +509,7 @@ class Writer:
         if progress == "empty":
             failpoint("handover-drained")
             history = self._local_state.history
-            era = history.era if history else 0
+            era = (history.era, history.failovers) if history else (0, 0)
             went_on = bool(self.lane.seq) and era != self._era
             self._era = era
             if went_on or self._local_state.journal.holds(self.lane.id):

@@ -66,6 +66,8 @@ class Op(Redacted, frozen=True, kw_only=True):
     to be rejected.  `at_us` is when it was acknowledged, by this machine's clock.
     `history` is the database that it was acknowledged for: see `engine.local_state`.
     `origin` is the name that its receipt carries, when a fence made it move to another lane.
+    `regained`, of a write that the primary confirmed and lost, is the version that it had and when
+    that was, by the server's clock; it is set until the replay has looked at what is there now.
     `exact` says of a put whether jsonb gives its body back exactly (None: not examined).
     """
 
@@ -90,6 +92,7 @@ class Op(Redacted, frozen=True, kw_only=True):
     history: str = ""
     origin: Identity | None = None
     exact: bool | None = None
+    regained: tuple[int, int] | None = None
 
     @property
     def name(self) -> Identity:
