@@ -19,6 +19,7 @@ from psycopg import sql
 
 import standfast
 from standfast import Document
+from standfast.api.sync import Store
 from support import backends
 from support.cluster import Cluster
 from support.crash_disk import why_no_mounts
@@ -322,3 +323,53 @@ def test_a_role_with_few_connections(pg_admin_url: str, tmp_path: Path, limit: i
                     assert store["c"].count() == 1
         finally:
             admin.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+SLOW = [
+    pytest.param({"size": 60_000_000, "bytes_s": 20_000_000}, id="60MB"),
+    pytest.param({"count": 2_000, "size": 8_000, "bytes_s": 1_000_000}, id="thin"),
+    pytest.param({"seconds": 3.0}, id="trigger"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW)
+def test_what_takes_long_arrives_beside_the_rest(
+    far_pg: MakeFar, tmp_path: Path, case: dict[str, Any]
+) -> None:
+    """N3, R20: a large document, a thin line and a slow trigger: what was written in an outage
+    arrives, and meanwhile other writes take at most twice what they take on this line (p99)."""
+    count, size, bytes_s = case.get("count", 1), case.get("size", 10), case.get("bytes_s")
+    far = far_pg(rtt_ms=20)
+    with standfast.open(far.url, data_dir=tmp_path / "data") as store:
+        wait_direct(store)
+        store["slow"].put("first", 0)
+        wait_direct(store)
+        if "seconds" in case:
+            slow_trigger(far.near_url, "slow", seconds=case["seconds"])
+        far.line.set(up_bytes_s=bytes_s, down_bytes_s=bytes_s)
+        alone = p99(store, lambda taken: len(taken) >= 500)
+        with far.line.down():
+            documents = {str(number): secrets.token_hex(size // 2) for number in range(count - 1)}
+            store["slow"].put_many(documents | {"k": secrets.token_hex(size // 2)})
+        begun = time.monotonic()
+        beside = p99(store, lambda taken: len(taken) >= 500 and not store.health().lag_ops)
+        logging.getLogger(__name__).info(
+            "p99 alone %.1f ms, beside %.1f ms, %.1f s", alone, beside, time.monotonic() - begun
+        )
+        wait_direct(store, within_s=60.0)
+        assert len(on_primary(far.near_url, "slow")) == count + 1
+        assert beside <= 2 * alone
+
+
+def p99(store: Store, is_enough: Callable[[list[float]], bool]) -> float:
+    """Milliseconds that the slowest hundredth of writes to another collection take at least."""
+    taken: list[float] = []
+    until = time.monotonic() + 120
+    while not is_enough(taken):
+        assert time.monotonic() < until, store.health()
+        start = time.monotonic()
+        store["other"].put(str(len(taken) % 100), len(taken))
+        taken.append(1000 * (time.monotonic() - start))
+        time.sleep(0.002)
+    return sorted(taken)[-(len(taken) // 100) - 1]
