@@ -18,12 +18,12 @@ from support.cluster import Cluster
 LOAD_S = 6.0
 
 
-def drill(cluster: Cluster, url: str, folder: Path, *, seed: int) -> Run:
+def drill(cluster: Cluster, url: str, folder: Path, *, seed: int, rtt_ms: float = 0.0) -> Run:
     """Load with faults, heal, drain, check; the run, whose checks have passed."""
     steps = schedule(seed, duration_s=LOAD_S)
     plan = "\n".join(map(str, steps))
     print(f"seed {seed}, histories in {folder}\n{plan}")  # noqa: T201
-    with World(cluster, url, folder, seed=str(seed)) as world:
+    with World(cluster, url, folder, seed=str(seed), rtt_ms=rtt_ms) as world:
         with Nemesis(world, steps) as nemesis:
             nemesis.run(duration_s=LOAD_S)
         problems = world.drain()
@@ -55,6 +55,15 @@ def test_outage_drill_at_length(
 ) -> None:
     """I1-I3, I5, I12: the same with more seeds; each is a schedule of its own."""
     assert_worked(drill(mortal_cluster, mortal_url, tmp_path, seed=seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", chosen_seeds(*range(200, 208)))
+def test_outage_drill_from_afar(
+    mortal_cluster: Cluster, mortal_url: str, tmp_path: Path, seed: int
+) -> None:
+    """I1-I3, I5, I12, R20: the same with the server a round trip of 80 ms away."""
+    assert_worked(drill(mortal_cluster, mortal_url, tmp_path, seed=seed, rtt_ms=80))
 
 
 def test_a_seed_is_a_schedule() -> None:

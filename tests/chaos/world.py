@@ -22,6 +22,7 @@ from chaos.checkers import Final, LedgerLine, Place
 from chaos.history import History, Run, read_lines, run_of
 from support import backends
 from support.cluster import Cluster
+from support.far import Far
 from support.leash import Leash
 from support.proxy import Proxy
 
@@ -120,7 +121,14 @@ class World:
     """Everything that one drill needs, in a folder of its own; nothing of it outlives the block."""
 
     def __init__(
-        self, cluster: Cluster, url: str, folder: Path, *, seed: str, deadline_s: float = 0.5
+        self,
+        cluster: Cluster,
+        url: str,
+        folder: Path,
+        *,
+        seed: str,
+        deadline_s: float = 0.5,
+        rtt_ms: float = 0.0,
     ) -> None:
         self.cluster = cluster
         self.url = url
@@ -129,7 +137,8 @@ class World:
         self.deadline_s = deadline_s
         self.history = History(folder / "nemesis.jsonl", "nemesis")
         self.leash = Leash()
-        self.proxy = Proxy(cluster.port)
+        self.line = Far(cluster.port, rtt_ms=rtt_ms) if rtt_ms else None
+        self.proxy = Proxy(self.line.port if self.line else cluster.port)
         self.proxied = self.proxy.url(url)
         self.writers = [
             Writer(self, "w0", "A"),
@@ -160,6 +169,8 @@ class World:
         self.cluster.thaw()
         self.cluster.start()
         self.proxy.close()
+        if self.line is not None:
+            self.line.close()
         self.leash.close()
 
     def data_dir(self, directory: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 import standfast
 from standfast import StandfastError
 from support.crash_disk import why_no_mounts
-from support.disk_app import play
+from support.disk_app import PHASES, play
 from support.far import FarPg
 from support.hold import on_primary, soon, wait_direct
 
@@ -42,6 +43,19 @@ def test_a_mirror_that_missed_writes_is_not_read(pg_database: str, small_disk: P
 def test_a_journal_forgets_on_a_full_disk(pg_database: str, small_disk: Path) -> None:
     """D2, R25: what is settled is known on a full disk, and the store is direct again."""
     assert play("forgetting", pg_database, small_disk) == {"durable_on": "primary"}
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [*(pytest.param(one, marks=pytest.mark.slow) for one in PHASES if one != "spool"), "spool"],
+)
+def test_a_disk_that_fills_loses_nothing(pg_database: str, small_disk: Path, phase: str) -> None:
+    """D1, D2, D5, I1, I12, R25: 4 MB that fill up in any phase, a kill -9, a restart on the full
+    disk and on a free one: nothing acknowledged is lost, and nothing old is read."""
+    told = play(phase, pg_database, small_disk, size="4m")
+    logging.getLogger(__name__).info("%s: %s", phase, told)
+    assert told["old"] == []
+    assert told["acknowledged"] > 20
 
 
 @pytest.mark.parametrize("damage", ["garbage", "directory"])

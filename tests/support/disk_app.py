@@ -1,4 +1,4 @@
-"""An app on a disk of 8 MB that fills up: `python -m support.disk_app PART URL DATA_DIR`.
+"""An app on a small disk that fills up: `python -m support.disk_app PART URL DATA_DIR`.
 
 The disk is a file system in memory in a mount namespace of the app's own.  It prints one line of
 JSON: what became of its part.
@@ -6,30 +6,36 @@ JSON: what became of its part.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import apsw
+
 import standfast
 from standfast import StandfastError
+from standfast.api.sync import Store
 from support.far import Far
-from support.hold import wait_direct
+from support.hold import on_primary, wait_direct
 
-_MOUNT = 'mkdir -p "$1"; mount -t tmpfs -o size=8m standfast "$1"; shift; exec "$@"'
+_MOUNT = 'mkdir -p "$1"; mount -t tmpfs -o "size=$2" standfast "$1"; shift 2; exec "$@"'
 
 
-def play(part: str, url: str, data_dir: Path) -> Any:
+def play(part: str, url: str, data_dir: Path, *, size: str = "8m") -> Any:
     """Run a part on a small disk at `data_dir`; what it printed."""
     app = [sys.executable, "-m", "support.disk_app", part, url, str(data_dir)]
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-ec", _MOUNT, "sh", str(data_dir), *app],
+        ["unshare", "-m", "sh", "-ec", _MOUNT, "sh", str(data_dir), size, *app],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -96,10 +102,130 @@ def forgetting(url: str, data_dir: Path) -> Any:
         return {"durable_on": durable_on}
 
 
+class Ledger:
+    """What was acknowledged of each key, and whether reads have ever shown anything older."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, int] = {}
+        self.tried: dict[str, int] = {}
+        self.old: list[str] = []
+        self.acknowledged = 0
+
+    def write(self, store: Store, key: str) -> bool:
+        """Put a higher number, and read it; whether it was acknowledged."""
+        number = self.tried[key] = self.tried.get(key, 0) + 1
+        try:
+            store["c"].put(key, number)
+        except StandfastError:
+            done = False
+        else:
+            done = True
+            self.note(key, number)
+        with contextlib.suppress(StandfastError):
+            self.judge(key, store["c"].get(key, 0))
+        return done
+
+    def note(self, key: str, number: int) -> None:
+        self.last[key] = number
+        self.acknowledged += 1
+
+    def judge(self, key: str, found: int, *, where: str = "read") -> None:
+        """Not older than the last acknowledged one, and no number that nobody wrote."""
+        if not self.last.get(key, 0) <= found <= self.tried[key]:
+            self.old.append(f"{where}: {key} is {found}, acknowledged was {self.last.get(key)}")
+
+
+KEYS = ("a", "b", "c")
+
+
+def killed_app(url: str, data_dir: Path, phase: str) -> None:
+    """The first life: fills the disk, and is killed; prints what is acknowledged."""
+    store = standfast.open(url, data_dir=data_dir, deadline_s=0.3)
+    if phase in ("healthy", "drain"):
+        with contextlib.suppress(AssertionError):
+            wait_direct(store, within_s=3.0 if phase == "healthy" else 0.5)
+    lock = apsw.Connection(str(data_dir / "journal.db"))
+    if phase == "spool":
+        lock.execute("BEGIN IMMEDIATE")
+    for number in range(60):
+        if number == 20:
+            full(data_dir).__enter__()
+        key = KEYS[number % 3]
+        print(json.dumps(["try", key]), flush=True)  # noqa: T201
+        with contextlib.suppress(StandfastError):
+            store["c"].put(key, int(sys.argv[5]) + number // 3 + 1)
+            print(json.dumps(["done", key]), flush=True)  # noqa: T201
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def filled(url: str, data_dir: Path, phase: str) -> Any:
+    """A disk that fills in one phase, a kill -9, a restart on the full disk, another on a free one.
+
+    phase: healthy, outage, drain, spool.
+    """
+    told = Ledger()
+    with Far.to(url) as line:
+        with standfast.open(line.url(url), data_dir=data_dir) as store:
+            wait_direct(store)
+            for key in KEYS * 3:
+                told.write(store, key)
+            if phase != "healthy":
+                line.set(max_connections=0)
+                line.cut()
+            if phase == "drain":
+                for _ in range(100):
+                    for key in KEYS:
+                        told.write(store, key)
+        if phase == "drain":
+            line.set(max_connections=None)
+        _first_life(line.url(url), data_dir, phase, told)
+        filler = data_dir / "filler"
+        try:
+            store = standfast.open(line.url(url), data_dir=data_dir, deadline_s=0.3)
+            opened_full = True
+        except StandfastError:
+            filler.unlink()
+            opened_full = False
+            store = standfast.open(line.url(url), data_dir=data_dir, deadline_s=0.3)
+        for key in KEYS * 5:
+            told.write(store, key)
+        store.close(timeout_s=0)
+        filler.unlink(missing_ok=True)
+        with standfast.open(line.url(url), data_dir=data_dir) as store:
+            for key in KEYS * 2:
+                told.write(store, key)
+            line.set(max_connections=None)
+            wait_direct(store)
+            for key in KEYS:
+                told.judge(key, store["c"].get(key), where="in the end")
+    found = on_primary(url, "c")
+    for key in KEYS:
+        told.judge(key, found[key], where="on the primary")
+    return {"old": told.old, "acknowledged": told.acknowledged, "opened_full": opened_full}
+
+
+def _first_life(url: str, data_dir: Path, phase: str, told: Ledger) -> None:
+    base = max(told.tried.values())
+    told.tried = dict.fromkeys(KEYS, base)
+    app = [sys.executable, "-m", "support.disk_app", "killed", url, str(data_dir), phase, str(base)]
+    done = subprocess.run(app, capture_output=True, text=True, timeout=100)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for line in done.stdout.splitlines():
+        what, key = json.loads(line)
+        if what == "try":
+            told.tried[key] += 1
+        else:
+            told.note(key, told.tried[key])
+
+
+PHASES = ("healthy", "outage", "drain", "spool")
 PARTS: dict[str, Callable[[str, Path], Any]] = {
     "stale_mirror": stale_mirror,
     "forgetting": forgetting,
+    **{phase: partial(filled, phase=phase) for phase in PHASES},
 }
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1] == "killed":
+    killed_app(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+elif __name__ == "__main__":
     print(json.dumps(PARTS[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))))  # noqa: T201 - a program
