@@ -119,7 +119,7 @@ EXPECTED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("app", ["running", "stopped"])
+@pytest.mark.parametrize("app", [pytest.param("stopped", marks=pytest.mark.slow), "running"])
 def test_what_a_failover_lost_is_sent_again(
     failover: Failover, tmp_path: Path, app: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,6 +184,7 @@ with standfast.open(sys.argv[1], data_dir=sys.argv[2]) as store:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_writes_are_regained(failover: Failover, tmp_path: Path) -> None:
     """R13-R16, I2: killed at each step of it, what a failover lost is applied once in the end."""
     data_dir = tmp_path / "data"

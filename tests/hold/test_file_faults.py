@@ -197,6 +197,7 @@ def run_faults(
         return found
 
 
+@pytest.mark.slow
 def test_an_operation_on_a_file_that_fails(
     pg_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

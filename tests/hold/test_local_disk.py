@@ -56,6 +56,7 @@ def test_a_disk_that_fills_loses_nothing(pg_database: str, small_disk: Path, pha
     logging.getLogger(__name__).info("%s: %s", phase, told)
     assert told["old"] == []
     assert told["acknowledged"] > 20
+    assert told["was_full"]
 
 
 @pytest.mark.parametrize("damage", ["garbage", "directory"])

@@ -109,6 +109,7 @@ class Ledger:
         self.last: dict[str, int] = {}
         self.tried: dict[str, int] = {}
         self.old: list[str] = []
+        self.refused = 0
         self.acknowledged = 0
 
     def write(self, store: Store, key: str) -> bool:
@@ -118,6 +119,7 @@ class Ledger:
             store["c"].put(key, number)
         except StandfastError:
             done = False
+            self.refused += 1
         else:
             done = True
             self.note(key, number)
@@ -147,9 +149,10 @@ def killed_app(url: str, data_dir: Path, phase: str) -> None:
     lock = apsw.Connection(str(data_dir / "journal.db"))
     if phase == "spool":
         lock.execute("BEGIN IMMEDIATE")
+    filling = full(data_dir)  # for good: nothing but its own end frees the disk
     for number in range(60):
         if number == 20:
-            full(data_dir).__enter__()
+            filling.__enter__()
         key = KEYS[number % 3]
         print(json.dumps(["try", key]), flush=True)  # noqa: T201
         with contextlib.suppress(StandfastError):
@@ -180,6 +183,7 @@ def filled(url: str, data_dir: Path, phase: str) -> Any:
             line.set(max_connections=None)
         _first_life(line.url(url), data_dir, phase, told)
         filler = data_dir / "filler"
+        was_full = filler.exists()
         try:
             store = standfast.open(line.url(url), data_dir=data_dir, deadline_s=0.3)
             opened_full = True
@@ -201,7 +205,13 @@ def filled(url: str, data_dir: Path, phase: str) -> Any:
     found = on_primary(url, "c")
     for key in KEYS:
         told.judge(key, found[key], where="on the primary")
-    return {"old": told.old, "acknowledged": told.acknowledged, "opened_full": opened_full}
+    return {
+        "old": told.old,
+        "acknowledged": told.acknowledged,
+        "refused": told.refused,
+        "was_full": was_full,
+        "opened_full": opened_full,
+    }
 
 
 def _first_life(url: str, data_dir: Path, phase: str, told: Ledger) -> None:

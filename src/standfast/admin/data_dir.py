@@ -15,7 +15,7 @@ import msgspec
 
 from standfast.engine import mirror
 from standfast.engine.histories import Held, History, Notice, loss
-from standfast.engine.journal import FILE, Journal
+from standfast.engine.journal import FILE, HeldNote, Journal
 from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
 from standfast.errors import ConfigError, StandfastError
@@ -37,7 +37,8 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     when the oldest pending write was acknowledged; `spooled` how many are in the spool; `losses`
     what a damaged journal has lost; `mirrored` the number of places that the mirror
     knows, None without one; `expected` the watermarks that the database must still have, `notice`
-    that it was seen to have gone back; `directory` the id under which the database knows it.
+    that it was seen to have gone back; `directory` the id under which the database knows it;
+    `collections` those that the replay has left held.
     """
 
     data_dir: Path
@@ -53,6 +54,7 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     expected: dict[str, int] = {}
     notice: Notice | None = None
     directory: str = ""
+    collections: dict[str, HeldNote] = {}
 
     @property
     def lag_s(self) -> float:
@@ -153,6 +155,7 @@ def look(data_dir: Path) -> Local:
             mirrored=mirrored,
             expected=expected,
             notice=journal.notice(),
+            collections=journal.held() if totals.ops else {},
             directory=journal.directory,
         )
 

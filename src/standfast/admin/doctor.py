@@ -216,6 +216,8 @@ def _conflicts(primary: Primary) -> Check:
 
 def _directory(settings: Settings, local: Local) -> Iterator[Check]:
     yield _pending(local)
+    for name, note in sorted(local.collections.items()):
+        yield Check("held", "fail", note.sentence(name), note.hint)
     yield _local_files(local)
     yield _lanes(local)
     yield from _disk(settings.data_dir)

@@ -128,12 +128,15 @@ def _pending(evidence: Evidence) -> Iterator[Finding]:
         text = f"{local.ops} write(s) wait in the journal, and no process is running to send them"
         command = "standfast journal drain" if answers else "start the app"
         yield Finding("act" if answers else "wait", text, command)
+        for name, note in sorted(local.collections.items()):
+            yield Finding("act", note.sentence(name), "standfast doctor")
     elif answers:
         yield from _draining(evidence, local)
 
 
 def _draining(evidence: Evidence, local: Local) -> Iterator[Finding]:
     held = [text for one in evidence.alive for text in one.report.problems]
+    held += [note.sentence(name) for name, note in sorted(local.collections.items())]
     for text in dict.fromkeys(held):
         yield Finding("act", text, "standfast doctor")
     if not isinstance(evidence.blockers, StandfastError):

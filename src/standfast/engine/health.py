@@ -12,6 +12,7 @@ from standfast.engine.activity import LastError, Report
 from standfast.engine.local_state import LocalState
 from standfast.engine.refusals import Refusal
 from standfast.engine.state_machine import Mode, Situation
+from standfast.errors import StandfastError
 from standfast.system.supervision import Trouble
 
 
@@ -27,7 +28,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     collection whose writes are refused.  `since`, `next_try`: when the store came into its state,
     and when the primary is asked again, in seconds of `time.time()`.  `last_error`: the last answer
     of the primary that was an error.  `refused_writes`: calls that raised because their write was
-    refused, since the store was opened; what they wanted to write is not stored.
+    refused, since the store was opened; what they wanted to write is not stored.  `replayed_ops`:
+    pending writes that have arrived while others still wait, so that progress can be seen.
     """
 
     state: str
@@ -52,6 +54,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     next_try: float | None = None
     last_error: LastError | None = None
     refused_writes: int = 0
+    replayed_ops: int = 0
 
     @property
     def healthy(self) -> bool:
@@ -81,6 +84,24 @@ def refusal_sentence(one: Refusal) -> str:
     )
 
 
+def health_without_files(
+    local_state: LocalState, situation: Situation, error: StandfastError, *, primary: str
+) -> Health:
+    """The health of a store whose local files cannot be read now."""
+    return Health(
+        state=str(situation.mode),
+        cause=situation.cause,
+        primary=primary,
+        data_dir=str(local_state.data_dir.absolute()),
+        fallback=local_state.options.fallback,
+        attempts=situation.attempts,
+        problems=(
+            f"the local files cannot be read: {error.message}; what was acknowledged is safe in"
+            f" them ({error.hint})",
+        ),
+    )
+
+
 def health_of(
     local_state: LocalState,
     situation: Situation,
@@ -89,6 +110,7 @@ def health_of(
     lane: str,
     waiting: Sequence[str],
     troubles: Sequence[Trouble],
+    replayed_ops: int = 0,
 ) -> Health:
     """The health of a store with local files."""
     totals = local_state.journal.totals()
@@ -112,6 +134,7 @@ def health_of(
         data_dir=str(local_state.data_dir.absolute()),
         fallback=local_state.options.fallback,
         attempts=situation.attempts,
+        replayed_ops=replayed_ops,
         problems=(*waiting, *map(_in_trouble, troubles), *local_problems(local_state)),
     )
 

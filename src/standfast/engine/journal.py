@@ -113,6 +113,23 @@ class Pending(NamedTuple):
         return self.id >= _SPOOLED
 
 
+class HeldNote(msgspec.Struct, frozen=True):
+    """Why a collection is held, what mends that, and since when; `code` is that of the error."""
+
+    cause: str
+    hint: str
+    since: str
+    code: str = ""
+
+    def sentence(self, collection: str) -> str:
+        """What a person must know: what is wrong, since when, what is safe, what to do."""
+        todo = f" ({self.hint})" if self.hint else ""
+        return (
+            f"collection `{collection}` is held since {self.since}: {self.cause}; its pending"
+            f" writes are safe in the journal, and are replayed as soon as this is repaired{todo}"
+        )
+
+
 class Totals(NamedTuple):
     """How much is pending in the data directory."""
 
@@ -267,6 +284,21 @@ class Journal:
                 "INSERT OR REPLACE INTO meta VALUES ('went_back', ?)",
                 (msgspec.json.encode(notice).decode(),),
             )
+
+    def held(self) -> dict[str, HeldNote]:
+        """The collections that the last replay has left held, by name."""
+        with self._file.reading("reading what is held") as conn:
+            text = conn.execute("SELECT value FROM meta WHERE name = 'held'").get
+        return msgspec.json.decode(text, type=dict[str, HeldNote]) if text else {}
+
+    def set_held(self, held: Mapping[str, HeldNote]) -> None:
+        """Keep them for the next process, and for commands; a full disk keeps the former ones."""
+        text = msgspec.json.encode(held).decode()
+        with (
+            contextlib.suppress(StandfastError),
+            self._file.writing("noting what is held", durable=False) as conn,
+        ):
+            conn.execute("INSERT OR REPLACE INTO meta VALUES ('held', ?)", (text,))
 
     # ---- lanes
 

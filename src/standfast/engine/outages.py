@@ -83,7 +83,7 @@ class Outages:
         if after is Mode.JOURNALING:
             return self._away(cause, said, now=now, pending=pending)
         if after is Mode.DIRECT:
-            return self._over(now=now, sent=sent)
+            return self._over(now=now, sent=sent, pending=pending)
         if outage is not None:
             outage.answered = now
         if cause not in CODES or cause == self._stuck:
@@ -118,7 +118,7 @@ class Outages:
         what = "Writes are" if self._fallback == "read-only" else "Reads and writes are"
         return f"{what} refused until it is back (fallback={self._fallback!r})."
 
-    def _over(self, *, now: float, sent: int) -> LogLine | None:
+    def _over(self, *, now: float, sent: int, pending: int) -> LogLine | None:
         outage, stuck = self.current, self._stuck
         self._stuck = ""
         if outage is not None:
@@ -127,10 +127,13 @@ class Outages:
         if outage is None and not stuck:
             return None
         lasted = f" after {duration(now - outage.began)}" if outage else ""
+        rest = "none is pending. Nothing has to be done."
+        if pending:  # of a collection that is held, or on a row that is locked
+            rest = f"{pending} still wait, safe in {self._kept_in}. Details: standfast status"
         return LogLine(
             logging.WARNING,
-            f"{self._display} is back{lasted}: {sent} write(s) were sent from the journal, and none"
-            " is pending. Nothing has to be done.",
+            f"{self._display} is back{lasted}: {sent} write(s) were sent from the journal, and"
+            f" {rest}",
         )
 
 

@@ -80,6 +80,7 @@ class Replayer:
     ) -> None:
         self.backend = backend
         self.waiting = Waiting()
+        self.waiting.resume(local_state.journal.held())
         self._local_state = local_state
         self._journal = local_state.journal
         self._data_dir = local_state.data_dir
@@ -96,6 +97,8 @@ class Replayer:
         self._activity = activity
         self.indirect: set[str] = set()
         """Lanes of this process whose ops all go through the journal."""
+        self.replayed_ops = 0
+        """Writes that were settled since something began to be pending: how far it has come."""
         self.confirmed = False
         """Whether journals over the age limit may be replayed: the user has confirmed it."""
 
@@ -141,7 +144,10 @@ class Replayer:
         window, batch = self._batch()
         if not window:
             if not self._held_lanes:
+                if self.waiting.held:
+                    self._journal.set_held({})
                 self.waiting.clear()
+                self.replayed_ops = 0
                 self._searched.clear()
                 self._most = MAX_TRANSACTION_OPS
         elif batch is None:  # something was moved out of the way
@@ -261,7 +267,7 @@ class Replayer:
                 raise
             if len(batch) > 1:
                 probing = error.code == "locked"
-                if not probing and self._gives_way(batch):
+                if not probing and self._gives_way(batch, error):
                     return False
                 limit_s = PROBE_LOCK_TIMEOUT_S if probing else lock_timeout_s
                 return self._halve(batch, lock_timeout_s=limit_s)
@@ -271,7 +277,10 @@ class Replayer:
         self._confirm(pending, applied)
         now = time.monotonic()
         for unit in batch:
-            for name in self.waiting.gone(unit, applied=not unit[0].op.reject, now=now):
+            mended = self.waiting.gone(unit, applied=not unit[0].op.reject, now=now)
+            if mended:
+                self._journal.set_held(self.waiting.notes())
+            for name in mended:
                 # At the level of what it is the end of.
                 logger.warning("collection `%s` is not held any more: its writes are sent", name)
         return True
@@ -282,7 +291,7 @@ class Replayer:
             return error.code == "locked" or error.code in _FAILS
         return isinstance(error, DataError | ConfigError) and error.code not in _OF_ALL
 
-    def _gives_way(self, batch: list[list[Pending]]) -> bool:
+    def _gives_way(self, batch: list[list[Pending]], error: StandfastError) -> bool:
         """Whether a batch that failed is left for later, so that the others go first (R21).
 
         The collections in it are set apart, each on a lane of its own; the one that fails then is
@@ -296,7 +305,7 @@ class Replayer:
         if len(collections) > 1 or collections <= self._searched:
             return False
         self._searched |= collections
-        self.waiting.doubted |= collections - self.waiting.held.keys()
+        self.waiting.doubt(collections, error.message)
         return True
 
     def _halve(self, batch: list[list[Pending]], *, lock_timeout_s: float | None) -> bool:
@@ -335,14 +344,16 @@ class Replayer:
         if self._local_state.history is None:  # this batch has made the schema
             server_identity = self.backend.server_identity(self._within())
             self._local_state.recognise(server_identity)
+        # Refused before it was acknowledged, by a lost reply: now it is sent like any other. First,
+        # since the mirror will have passed its first name: in between nobody would see it.
+        self._reissue([one for one in pending if one.op.seq in refused], Kinds(), {})
         self._local_state.confirm(
             applied,
             lane=pending[0].op.lane,
             retained=[(one.op, versions.get(one.op.seq)) for one in done],
         )
-        # Refused before it was acknowledged, by a lost reply: now it is sent like any other.
-        self._reissue([one for one in pending if one.op.seq in refused], Kinds(), {})
         self._journal.remove(done)
+        self.replayed_ops += len(done)
         self._report(done, applied)
 
     def _report(self, done: Sequence[Pending], applied: Applied) -> None:
@@ -388,7 +399,8 @@ class Replayer:
             suspect = self.waiting.suspect(unit, error, now)
             if isinstance(error, ConfigError):
                 return
-            self.waiting.doubt(suspect)
+            suspect.attempts += 1
+            self.waiting.doubt(suspect.collections, error.message)
             failing = [name for name in suspect.collections if self.waiting.all_fail(name)]
             for name in failing:
                 self._hold(name, error)
@@ -403,6 +415,7 @@ class Replayer:
 
     def _hold(self, collection: str, error: StandfastError) -> None:
         if self.waiting.hold(collection, error, time.monotonic()):
+            self._journal.set_held(self.waiting.notes())
             logger.warning("collection `%s` is held: %s (%s)", collection, error, error.hint)
 
     def _reject(self, unit: list[Pending], error: StandfastError) -> None:

@@ -18,7 +18,7 @@ from standfast.engine.activity import Activity, Report
 from standfast.engine.background import StateNotifier, Timer
 from standfast.engine.connector import Connector
 from standfast.engine.full_scan import FullScan, MirrorPages, Pages, not_complete, require_complete
-from standfast.engine.health import Health, health_of, with_activity
+from standfast.engine.health import Health, health_of, health_without_files, with_activity
 from standfast.engine.interfaces import EngineContext, ReadResult
 from standfast.engine.journal import FILE as JOURNAL_FILE
 from standfast.engine.lanes import Lane
@@ -498,14 +498,19 @@ class ReplicatedEngine:
     def health(self) -> Health:
         """How the store is doing, from local knowledge."""
         self.require_open()
-        health = health_of(
-            self.local_state,
-            self.situation,
-            primary=self.primary.display,
-            lane=self._writer.lane.id,
-            waiting=self.replayer.waiting.sentences(),
-            troubles=[*self.supervisor.troubles(), *PROCESS.troubles()],
-        )
+        primary = self.primary.display
+        try:
+            health = health_of(
+                self.local_state,
+                self.situation,
+                primary=primary,
+                lane=self._writer.lane.id,
+                waiting=self.replayer.waiting.sentences(),
+                troubles=[*self.supervisor.troubles(), *PROCESS.troubles()],
+                replayed_ops=self.replayer.replayed_ops,
+            )
+        except StandfastError as error:
+            return health_without_files(self.local_state, self.situation, error, primary=primary)
         return with_activity(health, self.report())
 
     def report(self, *, closed: bool = False) -> Report:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from standfast.engine.journal import Pending
+from standfast.engine.journal import HeldNote, Pending
 from standfast.engine.replay_batches import place_of, units
 from standfast.errors import StandfastError
 from standfast.limits import MAX_REFUSED_ATTEMPTS, MAX_SUSPECTS, MAX_SUSPICIOUS_ATTEMPTS
@@ -41,12 +41,9 @@ LONGEST_SUSPECT_PAUSE_S = 8.0
 class Held(msgspec.Struct):
     """A collection with a fault: what the server answered, since when, when it is tried next."""
 
-    cause: str
-    hint: str
-    since: str
-    pause_s: float
-    until: float
-    code: str = ""
+    note: HeldNote
+    pause_s: float = FIRST_HELD_PAUSE_S
+    until: float = 0.0
 
 
 class Suspect(msgspec.Struct):
@@ -73,17 +70,26 @@ class Waiting:
     def __init__(self) -> None:
         self.held: dict[str, Held] = {}
         self.suspects: dict[int, Suspect] = {}
-        self.doubted: frozenset[str] = frozenset[str]()
+        self._doubts: dict[str, str] = {}
+        """Doubted collections, with what the server answered."""
         self._refused: dict[str, int] = {}
         """Writes that the table of a collection, which takes others, has refused in a row."""
         self._locked: dict[Place, float] = {}
         self._taken: dict[str, float] = {}
         """When the primary has last taken a write of a collection: it is not the table's fault."""
 
+    def resume(self, held: Mapping[str, HeldNote]) -> None:
+        """Begin with what an earlier process has left held: each is tried, by itself, at once."""
+        self.held = {name: Held(note) for name, note in held.items()}
+
+    def notes(self) -> dict[str, HeldNote]:
+        """What is held, for the next process."""
+        return {name: held.note for name, held in self.held.items()}
+
     def clear(self) -> None:
         """Nothing is pending any more."""
         self.held, self.suspects, self._locked = {}, {}, {}
-        self.doubted, self._refused = frozenset[str](), {}
+        self._doubts, self._refused = {}, {}
 
     def lock(self, unit: Sequence[Pending], now: float) -> None:
         """The row of a unit is locked by another transaction."""
@@ -95,12 +101,11 @@ class Waiting:
         pause_s = FIRST_HELD_PAUSE_S
         if before is not None:
             pause_s = min(LONGEST_HELD_PAUSE_S, before.pause_s * 2)
-        since = before.since if before else datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        self.held = {
-            **self.held,
-            collection: Held(error.message, error.hint, since, pause_s, now + pause_s, error.code),
-        }
-        self.doubted -= {collection}
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        since = before.note.since if before else since
+        note = HeldNote(error.message, error.hint, since, error.code)
+        self.held = {**self.held, collection: Held(note, pause_s, now + pause_s)}
+        self._doubts = {k: v for k, v in self._doubts.items() if k != collection}
         self._refused.pop(collection, None)
         return before is None
 
@@ -119,10 +124,15 @@ class Waiting:
         self.suspects = {**self.suspects, unit[0].id: one}
         return one
 
-    def doubt(self, suspect: Suspect) -> None:
+    @property
+    def doubted(self) -> frozenset[str]:
+        """Collections of which a write or a batch failed, and nothing was taken since."""
+        return frozenset(self._doubts)
+
+    def doubt(self, collections: Set[str], cause: str) -> None:
         """It is not known whether a write is at fault or the table: others of it will show."""
-        suspect.attempts += 1
-        self.doubted |= suspect.collections - self.held.keys()
+        news = dict.fromkeys(collections - self.held.keys(), cause)
+        self._doubts = {**self._doubts, **news}
 
     def is_hopeless(self, suspect: Suspect) -> bool:
         """Whether it is the write that is at fault: tried often enough, while others are taken."""
@@ -172,7 +182,8 @@ class Waiting:
         self._taken.update(dict.fromkeys(collections, now))
         # It takes writes, and refuses some.
         self._refused.update(dict.fromkeys(collections & (self.doubted | self._refused.keys()), 0))
-        self.doubted -= collections
+        if self._doubts:
+            self._doubts = {k: v for k, v in self._doubts.items() if k not in collections}
         if not self.held:
             return []
         mended = sorted(collections & self.held.keys())
@@ -199,11 +210,13 @@ class Waiting:
 
     def sentences(self) -> list[str]:
         """What a person must know: what is wrong, since when, what is safe, what to do."""
-        found = [
-            f"collection `{name}` is held since {held.since}: {held.cause}; its pending writes are"
-            " safe in the journal, and are replayed as soon as this is repaired"
-            + (f" ({held.hint})" if held.hint else "")
-            for name, held in sorted(self.held.items())
+        found = [held.note.sentence(name) for name, held in sorted(self.held.items())]
+        suspected = {name for one in self.suspects.values() for name in one.collections}
+        found += [
+            f"a batch of collection `{name}` did not go: {cause}; its writes are safe in the"
+            " journal, and are tried one by one; all other writes go on"
+            for name, cause in sorted(self._doubts.items())
+            if name not in suspected
         ]
         for one in list(self.suspects.values())[:MAX_SUSPECTS]:
             tries = (

@@ -213,7 +213,7 @@ class Writer:
         behind: list[Submission] = []
         held = self._context.replayer.waiting.held
         # The server fails on every write to these, in a way that elsewhere means an outage.
-        failing = {name for name, one in held.items() if one.code in IN_DOUBT}
+        failing = {name for name, one in held.items() if one.note.code in IN_DOUBT}
         for submission in submissions:
             places = {(op.collection, op.key) for op in submission.ops}
             is_at = self._local_state.journal.is_at
