@@ -18,7 +18,7 @@ from support.crash_world import World
 
 _RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]+")
 #: What tells when or where, and so differs between two runs that did the same.
-_VOLATILE = ("run", "started_at", "updated_at", "target", "identity", "checksum")
+_VOLATILE = ("run", "started_at", "updated_at", "target", "identity", "server", "checksum")
 
 
 class Kept(NamedTuple):
