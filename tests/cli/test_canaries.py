@@ -205,7 +205,7 @@ def closed(url: str) -> str:
 
 STATES: dict[str, Callable[[str], str]] = {
     "healthy": str,
-    "healthy, in JSON": str,
+    "healthy, in every way": str,
     "away": closed,
     "wrong password": lambda url: url.replace(PASSWORD, f"{PASSWORD}x"),
     "wrong parameter": lambda url: f"{url}?sslmode={PASSWORD}",
@@ -232,10 +232,11 @@ def test_secrets_and_contents_are_nowhere(
         "STANDFAST_DATA_DIR": str(outage.data_dir()),
         "STANDFAST_DEADLINE_S": "0.5",
     }
+    # In the short run two of each, and without --json: what a terminal gets has more in it.
+    short = state == "healthy"
     for command, calls in CALLS.items():
-        for line in calls:
-            # Without --json, in the short run: what a terminal gets has more in it.
-            for flags in ([],) if state == "healthy" else ([], ["--json"]):
+        for line in calls[:2] if short else calls:
+            for flags in ([],) if short else ([], ["--json"]):
                 words = [*words_of(outage, line), *flags]
                 ran = run_cli(*words, cwd=outage.root, env=env)
                 assert ran.code != 70, (line, ran.err)
@@ -252,5 +253,5 @@ def test_secrets_and_contents_are_nowhere(
         assert not [error for error in codes.errors if canary in repr(vars(error)) + str(error)]
     for path in outage.data_dir().rglob("run.log"):
         assert not [canary for canary in ALL if canary in path.read_text()]
-    if state == "healthy":
-        assert len(codes.seen) > 10, sorted(codes.seen)
+    if short:
+        assert len(codes.seen) > 5, sorted(codes.seen)

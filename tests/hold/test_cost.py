@@ -104,12 +104,10 @@ def test_expired_documents_of_sqlite_are_removed(tmp_path: Path) -> None:
     """C2: the same in a SQLite file, within the transactions of later writes; who makes one of them
     again continues above its version."""
     with standfast.open(data_dir=tmp_path / "data") as store:
-        for number in range(600):
-            store["c"].put(str(number), 1, ttl_s=0.001)
+        store["c"].put_many({str(number): 1 for number in range(600)}, ttl_s=0.001)
         stored = apsw.Connection(str(tmp_path / "data" / "fallback.db"))
         stored.execute("UPDATE c SET expires_at = 1000")  # long ago
-        for number in range(512):
-            store["c"].put(f"new {number}", 1, ttl_s=600)
+        store["c"].put_many({f"new {number}": 1 for number in range(512)}, ttl_s=600)
         ((left, index),) = stored.execute(
             "SELECT (SELECT count(*) FROM c), (SELECT count(*) FROM sqlite_schema"
             " WHERE name = 'c_standfast_expires')"
