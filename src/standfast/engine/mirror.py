@@ -5,9 +5,8 @@ Every row is tagged with the watermarks of the directory's lanes in the snapshot
 written in one transaction (R6): safe from kill -9 at once, from a power cut a moment later.
 
 A call whose answer the primary has given does not fail, and hardly waits, because of the mirror.
-While another process has its file locked, what it missed is in memory, and a lock file beside it
-says so; a mirror that missed anything in another way is removed at once, which a full disk allows
-too, and begun anew when that works (R25).
+While another process has its file locked, what it missed is in memory, and a lock file says so; one
+that missed anything in another way is removed at once, also on a full disk, and begun anew (R25).
 """
 
 from __future__ import annotations
