@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from standfast.admin import data_dir as local
-from standfast.admin import doctor as checks
+from standfast.admin.checks import files as checks
+from standfast.admin.checks import primary
 from standfast.system.disks import filesystem_of
 from support.cli import Ran
 from support.cluster import Cluster
@@ -95,10 +96,13 @@ def test_what_an_outage_leaves(kept: Outage) -> None:
     begin(kept)
     leave_pending(kept)
     ran = kept.run("doctor", "--json")
-    assert (ran.code, bad(ran)) == (1, {"pending": "warn", "lanes": "warn"})
+    assert (ran.code, bad(ran)) == (1, {"pending": "warn", "processes": "warn"})
     with kept.away():
         ran = kept.run("doctor", "--json")
-    assert (ran.code, bad(ran)) == (3, {"connection": "fail", "pending": "warn", "lanes": "warn"})
+    assert (ran.code, bad(ran)) == (
+        3,
+        {"connection": "fail", "pending": "warn", "processes": "warn"},
+    )
     kept.aged(25 * 3600)
     ran = kept.run("doctor")
     assert ran.code == 1
@@ -178,7 +182,7 @@ def test_the_file_system_of_a_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ahead_s", "word"), [(61.0, "behind"), (-61.0, "ahead of"), (59.0, "")])
 def test_clocks_that_differ(ahead_s: float, word: str) -> None:
     """More than a minute either way is a warning that says which one is late."""
-    check = checks.clock(ahead_s)
+    check = primary.clock(ahead_s)
     assert check.verdict == ("warn" if word else "ok")
     assert word in check.found
 
@@ -221,7 +225,7 @@ def test_another_database_is_adopted(kept: Outage) -> None:
     ran = kept.run("doctor", "--adopt", "--yes", "--json")
     assert ran.code == 0  # done, although the writes are still pending
     assert ran.document["adopted"]["pending"] == 4
-    assert bad(ran) == {"pending": "warn", "lanes": "warn"}
+    assert bad(ran) == {"pending": "warn", "processes": "warn"}
     assert kept.run("journal", "drain").code == 0
     assert kept.run("list", "views").out == "0\n1\n2\nlate\n"
     with kept.store() as store:

@@ -71,6 +71,11 @@ def headline(found: list[Finding], display: str) -> str:
     return f"safe: {first.text}{others}"
 
 
+def too_little_free(disk: Disk) -> bool:
+    """Whether an outage could fill the disk."""
+    return disk.free < min(MIN_FREE_BYTES, disk.total * MIN_FREE_SHARE)
+
+
 def moment(seconds: float, now: float | None = None) -> str:
     """A time for people, in UTC, with how long ago it was."""
     when = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -169,14 +174,10 @@ def _refused(evidence: Evidence) -> Iterator[Finding]:
 
 def _space(evidence: Evidence) -> Iterator[Finding]:
     disk = evidence.disk
-    if isinstance(disk, Disk):
-        least = min(MIN_FREE_BYTES, disk.total * MIN_FREE_SHARE)
-        if disk.free < least:
-            where = evidence.settings.data_dir.absolute()
-            text = (
-                f"only {size(disk.free)} are free on the disk of {where}: an outage could fill it"
-            )
-            yield Finding("act", text, "free space there, or move STANDFAST_DATA_DIR")
+    if isinstance(disk, Disk) and too_little_free(disk):
+        where = evidence.settings.data_dir.absolute()
+        text = f"only {size(disk.free)} are free on the disk of {where}: an outage could fill it"
+        yield Finding("act", text, "free space there, or move STANDFAST_DATA_DIR")
     local = evidence.local
     if isinstance(local, Local):
         used = max(local.ops / MAX_JOURNAL_OPS, local.bytes / MAX_JOURNAL_BYTES)

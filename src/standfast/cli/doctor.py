@@ -14,12 +14,15 @@ from standfast.cli.common import (
     read_settings,
     require_yes,
 )
-from standfast.cli.output import Exit, note, print_json, print_line, shown
+from standfast.cli.output import Exit, note, print_json, print_line, shown, stdout_styled
 from standfast.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from standfast.admin.adopt import Adoption
     from standfast.config.settings import Settings
+
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command("doctor")
@@ -48,9 +51,12 @@ def doctor_command(
         print_json(document | ({"adopted": adopted} if adopt else {}))
     else:
         for check in report.checks:
-            print_line(f"{check.verdict:4}  {check.name:14}  {shown(check.found)}")
+            verdict = stdout_styled(f"{check.verdict:4}", fg=_COLOURS[check.verdict])
+            print_line(f"{verdict}  {check.name:14}  {shown(check.found)}")
             if check.verdict != "ok" and check.hint:
                 print_line(f"      {'':14}  -> {shown(check.hint)}")
+            if check.command and check.command not in check.hint:
+                print_line(f"      {'':14}     {shown(check.command)}")
     if isinstance(report.failure, Unavailable):
         return Exit.UNREACHABLE
     return Exit.DONE if report.green or adopted else Exit.NO

@@ -8,6 +8,12 @@ from pathlib import Path
 
 #: File systems whose files are gone when the machine or its container starts again.
 VOLATILE = frozenset({"tmpfs", "ramfs"})
+#: File systems of a container itself: gone with it, unless a volume is mounted over a directory.
+CONTAINER = frozenset({"overlay", "aufs", "fuse-overlayfs"})
+#: File systems of other machines.
+NETWORK = frozenset(
+    "nfs nfs4 cifs smb3 smbfs fuse.sshfs 9p glusterfs fuse.glusterfs ceph afs lustre".split()
+)
 #: Where Linux lists what is mounted; no other system has this file.
 _MOUNTS = Path("/proc/self/mounts")
 #: Whether the mode of a file says who may use it.  Windows has lists of rights in its place, and

@@ -1,0 +1,1 @@
+"""The checks of `standfast doctor`, each by itself: one that fails hides no other."""
