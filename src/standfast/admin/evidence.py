@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from standfast.admin.backup.folder import backups
 from standfast.admin.data_dir import Local, look
 from standfast.admin.primary import Primary, ask, connected
 from standfast.backends.base import Backend
@@ -55,6 +56,16 @@ class Run(NamedTuple):
     busy: bool
 
 
+class Backups(NamedTuple):
+    """The newest backup that was verified, and why the newest of all is not good.
+
+    Texts for people; empty where there is none, or nothing speaks against it.
+    """
+
+    verified: str = ""
+    problem: str = ""
+
+
 class Evidence(NamedTuple):
     """Everything that was looked at; an error where that failed.
 
@@ -71,6 +82,7 @@ class Evidence(NamedTuple):
     reports: list[SeenReport]
     directories: list[Directory] | StandfastError
     blockers: list[Session] | StandfastError
+    backups: Backups | StandfastError
 
     @property
     def alive(self) -> list[SeenReport]:
@@ -78,12 +90,25 @@ class Evidence(NamedTuple):
         return [one for one in self.reports if one.alive]
 
 
-def gather(settings: Settings) -> Evidence:
-    """Look at the files, and ask the database on one connection; raises nothing of ours."""
+class Asked(NamedTuple):
+    """What the database said, or the error in its place."""
+
+    primary: Primary | StandfastError
+    directories: list[Directory] | StandfastError = []  # noqa: RUF012 - never changed
+    blockers: list[Session] | StandfastError = []  # noqa: RUF012
+
+
+def gather(settings: Settings, asked: Asked | None = None) -> Evidence:
+    """Look at the files, and ask the database on one connection; raises nothing of ours.
+
+    `asked`: what it said a moment ago; it is not asked again then.
+    """
     data_dir = settings.data_dir
     local = attempt(lambda: look(data_dir))
-    lanes = sorted(local.expected) if isinstance(local, Local) else []
-    primary, wrote, blocking = _database(settings, lanes)
+    if asked is None:
+        lanes = sorted(local.expected) if isinstance(local, Local) else []
+        asked = ask_database(settings, lanes)
+    primary, wrote, blocking = asked
     return Evidence(
         settings=settings,
         exists=data_dir.exists(),
@@ -94,6 +119,7 @@ def gather(settings: Settings) -> Evidence:
         reports=read_reports(data_dir),
         directories=wrote,
         blockers=blocking,
+        backups=attempt(lambda: known_backups(data_dir)),
     )
 
 
@@ -112,23 +138,24 @@ def attempt(work: Callable[[], T]) -> T | StandfastError:
         )
 
 
-def _database(
-    settings: Settings, lanes: list[str]
-) -> tuple[
-    Primary | StandfastError, list[Directory] | StandfastError, list[Session] | StandfastError
-]:
+def ask_database(
+    settings: Settings, lanes: list[str], more: Callable[[Backend], object] | None = None
+) -> Asked:
+    """Ask it on a connection of its own; `more` asks further on the same."""
     try:
         with connected(settings) as backend:
             primary = attempt(lambda: ask(backend, settings, lanes=lanes))
+            if more is not None and not isinstance(primary, StandfastError):
+                more(backend)
             if not isinstance(backend, PostgresBackend) or isinstance(primary, StandfastError):
-                return primary, [], []
-            return (
+                return Asked(primary)
+            return Asked(
                 primary,
                 attempt(lambda: _wrote_lately(backend, settings)),
                 attempt(lambda: _blocking(backend, settings)),
             )
     except StandfastError as error:
-        return error, [], []
+        return Asked(error)
 
 
 def _wrote_lately(backend: PostgresBackend, settings: Settings) -> list[Directory]:
@@ -154,6 +181,22 @@ def disk_of(data_dir: Path) -> Disk:
         with contextlib.suppress(FileNotFoundError):
             size += os.stat(data_dir / name).st_size
     return Disk(found.free, found.total, size)
+
+
+def known_backups(data_dir: Path) -> Backups:
+    """What is known of the backups in a data directory; none of them is read as a whole."""
+    found = backups(data_dir)
+    good = [each for each in found if each.known and each.known.verified_at and not each.problem]
+    verified = ""
+    if good:
+        newest = good[-1]
+        known = newest.known
+        assert known is not None, "only these were taken"
+        made = newest.made_at.strftime("%Y-%m-%d %H:%M UTC")
+        tried = f", restored for trial {known.drilled_at}" if known.drilled_at else ""
+        verified = f"{newest.path.name} of {made}, verified {known.verified_at}{tried}"
+    problem = f"{found[-1].path.name}: {found[-1].problem}" if found and found[-1].problem else ""
+    return Backups(verified, problem)
 
 
 def unfinished_runs(data_dir: Path) -> list[Run]:

@@ -172,7 +172,7 @@ def status_from(evidence: Evidence, *, library: str) -> Seen:
         ],
         left_open=known.dead,
         runs=[] if isinstance(evidence.runs, StandfastError) else evidence.runs,
-        backup=None,
+        backup=_backup(evidence),
         disk=Space(disk.free, disk.total, disk.journal) if isinstance(disk, Disk) else None,
         directories=_directories(evidence, known),
         history=_history(known),
@@ -187,6 +187,11 @@ def status_from(evidence: Evidence, *, library: str) -> Seen:
         mirrored=known.mirrored,
     )
     return Seen(status, local if isinstance(local, StandfastError) else unreachable)
+
+
+def _backup(evidence: Evidence) -> str | None:
+    found = evidence.backups
+    return None if isinstance(found, StandfastError) else found.verified or None
 
 
 def _iso(seconds: float) -> str:

@@ -53,6 +53,7 @@ def findings(evidence: Evidence) -> list[Finding]:
         *_space(evidence),
         *_runs(evidence),
         *_unused(evidence),
+        *_backups(evidence),
         *_conflicts(evidence),
     ]
     return sorted(every, key=lambda one: one.severity != "act")
@@ -261,6 +262,13 @@ def _runs(evidence: Evidence) -> Iterator[Finding]:
         what = "rollback" if one.state == "rolling-back" else "migration"
         text = f"a {what} was interrupted at {one.since} (run {one.run}, {one.state})"
         yield Finding("act", text, one.command)
+
+
+def _backups(evidence: Evidence) -> Iterator[Finding]:
+    found = evidence.backups
+    problem = found.message if isinstance(found, StandfastError) else found.problem
+    if problem:
+        yield Finding("act", f"the newest backup is not good: {problem}", "standfast backup create")
 
 
 def _unused(evidence: Evidence) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from standfast.backends.base import Backend
-from standfast.cli.output import use_json, warn
+from standfast.cli.output import LOG_FORMAT, print_record, use_json, warn
 from standfast.config.settings import Settings, load_settings
 from standfast.errors import ConfigError, StandfastError
 
@@ -141,10 +141,13 @@ def require_yes(question: str, *, yes: bool, as_json: bool) -> None:
 
 
 class _Warner(logging.Handler):
-    """Shows what the library logs as warnings of the command."""
+    """Shows what the library logs as warnings of the command, or as JSON, one object a line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warn(record.getMessage())
+        if LOG_FORMAT["json"]:
+            print_record(record)
+        else:
+            warn(record.getMessage())
 
 
 @contextmanager

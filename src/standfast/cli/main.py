@@ -14,7 +14,16 @@ import click
 
 from standfast import __version__
 from standfast.cli.common import Decision
-from standfast.cli.output import Exit, exit_code, flush, print_error, silence, use_json
+from standfast.cli.output import (
+    LOG_FORMAT,
+    Exit,
+    did_you_mean,
+    exit_code,
+    flush,
+    print_error,
+    silence,
+    use_json,
+)
 from standfast.errors import StandfastError
 
 _COMMANDS = {
@@ -41,6 +50,8 @@ _COMMANDS = {
         "Backups: create, list, verify, restore, prune, drill.",
     ),
     "demo": ("standfast.cli.demo", "See it: files moved, PostgreSQL killed, nothing lost."),
+    "serve": ("standfast.cli.serve", "Serve probes, metrics and a status page over HTTP."),
+    "completion": ("standfast.cli.completion", "Print the completion script of a shell."),
     "schema": ("standfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
 }
 
@@ -95,7 +106,10 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            return None
+            if cmd_name.startswith("-") or ctx.resilient_parsing:
+                return None
+            meant = did_you_mean(cmd_name, _COMMANDS)
+            raise click.UsageError(f"No such command '{cmd_name}'.{meant}", ctx)
         command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name + "_command")
         add_twins(command)
         return command
@@ -113,13 +127,23 @@ class _LazyGroup(click.Group):
     " 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="standfast")
-def main() -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    envvar="STANDFAST_LOG_FORMAT",
+    show_envvar=True,
+    help="How warnings are written to stderr: for people, or one JSON object a line.",
+)
+def main(log_format: str) -> None:
     """Your app's JSON files, safely in a database: move, hold, run.
 
     The database is PostgreSQL when DATABASE_URL names one, else SQLite in the data directory
     (STANDFAST_DATA_DIR, default ./storage).  Every setting has a twin in the environment:
     --on-conflict is STANDFAST_ON_CONFLICT.  What decides (--yes, --all, --force) has none.
     """
+    LOG_FORMAT["json"] = log_format == "json"
 
 
 def run() -> NoReturn:

@@ -7,12 +7,15 @@ secrets never are, except by `get` and `export`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,6 +34,8 @@ BAR_AFTER_S = 0.5
 _OUTPUT = "output"
 
 _state = {"json": False}
+#: Whether lines of the log are JSON: `--log-format json`.
+LOG_FORMAT = {"json": False}
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))}
 
 
@@ -126,6 +131,14 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The names that are nearly what was given, as a question; empty where none is."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(given.lower(), list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(f'`{name}`' for name in found)}?" if found else ""
+
+
 def print_line(text: str) -> None:
     """A line of data, on stdout."""
     _write(sys.stdout, text + "\n")
@@ -168,7 +181,15 @@ def warn(text: str) -> None:
     _tell(styled("warning: ", fg="yellow") + text)
 
 
+def print_record(record: logging.LogRecord) -> None:
+    """A line of the log as one JSON object, on stderr."""
+    at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    about = {"time": at, "level": record.levelname.lower(), "logger": record.name}
+    _tell(_plain(json.dumps({**about, "message": record.getMessage()}, ensure_ascii=False)))
+
+
 def _tell(text: str) -> None:
+    _make_room()
     # Through click, which leaves the colours out when stderr is not a terminal.
     try:
         click.echo(masked(text), err=True)
@@ -186,6 +207,8 @@ def _write(stream: TextIO, text: str, *, flush: bool = True) -> bool:
 
     ConfigError when the output cannot be written, as on a full disk.
     """
+    if _shown and stream.isatty():
+        _make_room()
     try:
         stream.write(text)
         if flush:
@@ -214,38 +237,71 @@ def silence(stream: TextIO) -> None:
 def progress_bar() -> Generator[Progress]:
     """A function `(step, done, total)` that shows a bar on a terminal when a step takes long.
 
-    rich is imported only then.
+    There is one display, and whatever else is printed meanwhile stands above it.  rich is imported
+    only then.
     """
     if _state["json"] or not sys.stderr.isatty():
         yield lambda step, done, total: None
         return
     bar = _Bar()
+    _shown.append(bar)
     try:
         yield bar.show
     finally:
-        bar.stop()
+        _shown.remove(bar)
+        bar.pause()
+
+
+@contextmanager
+def busy(step: str) -> Generator[None]:
+    """The same for a step of which it is not known how far it has come."""
+    with progress_bar() as show:
+        show(step, 0, 0)
+        timer = threading.Timer(BAR_AFTER_S, show, (step, 0, 0))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class _Bar:
+    """The display of the steps that take long; taken away while a line is printed."""
+
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
         self._tasks: dict[str, Any] = {}
         self._bar: Any = None
+        self._lock = threading.Lock()
 
     def show(self, step: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._started.setdefault(step, now) < BAR_AFTER_S:
+        if now - self._started.setdefault(step, now) < BAR_AFTER_S - 0.01:
             return
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import Progress as RichProgress
+        with self._lock:
+            if self._bar is None:
+                from rich.console import Console
+                from rich.progress import Progress as RichProgress
 
-            self._bar = RichProgress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-        if step not in self._tasks:
-            self._tasks[step] = self._bar.add_task(step, total=total)
-        self._bar.update(self._tasks[step], completed=done)
+                self._bar = RichProgress(console=Console(stderr=True), transient=True)
+                self._bar.start()
+            if step not in self._tasks:
+                self._tasks[step] = self._bar.add_task(step, total=total or None)
+            self._bar.update(self._tasks[step], completed=done)
 
-    def stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def pause(self) -> None:
+        """Take it off the screen; the next step that is reported brings it back."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar, self._tasks = None, {}
+
+
+#: The display that is on the screen now.
+_shown: list[_Bar] = []
+
+
+def _make_room() -> None:
+    for bar in _shown:
+        bar.pause()

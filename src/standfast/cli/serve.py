@@ -1,0 +1,127 @@
+"""`serve`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import click
+
+from standfast.cli.common import common_options, library_warnings, read_settings
+from standfast.cli.output import Exit, note, shown
+from standfast.errors import ConfigError
+
+#: Requests that are served at a time; beyond, they are answered with 503.
+MAX_CONNECTIONS = 200
+#: Bytes of a request's head.
+MAX_HEAD_BYTES = 16 * 1024
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8377,
+    show_default=True,
+    help="On which port; 0: any that is free.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file with the token.  Or give it as STANDFAST_TOKEN.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Answer under this name, too: that of a reverse proxy.",
+)
+@common_options("--url")
+def serve_command(
+    host: str,
+    port: int,
+    token_file: Path | None,
+    hosts: tuple[str, ...],
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Serve probes, metrics and a status page: /livez, /readyz, /metrics, /status.json and /.
+
+    Only this machine may look without the token; contents of documents and decisions need it
+    always.  Listening anywhere but on 127.0.0.1 needs a token of yours.
+    """
+    settings = read_settings(url, data_dir)
+    try:
+        import uvicorn
+
+        from standfast.admin.serve.app import create_app
+        from standfast.admin.serve.guard import is_loopback_host
+    except ImportError as error:
+        raise ConfigError(
+            f"the package `{error.name}` is not installed",
+            code="usage",
+            hint="pip install 'standfast[serve]'",
+        ) from None
+    token = _token(token_file)
+    if token is None:
+        if not is_loopback_host(host):
+            raise ConfigError(
+                f"listening on {host} lets other machines in, and there is no token",
+                code="usage",
+                hint="set STANDFAST_TOKEN to a long random text: openssl rand -hex 16",
+            )
+        token = secrets.token_urlsafe(24)
+        note(f"token for contents and decisions: {token}")
+    names = {*hosts} if is_loopback_host(host) or host in ("0.0.0.0", "::") else {*hosts, host}
+    app = create_app(settings.url, data_dir=settings.data_dir, token=token, hosts=names)
+    app.start()
+    place = f"[{host}]" if ":" in host else host
+    note(f"serving the status of {shown(settings.target.display)} on http://{place}:{port}/")
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        http="h11",
+        ws="none",
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    with library_warnings():
+        try:
+            server.run()
+        except SystemExit:
+            raise ConfigError(
+                f"nothing can listen on {place}:{port}", code="usage", hint="give another --port"
+            ) from None
+        finally:
+            app.close()
+    return Exit.DONE
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get("STANDFAST_TOKEN", "").strip() or None
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the token's file cannot be read: {getattr(error, 'strerror', None) or 'not text'}",
+            code="usage",
+            hint="name a file with the token in one line",
+        ) from None
+    if not text:
+        raise ConfigError("the token's file is empty", code="usage", hint="write the token into it")
+    return text

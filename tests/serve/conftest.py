@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.outage import Outage
+
+
+@pytest.fixture
+def outage(pg_database: str, pg_admin_url: str, tmp_path: Path) -> Outage:
+    """A fresh PostgreSQL database that the test can take away, with its data directories."""
+    return Outage(pg_database, tmp_path, admin_url=pg_admin_url)
