@@ -57,7 +57,9 @@ SQL = {
         "REVOKE INSERT ON views FROM CURRENT_USER", "`views`", "lacks INSERT on its table"
     ),
     "every right revoked": Broken(
-        "REVOKE ALL ON views FROM CURRENT_USER", "`views`", "lacks SELECT, INSERT, UPDATE, DELETE"
+        "REVOKE SELECT, INSERT, UPDATE, DELETE ON views FROM CURRENT_USER",
+        "`views`",
+        "lacks SELECT, INSERT, UPDATE, DELETE",
     ),
     "a table that was renamed": Broken(
         "ALTER TABLE views RENAME TO gone",
@@ -217,7 +219,7 @@ def test_commits_that_are_not_waited_for(shared: Outage) -> None:
         # Behind fsync, which is worse: asked for by itself.
         from standfast.backends.postgres.schema import ServerFacts
 
-        facts = ServerFacts("15", "UTF8", "off", "on", "on", 0.0, 3)
+        facts = ServerFacts("15", "UTF8", "off", "on", "on", 0.0, 3, encrypted=False)
         check = primary.durability(facts)
         assert (check.verdict, "synchronous_commit is off" in check.found) == ("warn", True)
         assert check.command == "ALTER ROLE ... SET synchronous_commit = on"
@@ -451,6 +453,23 @@ def test_a_damaged_embedded_database(embedded: Place) -> None:
         "damaged" in check["found"] or "malformed" in check["found"]
         for check in named(ran).values()
     )
+
+
+def test_backups(embedded: Place) -> None:
+    """The newest verified backup is named; a damaged one is a failure, mended by another one."""
+    run(embedded, "put", "views", "a", "1")
+    assert "none that is verified" in run(embedded, "status").out
+    assert run(embedded, "backup", "create").code == 0
+    assert run(embedded, "backup", "verify").code == 0
+    ran = run(embedded, "status")
+    assert (ran.code, ", verified 20" in ran.out) == (0, True)
+    (path,) = (embedded.data_dir / "backups").glob("*.jsonl.gz")
+    path.write_bytes(b"not a backup")
+    check = named(run(embedded, "doctor", "--json"))["backup"]
+    assert path.name in check["found"]
+    assert run(embedded, "status").out.startswith("act now: the newest backup is not good: ")
+    assert run(embedded, *shlex.split(check["command"])[1:]).code == 0
+    assert "backup" not in named(run(embedded, "doctor", "--json"))
 
 
 def test_an_old_sqlite() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import standfast
 from standfast import ConfigError, StandfastError, Unavailable
+from standfast.api import opening
 from standfast.api.opening import EMBEDDED_FILE
 from standfast.config.settings import parse_url
 
@@ -158,3 +159,36 @@ def test_settings_that_do_not_exist_are_told(tmp_path: Path) -> None:
             standfast.open(data_dir=tmp_path / "new", **options)  # type: ignore[arg-type]
         assert caught.value.code == "usage"
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("tmpfs", "a restart of the machine deletes"),
+        ("overlay", "is inside a container"),
+        ("nfs", "SQLite's locks are not safe there"),
+        ("ext4", ""),
+    ],
+)
+def test_disks_that_keep_nothing_are_warned_of(
+    tmp_path: Path,
+    kind: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A data directory in memory, in the container or on another machine: a warning at open."""
+    monkeypatch.setattr(opening, "mounts", lambda: f"none / {kind} rw 0 0\n")
+    with standfast.open(data_dir=tmp_path / "storage"):
+        warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert len(warned) == bool(words)
+    assert all(words in line for line in warned)
+
+
+def test_an_empty_url_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A variable that is set and empty is probably one that was meant to hold something."""
+    monkeypatch.setenv("DATABASE_URL", "")
+    with standfast.open(data_dir=tmp_path / "storage"):
+        assert "DATABASE_URL is set and empty" in caplog.text

@@ -93,6 +93,7 @@ def _directory(settings: Settings, evidence: Evidence) -> Iterator[Check]:
         yield failed("local files", local)
     yield from checked("refused", lambda: tables.held(evidence))
     yield from checked("migrations", lambda: files.runs(evidence))
+    yield from checked("backup", lambda: files.backups(evidence))
     yield from checked("sqlite", files.sqlite_version)
     yield from checked("data directory", lambda: files.disk(data_dir))
     yield from checked("owner", lambda: files.owner(data_dir))

@@ -7,6 +7,7 @@ import atexit
 import logging
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ from standfast.limits import (
     MAX_SNAPSHOT_BYTES,
 )
 from standfast.ops.reconcile import OnConflict
+from standfast.system.disks import CONTAINER, NETWORK, VOLATILE, filesystem_of, mounts
 from standfast.system.platform import at_fork
 
 logger = logging.getLogger("standfast")
@@ -122,6 +124,8 @@ def open_engine(settings: Settings, options: OutageOptions) -> Engine:
     """The engine of these settings, with its threads running."""
     for warning in settings.target.warnings:
         logger.warning("%s: %s", settings.source, warning)
+    for warning in _set_up_warnings(settings):
+        logger.warning("%s", warning)
     backend = backend_for(settings.target, max_connections=options.max_connections)
     try:
         engine = _engine_for(settings, options, backend)
@@ -150,6 +154,22 @@ def _engine_for(settings: Settings, options: OutageOptions, backend: Backend) ->
         raise
     engine.start()
     return engine
+
+
+def _set_up_warnings(settings: Settings) -> Iterator[str]:
+    """What is probably not meant: a URL that is set and empty, files that a restart takes away."""
+    if settings.source == "default":
+        for name in ("STANDFAST_DATABASE_URL", "DATABASE_URL"):
+            if name in os.environ:
+                yield f"{name} is set and empty: SQLite in {settings.data_dir} is used"
+    kind = filesystem_of(settings.data_dir, mounts())
+    where = settings.data_dir.absolute()
+    if kind in VOLATILE:
+        yield f"{where} is on {kind}: a restart of the machine deletes what is kept there"
+    elif kind in CONTAINER:
+        yield f"{where} is inside a container ({kind}): mount a volume there, or a new one lacks it"
+    elif kind in NETWORK:
+        yield f"{where} is on a network file system ({kind}): SQLite's locks are not safe there"
 
 
 def _close_all() -> None:

@@ -6,13 +6,20 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from standfast.cli.common import common_options, open_backend, open_for_data, read_settings
+from standfast.cli.common import (
+    common_options,
+    library_warnings,
+    open_backend,
+    open_for_data,
+    read_settings,
+)
 from standfast.cli.output import (
     Exit,
+    did_you_mean,
     line_of,
     masked,
     note,
@@ -22,8 +29,11 @@ from standfast.cli.output import (
     shown,
 )
 from standfast.document.codec import accept, decode, encode
-from standfast.document.names import collection_name
+from standfast.document.names import collection_name, key_text
 from standfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from standfast.config.settings import Settings
 
 #: Keys that `list` prints at the most.
 MAX_LIST = 10_000
@@ -32,14 +42,18 @@ MAX_LIST = 10_000
 @click.command("get")
 @click.argument("collection")
 @click.argument("key")
+@click.option("--local", is_flag=True, help="Read the mirror and the journal, not the database.")
 @common_options("--url")
 def get_command(
-    collection: str, key: str, url: str | None, data_dir: str | None, as_json: bool
+    collection: str, key: str, local: bool, url: str | None, data_dir: str | None, as_json: bool
 ) -> int:
     """Print the document KEY of COLLECTION; exit code 1 when there is none.
 
-    With --json: key, version, times and value.
+    With --json: key, version, times and value.  With --local it works during an outage: the
+    document as this data directory knows it, pending writes included, and how old that is.
     """
+    if local:
+        return _get_local(read_settings(url, data_dir), collection, key, as_json=as_json)
     with open_for_data(url, data_dir) as store:
         found = store[collection].read(key)
     if found is None:
@@ -60,6 +74,33 @@ def get_command(
         print_line(text)
     else:
         print_line(encode(found.value))
+    return Exit.DONE
+
+
+def _get_local(settings: Settings, collection: str, key: str, *, as_json: bool) -> int:
+    from standfast.admin.local_reads import read_locally
+
+    with library_warnings():
+        found = read_locally(settings, collection_name(collection), key_text(key))
+    if as_json:
+        head = {
+            "collection": collection,
+            "key": key,
+            "found": found.text is not None,
+            "source": found.source,
+            "age_s": found.age_s,
+            "pending": found.pending,
+        }
+        value = "" if found.text is None else f',"value":{found.text}'
+        print_line(encode(head)[:-1] + value + "}")
+    elif found.text is not None:
+        print_line(found.text)
+    age = f"{found.age_s:.0f} s old" if found.age_s is not None else "never seen on the primary"
+    pending = f", with {found.pending} pending write(s)" if found.pending else ""
+    note(f"from the {found.source}: {age}{pending}")
+    if found.text is None:
+        note(f"no document {key!r} in `{collection}`, as far as is known here")
+        return Exit.NO
     return Exit.DONE
 
 
@@ -189,6 +230,9 @@ def list_command(
                 for name, count in counts.items():
                     print_line(f"{name}\t{count}")
             return Exit.DONE
+        known = store.collections()
+        if collection_name(collection) not in known:
+            return _no_collection(collection, known, as_json=as_json)
         keys = list(store[collection].keys(prefix=prefix, after=after, limit=limit))
     if as_json:
         print_json({"collection": collection, "keys": keys})
@@ -201,6 +245,13 @@ def list_command(
     if len(keys) == limit:
         note(f"there may be more: --after {shlex.quote(shown(keys[-1]))}")
     return Exit.DONE
+
+
+def _no_collection(collection: str, known: list[str], *, as_json: bool) -> int:
+    if as_json:
+        print_json({"collection": masked(collection), "found": False})
+    note(f"no collection `{masked(collection)}`.{did_you_mean(collection, known)}")
+    return Exit.NO
 
 
 @click.command("export")
@@ -222,11 +273,9 @@ def export_command(
     if output is not None and os.path.lexists(output) and not force:
         raise ConfigError(f"{output} exists", code="exists", hint="--force replaces it")
     with open_backend(read_settings(url, data_dir)) as backend:
-        if collection_name(collection) not in backend.collections():
-            if as_json:
-                print_json({"collection": masked(collection), "found": False})
-            note(f"no collection `{collection}`")
-            return Exit.NO
+        known = backend.collections()
+        if collection_name(collection) not in known:
+            return _no_collection(collection, known, as_json=as_json)
         lines = export_lines(backend, collection, one_document=as_json and output is None)
     if output is None:
         print_lines(lines)

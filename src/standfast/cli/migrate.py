@@ -18,7 +18,7 @@ from standfast.cli.migrate_report import (
     show_plan,
     show_result,
 )
-from standfast.cli.output import Exit, note, print_json, print_line, progress_bar, shown
+from standfast.cli.output import Exit, busy, note, print_json, print_line, progress_bar, shown
 from standfast.errors import ConfigError, MigrationError
 from standfast.migrate.compare import OnConflict
 from standfast.migrate.plan import Options, Plan
@@ -280,9 +280,10 @@ def verify_command(run: str, url: str | None, data_dir: str | None, as_json: boo
             code="state",
             hint="`standfast runs` shows the state of each run",
         )
-    with open_backend(settings) as backend:
+    with open_backend(settings) as backend, progress_bar() as progress:
         require_same_target(backend, state)
-        verdict = verify_run(backend, run_dir, state.sources, run_dir.load_changes())
+        changes = run_dir.load_changes()
+        verdict = verify_run(backend, run_dir, state.sources, changes, progress=progress)
     if as_json:
         wrong = [{"collection": c, "key": k, "what": w} for c, k, w in verdict.wrong]
         print_json({"run": state.run, "compared": verdict.compared, "wrong": wrong})
@@ -311,7 +312,7 @@ def rollback_command(
     from standfast.migrate.rollback import rollback
 
     settings = read_settings(url, data_dir)
-    with open_backend(settings) as backend:
+    with open_backend(settings) as backend, busy("roll back"):
         result = rollback(
             backend, settings.data_dir, run, discard_newer=discard_newer, announce=_announce_step
         )

@@ -12,7 +12,20 @@ VOLATILE = frozenset({"tmpfs", "ramfs"})
 CONTAINER = frozenset({"overlay", "aufs", "fuse-overlayfs"})
 #: File systems of other machines.
 NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs fuse.sshfs 9p glusterfs fuse.glusterfs ceph afs lustre".split()
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "fuse.sshfs",
+        "9p",
+        "glusterfs",
+        "fuse.glusterfs",
+        "ceph",
+        "afs",
+        "lustre",
+    }
 )
 #: Where Linux lists what is mounted; no other system has this file.
 _MOUNTS = Path("/proc/self/mounts")

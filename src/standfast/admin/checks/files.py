@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shlex
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -127,6 +129,17 @@ def runs(evidence: Evidence) -> Iterator[Check]:
         yield Check("migrations", "warn", found, "finish it", one.command)
     if not evidence.runs:
         yield Check("migrations", "ok", "none is unfinished")
+
+
+def backups(evidence: Evidence) -> Check:
+    """Whether there is a backup that was verified, and whether the newest is good."""
+    found = evidence.backups
+    if isinstance(found, StandfastError):
+        raise found
+    if found.problem:
+        text = f"the newest backup is not good: {found.problem}"
+        return Check("backup", "fail", text, "make another one", "standfast backup create")
+    return Check("backup", "ok", found.verified or "none that is verified: standfast backup create")
 
 
 def disk(data_dir: Path) -> Check:
