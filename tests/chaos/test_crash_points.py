@@ -22,7 +22,6 @@ from support.outage_points import (
     HOLD,
     LAST_RESORT,
     LEFT_BEHIND,
-    UNKILLED,
     in_engine,
 )
 from support.outage_stage import Apps, Scene, Server
@@ -137,12 +136,6 @@ def trials(
         yield trials
 
 
-#: The stage wants a write in doubt in the journal; a lost reply is answered by a fresh connection
-#: now, so its first app never comes to where it is to be killed.
-_NO_STAGE = pytest.mark.xfail(run=False, reason="the stage's write in doubt is sent again now")
-
-
-@_NO_STAGE
 @pytest.mark.parametrize(("scenario", "point"), _EACH)
 def test_killed_at_every_failpoint(trials: Trials, scenario: str, point: str) -> None:
     """I1, I2, I3, I12, R1: whatever step kill -9 meets, every acknowledged write is on the primary
@@ -166,7 +159,7 @@ def test_every_failpoint_of_the_engine_has_a_crash_test() -> None:
     found = list(in_engine())
     assert [where for where, name in found if not name] == []
     names = [name for _, name in found]
-    assert set(names) == HOLD.keys() | LAST_RESORT | FAILOVER | UNKILLED
+    assert set(names) == HOLD.keys() | LAST_RESORT | FAILOVER
     assert len(set(names)) == len(names), "a name means one step"
 
 

@@ -33,7 +33,6 @@ LEFT_BEHIND: dict[str, int] = {
     "journal-committed": 20,
     "journal-answered": 20,
     "replay-before-apply": 3,
-    "pg-tables-made": 5,
     "pg-rows-locked": 20,
     "pg-before-commit": 20,
     "replay-applied": 3,
@@ -51,6 +50,7 @@ LEFT_BEHIND: dict[str, int] = {
     "direct-applied": 20,
     "confirm-answered": 20,
     "doubt-before-reconnect": 1,
+    "doubt-fenced": 1,
     "doubt-before-journal": 1,
     "close-begun": 1,
     "close-flushed": 1,
@@ -89,9 +89,6 @@ LAST_RESORT = frozenset(
 )
 #: Steps of a failover that lost writes: killed at in `hold.test_failover`.
 FAILOVER = frozenset("journal-before-front journal-fronted regained regained-page".split())
-#: Not killed at yet: a refusal in doubt whose lane was fenced.  What the first send came to at
-#: this step is tried in `engine.test_lost_connections`.
-UNKILLED = frozenset({"doubt-fenced"})
 
 
 def in_engine() -> Iterator[tuple[str, str]]:

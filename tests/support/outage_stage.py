@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import apsw
 import msgspec
 import psycopg
 from psycopg import sql
@@ -28,10 +29,16 @@ from support.cluster import Cluster
 from support.databases import create_database
 from support.leash import Leash
 from support.outage_app import BATCHED, GONE, PATCHES, Part
+from support.proxy import reserved
 
 _TESTS = Path(__file__).parents[1]
 #: What is left in the data directory of a store that has come to its end.
 _TABLES = (*COLLECTIONS, PATCHES, GONE)
+#: Where the local files name the database that they belong to.
+_NAMED = {
+    "journal.db": [("meta", "value"), ("ops", "op"), ("heads", "head")],
+    "mirror.db": [("meta", "value"), ("retained", "batch")],
+}
 
 
 class Server:
@@ -69,6 +76,9 @@ class Apps:
             stdout=subprocess.PIPE,
         )
         leash.kill_at_end(self._server.pid)
+        self._address = reserved()
+        self.port: int = self._address.getsockname()[1]
+        """The address of the server for those who play here, one after the other."""
 
     def play(self, part: Part) -> int:
         """Let a process of its own play a part; how it ended."""
@@ -82,6 +92,7 @@ class Apps:
 
     def close(self) -> None:
         self._server.communicate()
+        self._address.close()
 
 
 class Scene:
@@ -106,7 +117,42 @@ class Scene:
         name = self.server.database(self.name)
         scene = Scene(self.server, apps, folder, name, seed=seed)
         scene.codes = list(self.codes)
+        scene.replace_names(dict(zip(self._names(), scene._names(), strict=True)))
         return scene
+
+    def _names(self) -> list[str]:
+        """What the local files call the database: its address, and who it is (R22)."""
+        with backends.looking(self.url) as connection:
+            found = connection.execute(
+                "SELECT system_identifier, oid FROM pg_control_system(), pg_database"
+                " WHERE datname = current_database()"
+            ).fetchone()
+        assert found is not None
+        system, oid = found
+        address = f"@127.0.0.1:{self.apps.port}/{self.name}"
+        return [address, f'"name":"{self.name}"', f'"database":"{oid}"', f"/{system}/{oid}/"]
+
+    def replace_names(self, names: dict[str, str]) -> None:
+        """Let the files, which a killed process has left, be those of this database from the first:
+        a copy of a database is another one, and nothing that was meant for the first goes there."""
+        assert all(len(old) == len(new) for old, new in names.items()), names
+
+        def renamed(value: Any) -> Any:
+            for old, new in names.items():
+                if isinstance(value, bytes):
+                    value = value.replace(old.encode(), new.encode())
+                else:
+                    value = value.replace(old, new)
+            return value
+
+        for file, columns in _NAMED.items():
+            conn = apsw.Connection(str(self.data_dir / file))
+            # Their logs stay as they are: to meet them is part of the story.
+            conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            conn.create_scalar_function("renamed", renamed, 1)
+            for table, column in columns:
+                conn.execute(f"UPDATE {table} SET {column} = renamed({column})")
+            conn.close()
 
     @property
     def data_dir(self) -> Path:
@@ -124,6 +170,7 @@ class Scene:
             process=process,
             url=self.url,
             port=self.server.cluster.port,
+            address=self.apps.port,
             data_dir=str(self.data_dir),
             # Copied scenes tell of one directory.
             history=str(self.folder / f"{process}.jsonl"),

@@ -36,9 +36,12 @@ _CALL_TIMEOUT_S = 10.0
 
 
 class Proxy:
-    """Listens on 127.0.0.1 and passes connections on to a port there.  Thread-safe."""
+    """Listens on 127.0.0.1 and passes connections on to a port there.  Thread-safe.
 
-    def __init__(self, upstream_port: int) -> None:
+    `port` is one that `reserved` holds: the address of a database, whoever lives and dies there.
+    """
+
+    def __init__(self, upstream_port: int, *, port: int = 0) -> None:
         self.upstream = ("127.0.0.1", upstream_port)
         self.mode: Mode = "pass"
         self.delay_s = 0.0
@@ -47,10 +50,12 @@ class Proxy:
         self.fired: Counter[str] = Counter()
         #: How often each is still to strike.
         self.armed: Counter[str] = Counter()
+        #: Whether a dropped reply is the last thing that happens.
+        self.refuses_after_drop = False
         #: What went wrong in the proxy itself; empty unless it has a bug.
         self.errors: list[BaseException] = []
         self._links: set[_Link] = set()
-        self._socket = _bound(0)
+        self._socket = _bound(port)
         self.port: int = self._socket.getsockname()[1]
         self._acceptor: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
@@ -76,6 +81,16 @@ class Proxy:
         """For the next `n` writes: the server commits, the client is reset without an answer."""
         self._arm("drop_commit_reply", n)
 
+    def drop_commit_reply_and_refuse(self) -> None:
+        """For the next write: the server commits; in the same step the client is reset without an
+        answer, as is every other one, and new connections are refused, until `heal`."""
+
+        def arm() -> None:
+            self.refuses_after_drop = True
+            self.armed["drop_commit_reply"] = 1
+
+        self._call(arm)
+
     def reset_before_commits(self, n: int = 1) -> None:
         """For the next `n` writes: the client is reset, and the commit never reaches the server."""
         self._arm("rst_before_commit", n)
@@ -89,7 +104,7 @@ class Proxy:
 
     def disarm(self) -> None:
         """Nothing more is dropped, reset or held than has been."""
-        self._call(self.armed.clear)
+        self._call(self._disarm)
 
     def blackhole(self) -> None:
         """Take bytes and connections, and deliver nothing in either direction."""
@@ -179,6 +194,13 @@ class Proxy:
         self.armed[name] -= 1
         return True
 
+    def reply_dropped(self) -> None:
+        """The server has committed, and the client will not hear of it."""
+        self.fired["drop_commit_reply"] += 1
+        if self.refuses_after_drop:
+            self.refuses_after_drop = False
+            self._refuse()
+
     def _blackhole(self) -> None:
         self.mode = "blackhole"
         self._freeze_links()
@@ -209,8 +231,12 @@ class Proxy:
             self._socket = reserve
         self._cut()
 
-    def _heal(self, held: Held) -> None:
+    def _disarm(self) -> None:
         self.armed.clear()
+        self.refuses_after_drop = False
+
+    def _heal(self, held: Held) -> None:
+        self._disarm()
         self.delay_s, self.trickle_bytes = 0.0, 0
         self.mode = "pass"
         self._listen()
@@ -365,7 +391,7 @@ class _Link:
             return chunk
         self._swallowed += chunk
         if committed:
-            self.proxy.fired["drop_commit_reply"] += 1
+            self.proxy.reply_dropped()
             raise _Cut
         if committed is None and chunk:
             return None
@@ -386,6 +412,11 @@ async def _read(source: socket.socket, target: asyncio.Queue[bytes]) -> None:
         await target.put(chunk)
         if not chunk:
             return
+
+
+def reserved() -> socket.socket:
+    """A bound socket: as long as it is open, nobody but proxies of ours gets its port."""
+    return _bound(0)
 
 
 def _bound(port: int) -> socket.socket:
