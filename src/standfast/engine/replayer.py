@@ -50,6 +50,10 @@ another process replays."""
 
 #: Shortest time that a transaction gets, however little of the slice is left.
 _SHORTEST_S = 0.2
+#: How long the queue is held for the last ops of the journal before the store is DIRECT again: at
+#: the least, and the share of the callers' deadline that it never exceeds.
+HANDOVER_S = 0.25
+HANDOVER_SHARE = 0.6
 #: How long the server waits for a lock while the locked row of a batch is searched for.
 PROBE_LOCK_TIMEOUT_S = 0.02
 #: Unavailable, but the server answers: it may be one write that it fails on.
@@ -92,6 +96,7 @@ class Replayer:
         self._adopted: list[Lane] = []
         self._held_lanes: dict[str, str] = {}
         self._limit: float | None = None
+        self._took_s = 0.0
         self._searched: set[str] = set()
         """Collections that are halved at once when a batch fails: others went first already."""
         self._activity = activity
@@ -119,6 +124,8 @@ class Replayer:
             self._limit = max(deadline, time.monotonic() + _SHORTEST_S) if held_up else None
             try:
                 while True:
+                    if held_up and self._is_to_fence():
+                        return "nearly"  # which takes several round trips
                     self._regain()
                     self._fence_dead_lanes()
                     left = self._round()
@@ -132,6 +139,22 @@ class Replayer:
                 self._drain_lock.release()
         finally:
             self._turn.release()
+
+    @property
+    def handover_s(self) -> float:
+        """How long callers are held up for the last ops: a few times what the last batch took."""
+        return max(HANDOVER_S, min(3 * self._took_s, HANDOVER_SHARE * self._deadline_s))
+
+    def _is_to_fence(self) -> bool:
+        """Whether lanes have to be fenced before anything may go direct (R1)."""
+        first = self._journal.first(1)
+        return bool(first and first[0].op.regained) or any(self._dead_lanes())
+
+    def _dead_lanes(self) -> Generator[str]:
+        """Lanes whose processes are gone, and of which nothing is pending."""
+        for lane in self._journal.lanes():
+            if lanes.is_dead(self._data_dir, lane) and not self._journal.holds(lane):
+                yield lane
 
     def _is_slow(self) -> bool:
         """Whether what is left takes too long for callers to be held up by it."""
@@ -153,7 +176,8 @@ class Replayer:
         elif batch is None:  # something was moved out of the way
             return self._journal.totals().ops
         if not batch:
-            self._close_adopted()
+            if self._limit is None:
+                self._close_adopted()
             return None
         self._apply_units(batch, lock_timeout_s=None)
         return self._journal.totals().ops
@@ -318,6 +342,7 @@ class Replayer:
         ops = [_aged(one.op, now_us) for unit in batch for one in unit]
         suspect = self.waiting.suspects.get(batch[0][0].id)
         failpoint("replay-before-apply")
+        begun = time.monotonic()
         applied = self.backend.apply(
             ops,
             expected_watermark=self._local_state.mirror.expected_watermark(ops[0].lane),
@@ -326,6 +351,7 @@ class Replayer:
             on_conflict=self._on_conflict,
             lock_timeout_s=lock_timeout_s,
         )
+        self._took_s = time.monotonic() - begun
         failpoint("replay-applied")
         return applied
 
@@ -477,9 +503,8 @@ class Replayer:
         A lane is fenced only when none of its ops is pending: they are replayed under their own
         names, so that another copy of the directory, which does the same, applies nothing twice.
         """
-        for lane in self._journal.lanes():
-            if lanes.is_dead(self._data_dir, lane) and not self._journal.holds(lane):
-                self._adopt(lane)
+        for lane in self._dead_lanes():
+            self._adopt(lane)
 
     def _adopt(self, lane: str, kinds: Kinds | None = None) -> None:
         """Fence a lane, and re-issue its unapplied ops on new lanes, in the same order.
