@@ -18,12 +18,20 @@ from support.cluster import Cluster
 LOAD_S = 6.0
 
 
-def drill(cluster: Cluster, url: str, folder: Path, *, seed: int, rtt_ms: float = 0.0) -> Run:
+def drill(
+    cluster: Cluster,
+    url: str,
+    folder: Path,
+    *,
+    seed: int,
+    rtt_ms: float = 0.0,
+    deadline_s: float = 0.5,
+) -> Run:
     """Load with faults, heal, drain, check; the run, whose checks have passed."""
     steps = schedule(seed, duration_s=LOAD_S)
     plan = "\n".join(map(str, steps))
     print(f"seed {seed}, histories in {folder}\n{plan}")  # noqa: T201
-    with World(cluster, url, folder, seed=str(seed), rtt_ms=rtt_ms) as world:
+    with World(cluster, url, folder, seed=str(seed), rtt_ms=rtt_ms, deadline_s=deadline_s) as world:
         with Nemesis(world, steps) as nemesis:
             nemesis.run(duration_s=LOAD_S)
         problems = world.drain()
@@ -62,8 +70,9 @@ def test_outage_drill_at_length(
 def test_outage_drill_from_afar(
     mortal_cluster: Cluster, mortal_url: str, tmp_path: Path, seed: int
 ) -> None:
-    """I1-I3, I5, I12, R20: the same with the server a round trip of 80 ms away."""
-    assert_worked(drill(mortal_cluster, mortal_url, tmp_path, seed=seed, rtt_ms=80))
+    """I1-I3, I5, I12, R20: the same with the server a round trip of 80 ms away, and the default
+    deadline."""
+    assert_worked(drill(mortal_cluster, mortal_url, tmp_path, seed=seed, rtt_ms=80, deadline_s=1.0))
 
 
 def test_a_seed_is_a_schedule() -> None:
