@@ -128,7 +128,7 @@ def count(url: str, promised: list[Promised]) -> Count:
             dict(_rows(connection, collection)) for collection in (SIGN_UPS, POINTS, PROFILES)
         )
     for guild in GUILDS:
-        found = Counter(lists.get(guild, []))
+        found = Counter[str](lists.get(guild, []))
         wanted = {token for one in promised for token in one.sign_ups.get(guild, ())}
         lost += len(wanted - set(found))
         doubled += found.total() - len(found)

@@ -246,8 +246,10 @@ def close_to_others(path: Path) -> None:
         one = path.with_name(path.name + ending)
         with contextlib.suppress(OSError):
             state = one.stat()
-            ours = stat.S_ISREG(state.st_mode) and state.st_uid == os.geteuid()
-            if ours and is_open_to_others(state):
+            # Only where files have modes do users have numbers.
+            if not is_open_to_others(state) or not stat.S_ISREG(state.st_mode):
+                continue
+            if state.st_uid == os.geteuid():
                 one.chmod(stat.S_IMODE(state.st_mode) & ~0o007)
 
 

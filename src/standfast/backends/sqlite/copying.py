@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -161,8 +159,7 @@ def _copied(conn: apsw.Connection, path: Path) -> Generator[apsw.Connection]:
             copy.close(True)
     finally:
         for ending in ("", "-journal", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{place}{ending}")
+            Path(f"{place}{ending}").unlink(missing_ok=True)
 
 
 class SqliteFilling:
