@@ -40,6 +40,21 @@ def mode_of(path: Path) -> int | None:
     return mode if _HAS_MODES else None
 
 
+def is_writable(path: Path) -> bool:
+    """Whether this process may make files in a directory, as far as its mode says."""
+    return os.access(path, os.W_OK)
+
+
+def user_name(number: int) -> str:
+    """The name of a user, or its number where the system has none for it."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(number).pw_name
+    except (ModuleNotFoundError, KeyError):
+        return str(number)
+
+
 def mounts() -> str:
     """What is mounted on this machine, in the form of fstab(5); "" where that is not known."""
     try:

@@ -207,8 +207,10 @@ def _attribute(path: Path) -> str:
     """The attribute that keeps a file in its place.  Source: ioctl_iflags(2)."""
     if sys.platform != "linux":
         return ""
-    import fcntl
-
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return ""
     flags = bytearray(8)
     try:
         with opened_regular(path) as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,15 @@ from standfast.admin.verdict import is_used, size, too_little_free
 from standfast.config.settings import Settings
 from standfast.engine.outages import duration
 from standfast.errors import StandfastError
-from standfast.system.disks import CONTAINER, NETWORK, VOLATILE, filesystem_of, mode_of, mounts
+from standfast.system.disks import (
+    CONTAINER,
+    NETWORK,
+    VOLATILE,
+    filesystem_of,
+    mode_of,
+    mounts,
+    user_name,
+)
 from standfast.system.files import is_open_to_others
 
 #: SQLite before this version can damage a file in WAL mode.
@@ -170,15 +177,8 @@ def owner(data_dir: Path) -> Check:
     if not foreign:
         return Check("owner", "ok", "all files belong to one user")
     found = f"{', '.join(foreign[:3])} belong(s) to another user than the directory"
-    command = f"chown -R {_user(user)} {shlex.quote(str(data_dir.absolute()))}"
+    command = f"chown -R {user_name(user)} {shlex.quote(str(data_dir.absolute()))}"
     return Check("owner", "warn", found, "the app may not be able to use them", command)
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
 
 
 def privacy(data_dir: Path) -> Check:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from importlib.resources import files
+from pathlib import Path
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
@@ -23,6 +24,7 @@ from standfast.admin.status import Status
 from standfast.backends.base import Backend
 from standfast.config.settings import Settings, load_settings
 from standfast.errors import ConfigError, StandfastError
+from standfast.system.disks import is_writable
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -249,7 +251,7 @@ def _journal_trouble(status: Status) -> str:
         return "the journal is full"
     if disk is not None and disk.free < 1024 * 1024:
         return "the disk of the journal is full"
-    return "" if os.access(status.data_dir, os.W_OK) else "the journal cannot be written"
+    return "" if is_writable(Path(status.data_dir)) else "the journal cannot be written"
 
 
 def _decision(form: dict[str, str]) -> Decision | None:
