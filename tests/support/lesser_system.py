@@ -35,6 +35,14 @@ def take_away() -> None:
     """Leave of this process's modules what Windows has of them."""
     assert not any(name.startswith("standfast") for name in sys.modules), "too late"
     _imitate(open_files=_open_files)
+    statvfs = os.statvfs
+
+    def disk_usage(path: Any) -> Any:  # Python's own has another way on Windows
+        found = statvfs(path)
+        size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+        return shutil._ntuple_diskusage(size, size - free, free)  # type: ignore[attr-defined]
+
+    shutil.disk_usage = disk_usage
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
     for module, names in (
