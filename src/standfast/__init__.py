@@ -61,7 +61,9 @@ def open(
     """Open a store; use it as a context manager or call its `close()`.
 
     `url`: PostgreSQL (`postgresql://...`) or SQLite (`sqlite:///path`); default: the environment's
-    STANDFAST_DATABASE_URL or DATABASE_URL, else SQLite in the data directory.  `data_dir`: local
+    STANDFAST_DATABASE_URL or DATABASE_URL, else SQLite in the data directory.  `memory://`, for
+    tests, is a database that ends with its store; with a `data_dir` it can be away, see
+    `standfast.testing`.  `data_dir`: local
     files, default STANDFAST_DATA_DIR or `./storage`.  `deadline_s`: how long a call may wait for
     the primary, default 1.0.
 

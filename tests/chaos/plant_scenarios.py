@@ -427,6 +427,42 @@ def other_members(stage: Memory) -> set[str]:
     return set() if stage.others.get("k") == {"a": 2, "b": 2} else {"lost update"}
 
 
+@shows("set-as-a-whole", "remove-as-a-whole", "touch-as-a-whole")
+def other_places(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    for key in ("set", "remove", "touch"):
+        store["c"].put(key, {"a": 1, "b": 1})
+    link.down = True
+    store["c"].set("set", "/a", 2)
+    store["c"].remove("remove", "/a")
+    store["c"].touch("touch", 3600)
+    for key in ("set", "remove", "touch"):
+        stage.others.patch(key, {"b": 2})
+    link.down = False
+    wait_direct(engine)
+    wanted = {"set": {"a": 2, "b": 2}, "remove": {"b": 2}, "touch": {"a": 1, "b": 2}}
+    return set() if dict(stage.others.items()) == wanted else {"lost update"}
+
+
+@shows("prefix-taken-from-the-mirror")
+def keys_of_others(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, engine = stage.open(link)
+    store["c"].put("p/1", 1)
+    list(store["c"].items())
+    stage.others.put("p/2", 2)
+    link.down = True
+    store["d"].put("starter", 1)  # from here on the store knows
+    deleted = 0
+    with contextlib.suppress(StandfastError):
+        deleted = store["c"].delete(prefix="p/")
+    link.down = False
+    wait_direct(engine)
+    left = list(stage.others.keys(prefix="p/"))
+    return {"left behind"} if deleted and left else set()
+
+
 @shows("no-tombstone")
 def made_anew(stage: Memory) -> set[str]:
     store, _ = stage.open(stage.link())

@@ -31,6 +31,8 @@ from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.state_machine import Mode
 from standfast.engine.writer import Attempt, Writer
 from standfast.ops import batch as batch
+from standfast.ops.apply import new_text, replaced
+from standfast.ops.reconcile import Reconciled
 from standfast.ops.types import Op
 from standfast.system.locks import FileLock
 
@@ -410,6 +412,49 @@ def condition_not_judged_again() -> Patch:
         return original(current, blind, **options)
 
     return patch.object(batch, "reconcile", settle)
+
+
+def _whole(kind: str) -> Patch:
+    """An op of this kind replaces the document on replay by what it made of its base."""
+    original = batch.reconcile
+
+    def reconcile(current: Any, op: Op, **options: Any) -> Any:
+        if op.kind != kind:
+            return original(current, op, **options)
+        text = new_text(op.base, op)
+        assert text is not None, "there was something to change"
+        return Reconciled(replaced(current, op, text), None)
+
+    return patch.object(batch, "reconcile", reconcile)
+
+
+@plant("conflicts", finds="lost update")
+def set_as_a_whole() -> Patch:
+    """A set replaces the whole document on replay."""
+    return _whole("set")
+
+
+@plant("conflicts", finds="lost update")
+def remove_as_a_whole() -> Patch:
+    """A remove replaces the whole document on replay."""
+    return _whole("remove")
+
+
+@plant("conflicts", finds="lost update")
+def touch_as_a_whole() -> Patch:
+    """A touch puts the document back on replay as its writer knew it."""
+    return _whole("touch")
+
+
+@plant("I4", finds="left behind")
+def prefix_taken_from_the_mirror() -> Patch:
+    """A prefix is deleted during an outage by the keys that the mirror knows."""
+    original = ReplicatedEngine.pages
+
+    def pages(self: Any, *args: Any, by_primary: bool = False, **options: Any) -> Any:
+        return original(self, *args, **options)
+
+    return patch.object(ReplicatedEngine, "pages", pages)
 
 
 @plant("R17", finds="version went down")

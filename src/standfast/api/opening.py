@@ -9,11 +9,13 @@ import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from standfast.api.aio import AsyncStore, Opening
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
+from standfast.backends.memory import MemoryBackend
+from standfast.backends.memory_server import MemoryServer
 from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_settings
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine
@@ -35,6 +37,8 @@ logger = logging.getLogger("standfast")
 _open: weakref.WeakSet[Engine] = weakref.WeakSet()
 #: How long the end of the program waits for what is still on its way.
 EXIT_TIMEOUT_S = 0.5
+#: A database that ends with its store.
+MEMORY_URL = "memory://"
 
 
 def outage_options(
@@ -97,6 +101,8 @@ def open_store(
     options: OutageOptions | None = None,
 ) -> Store:
     """Open a store: the one that `standfast.open` describes."""
+    if url is not None and url.strip() == MEMORY_URL:
+        return Store(_in_memory(data_dir, deadline_s, options or OutageOptions()))
     settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
     options = options or OutageOptions()
     return Store(open_engine(settings, options), lambda: open_engine(settings, options))
@@ -112,12 +118,32 @@ def open_async_store(
     """Open an asynchronous store: the one that `standfast.open_async` describes."""
 
     async def opened() -> AsyncStore:
+        if url is not None and url.strip() == MEMORY_URL:
+            return AsyncStore(_in_memory(data_dir, deadline_s, options or OutageOptions()))
         settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
         chosen = options or OutageOptions()
         engine = await asyncio.to_thread(open_engine, settings, chosen)
         return AsyncStore(engine, lambda: open_engine(settings, chosen))
 
     return Opening(opened)
+
+
+def _in_memory(
+    data_dir: str | os.PathLike[str] | None, deadline_s: float | None, options: OutageOptions
+) -> Engine:
+    """An empty database in memory, of this store alone; with a data directory as if elsewhere."""
+    if data_dir is None:
+        return _registered(EmbeddedEngine(MemoryBackend()))
+    from standfast.engine.local_state import LocalState
+    from standfast.engine.replicated import ReplicatedEngine
+
+    # Judged as those of any store; the file that is named here is never made.
+    settings = load_settings("sqlite:///none.db", data_dir=data_dir, deadline_s=deadline_s)
+    server = cast("Backend", MemoryServer())
+    local_state = LocalState(settings.data_dir, options, display=server.display)
+    engine = ReplicatedEngine(server, local_state, deadline_s=settings.deadline_s)
+    engine.start()
+    return _registered(engine)
 
 
 def open_engine(settings: Settings, options: OutageOptions) -> Engine:
@@ -133,6 +159,11 @@ def open_engine(settings: Settings, options: OutageOptions) -> Engine:
         backend.close()
         raise
     logger.info("opened %s, data directory %s", backend.display, settings.data_dir.resolve())
+    return _registered(engine)
+
+
+def _registered(engine: Engine) -> Engine:
+    """The engine, which is closed at the end of the program if nobody has done so."""
     _open.add(engine)
     return engine
 

@@ -1,5 +1,12 @@
-"""For tests: what code that uses a store, and what a backend of one's own, can be tested with.
+"""For tests of code that uses a store: fixtures for pytest, and outages on demand.
 
-`standfast.backends.memory.MemoryBackend` is the whole contract without a database;
-`contract.suite.backend` (which needs pytest) is the contract as a test-suite.
+The fixtures `standfast_store` and `standfast_async_store` come with the package as a pytest plugin:
+nothing has to be imported.  `outage(store)` and `restore(store)` take the primary of such a store,
+or of one opened with `memory://` and a `data_dir`, away and bring it back.
 """
+
+from __future__ import annotations
+
+from standfast.testing.outage import Outage, outage, restore
+
+__all__ = ["Outage", "outage", "restore"]
