@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from standfast.document.query import ge, gt, le, lt
-from standfast.document.values import MISSING, UNCHANGED
+from standfast.document.values import MISSING, UNCHANGED, Unchanged
 from standfast.errors import (
     ConfigError,
     ConflictError,
@@ -185,6 +185,7 @@ __all__ = [
     "StateChange",
     "Store",
     "Unavailable",
+    "Unchanged",
     "WriteOutcome",
     "__version__",
     "ge",

@@ -290,8 +290,16 @@ def test_an_older_document_is_upgraded_before_it_is_judged(store: Store) -> None
     players = store.collection("players", type=Player, upgrade=upgrade)
     assert players.increment("1", "/score") == 2
     assert players.get("1") == Player("ann", 2)
-    with pytest.raises(DataError):
-        players.remove("1", "/nick")
+    for call in (lambda: players.remove("1", "/nick"), lambda: players.set("1", "/score", "x")):
+        with pytest.raises(DataError):
+            call()
+
+    def strict(old: Any) -> Any:
+        return {"name": old["nick"]}
+
+    store.collection("players", type=Player, upgrade=strict).put("2", Player("eve"))
+    with pytest.raises(DataError):  # not the KeyError of a function that is for older documents
+        store.collection("players", type=Player, upgrade=strict).set("2", "/score", "x")
 
 
 def test_a_type_is_a_type(store: Store) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 import msgspec
 
 import standfast
 from standfast import (
+    UNCHANGED,
     AsyncBatch,
     AsyncCollection,
     AsyncJsonFile,
@@ -25,11 +27,18 @@ from standfast import (
     JsonFile,
     Receipt,
     Saved,
+    StandfastError,
     StateChange,
     Store,
+    Unchanged,
     WriteOutcome,
+    ge,
+    gt,
+    le,
+    lt,
 )
 from standfast.bot import AsyncBotStore, BotStore, Due, DueClaim, EntryClaim, Message, WaitlistEntry
+from standfast.testing import Outage, outage, restore
 
 
 class Player(msgspec.Struct):
@@ -80,6 +89,87 @@ def synchronous(store: Store) -> None:
     assert_type(store.outcome(Receipt(1, "primary")), WriteOutcome)
     assert_type(store.health(), Health)
     assert_type(store.as_async(), AsyncStore)
+
+
+def every_call(store: Store) -> None:
+    """Each call of docs/collections.md, as people write it."""
+    players = store.collection("players", type=Player)
+    found = players.read("ann")
+    if found is not None:
+        assert_type(found.expires_at, datetime | None)
+        assert_type(found.version, int)
+        players.put("ann", found.value, if_version=found.version)
+    assert_type(players.exists("ann"), bool)
+    assert_type("ann" in players, bool)
+    assert_type(players.put_if_absent("bob", Player("bob"), ttl_s=60), bool)
+    assert_type(players.touch("bob", timedelta(hours=1)), Receipt)
+    assert_type(players.touch("bob", None), Receipt)
+    assert_type(players.set("bob", "/name", "rob"), Receipt)
+    assert_type(players.remove("bob", "/score", if_version=2), Receipt)
+    assert_type(players.delete_many(["bob", 7]), dict[str, Receipt])
+    assert_type(players.delete(prefix="s/"), int)
+    assert_type(players.delete("bob"), Receipt)
+    assert_type(players.clear(), int)
+    assert_type(players.first(), Document[Player] | None)
+    assert_type(players.last(prefix="s/"), Document[Player] | None)
+    assert_type(players.put_many({7: Player("ann")}, ttl_s=0.5), dict[str, Receipt])
+    assert_type(players.keys(after="a", limit=3, reverse=True), Iterator[str])
+    assert_type(players.items(prefix="s/", limit=3), Iterator[tuple[str, Player]])
+    newest = players.find({"score": ge(10) & lt(20)}, order_by="updated_at", limit=5)
+    assert_type(newest, Iterator[Document[Player]])
+    for key in players:
+        assert_type(key, str)
+    if players.delete("ann"):
+        players.put("ann", Player("ann"))
+
+    def promoted(player: Player) -> Player | Unchanged:
+        return UNCHANGED if player.score < 5 else Player(player.name, 0)
+
+    assert_type(players.update("ann", promoted), Player)
+    assert_type(players.update("ann", lambda player: Player(player.name, 1)), Player)
+    players.put("ann", Player("ann"), ttl_s="60")  # type: ignore[arg-type]
+    players.find({}, order_by="size")  # type: ignore[arg-type]
+    with store.batch(independent=True) as batch:
+        batch.set("players", "ann", "/score", 1)
+        batch.remove("players", "ann", "/score")
+        batch.touch("players", "ann", 60)
+    for result in batch.results:
+        if isinstance(result, Receipt):
+            assert_type(result.changed, bool)
+        else:
+            assert_type(result, StandfastError)
+
+
+async def every_call_awaited(store: AsyncStore) -> None:
+    players = store.collection("players", type=Player)
+    assert_type(await players.exists("ann"), bool)
+    assert_type(await players.put_if_absent("bob", Player("bob")), bool)
+    assert_type(await players.touch("bob", 60), Receipt)
+    assert_type(await players.set("bob", "/name", "rob"), Receipt)
+    assert_type(await players.remove("bob", "/score"), Receipt)
+    assert_type(await players.delete_many(["bob", 7]), dict[str, Receipt])
+    assert_type(await players.delete(prefix="s/"), int)
+    assert_type(await players.delete("bob"), Receipt)
+    assert_type(await players.clear(), int)
+    assert_type(await players.first(), Document[Player] | None)
+    assert_type(await players.last(), Document[Player] | None)
+    async for key in players:
+        assert_type(key, str)
+    assert_type(players.keys(reverse=True), AsyncIterator[str])
+    async for document in players.find({"name": gt("a"), "score": le(3)}, limit=2):
+        assert_type(document.value, Player)
+
+    async def looked_up(player: Player) -> Player:
+        return (await players.get(player.name)) or player
+
+    assert_type(await players.update("ann", looked_up), Player)
+    assert_type(await players.update("ann", won, default=Player("ann")), Player)
+
+
+def own_tests(store: Store) -> None:
+    with outage(store) as away:
+        assert_type(away, Outage)
+    restore(store)
 
 
 def untyped(store: Store) -> None:

@@ -7,6 +7,7 @@ Source: msgspec documentation, "Converting to and from other formats".
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -49,14 +50,20 @@ class Typed:
     def check(self, document: Any) -> None:
         """DataError when a document that is about to be stored could not be loaded."""
         try:
-            self.load(document)
-        except CorruptData as error:
-            _, _, problem = error.message.partition(": ")
-            raise DataError(
-                f"the document would not be a valid {self._name}: {problem}",
-                code="wrong_type",
-                hint="nothing was written; correct the change or the type",
-            ) from None
+            self._convert(document)
+            return
+        except ValueError as error:
+            problem = _place(error)
+        if self._upgrade is not None:
+            # The application's function: whatever it raises, the document is not of the type.
+            with contextlib.suppress(Exception):
+                self._convert(self._upgrade(document))
+                return
+        raise DataError(
+            f"the document would not be a valid {self._name}: {problem}",
+            code="wrong_type",
+            hint="nothing was written; correct the change or the type",
+        )
 
     def load(self, document: Any) -> Any:
         """The value of a document; CorruptData when it does not fit, upgraded or not."""
