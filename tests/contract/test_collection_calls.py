@@ -100,6 +100,43 @@ def test_a_prefix_is_not_mixed_with_a_key(views: Collection[Any]) -> None:
     assert views.exists("1")
 
 
+# ---- whole collections
+
+
+def test_copy_and_rename(store: Store) -> None:
+    """Every document arrives with its exact text and its expiry; a second call finds it done."""
+    views = store["views"]
+    views.put_many({f"{number:04}": {"n": number} for number in range(501)})
+    views.put("late", {"b": 1.0, "a": 10**30}, ttl_s=3600)
+    assert store.copy("views", "copied") == 502
+    assert store.copy("views", "copied") == 502
+    assert store.rename("views", "moved") == 502
+    assert store.rename("views", "moved") == 0
+    assert views.count() == 0
+    for name in ("copied", "moved"):
+        assert list(store[name].items())[500:] == [
+            ("0500", {"n": 500}),
+            ("late", {"b": 1.0, "a": 10**30}),
+        ]
+        found = store[name].read("late")
+        assert found is not None
+        assert list(found.value) == ["b", "a"]
+        assert found.expires_at is not None
+
+
+def test_nothing_is_overwritten_by_a_copy(store: Store) -> None:
+    """A key that is taken in the target is a ConflictError; both documents stay as they were."""
+    store["a"].put_many({"1": 1, "2": 2})
+    for call, target in ((store.copy, "b"), (store.rename, "c")):
+        store[target].put("2", "other")
+        with pytest.raises(ConflictError) as caught:
+            call("a", target)
+        assert f"key '2' in `{target}`" in str(caught.value)
+        assert (store["a"].get("2"), store[target].get("2")) == (2, "other")
+    with pytest.raises(ConfigError):
+        store.copy("a", "a")
+
+
 # ---- places inside a document
 
 

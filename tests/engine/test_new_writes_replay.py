@@ -188,7 +188,8 @@ def test_deletions_without_keys_need_the_primary(server: Server, open_it: Open) 
     list(c.items())
     link.down = True
     c.put("a/3", 4)
-    for call in (lambda: c.delete(prefix="a/"), c.clear):
+    whole = (lambda: store.copy("c", "d"), lambda: store.rename("c", "d"))
+    for call in (lambda: c.delete(prefix="a/"), c.clear, *whole):
         with pytest.raises(Unavailable) as caught:
             call()
         assert caught.value.code == "needs_primary"

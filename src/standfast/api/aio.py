@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
+from standfast.api import whole
 from standfast.api.async_collection import AsyncCollection
 from standfast.api.batch import AsyncBatch
 from standfast.api.store import CLOSE_TIMEOUT_S, StoreHandle, WriteOutcome
@@ -100,6 +101,25 @@ class AsyncStore:
 
         what, loop = f"index of `{collection}`", self.handle.loop()
         await self.engine.scan(work, what=what, loop=loop)
+
+    async def copy(self, source: str, target: str) -> int:
+        """Put every document of one collection into another; returns how many there are.
+
+        With their exact texts, and what is left of their time to live.  What is in the target
+        already must be the same document, as a copy that was cut short leaves it: ConflictError
+        otherwise.  In transactions of 500; it needs the primary.
+        """
+        return await whole.copy(self.handle, collection_name(source), collection_name(target))
+
+    async def rename(self, name: str, new_name: str) -> int:
+        """Move every document to the collection of another name; returns how many.
+
+        Each document is at every moment in exactly one of the two, also while others write; one
+        whose key is taken there is a ConflictError, and stays.  The same call again completes a
+        rename that was cut short.  The old collection stays behind, empty.  In transactions of 500
+        documents; it needs the primary.
+        """
+        return await whole.move(self.handle, collection_name(name), collection_name(new_name))
 
     async def outcome(self, receipt: Receipt) -> WriteOutcome:
         """What became of an acknowledged write; only the primary knows of what has left here."""

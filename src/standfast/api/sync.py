@@ -132,6 +132,8 @@ class Store(Blocking[AsyncStore]):
 
     collections = blocking(AsyncStore.collections)
     create_index = blocking(AsyncStore.create_index)
+    copy = blocking(AsyncStore.copy)
+    rename = blocking(AsyncStore.rename)
     outcome = blocking(AsyncStore.outcome)
     health = blocking(AsyncStore.health)
 

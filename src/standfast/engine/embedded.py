@@ -18,6 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from standfast.backends.base import Backend
+from standfast.engine import clock
 from standfast.engine.activity import Activity, Report
 from standfast.engine.background import StateNotifier
 from standfast.engine.full_scan import FullScan, Pages
@@ -122,7 +123,7 @@ class EmbeddedEngine:
             first = self._seq + 1
             for draft in drafts:
                 self._seq += 1
-                group = first if draft.group else 0
+                group = first + draft.group - 1 if draft.group else 0
                 ops.append(
                     msgspec.structs.replace(draft, lane=self.lane, seq=self._seq, group=group)
                 )
@@ -253,6 +254,10 @@ class EmbeddedEngine:
     def is_pending(self, lane: str, seq: int) -> bool:
         """Nothing is ever pending."""
         return False
+
+    def server_now_us(self) -> int:
+        """The clock of this machine."""
+        return clock.now_us()
 
     def require_open(self) -> None:
         """Raise when the store was closed."""

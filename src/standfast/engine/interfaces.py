@@ -131,6 +131,10 @@ class Engine(Protocol):
         """Wait until everything is on the primary; returns how many writes still are not."""
         ...
 
+    def server_now_us(self) -> int:
+        """What the database's clock shows now, as far as is known here."""
+        ...
+
     def require_open(self) -> None:
         """Raise when the store was closed."""
         ...

@@ -117,7 +117,7 @@ class Journaling:
             seq = lane.next_seq()
             group = group or seq
             op = msgspec.structs.replace(
-                draft, lane=lane.id, seq=seq, group=group if draft.group else 0
+                draft, lane=lane.id, seq=seq, group=group + draft.group - 1 if draft.group else 0
             )
             try:
                 if submission.independent and op.if_version is not None and not may_judge:

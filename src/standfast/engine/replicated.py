@@ -273,6 +273,10 @@ class ReplicatedEngine:
     def reconnect(self, backend: Backend, deadline: float) -> bool:
         return not self._closed and self._connector.renew(backend, deadline)
 
+    def server_now_us(self) -> int:
+        """What the server's clock shows now, as last measured."""
+        return self.local_state.server_now_us()
+
     def connect_soon(self) -> None:
         """Try to reach the primary now, whatever pause there was to be."""
         self._connector.timer.schedule(time.monotonic())

@@ -240,7 +240,7 @@ class Writer:
         first = lane.seq + 1
         lane.seq += len(submission.ops)
         return [
-            msgspec.structs.replace(op, lane=lane.id, seq=seq, group=first if op.group else 0)
+            msgspec.structs.replace(op, lane=lane.id, seq=seq, group=_group(first, op))
             for seq, op in enumerate(submission.ops, first)
         ]
 
@@ -548,6 +548,11 @@ def _failed(op: Op, error: BaseException) -> DeadlineExceeded:
         code="internal",
         hint="read the document before you repeat the write; the log has the cause",
     )
+
+
+def _group(first: int, op: Op) -> int:
+    """The groups of a call, numbered from 1, get numbers of their own on the lane."""
+    return first + op.group - 1 if op.group else 0
 
 
 def _deadline(sent: Sequence[Sent]) -> float:
