@@ -393,7 +393,11 @@ class Mirror:
         look = self._looks.get(place)
         if row is None or look is None or look.version != row.state.version:
             return row
-        return MirrorRow(row.state, look.watermarks, look.seen_us) if later(look, row) else row
+        return (
+            MirrorRow(row.state, look.watermarks, look.seen_us)
+            if look.seen_us >= row.seen_us
+            else row
+        )
 
     def take(self, observed: Observed, *, seen_us: int) -> dict[str, int]:
         """Take over what a read of one collection from the primary showed (write-through, R5).
@@ -727,11 +731,6 @@ class Mirror:
             self._unmark()
             if self._file is not None:
                 self._file.close()
-
-
-def later(look: _Look, row: MirrorRow) -> bool:
-    """Whether the look is newer than what is written."""
-    return look.seen_us >= row.seen_us
 
 
 def _content(state: State) -> tuple[str | None, int, int | None]:

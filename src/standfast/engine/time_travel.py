@@ -106,6 +106,7 @@ def _after(text: str | None, op: Op) -> str | None:
     if op.kind == "delete":
         return None
     try:
-        return new_text(text, op)
+        made = new_text(text, op)
+        return text if made is None else made  # None: there was nothing to remove
     except (DataError, CorruptData):
         return text

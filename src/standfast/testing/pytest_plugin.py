@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
-import standfast
+from standfast.api.aio import AsyncStore
+from standfast.api.opening import open_store
+from standfast.api.sync import Store
 
 
 @pytest.fixture
-def standfast_store(tmp_path: Path) -> Iterator[standfast.Store]:
+def standfast_store(tmp_path: Path) -> Iterator[Store]:
     """An empty store in memory, for this test alone; `standfast.testing.outage` works on it."""
-    with standfast.open("memory://", data_dir=tmp_path / "standfast") as store:
+    with open_store("memory://", data_dir=tmp_path / "standfast") as store:
         yield store
 
 
 @pytest.fixture
-def standfast_async_store(standfast_store: standfast.Store) -> standfast.AsyncStore:
+def standfast_async_store(standfast_store: Store) -> AsyncStore:
     """The same store for the tasks of whatever event loop the test runs."""
     return standfast_store.as_async()
