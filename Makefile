@@ -29,7 +29,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo quick test coverage matrix lint format chaos far older bench docs
+.PHONY: adapters help demo quick test coverage matrix lint format chaos far older bench docs
 .PHONY: clean distclean stale
 
 help:  ## list the targets
@@ -78,6 +78,10 @@ bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migr
 
 docs: $(VENV)/.ready-docs  ## build the documentation site in build/docs; a warning is an error
 	@$(PY) -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
+
+adapters:  ## run examples/adapters against the libraries that they are for, in .venv-adapters
+	@sh tools/venv.sh .venv-adapters adapters
+	@.venv-adapters/bin/python -m pytest -q -rs examples/adapters $(ARGS)
 
 clean:  ## remove what demo, builds and tests leave behind
 	@rm -rf build dist storage .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
