@@ -299,6 +299,7 @@ no_such_document     ConfigError   : the backup has no document of that key
 damaged_backup       CorruptData   : something in the backup is not as it was written
 backup_newer         CorruptData   : a newer standfast has made the backup
 snapshot_too_long    Unavailable   : the snapshot of a backup was open for too long
+pending_writes       MigrationError : acknowledged writes wait for the database
 not_equal            MigrationError : what was read back is not what was written
 no_entry             StandfastError : there is no conflict of this number
 no_base              ConfigError   : the conflict has no base

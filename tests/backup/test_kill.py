@@ -7,33 +7,22 @@ from pathlib import Path
 import pytest
 
 from standfast.admin.backup.create import create
-from standfast.admin.backup.databases import snapshot
 from standfast.admin.backup.folder import backups
 from standfast.admin.backup.prune import Retention, prune
 from standfast.admin.backup.restore import restore
 from standfast.admin.backup.transfer import Choice
 from standfast.admin.backup.verify import verify
 from standfast.api.sync import Store
-from standfast.backends.copying import Stored
 from standfast.engine.embedded import EmbeddedEngine
-from support.backups import backend_of
+from support.backups import backend_of, rows_of
 from support.crash_points import CREATE, FILL, PRUNE
 from support.killing import killed_at
 
 EXACT = Choice("file", exact=True)
 
 
-def rows(url: str) -> dict[str, list[Stored]]:
-    backend = backend_of(url)
-    try:
-        with snapshot(backend) as source:
-            return {each.name: list(source.rows(each.name)) for each in source.collections()}
-    finally:
-        backend.close()
-
-
 def values(url: str) -> dict[tuple[str, str], str]:
-    return {(name, row.key): row.text for name, found in rows(url).items() for row in found}
+    return {(name, row.key): row.text for name, found in rows_of(url).items() for row in found}
 
 
 def fill(url: str, *, changed: bool = False) -> None:
@@ -81,7 +70,7 @@ def test_a_killed_backup_is_whole_or_absent(tmp_path: Path, failpoint: str) -> N
     assert names == {"backups.lock", "known.json", *(one.path.name for one in backups(data_dir))}
 
 
-@pytest.mark.parametrize("failpoint", [*FILL, "filling-collection@2", *CREATE])
+@pytest.mark.parametrize("failpoint", [*FILL, CREATE[-1]])
 def test_a_killed_restore_has_done_nothing_or_everything(
     url: str, data_dir: Path, failpoint: str
 ) -> None:
@@ -95,14 +84,21 @@ def test_a_killed_restore_has_done_nothing_or_everything(
     assert killed_at(failpoint, lambda: bring_back(url, data_dir, path))
     after = values(url)
     assert after == (wanted if failpoint == "filling-committed" else before)
-    versions = {row.key: row.version for row in rows(url)["players"]}
+    versions = {row.key: row.version for row in rows_of(url)["players"]}
     bring_back(url, data_dir, path)
     assert values(url) == wanted
-    assert all(row.version >= versions.get(row.key, 0) for row in rows(url)["players"])
+    assert all(row.version >= versions.get(row.key, 0) for row in rows_of(url)["players"])
     safety = [each.path for each in backups(data_dir) if each.path != path]
     assert safety
     bring_back(url, data_dir, safety[-1])
     assert values(url) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failpoint", ["filling-collection@2", *CREATE[:-1]])
+def test_killed_in_between(url: str, data_dir: Path, failpoint: str) -> None:
+    """The same at the steps of the safety backup, and after the second collection."""
+    test_a_killed_restore_has_done_nothing_or_everything(url, data_dir, failpoint)
 
 
 @pytest.mark.parametrize("failpoint", PRUNE)

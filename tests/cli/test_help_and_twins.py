@@ -24,7 +24,7 @@ def test_the_commands_are_all_there() -> None:
     names = {words[0] for words, _ in COMMANDS}
     assert names == set(
         "migrate plan verify rollback runs get put patch delete list export"
-        " status journal conflicts doctor backup serve completion schema".split()
+        " status journal conflicts doctor backup cleanup promote demo serve completion schema".split()
     )
 
 

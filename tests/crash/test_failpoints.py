@@ -10,6 +10,7 @@ from support.crash_points import (
     DISCARD,
     FILL,
     MIGRATE,
+    PROMOTE,
     PRUNE,
     ROLLBACK,
     VERIFY_FAILS,
@@ -25,7 +26,7 @@ def test_every_failpoint_of_the_source_has_a_crash_test() -> None:
     assert [where for where, name in found if not name] == []
     engine = {name for _, name in in_engine()}  # tests/chaos/test_crash_points.py
     tested = MIGRATE.keys() | ROLLBACK.keys() | DISCARD.keys() | VERIFY_FAILS.keys()
-    tested |= {*CREATE, *FILL, *PRUNE}
+    tested |= {*CREATE, *FILL, *PRUNE, *PROMOTE}
     assert {name for _, name in found} == tested | engine
     assert tested.isdisjoint(engine)
 

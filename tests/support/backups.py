@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from standfast.admin.backup.databases import snapshot
 from standfast.api.opening import backend_for
 from standfast.backends.base import Backend
+from standfast.backends.copying import Stored
 from standfast.config.settings import load_settings
 
 
 def backend_of(url: str) -> Backend:
     """The backend of a URL; the caller closes it."""
     return backend_for(load_settings(url).target)
+
+
+def rows_of(url: str) -> dict[str, list[Stored]]:
+    """Everything that is live in a database, by collection."""
+    backend = backend_of(url)
+    try:
+        with snapshot(backend) as source:
+            return {each.name: list(source.rows(each.name)) for each in source.collections()}
+    finally:
+        backend.close()

@@ -54,6 +54,7 @@ ROLLBACK: dict[str, int] = {
 CREATE = ("backup-snapshot", "backup-collection", "backup-written", "backup-known")
 FILL = ("filling-begun", "filling-collection", "filling-recorded", "filling-committed")
 PRUNE = ("backup-removed",)
+PROMOTE = ("promote-closed", "promote-copied", "promote-moved")
 #: Failpoints of the command that throws away what another left that was killed before its load.
 DISCARD: dict[str, int] = {"copies-discarded": 1, "state-discarded": 1}
 #: Failpoints of a migration whose verification fails: tests/crash/test_verify_fails.py.

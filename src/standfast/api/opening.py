@@ -265,8 +265,8 @@ def refuse_to_hide(settings: Settings) -> None:
             f"{settings.source} names PostgreSQL, but {path} is an embedded database with"
             f" {count} documents, which would be hidden",
             code="embedded_data",
-            hint="to move them: unset the URL, `standfast export` each collection, and `standfast"
-            " migrate` the files with --to; or use another data directory (STANDFAST_DATA_DIR)",
+            hint="to move them: standfast promote; or use another data directory"
+            " (STANDFAST_DATA_DIR)",
         )
 
 

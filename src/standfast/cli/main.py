@@ -49,6 +49,10 @@ _COMMANDS = {
         "standfast.cli.backup",
         "Backups: create, list, verify, restore, prune, drill.",
     ),
+    "promote": (
+        "standfast.cli.promote",
+        "Move everything from SQLite to PostgreSQL, or back.",
+    ),
     "demo": ("standfast.cli.demo", "See it: files moved, PostgreSQL killed, nothing lost."),
     "serve": ("standfast.cli.serve", "Serve probes, metrics and a status page over HTTP."),
     "completion": ("standfast.cli.completion", "Print the completion script of a shell."),

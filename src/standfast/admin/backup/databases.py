@@ -27,6 +27,22 @@ def snapshot(
     raise _unsupported(backend)
 
 
+def closed_to_others(backend: Backend) -> AbstractContextManager[Snapshot]:
+    """A snapshot of the database, to which nobody else writes until the block ends.
+
+    Raises `Unavailable("locked")` when others use it.
+    """
+    if backend.kind == "sqlite":
+        from standfast.backends.sqlite import copying as sqlite_copying
+
+        return sqlite_copying.closed_to_others(backend)
+    if backend.kind == "postgresql":
+        from standfast.backends.postgres import copying as postgres_copying
+
+        return postgres_copying.closed_to_others(backend)
+    raise _unsupported(backend)
+
+
 def filling(
     backend: Backend, run: str, state: str, collections: Sequence[str]
 ) -> AbstractContextManager[Filling]:

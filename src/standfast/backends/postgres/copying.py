@@ -316,3 +316,21 @@ def filling(
                 work.finish()
             load.record_run(conn, run, state, {})
             failpoint("filling-recorded")
+
+
+@contextmanager
+def closed_to_others(backend: Backend) -> Generator[PostgresSnapshot]:
+    """The database at one moment, to whose collections nobody writes until the block ends."""
+    ours = cast("PostgresBackend", backend)
+    collections = ours.collections()
+    with ours.connection("closing the collections to writers") as conn:
+        ours.writable(conn, collections)
+        with ours.transaction(conn):
+            for name in collections:
+                lock = sql.SQL("LOCK TABLE {table} IN EXCLUSIVE MODE")
+                conn.execute(lock.format(**ours.table_of(name).parts()))
+            conn.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %s, true)",
+                (f"{int(MAX_SNAPSHOT_S)}s",),
+            )
+            yield PostgresSnapshot(ours, conn, MAX_SNAPSHOT_S)

@@ -21,6 +21,8 @@ from standfast.backends.sqlite.references import enforced_references
 from standfast.backends.sqlite.tables import Table, adoptable_tables, table_of
 from standfast.backends.sqlite.write import ensure_table, json_array, log_change
 from standfast.document.jsonb import compact
+from standfast.errors import Unavailable
+from standfast.limits import MAX_SNAPSHOT_S
 from standfast.system.failpoints import failpoint
 from standfast.system.files import create_private
 
@@ -281,3 +283,32 @@ def filling(
         work.finish()
         record_run(conn, run, state, {}, work.now_us)
         failpoint("filling-recorded")
+
+
+@contextmanager
+def closed_to_others(backend: Backend) -> Generator[SqliteSnapshot]:
+    """The file at one moment, which nobody else can read or write until the block ends.
+
+    Refused while another process has it open: leaving WAL mode needs the file alone.  A file that
+    another program shares has a rollback journal; there only a transaction under way is noticed.
+    """
+    ours = cast("SqliteBackend", backend)
+    if not ours.path.exists() or not ours.path.stat().st_size:
+        yield SqliteSnapshot(None, MAX_SNAPSHOT_S, ours.display)
+        return
+    with mapped(f"closing {ours.display} to others"):
+        conn = connect(ours.path, 0)
+        try:
+            try:
+                conn.execute("PRAGMA journal_mode = DELETE")
+                conn.execute("BEGIN EXCLUSIVE")
+            except apsw.BusyError:
+                raise Unavailable(
+                    f"{ours.path} is open in another process",
+                    code="locked",
+                    hint="stop the app first; nothing was changed",
+                ) from None
+            yield SqliteSnapshot(conn, MAX_SNAPSHOT_S, ours.display)
+            conn.execute("ROLLBACK")
+        finally:
+            conn.close(True)

@@ -1,0 +1,112 @@
+"""`promote`: everything from SQLite to PostgreSQL, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from standfast.cli.backup import plan_document, say_step, show_plan
+from standfast.cli.common import (
+    Decision,
+    common_options,
+    library_warnings,
+    read_settings,
+    require_yes,
+)
+from standfast.cli.output import Exit, note, print_json, progress_bar, shown, warn
+
+if TYPE_CHECKING:
+    from standfast.admin.promote import Promoted
+
+
+@click.command("promote")
+@click.option(
+    "--back", is_flag=True, cls=Decision, help="From PostgreSQL to SQLite in the data directory."
+)
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["file", "database", "newest", "fail"]),
+    default="fail",
+    show_default=True,
+    cls=Decision,
+    help="Which side wins where both have a document: `file` is the side that gives.",
+)
+@click.option(
+    "--exact",
+    is_flag=True,
+    cls=Decision,
+    help="Remove documents that only the side that gets has.",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would happen; change nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@common_options("--url")
+def promote_command(
+    back: bool,
+    on_conflict: Any,
+    exact: bool,
+    dry_run: bool,
+    yes: bool,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Move every document of the embedded SQLite database to PostgreSQL; --back: from there.
+
+    Stop the app first: it is refused while the app runs.  One transaction, compared before it is
+    committed; then the SQLite file is moved to `promoted/` in the data directory, where it is kept.
+    Killed, give the same command again.  Exit code 1 when documents differ and --on-conflict does
+    not say who wins; 5 when the app is running.
+    """
+    from standfast.admin.backup.transfer import Choice
+    from standfast.admin.promote import promote
+
+    settings = read_settings(url, data_dir)
+
+    def confirm(planned: Promoted) -> None:
+        show_plan(planned.plan)
+        lost = planned.plan.count("replace", "remove")
+        more = f", and overwrite or remove {lost} of them" if lost else ""
+        question = f"Move {planned.plan.writes} document(s) to {shown(planned.target)}{more}?"
+        require_yes(question, yes=yes, as_json=as_json)
+
+    with library_warnings(), progress_bar() as progress:
+        result = promote(
+            *(settings, Choice(on_conflict, exact=exact)),
+            back=back,
+            dry_run=dry_run,
+            confirm=confirm,
+            announce=say_step,
+            progress=progress,
+        )
+    if dry_run or not result.green:
+        show_plan(result.plan)
+    if as_json:
+        print_json(
+            {
+                "source": result.source,
+                "target": result.target,
+                "collections": plan_document(result.plan),
+                "run": result.run,
+                "safety": str(result.safety) if result.safety else None,
+                "kept": [str(path) for path in result.kept],
+            }
+        )
+    _say(result, dry_run=dry_run)
+    return Exit.DONE if result.green else Exit.NO
+
+
+def _say(result: Promoted, *, dry_run: bool) -> None:
+    if not result.green:
+        warn("documents differ, and nothing was changed: say who wins with --on-conflict")
+        return
+    if dry_run:
+        note(f"{result.plan.writes} row(s) would be written or removed; nothing was changed")
+        return
+    note(f"{result.plan.writes} row(s) written or removed in {shown(result.target)}, all read back")
+    if result.safety is not None:
+        note(f"what was overwritten is in {shown(result.safety)}")
+    for path in result.kept:
+        note(f"kept: {shown(path)}")
+    to_sqlite = result.target.startswith("sqlite")
+    note("now unset DATABASE_URL" if to_sqlite else "now set DATABASE_URL for the app")
