@@ -218,6 +218,12 @@ MAX_BACKUP_LINE_BYTES = 300 * 1024 * 1024
 #: Seconds that a backup stays which was made before something was overwritten.
 SAFETY_BACKUPS_KEPT_S = 7 * 86_400.0
 
+#: Seconds after which `cleanup` removes what is kept for a person to look at: the originals of a
+#: migration that ended; files that were given up or moved aside; conflicts that were resolved.
+RUNS_KEPT_S = 180 * 86_400.0
+KEPT_FILES_S = 90 * 86_400.0
+CONFLICTS_KEPT_S = 90 * 86_400.0
+
 #: Rows that a report names; beyond them it counts.
 MAX_NAMED_ROWS = 20
 

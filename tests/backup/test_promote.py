@@ -70,7 +70,7 @@ def test_there_and_back(bot: Bot) -> None:
     with standfast.open(url, data_dir=data_dir) as store:
         assert store["players"].get("0") == {"again": 2}
         assert store["players"].put("new", 1).durable_on == "primary"
-        assert store.flush(timeout_s=5) == 0
+        store.flush(timeout_s=5)
     now = primary(bot)
     result = move(bot, back=True)
     assert result.green

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from standfast.admin.backup.create import create
+from standfast.admin.backup.creating import create
 from standfast.admin.backup.folder import Backup, backups
 from standfast.admin.backup.format import Head, Source
-from standfast.admin.backup.prune import Retention, choose, prune
+from standfast.admin.backup.pruning import Retention, choose, prune
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.engine.embedded import EmbeddedEngine

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import standfast
-from standfast.admin.backup.create import create
+from standfast.admin.backup.creating import create
 from standfast.admin.backup.databases import snapshot
 from standfast.admin.backup.format import PendingWrite, opened
-from standfast.admin.backup.restore import restore
+from standfast.admin.backup.restoring import restore
 from standfast.admin.backup.transfer import Choice
-from standfast.admin.backup.verify import verify
+from standfast.admin.backup.verifying import verify
 from standfast.api.sync import Store
 from standfast.backends.base import Backend, Form, Load
 from standfast.backends.copying import Stored

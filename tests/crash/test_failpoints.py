@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from support.crash_points import (
+    CLEAN_UP,
     CREATE,
     DISCARD,
     FILL,
@@ -26,7 +27,7 @@ def test_every_failpoint_of_the_source_has_a_crash_test() -> None:
     assert [where for where, name in found if not name] == []
     engine = {name for _, name in in_engine()}  # tests/chaos/test_crash_points.py
     tested = MIGRATE.keys() | ROLLBACK.keys() | DISCARD.keys() | VERIFY_FAILS.keys()
-    tested |= {*CREATE, *FILL, *PRUNE, *PROMOTE}
+    tested |= {*CREATE, *FILL, *PRUNE, *CLEAN_UP, *PROMOTE}
     assert {name for _, name in found} == tested | engine
     assert tested.isdisjoint(engine)
 

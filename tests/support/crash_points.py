@@ -54,6 +54,7 @@ ROLLBACK: dict[str, int] = {
 CREATE = ("backup-snapshot", "backup-collection", "backup-written", "backup-known")
 FILL = ("filling-begun", "filling-collection", "filling-recorded", "filling-committed")
 PRUNE = ("backup-removed",)
+CLEAN_UP = ("cleanup-removed",)
 PROMOTE = ("promote-closed", "promote-copied", "promote-moved")
 #: Failpoints of the command that throws away what another left that was killed before its load.
 DISCARD: dict[str, int] = {"copies-discarded": 1, "state-discarded": 1}

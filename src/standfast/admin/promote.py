@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from standfast.admin.backup.databases import closed_to_others
-from standfast.admin.backup.restore import keep_first
+from standfast.admin.backup.restoring import keep_first
 from standfast.admin.backup.transfer import Choice, Plan, execute, parts_of, plan
 from standfast.admin.data_dir import look
 from standfast.api.opening import backend_for, embedded_path

@@ -21,7 +21,7 @@ from standfast.cli.output import Exit, note, print_json, print_line, progress_ba
 
 if TYPE_CHECKING:
     from standfast.admin.backup.folder import Backup
-    from standfast.admin.backup.restore import RestorePlan
+    from standfast.admin.backup.restoring import RestorePlan
     from standfast.admin.backup.transfer import Plan
     from standfast.backends.base import Backend
     from standfast.config.settings import Settings
@@ -35,7 +35,7 @@ def backup_command() -> None:
 
 
 @contextmanager
-def _database(settings: Settings) -> Generator[Backend]:
+def database(settings: Settings) -> Generator[Backend]:
     """The database, unless it is not the one that the app of this directory uses."""
     from standfast.api.opening import refuse_mirror, refuse_to_hide
 
@@ -87,10 +87,10 @@ def create_command(
     One snapshot: a batch is in it whole or not at all.  What waits in the journal of the data
     directory is in it too.  Prints the path of the file.
     """
-    from standfast.admin.backup.create import create
+    from standfast.admin.backup.creating import create
 
     settings = read_settings(url, data_dir)
-    with _database(settings) as backend, progress_bar() as progress:
+    with database(settings) as backend, progress_bar() as progress:
         made = create(
             *(backend, settings.data_dir),
             output=output,
@@ -177,7 +177,7 @@ def verify_command(file: str | None, url: str | None, data_dir: str | None, as_j
     a newer version.
     """
     from standfast.admin.backup.folder import find
-    from standfast.admin.backup.verify import verify
+    from standfast.admin.backup.verifying import verify
 
     settings = read_settings(url, data_dir)
     path = find(settings.data_dir, file)
@@ -233,7 +233,7 @@ def restore_command(
     Exit code 1 when documents differ and --on-conflict does not say who wins; nothing was changed.
     """
     from standfast.admin.backup.folder import find
-    from standfast.admin.backup.restore import Restored, plan_restore, restore
+    from standfast.admin.backup.restoring import Restored, plan_restore, restore
     from standfast.admin.backup.transfer import Choice
 
     settings = read_settings(url, data_dir)
@@ -246,7 +246,7 @@ def restore_command(
             lost = planned.plan.count("replace", "remove")
             require_yes(f"Overwrite or remove {lost} document(s)?", yes=yes, as_json=as_json)
 
-    with _database(settings) as backend, progress_bar() as progress:
+    with database(settings) as backend, progress_bar() as progress:
         if dry_run:
             result = Restored(plan_restore(backend, path, choice, progress=progress))
             show_plan(result.planned.plan)
@@ -340,7 +340,7 @@ def drill_command(file: str | None, url: str | None, data_dir: str | None, as_js
     The scratch store is a file beside the backups, gone afterwards.  The database is not touched.
     """
     from standfast.admin.backup.folder import find
-    from standfast.admin.backup.restore import drill
+    from standfast.admin.backup.restoring import drill
 
     settings = read_settings(url, data_dir)
     path = find(settings.data_dir, file)
@@ -388,7 +388,7 @@ def prune_command(
     Those that were made before something was overwritten stay for a week.  Damaged ones are left
     alone, and named.
     """
-    from standfast.admin.backup.prune import Retention, prune
+    from standfast.admin.backup.pruning import Retention, prune
 
     settings = read_settings(url, data_dir)
     retention = Retention(keep_last, keep_daily, keep_weekly, keep_monthly)

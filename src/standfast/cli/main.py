@@ -49,6 +49,7 @@ _COMMANDS = {
         "standfast.cli.backup",
         "Backups: create, list, verify, restore, prune, drill.",
     ),
+    "cleanup": ("standfast.cli.cleanup", "Remove what is no longer needed, by stated rules."),
     "promote": (
         "standfast.cli.promote",
         "Move everything from SQLite to PostgreSQL, or back.",

@@ -77,5 +77,17 @@ def resolve(conn: Connection[Any], number: int, resolution: str) -> bool:
     return cur.rowcount == 1
 
 
+def forget(conn: Connection[Any], age_s: float, *, dry_run: bool) -> int:
+    """Remove the lines that were resolved longer ago than this; only their owner may."""
+    where: LiteralString = (
+        " FROM standfast.conflicts WHERE state = 'resolved'"
+        " AND resolved_at < now() - make_interval(secs => %s)"
+    )
+    if not dry_run:
+        return conn.execute("DELETE" + where, (age_s,)).rowcount
+    row = conn.execute("SELECT count(*)" + where, (age_s,)).fetchone()
+    return int(row[0]) if row else 0
+
+
 def _entry(record: tuple[Any, ...]) -> ConflictRecord:
     return ConflictRecord(**dict(zip(_FIELDS, record, strict=True)))

@@ -119,5 +119,14 @@ def resolve(conn: apsw.Connection, number: int, resolution: str, now_us: int) ->
     return conn.changes() == 1
 
 
+def forget(conn: apsw.Connection, before_us: int, *, dry_run: bool) -> int:
+    """Remove the lines that were resolved before this moment, inside the caller's transaction."""
+    where = "FROM _standfast_conflicts WHERE state = 'resolved' AND resolved_at < ?"
+    count = conn.execute(f"SELECT count(*) {where}", (before_us,)).get
+    if not dry_run:
+        conn.execute(f"DELETE {where}", (before_us,))
+    return count
+
+
 def _entry(record: tuple[Any, ...]) -> ConflictRecord:
     return ConflictRecord(**dict(zip(_FIELDS, record, strict=True)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from standfast.admin.backup import folder as folders
-from standfast.admin.backup.create import create
+from standfast.admin.backup.creating import create
 from standfast.admin.backup.format import Counts, Head, Item, Opened, opened
 from standfast.admin.backup.transfer import (
     Choice,
@@ -18,7 +18,7 @@ from standfast.admin.backup.transfer import (
     plan,
     require_collections,
 )
-from standfast.admin.backup.verify import now_text, reported
+from standfast.admin.backup.verifying import now_text, reported
 from standfast.backends.base import Backend
 from standfast.backends.copying import Stored
 from standfast.backends.sqlite.backend import SqliteBackend

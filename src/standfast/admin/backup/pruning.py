@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from standfast.admin.backup import folder as folders
 from standfast.admin.backup.folder import Backup
-from standfast.admin.backup.verify import verify
+from standfast.admin.backup.verifying import verify
 from standfast.errors import CorruptData
 from standfast.limits import SAFETY_BACKUPS_KEPT_S
 from standfast.migrate.steps import disk_errors

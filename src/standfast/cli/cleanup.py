@@ -1,0 +1,78 @@
+"""`cleanup`: what is no longer needed goes, by stated rules."""
+
+from __future__ import annotations
+
+import click
+
+from standfast.cli.backup import database
+from standfast.cli.common import Decision, common_options, read_settings, require_yes
+from standfast.cli.output import Exit, note, print_json, print_line, shown
+from standfast.errors import ConfigError
+
+
+@click.command("cleanup")
+@click.option(
+    "--documents", metavar="COLLECTION", cls=Decision, help="Old documents of this collection too."
+)
+@click.option(
+    "--older-than",
+    "older_than_days",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DAYS",
+    cls=Decision,
+    help="Which of its documents: those not changed for so long.",
+)
+@click.option(
+    "--prefix", default="", metavar="TEXT", cls=Decision, help="Only keys that begin with it."
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would go; remove nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@common_options("--url")
+def cleanup_command(
+    documents: str | None,
+    older_than_days: float | None,
+    prefix: str,
+    dry_run: bool,
+    yes: bool,
+    url: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Remove what is no longer needed.
+
+    The originals of migrations that ended 180 days ago; after 90 days: writes that were given up,
+    damaged files that were set aside, what `promote` moved aside, and conflicts that were resolved;
+    the backups that `backup prune` would remove.  Documents only with --documents and --older-than,
+    and after a backup of their collection.  What has expired, and what the database keeps of
+    deleted documents, goes by itself.
+    """
+    from standfast.admin.cleanup import DocumentFilter, cleanup
+
+    if (documents is None) != (older_than_days is None) or (prefix and documents is None):
+        raise ConfigError(
+            "--documents and --older-than belong together, and --prefix to them",
+            code="usage",
+            hint="for example: --documents sessions --older-than 365",
+        )
+    chosen = None
+    if documents is not None and older_than_days is not None:
+        chosen = DocumentFilter(documents, older_than_days, prefix)
+    settings = read_settings(url, data_dir)
+    with database(settings) as backend:
+        found = cleanup(backend, settings.data_dir, documents=chosen, dry_run=True)
+        if found and not dry_run:
+            if not as_json:
+                for each in found:
+                    note(f"plan: {each.rule}: {shown(each.what)}")
+            question = f"Remove {len(found)} thing(s)?"
+            require_yes(question, yes=yes, as_json=as_json)
+            found = cleanup(backend, settings.data_dir, documents=chosen)
+    if as_json:
+        print_json({"removed": found, "dry_run": dry_run})
+        return Exit.DONE
+    for each in found:
+        unit = "document(s)" if each.rule == "documents" else "bytes"
+        unit = "row(s)" if each.rule == "conflicts" else unit
+        print_line(f"{each.rule}  {shown(each.what)}  {each.size:,} {unit}")
+    note(f"{len(found)} thing(s) {'would go' if dry_run else 'removed'}")
+    return Exit.DONE
