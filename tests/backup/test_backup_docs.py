@@ -36,7 +36,7 @@ def program(app: Path, text: str, *words: str) -> str:
 def test_the_reader_reads_every_document(app: Path) -> None:
     """The page's reader gives back every document, and finds a damaged file."""
     made = backup.create(data_dir=app / "storage")
-    assert len(READER.strip().splitlines()) <= 10
+    assert sum(bool(line.strip()) for line in READER.splitlines()) <= 10
     lines = program(app, READER, str(made.path)).splitlines()
     found = {tuple(line.split(" ", 2)[:2]): json.loads(line.split(" ", 2)[2]) for line in lines}
     assert found == {

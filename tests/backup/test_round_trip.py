@@ -7,21 +7,21 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 import standfast
 from standfast.admin.backup.creating import create
-from standfast.admin.backup.databases import snapshot
 from standfast.admin.backup.format import PendingWrite, opened
 from standfast.admin.backup.restoring import restore
 from standfast.admin.backup.transfer import Choice
 from standfast.admin.backup.verifying import verify
 from standfast.api.sync import Store
 from standfast.backends.base import Backend, Form, Load
-from standfast.backends.copying import Stored
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.journal import Journal
 from standfast.ops.types import Op
+from support.backups import rows_in
 
 VALUES: dict[str, Any] = {
     "": "the empty key",
@@ -48,11 +48,6 @@ def fill(backend: Backend) -> None:
     store["other"].put("1", [1])
 
 
-def rows(backend: Backend) -> dict[str, list[Stored]]:
-    with snapshot(backend) as source:
-        return {each.name: list(source.rows(each.name)) for each in source.collections()}
-
-
 def test_everything_comes_back_as_it_was(
     backend: Backend, scratch: Backend, data_dir: Path
 ) -> None:
@@ -60,14 +55,14 @@ def test_everything_comes_back_as_it_was(
     so they are in the one that the backup was made of."""
     backend.load("run", "loaded", [Load("board", Form("array", "id"), [("7", '{"id":7}')])])
     fill(backend)
-    before = rows(backend)
+    before = rows_in(backend)
     made = create(backend, data_dir)
     assert made.counts.documents == sum(map(len, before.values())) == len(VALUES) + 3
     assert made.path.stat().st_mode & 0o777 == 0o600
     result = restore(scratch, data_dir, made.path, Choice())
     assert result.green
     assert result.safety is None
-    after = rows(scratch)
+    after = rows_in(scratch)
     assert {name: found for name, found in after.items() if found} == {
         name: found for name, found in before.items() if found
     }
@@ -76,7 +71,7 @@ def test_everything_comes_back_as_it_was(
     assert {key: store["players"].get(key) for key in VALUES} == VALUES
     again = restore(backend, data_dir, made.path, Choice())
     assert (again.run, again.planned.plan.writes) == (None, 0)
-    assert rows(backend) == before
+    assert rows_in(backend) == before
 
 
 def test_a_document_can_be_written_after_a_restore(
@@ -102,7 +97,7 @@ def test_a_restore_goes_above_the_versions_that_are_there(backend: Backend, data
     store["c"].delete("deleted")
     result = restore(backend, data_dir, made.path, Choice("file"))
     assert (result.planned.plan.count("replace"), result.planned.plan.count("new")) == (1, 1)
-    found = {row.key: row for row in rows(backend)["c"]}
+    found = {row.key: row for row in rows_in(backend)["c"]}
     assert (found["changed"].text, found["deleted"].text) == ("1", "1")
     assert found["changed"].version == 7
     assert found["deleted"].version >= 2
@@ -138,7 +133,7 @@ def test_who_wins(backend: Backend, data_dir: Path, policy: Any, wanted: str) ->
     store["c"].put("x", "new")
     store["c"].delete("missing")
     result = restore(backend, data_dir, made.path, Choice(policy))
-    found = {row.key: row.text for row in rows(backend)["c"]}
+    found = {row.key: row.text for row in rows_in(backend)["c"]}
     assert found["x"] == wanted
     assert ("missing" in found) is (policy != "fail")
     assert result.green is (policy != "fail")
@@ -195,3 +190,58 @@ def test_what_waits_in_the_journal_is_in_it(
         pending = [item for item in reader.items() if isinstance(item, PendingWrite)]
     assert [(one.lane, one.seq, one.kind, one.key) for one in pending] == [(op.lane, 7, "put", "k")]
     assert verify(made.path).counts == made.counts
+
+
+def test_what_changes_after_the_plan_stops_it(backend: Backend, data_dir: Path) -> None:
+    """A document that is changed, or appears, between the plan and the transaction: nothing at all
+    is written, and what is there has not been lost."""
+    store = Store(EmbeddedEngine(backend))
+    store["c"].put("x", "old")
+    store["c"].put("y", "old")
+    made = create(backend, data_dir)
+    store["c"].put("x", "new")
+    store["c"].delete("y")
+    for choice, key in ((Choice("file"), "x"), (Choice("database"), "")):
+        if not key:
+            store["c"].put("x", "old")
+        with_fail = choice if key else Choice("fail")
+
+        def change(_: Any, key: str = key) -> None:
+            store["c"].put(key or "y", "newest")
+
+        with pytest.raises(standfast.MigrationError) as found:
+            restore(backend, data_dir, made.path, with_fail, confirm=change)
+        assert found.value.code == "plan_stale"
+        assert store["c"].get(key or "y") == "newest"
+        assert store["c"].get("y" if key else "x") == (None if key else "old")
+
+
+def test_what_is_read_back_differently_is_not_committed(
+    pg_backend: Backend, pg_database: str, data_dir: Path
+) -> None:
+    """A trigger of another program that changes the rows: found before the commit."""
+    store = Store(EmbeddedEngine(pg_backend))
+    store["c"].put("x", {"n": 1})
+    made = create(pg_backend, data_dir)
+    store["c"].delete("x")
+    with psycopg.connect(pg_database, autocommit=True) as conn:
+        conn.execute(
+            "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN NEW.data = '{}'; NEW.raw = NULL; RETURN NEW; END $$"
+        )
+        conn.execute(
+            "CREATE TRIGGER spoil BEFORE INSERT ON public.c FOR EACH ROW EXECUTE FUNCTION spoil()"
+        )
+    with pytest.raises(standfast.MigrationError) as found:
+        restore(pg_backend, data_dir, made.path, Choice())
+    assert found.value.code == "not_equal"
+    assert store["c"].get("x") is None
+
+
+def test_documents_of_any_size(backend: Backend, scratch: Backend, data_dir: Path) -> None:
+    """A few large documents among many small ones: pages are cut by size, and nothing is lost."""
+    store = Store(EmbeddedEngine(backend))
+    store["c"].put_many({f"{n:04}": "x" * (3_000_000 if n % 400 == 7 else 3) for n in range(1300)})
+    made = create(backend, data_dir)
+    restore(scratch, data_dir, made.path, Choice())
+    assert rows_in(scratch) == rows_in(backend)

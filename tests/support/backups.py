@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from standfast.admin.backup.databases import snapshot
 from standfast.api.opening import backend_for
 from standfast.backends.base import Backend
@@ -18,7 +20,15 @@ def rows_of(url: str) -> dict[str, list[Stored]]:
     """Everything that is live in a database, by collection."""
     backend = backend_of(url)
     try:
-        with snapshot(backend) as source:
-            return {each.name: list(source.rows(each.name)) for each in source.collections()}
+        return rows_in(backend)
     finally:
         backend.close()
+
+
+def rows_in(backend: Backend) -> dict[str, list[Stored]]:
+    """The same of a backend; without what only PostgreSQL knows of a text."""
+    with snapshot(backend) as source:
+        return {
+            each.name: [msgspec.structs.replace(row, exact=None) for row in source.rows(each.name)]
+            for each in source.collections()
+        }

@@ -87,7 +87,8 @@ def cleanup(
             removed.append(Removed("conflicts", "resolved conflicts", count))
         if documents is not None:
             count = _remove_documents(backend, data_dir, documents, dry_run=dry_run)
-            removed.append(Removed("documents", f"documents of `{documents.collection}`", count))
+            what = f"documents of `{documents.collection}`"
+            removed += [Removed("documents", what, count)] if count else []
     return removed
 
 

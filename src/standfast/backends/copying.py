@@ -15,15 +15,19 @@ from standfast.backends.base import Form
 from standfast.errors import Unavailable
 from standfast.ops.types import Redacted
 
-#: Rows that are read, and written, at a time.
+#: Rows that are read, and written, at a time; fewer where they are more than so many characters.
 PAGE_ROWS = 2000
+PAGE_CHARS = 8 * 1024 * 1024
+#: Rows of the first page, before anything is known of their size.
+FIRST_ROWS = 100
 
 
 class Stored(Redacted, frozen=True):
     """One live document with all that is stored of it: exact text, version and times.
 
     Times are in microseconds since 1970 UTC; None where an adopted table has none.  `others` are
-    the columns of an adopted table that are not ours, as one JSON object.
+    the columns of an adopted table that are not ours, as one JSON object.  `exact` says whether
+    PostgreSQL's jsonb gives the text back exactly; None where that was not looked at.
     """
 
     content = frozenset({"text", "others"})
@@ -35,6 +39,7 @@ class Stored(Redacted, frozen=True):
     updated_us: int | None
     expires_us: int | None = None
     others: str | None = None
+    exact: bool | None = None
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -109,6 +114,12 @@ class Filling(Protocol):
     def set_form(self, collection: str, form: Form) -> None:
         """Set how the collection looks as a file."""
         ...
+
+
+def next_size(page: Sequence[Stored]) -> int:
+    """How many rows the page after this one should have."""
+    chars = sum(len(row.text) for row in page) // max(1, len(page))
+    return max(1, min(PAGE_ROWS, PAGE_CHARS // max(1, chars)))
 
 
 def too_long(display: str) -> Unavailable:

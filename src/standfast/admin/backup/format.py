@@ -18,7 +18,7 @@ import hashlib
 import os
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +111,7 @@ class _Document(msgspec.Struct, frozen=True):
     updated_us: int | None = None
     expires_us: int | None = None
     columns: str | None = None
+    exact: bool | None = None
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -129,6 +130,8 @@ class Opened(NamedTuple):
     form: Form
 
 
+#: Called with how much of a file was read, and how much there is.
+Report = Callable[[int, int], None]
 #: What a reader yields between the first line and the last.
 Item = Opened | Stored | PendingWrite
 
@@ -233,6 +236,8 @@ def document_line(row: Stored) -> bytes:
         parts.append(b',"expires_us":%d' % row.expires_us)
     if columns is not None:
         parts.append(b',"columns":%b' % columns)
+    if row.exact is not None:
+        parts.append(b',"exact":true' if row.exact else b',"exact":false')
     parts.append(b',"value":%b' % row.text.encode())
     return b"".join(parts)
 
@@ -259,14 +264,17 @@ class Reader:
     `counts`: what the last line says, once it was read.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, path: Path, file: BinaryIO, thread: ThreadPoolExecutor, report: Report
+    ) -> None:
         self.path = path
-        self.size = os.fstat(file.fileno()).st_size
-        self.done = 0
+        self._size = os.fstat(file.fileno()).st_size
+        self._report = report
         self.counts: Counts | None = None
         self._file = file
         self._thread = thread
         self._hash = hashlib.sha256()
+        self._quick = False
         self._lines = self._checked_lines()
         self.head = self._read_head()
 
@@ -301,6 +309,22 @@ class Reader:
                 return
         raise self._damaged("its end is missing")
 
+    def skim(self) -> list[Opened]:
+        """Read to the end and check the whole, not line by line; the collections that are in it.
+
+        The checksum of the whole says of every line that it is as it was written.
+        """
+        self._quick = True
+        found: list[Opened] = []
+        for body, before in self._lines:
+            if body.startswith(b'{"collection":'):
+                one = self._parsed(_decode_collection, body + b"}")
+                found.append(Opened(one.collection, Form(one.shape, one.key_field)))
+            elif not body.startswith(b'{"pending":'):
+                self._end(body, before, None)
+                return found
+        raise self._damaged("its end is missing")
+
     def _document(self, body: bytes) -> Stored:
         at = body.find(_VALUE)
         if at < 0:
@@ -312,18 +336,18 @@ class Reader:
             raise self._damaged("a document is not UTF-8") from None
         return Stored(
             *(found.key, text, found.version),
-            *(found.created_us, found.updated_us, found.expires_us, found.columns),
+            *(found.created_us, found.updated_us, found.expires_us, found.columns, found.exact),
         )
 
-    def _end(self, body: bytes, sha256: str, found: Counts) -> None:
+    def _end(self, body: bytes, sha256: str, found: Counts | None) -> None:
         end = self._parsed(_decode_end, body + b"}")
         if end.sha256 != sha256:
             raise self._damaged("its checksum differs")
-        if end.end != found:
+        if found is not None and end.end != found:
             raise self._damaged("its counts differ")
         if next(self._lines, None) is not None:
             raise self._damaged("something follows its end")
-        self.counts = found
+        self.counts = end.end
 
     def _read_head(self) -> Head:
         first = next(self._lines, None)
@@ -360,6 +384,8 @@ class Reader:
             end = text.rfind(_END)
             self._hash.update(text if end < 0 else text[: end + 1])
             for line in text.split(b"\n")[:-1]:
+                if self._quick and line.startswith(b'{"key":'):
+                    continue
                 body, crc = line[:-_CRC_END], line[-_CRC_END:]
                 if crc != b'%b%08x"}' % (_CRC, zlib.crc32(body)):
                     raise self._damaged("a line's checksum differs")
@@ -380,7 +406,7 @@ class Reader:
                 raise self._damaged("it cannot be unpacked") from None
             if block is None:
                 break
-            self.done = self._file.tell()
+            self._report(self._file.tell(), self._size)
             waiting = self._thread.submit(unpack.block)
             yield block
         if not unpack.is_whole():
@@ -427,11 +453,14 @@ class _Unpacking:
 
 
 @contextmanager
-def opened(path: Path) -> Generator[Reader]:
-    """Read a backup; its first line is checked at once.  OSError when there is no such file."""
+def opened(path: Path, report: Report = lambda done, size: None) -> Generator[Reader]:
+    """Read a backup; its first line is checked at once.  OSError when there is no such file.
+
+    `report` is called with the bytes that were read, and those that there are.
+    """
     thread = ThreadPoolExecutor(1, thread_name_prefix="standfast-backup")
     try:
         with opened_regular(path) as file:
-            yield Reader(path, file, thread)
+            yield Reader(path, file, thread, report)
     finally:
         thread.shutdown(cancel_futures=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from standfast.admin.backup import folder as folders
@@ -15,10 +16,12 @@ from standfast.admin.backup.transfer import (
     Part,
     Plan,
     execute,
+    is_empty,
     plan,
+    plan_of_all,
     require_collections,
 )
-from standfast.admin.backup.verifying import now_text, reported
+from standfast.admin.backup.verifying import now_text
 from standfast.backends.base import Backend
 from standfast.backends.copying import Stored
 from standfast.backends.sqlite.backend import SqliteBackend
@@ -74,7 +77,10 @@ def plan_restore(
     with disk_errors("reading a backup"):
         source = _File(path, progress)
         try:
-            planned = plan(backend, lambda: source.parts(choice, "compare"), choice)
+            if choice.key is None and is_empty(backend, choice.only):
+                planned = source.skim(choice)
+            else:
+                planned = plan(backend, lambda: source.parts(choice, "compare"), choice)
         except CorruptData as error:
             if error.code == "damaged_backup":
                 folders.note(path, problem=error.message)
@@ -133,7 +139,7 @@ def restore(
     result.run = new_run_id()
     source = _File(path, progress)
     with disk_errors("reading a backup"):
-        execute(
+        planned.plan = execute(
             *(backend, lambda: source.parts(choice, "restore"), choice, planned.plan),
             run=result.run,
         )
@@ -173,9 +179,9 @@ class _File:
 
     def parts(self, choice: Choice, step: str) -> Iterator[Part]:
         """Its collections; at the end, every checksum of the file was right."""
-        with opened(self._path) as reader:
+        with opened(self._path, partial(self._progress, step)) as reader:
             self.head = reader.head
-            items = reported(reader, step, self._progress)
+            items = reader.items()
             self._next = next(items, None)
             while (item := self._next) is not None:
                 rows = self._rows(items)
@@ -185,6 +191,20 @@ class _File:
                 for _ in rows:  # what was not asked for is checked too
                     pass
             self.counts = reader.counts
+
+    def skim(self, choice: Choice) -> Plan:
+        """The plan where there is nothing to compare with; the whole file is checked."""
+        with opened(self._path, partial(self._progress, "verify")) as reader:
+            self.head = reader.head
+            found = reader.skim()
+            self.counts = reader.counts
+        assert self.counts is not None, "set at the end"
+        counts = self.counts.collections
+        return plan_of_all(
+            (name, form, counts.get(name, 0))
+            for name, form in found
+            if not choice.only or name in choice.only
+        )
 
     def _rows(self, items: Iterator[Item]) -> Iterator[Stored]:
         for item in items:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from standfast.admin.backup.databases import filling, snapshot
 from standfast.backends.base import Backend, Form
 from standfast.backends.copying import (
+    PAGE_CHARS,
     PAGE_ROWS,
     Described,
     Filling,
@@ -56,6 +57,8 @@ class Part(NamedTuple):
     form: Form
     rows: Iterable[Stored]
 
+
+_NOTHING_LOST = hashlib.sha256().hexdigest()
 
 #: Called for a fresh look at all that is brought; each part is read to its end, in order.
 Parts = Callable[[], Iterator[Part]]
@@ -140,8 +143,23 @@ def _refuse_references(backend: Backend, collection: str, keys: Sequence[str]) -
         )
 
 
-def execute(backend: Backend, parts: Parts, choice: Choice, planned: Plan, *, run: str) -> None:
+def is_empty(backend: Backend, only: Sequence[str]) -> bool:
+    """Whether a database has no live document in any collection, or in these."""
+    with snapshot(backend) as there:
+        chosen = [one for one in there.collections() if not only or one.name in only]
+        return all(next(there.rows(one.name), None) is None for one in chosen)
+
+
+def plan_of_all(parts: Iterable[tuple[str, Form, int]]) -> Plan:
+    """The plan for a database without documents: so many new ones in each collection."""
+    made = [PartPlan(name, form, {"new": count} if count else {}) for name, form, count in parts]
+    return Plan(made, _NOTHING_LOST)
+
+
+def execute(backend: Backend, parts: Parts, choice: Choice, planned: Plan, *, run: str) -> Plan:
     """Do what was planned, in one transaction, and read it back before it is committed.
+
+    Returns what was done; what has expired since the plan was made is another.
 
     Raises MigrationError("plan_stale") when something that would be overwritten has changed since
     the plan, and MigrationError("not_equal") when what is read back is not what was written;
@@ -154,27 +172,30 @@ def execute(backend: Backend, parts: Parts, choice: Choice, planned: Plan, *, ru
             wanted = _fill(work, comparison, part)
             failpoint("filling-collection")
             _require_same(work, part.name, wanted, choice.key)
-        if comparison.plan.digest != planned.digest:
+        if comparison.plan.digest != planned.digest or comparison.plan.count("conflict"):
             raise MigrationError(
                 f"{backend.display} changed since the plan was made; nothing was written",
                 code="plan_stale",
                 hint="run the same command again: it makes a new plan",
             )
     failpoint("filling-committed")
+    return comparison.plan
 
 
 def _fill(work: Filling, comparison: _Comparison, part: Part) -> str:
     """Write one collection; returns the digest of what must stand in it afterwards."""
     wanted = hashlib.sha256()
     waiting: list[Writing] = []
+    chars = 0
     for action, mine, theirs in comparison.compare(part, work.before):
         stays = mine if action in ("new", "replace") else theirs
         if action in WRITES:
             key, version = (mine or theirs or _missing()).key, theirs.version if theirs else 0
             waiting.append(Writing(key, stays if action != "remove" else None, version))
-            if len(waiting) >= PAGE_ROWS:
+            chars += len(stays.text) if stays is not None else 0
+            if len(waiting) >= PAGE_ROWS or chars >= PAGE_CHARS:
                 work.write(part.name, waiting)
-                waiting = []
+                waiting, chars = [], 0
         if stays is not None and action not in ("remove", "expired"):
             wanted.update(_mark(stays))
     if waiting:

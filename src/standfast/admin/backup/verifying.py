@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from standfast.admin.backup import folder as folders
-from standfast.admin.backup.format import Counts, Head, Item, Reader, opened
+from standfast.admin.backup.format import Counts, Head, opened
 from standfast.errors import CorruptData
 from standfast.migrate.steps import Progress, disk_errors, silent
 
@@ -32,8 +31,8 @@ def verify(path: Path, *, progress: Progress = silent) -> Verified:
     """
     with disk_errors("reading a backup"):
         try:
-            with opened(path) as reader:
-                deque(reported(reader, "verify", progress), maxlen=0)
+            with opened(path, partial(progress, "verify")) as reader:
+                deque(reader.items(), maxlen=0)
                 assert reader.counts is not None, "set at the end"
                 found = Verified(path, reader.head, reader.counts)
         except CorruptData as error:
@@ -42,14 +41,6 @@ def verify(path: Path, *, progress: Progress = silent) -> Verified:
             raise
         folders.note(path, counts=found.counts, verified_at=now_text(), problem="")
     return found
-
-
-def reported(reader: Reader, step: str, progress: Progress) -> Iterator[Item]:
-    """The items of a backup; progress, in bytes of the file, is reported every thousand."""
-    items = reader.items()
-    while block := list(islice(items, 1000)):
-        progress(step, reader.done, reader.size)
-        yield from block
 
 
 def now_text() -> str:

@@ -10,7 +10,7 @@ from typing import Any, LiteralString, cast
 from psycopg import Connection, sql
 
 from standfast.backends.base import Backend, Form, stale
-from standfast.backends.copying import PAGE_ROWS, Described, Stored, Writing, too_long
+from standfast.backends.copying import FIRST_ROWS, Described, Stored, Writing, next_size, too_long
 from standfast.backends.postgres import load, write
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.handshake import is_pooled
@@ -52,13 +52,16 @@ def _rows(
         where += " AND t.{key} = %s"
         values.append(found[0])
     statement = sql.SQL(_ROWS + where + " ORDER BY {ordered}").format(**_parts(table))
+    size = FIRST_ROWS
     with conn.cursor("standfast_copy", binary=True) as cursor:
         cursor.execute(statement, values)
-        while page := cursor.fetchmany(PAGE_ROWS):
-            yield [
-                Stored(name, compact(data or "null") if raw is None else raw, *rest)
-                for name, raw, data, *rest in page
+        while found := cursor.fetchmany(size):
+            page = [
+                Stored(key, compact(data or "null") if raw is None else raw, *rest, raw is None)
+                for key, raw, data, *rest in found
             ]
+            size = next_size(page)
+            yield page
 
 
 class PostgresSnapshot:
@@ -204,8 +207,7 @@ class PostgresFilling:
     ) -> Iterator[load.Record]:
         """All columns of rows that are written: key, data, raw, version and times."""
         floor = self._floors[table.collection]
-        texts = [each.row.text for each in rows if each.row]
-        for each, (data, raw) in zip(rows, jsonb_columns_of_many(texts), strict=True):
+        for each, (data, raw) in zip(rows, _exact_columns(rows), strict=True):
             row = each.row
             assert row is not None, "deletes are left out"
             known = max(each.expected_version, floor, lowest.get(each.key, 0))
@@ -252,6 +254,16 @@ class PostgresFilling:
             write.log_change(self._conn, collection, keys)
 
 
+def _exact_columns(rows: Sequence[Writing]) -> Iterator[tuple[str, str | None]]:
+    """`data` and `raw` of each; a text of which jsonb is known to keep all needs no look."""
+    unknown = [each.row.text for each in rows if each.row and not each.row.exact]
+    looked_at = iter(jsonb_columns_of_many(unknown) if unknown else ())
+    for each in rows:
+        row = each.row
+        assert row is not None, "deletes are left out"
+        yield (row.text, None) if row.exact else next(looked_at)
+
+
 def _line(record: load.Record) -> str:
     """A row in COPY's text format: a document's text has no control characters."""
     key, data, raw, version, *times = record
@@ -259,7 +271,10 @@ def _line(record: load.Record) -> str:
     exact = load.NULL
     if raw is not None:
         exact = escaped if raw is data else raw.replace("\\", "\\\\")
-    created, updated, expires = map(load.copy_stamp, times)
+    created_us, updated_us, expires_us = times
+    created = load.copy_stamp(created_us)
+    updated = created if updated_us == created_us else load.copy_stamp(updated_us)
+    expires = load.copy_stamp(expires_us)
     return load.copy_line(key, escaped, exact, version, created, updated, expires)
 
 

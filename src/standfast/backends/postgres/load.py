@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from typing import Any, LiteralString
 
@@ -296,7 +297,15 @@ def _copy_text(text: str) -> str:
 
 def copy_stamp(stamp_us: int | None) -> str:
     """A time in COPY's text format."""
-    return NULL if stamp_us is None else from_microseconds(stamp_us).isoformat()
+    if stamp_us is None:
+        return NULL
+    second, micros = divmod(stamp_us, 1_000_000)
+    return f"{_second(second)}.{micros:06d}+00"
+
+
+@lru_cache(maxsize=1024)
+def _second(second: int) -> str:
+    return from_microseconds(second * 1_000_000).isoformat()[:19]
 
 
 UPDATE = (

@@ -12,7 +12,7 @@ from typing import Any, cast
 import apsw
 
 from standfast.backends.base import Backend, Form, stale
-from standfast.backends.copying import PAGE_ROWS, Described, Stored, Writing, too_long
+from standfast.backends.copying import FIRST_ROWS, Described, Stored, Writing, next_size, too_long
 from standfast.backends.sqlite.backend import SqliteBackend, now_us
 from standfast.backends.sqlite.errors import mapped
 from standfast.backends.sqlite.file import connect, transaction
@@ -100,16 +100,16 @@ def pages(
         found: Any = conn.execute(f"{start} = ?", (at_us, key))
         yield [_stored(record, table) for record in found]
         return
-    last, bound = "", ">="  # the empty string is a key
+    last, bound, size = "", ">=", FIRST_ROWS  # the empty string is a key
     while True:
         found = conn.execute(
-            f"{start} {bound} ? ORDER BY {table.key_sql} LIMIT ?", (at_us, last, PAGE_ROWS)
+            f"{start} {bound} ? ORDER BY {table.key_sql} LIMIT ?", (at_us, last, size)
         )
         page = [_stored(record, table) for record in found]
         if not page:
             return
         yield page
-        last, bound = page[-1].key, ">"
+        last, bound, size = page[-1].key, ">", next_size(page)
 
 
 def _stored(record: tuple[Any, ...], table: Table) -> Stored:
