@@ -373,7 +373,7 @@ class Reader:
 
     def _checked_lines(self) -> Iterator[tuple[bytes, str]]:
         """Every line whose checksum is right; with the last one, that of all lines before it."""
-        rest = b""
+        rest, ended = b"", False
         for block in self._blocks():
             text = rest + block
             cut = text.rfind(b"\n") + 1
@@ -384,12 +384,13 @@ class Reader:
             end = text.rfind(_END)
             self._hash.update(text if end < 0 else text[: end + 1])
             for line in text.split(b"\n")[:-1]:
-                if self._quick and line.startswith(b'{"key":'):
+                if self._quick and not ended and line.startswith(b'{"key":'):
                     continue
                 body, crc = line[:-_CRC_END], line[-_CRC_END:]
                 if crc != b'%b%08x"}' % (_CRC, zlib.crc32(body)):
                     raise self._damaged("a line's checksum differs")
-                yield body, self._hash.hexdigest() if end >= 0 else ""
+                ended = line.startswith(b'{"end":')
+                yield body, self._hash.hexdigest() if ended else ""
         if rest:
             raise self._damaged("it ends in the middle of a line")
 

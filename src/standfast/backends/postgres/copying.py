@@ -57,7 +57,9 @@ def _rows(
         cursor.execute(statement, values)
         while found := cursor.fetchmany(size):
             page = [
-                Stored(key, compact(data or "null") if raw is None else raw, *rest, raw is None)
+                Stored(
+                    key, compact(data or "null") if raw is None else raw, *rest, exact=raw is None
+                )
                 for key, raw, data, *rest in found
             ]
             size = next_size(page)
