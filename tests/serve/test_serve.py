@@ -216,6 +216,26 @@ def test_contents_and_decisions_need_the_token(outage: Outage) -> None:
         assert served.ask("/conflicts/99", headers=cookie).status == 404
 
 
+def test_names_are_text_and_not_markup(outage: Outage) -> None:
+    """Whatever a key or a value is called, it cannot become a part of the page."""
+    evil = "<script>alert(1)</script>\"'&"
+    with outage.store() as store:
+        store["views"].put(evil, {evil: 0})
+    with outage.away(), outage.store() as store:
+        store["views"].put(evil, {evil: 1})
+    with outage.store("other") as store:
+        store["views"].put(evil, {evil: 2})
+    assert outage.run("journal", "drain").code == 0
+    with serving(outage.url, outage.data_dir()) as served:
+        page = soon(
+            lambda: found if "/conflicts/1" in (found := served.ask("/")).body else None,
+            within_s=15,
+        )
+        both = page.body + served.ask("/conflicts/1", headers=login(served)).body
+        assert "<script>alert" not in both
+        assert both.count("&lt;script&gt;alert(1)&lt;") >= 3
+
+
 def login(served: Served) -> dict[str, str]:
     """The cookie of who has given the token."""
     headers = FORM | {"Origin": f"http://127.0.0.1:{served.port}"}
