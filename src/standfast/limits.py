@@ -178,6 +178,9 @@ REPLAY_FIRST_S = 2.0
 REPLAY_LONGEST_S = 600.0
 REPLAY_BYTES_S = 1_000_000
 
+#: The content of a compressed file, expanded, that a migration takes.
+MAX_EXPANDED_BYTES = 1024 * 1024 * 1024
+
 #: Attempts after which a write that the server fails on, while it takes others of its collection,
 #: is rejected: with the pauses between them this takes about half a minute.
 MAX_SUSPICIOUS_ATTEMPTS = 8

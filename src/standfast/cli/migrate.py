@@ -51,11 +51,32 @@ def _what_options(function: _F) -> _F:
                 multiple=True,
                 help="Leave out files by name or path.",
             ),
+            click.option(
+                "--each",
+                metavar="DIR",
+                multiple=True,
+                type=click.Path(path_type=Path, file_okay=False, exists=True),
+                help="Make one collection of a folder's files, a document of each.",
+            ),
+            click.option(
+                "--split",
+                metavar="[FILE=]POINTER",
+                multiple=True,
+                help="Make documents of the members of the object there, as in /users.",
+            ),
+            click.option(
+                "--lines", metavar="GLOB", multiple=True, help="Read such files as JSON Lines."
+            ),
             click.option("-r", "--recursive", is_flag=True, help="Descend into folders."),
             click.option(
                 "--split-default",
                 is_flag=True,
                 help="Split the older layout, where one entry `default` holds everything.",
+            ),
+            click.option(
+                "--replace-form",
+                is_flag=True,
+                help="Remove what a file brought in another form before.",
             ),
             click.option(
                 "--on-conflict",
@@ -114,11 +135,21 @@ def _options(values: dict[str, Any]) -> Options:
             code="usage",
             hint="give one of them",
         )
+    if values["whole"] and values["split"]:
+        raise ConfigError(
+            "--whole keeps a file as one document, --split takes it apart",
+            code="usage",
+            hint="give one of them",
+        )
     read = ReadOptions(values["whole"], values["key_field"], values["split_default"])
     return Options(
         read=read,
         collection=values["collection"],
-        names=_names(values["names"]),
+        names=_by_file("--name", values["names"], "nuke-state.json=nukes"),
+        split=_pointers(values["split"]),
+        lines=values["lines"],
+        each=values["each"],
+        replace_form=values["replace_form"],
         exclude=values["exclude"],
         recursive=values["recursive"],
         on_conflict=values["on_conflict"],
@@ -127,18 +158,33 @@ def _options(values: dict[str, Any]) -> Options:
     )
 
 
-def _names(given: tuple[str, ...]) -> dict[str, str]:
-    names: dict[str, str] = {}
+def _by_file(flag: str, given: tuple[str, ...], example: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for each in given:
-        file, equals, name = each.rpartition("=")
-        if not (file and equals and name):
+        file, equals, what = each.rpartition("=")
+        if not (file and equals and what):
             raise ConfigError(
-                f"--name {each}: not FILE=COLLECTION",
+                f"{flag} {each}: not FILE=COLLECTION",
                 code="usage",
-                hint="for example --name nuke-state.json=nukes",
+                hint=f"for example {flag} {example}",
             )
-        names[file] = name
-    return names
+        found[file] = what
+    return found
+
+
+def _pointers(given: tuple[str, ...]) -> dict[str, str]:
+    """JSON pointers by file; one without a file is that of the only file."""
+    found: dict[str, str] = {}
+    for each in given:
+        file, _, pointer = ("", "", each) if each.startswith("/") else each.partition("=")
+        if not pointer.startswith("/"):
+            raise ConfigError(
+                f"--split {each}: not a JSON pointer such as /users",
+                code="usage",
+                hint="for example --split /users, or --split state.json=/users",
+            )
+        found[file] = pointer
+    return found
 
 
 @click.command("migrate")
@@ -170,7 +216,7 @@ def migrate_command(
         return _abandon(abandon, paths, url, data_dir, as_json)
     if dry_run:
         return _plan(paths, _options(what), url, data_dir, as_json)
-    _announce(paths)
+    _announce((*paths, *what["each"]))
     # A short-lived process that builds large lists: looking for cycles among them is in vain.
     gc.disable()
     settings = read_settings(url, data_dir)
@@ -207,7 +253,7 @@ def _plan(
     data_dir: str | None,
     as_json: bool,
 ) -> int:
-    _announce(paths)
+    _announce((*paths, *options.each))
     settings = read_settings(url, data_dir)
     with open_backend(settings) as backend:
         plan = Runner(backend, settings.data_dir, announce=_announce_step).plan(
@@ -283,7 +329,7 @@ def verify_command(run: str, url: str | None, data_dir: str | None, as_json: boo
     with open_backend(settings) as backend, progress_bar() as progress:
         require_same_target(backend, state)
         changes = run_dir.load_changes()
-        verdict = verify_run(backend, run_dir, state.sources, changes, progress=progress)
+        verdict = verify_run(backend, run_dir, state, changes, progress=progress)
     if as_json:
         wrong = [{"collection": c, "key": k, "what": w} for c, k, w in verdict.wrong]
         print_json({"run": state.run, "compared": verdict.compared, "wrong": wrong})

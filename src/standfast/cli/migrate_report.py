@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +80,39 @@ def show_result(result: Result) -> None:
     print_line(result.run)
     if result.green and plan.found.from_directory:
         note("the same data in your code:")
-        for source in plan.sources:
-            note(f"    {shown(code_line(source))}")
+        for line in code_lines(plan.sources):
+            note(f"    {shown(line)}")
     if result.green:
         note(f"done; undo it with: standfast rollback {result.run}")
 
 
-def code_line(source: Source) -> str:
-    """The line of Python that opens what a file has become."""
+def code_lines(sources: Sequence[Source]) -> list[str]:
+    """The lines of Python that open what the files have become."""
+    lines: list[str] = []
+    stored: dict[str, str] = {}
+    for source in sources:
+        variable = source.collection.lower()
+        if source.group is not None:
+            stored[variable] = f"store[{source.collection!r}]  # a document for each file"
+        elif source.read.table is not None or source.read.split is not None:
+            stored[variable] = f"store[{source.collection!r}]"
+        else:
+            lines.append(f"{variable} = {_json_file(source)}")
+    if stored:
+        lines.append("store = standfast.open()")
+        lines += [f"{variable} = {what}" for variable, what in stored.items()]
+    return ["import standfast", *lines]
+
+
+def _json_file(source: Source) -> str:
     path = source.path
     with contextlib.suppress(ValueError):
         path = path.relative_to(Path.cwd())
     named = f", collection={source.collection!r}"
     if source.collection == derived_name(source.path.name):
         named = ""
-    return f"{source.collection.lower()} = standfast.JsonFile({path.as_posix()!r}{named})"
+    whole = ", whole=True" if source.read.whole else ""
+    return f"standfast.JsonFile({path.as_posix()!r}{named}{whole})"
 
 
 def left_to_do(state: RunState) -> list[str]:

@@ -65,7 +65,7 @@ def derived_name(file_name: str) -> str:
     `2026-03-30.json` is `c_2026_03_30`).  Letters of other alphabets are written in Latin ones, and
     a checksum of the name follows, so that two such names are never one.
     """
-    stem = _ENDING.sub("", file_name) or file_name
+    stem = ENDING.sub("", file_name) or file_name
     plain = "".join(map(_latin, unicodedata.normalize("NFC", stem)))
     name = re.sub(r"[^A-Za-z0-9_]+", "_", plain, flags=re.ASCII).strip("_") or "file"
     if not (name[0].isalpha() or stem.startswith("_")) or name.lower().startswith(_RESERVED):
@@ -93,7 +93,8 @@ def _latin(letter: str) -> str:
     return f"_{ord(letter):x}" if letter.isalnum() else "_"
 
 
-_ENDING = re.compile(r"\.(json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
+#: The JSON ending of a file's name.
+ENDING = re.compile(r"\.(json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
 #: Cyrillic and Greek letters, whose names in Unicode are not their sounds.
 _SOUNDS = dict(
     zip(

@@ -73,11 +73,15 @@ class CollectionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How to decide where file and database differ and no earlier run left a common base."""
+    """How to decide where file and database differ and no earlier run left a common base.
+
+    `times_us` is when the file of each document was changed last.
+    """
 
     on_conflict: OnConflict = "fail"
-    file_time_us: int = 0
+    times_us: Mapping[str, int] = field(default_factory=dict[str, int])
     split_default: bool = False
+    replace_form: bool = False
 
 
 def compare(
@@ -86,7 +90,9 @@ def compare(
     rows: Iterable[StoredText],
     base: Mapping[str, str],
     policy: Policy,
+    *,
     buried: Callable[[], set[str]] = set,
+    old_form: Callable[[], Mapping[str, str]] = dict,
 ) -> CollectionPlan:
     """Fill in a plan: each document of the file against the row of the same key.
 
@@ -95,7 +101,9 @@ def compare(
     the database since then stays deleted, unless the file changed it or the policy is "file";
     `buried` gives the keys whose deletion is on record, and a row that is absent without one was
     lost, not deleted: it is brought again.  Where that would leave nothing of the file, the
-    deletions need a decision.  Rows that only the database has are never touched.
+    deletions need a decision.  `old_form` gives what the same file brought in another form: that
+    is replaced on request, and a question otherwise.  Other rows that only the database has are
+    never touched.
     """
     stored = {row.key: row for row in rows}
     virtual = _split_row(plan, stored, policy)
@@ -103,6 +111,8 @@ def compare(
     if not stored and not virtual and not base:
         plan.inserts = list(documents)
         return plan
+    documents = list(documents)
+    base = _replace_form(plan, stored, dict(documents), old_form(), policy) or base
     seen: set[str] = set()
     for key, text in documents:
         seen.add(key)
@@ -136,6 +146,50 @@ def compare(
             " the database without a deletion on record: they are brought again"
         )
     return plan
+
+
+def _replace_form(
+    plan: CollectionPlan,
+    stored: dict[str, StoredText],
+    documents: Mapping[str, str],
+    old: Mapping[str, str],
+    policy: Policy,
+) -> Mapping[str, str]:
+    """Deal with what the same file brought in another form, and is in the database still.
+
+    Returns the texts that count as the base of documents which take the place of such a row.
+    """
+    base: dict[str, str] = {}
+    asked = 0
+    for key, text in old.items():
+        row = stored.get(key)
+        if row is None:
+            continue
+        unchanged = same_value(decode(row.text), decode(text))
+        replaced = unchanged and (policy.replace_form or text == "[]")
+        if key in documents:
+            base |= {key: text} if replaced else {}
+        elif replaced or (policy.replace_form and policy.on_conflict == "file"):
+            del stored[key]
+            plan.removed.append(key)
+            plan.expected[key] = row.version
+        else:
+            asked += not policy.replace_form
+            decided = policy.replace_form and policy.on_conflict in ("database", "newest")
+            reason = "brought by this file in another form" + (
+                ", changed since" if not unchanged else ""
+            )
+            decision = "database" if decided else "open"
+            plan.different.append(Different(key, decision, reason, ("removed $",)))
+    if asked:
+        plan.notes.append(
+            f"this file had another form at its last run: the {asked} document(s) of that form"
+            " would stay beside the new ones: --replace-form removes them, --collection NAME keeps"
+            " the new ones apart"
+        )
+    elif plan.removed and old:
+        plan.notes.append(f"{len(plan.removed)} document(s) of the file's old form are removed")
+    return base
 
 
 def _split_row(
@@ -236,7 +290,7 @@ class _Decisions:
     def different(self, key: str, text: str, row: StoredText, base: str | None) -> None:
         """Decide by the base if there is one, by the policy otherwise, and note it."""
         file, database = decode(text), decode(row.text)
-        side = self._policy_side(row)
+        side = self._policy_side(key, row)
         decision: Literal["file", "database", "merged", "open"] = side or "open"
         reason = f"policy {self.policy.on_conflict}"
         result = text if side == "file" else row.text
@@ -262,9 +316,9 @@ class _Decisions:
         elif decision == "database" and not row.version:
             self.write(key, row.text, row)
 
-    def _policy_side(self, row: StoredText) -> Literal["file", "database"] | None:
+    def _policy_side(self, key: str, row: StoredText) -> Literal["file", "database"] | None:
         if self.policy.on_conflict == "newest":
-            return "file" if self.policy.file_time_us > row.updated_us else "database"
+            return "file" if self.policy.times_us.get(key, 0) > row.updated_us else "database"
         return None if self.policy.on_conflict == "fail" else self.policy.on_conflict
 
 

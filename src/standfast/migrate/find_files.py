@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from standfast.document.names import ENDING
 from standfast.errors import ConfigError
+from standfast.migrate.recognise import SQLITE
 from standfast.migrate.rundir import runs_folder
+from standfast.migrate.tables import is_ours
 
 #: Endings of the files that are taken from a directory.
-SUFFIXES = (".json", ".jsonl", ".ndjson")
+_PLAIN = (".json", ".jsonl", ".ndjson")
+SUFFIXES = (*_PLAIN, *(f"{suffix}.gz" for suffix in _PLAIN))
+#: Endings under which databases stand beside them.
+_DATABASES = (".db", ".sqlite", ".sqlite3", ".db3")
 
+#: A name that is an id: of Discord, or another large number.
+_ID = re.compile(r"[0-9]{5,25}")
 #: What was left out, as far as an error names it; beyond that it counts.
 _MAX_NAMED = 5
 
@@ -45,15 +54,25 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The files of one command, in order, what was left out, and whether a folder was searched."""
+    """The files of one command, in order, what was left out, and whether a folder was searched.
+
+    `groups` are files that become documents of one collection, each with its folder; `notes` are
+    proposals.
+    """
 
     files: tuple[Path, ...]
     left_out: tuple[LeftOut, ...]
     from_directory: bool
+    groups: Mapping[Path, Path] = field(default_factory=dict[Path, Path])
+    notes: tuple[str, ...] = ()
 
 
-def find_files(paths: list[Path], *, recursive: bool, data_dir: Path) -> Found:
+def find_files(
+    paths: list[Path], *, recursive: bool, data_dir: Path, each: Sequence[Path] = ()
+) -> Found:
     """The files that `paths` name: a file as it is, a directory by its JSON files.
+
+    The files that stand in a folder of `each` become documents of one collection.
 
     A directory is taken flat unless `recursive`.  Left out, and listed: the data directory, the
     backups of earlier runs, dot-folders, folders of dependencies, links to directories, well-known
@@ -88,7 +107,24 @@ def find_files(paths: list[Path], *, recursive: bool, data_dir: Path) -> Found:
             code="no_json",
             hint="name the files themselves, or descend with --recursive",
         )
-    return Found(tuple(unique), tuple(left_out), searched)
+    folders = {folder.resolve() for folder in each}
+    groups = {file: file.parent for file in unique if file.parent in folders}
+    notes = tuple(_proposals(unique, groups))
+    return Found(tuple(unique), tuple(left_out), searched, groups, notes)
+
+
+def _proposals(files: Sequence[Path], groups: Mapping[Path, Path]) -> Iterator[str]:
+    """Folders whose files are named by ids, as one for each guild: they could be one collection."""
+    folders: dict[Path, list[Path]] = {}
+    for file in files:
+        folders.setdefault(file.parent, []).append(file)
+    for folder, found in folders.items():
+        named = [file for file in found if _ID.fullmatch(ENDING.sub("", file.name))]
+        if folder not in groups.values() and len(named) > 1 and len(named) == len(found):
+            yield (
+                f"the {len(found)} files of {folder} are named by ids: --each {folder} makes one"
+                " collection of them, with a document for each"
+            )
 
 
 def _named(left_out: list[LeftOut]) -> str:
@@ -119,6 +155,9 @@ def _search(
                 left_out.append(LeftOut(path, reason))
             elif recursive:
                 _search(path, recursive, data_dir, files, left_out)
+            elif count := len(_json_files(path)):
+                what = f"{count} JSON file(s) in it: --recursive takes them, --each {path} makes"
+                left_out.append(LeftOut(path, f"a folder; {what} one collection of them"))
         elif entry.is_dir():
             if recursive:
                 left_out.append(LeftOut(path, "a link to a directory"))
@@ -130,16 +169,50 @@ def _search(
                 left_out.append(LeftOut(path, reason))
             else:
                 files.append(path)
+        elif entry.name.lower().endswith(_DATABASES) and (what := _database(path)):
+            left_out.append(LeftOut(path, what))
+
+
+def _json_files(folder: Path) -> list[str]:
+    """The names of the JSON files that stand in a folder, and are not left out."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return [name for name in names if name.lower().endswith(SUFFIXES) and not file_reason(name)]
+
+
+def _database(path: Path) -> str:
+    """What to say of a SQLite file, by its content; nothing of one of standfast's own."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except OSError:
+        return ""
+    if not head.startswith(SQLITE) or is_ours(head):
+        return ""
+    return f"a SQLite database; if a bot keeps its state in it: standfast migrate {path}"
 
 
 def _folder_reason(path: Path, data_dir: Path) -> str:
     if path.resolve() == data_dir.resolve():
-        return "the data directory"
+        return "the data directory" + _foreign_content(path)
     if path.name.startswith("."):
         return "a dot-folder"
     if path.name in _LEFT_OUT_FOLDERS:
         return "a folder of dependencies or builds"
     return _backup_reason(path, data_dir)
+
+
+def _foreign_content(data_dir: Path) -> str:
+    """What of the data directory is not ours: an application may use the same folder."""
+    found = [str(data_dir / name) for name in sorted(_json_files(data_dir))]
+    found += [str(path) for path in sorted(data_dir.glob("*.db")) if _database(path)]
+    if not found:
+        return ""
+    named = ", ".join(found[:_MAX_NAMED])
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    return f"; in it is what standfast did not write: name it to move it: {named}{more}"
 
 
 def _backup_reason(path: Path, data_dir: Path) -> str:

@@ -103,7 +103,7 @@ def moved_files(data_dir: Path, identity: str | None) -> dict[Path, str]:
     for run_dir in all_runs(data_dir):
         state = run_dir.load_state()
         if state.state == "done" and not state.keep_files and state.identity == identity:
-            moved.update((Path(source.path), state.run) for source in state.sources)
+            moved.update((Path(source.path), state.run) for source in state.files)
     return moved
 
 

@@ -6,25 +6,26 @@ Nothing is written here, neither to the disk nor to the database.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 
-from standfast.backends.base import Backend, referenced
-from standfast.document.names import collection_name, derived_name
+from standfast.document.names import ENDING, collection_name, derived_name, key_problem
 from standfast.errors import ConfigError, CorruptData, DataError, StandfastError
-from standfast.migrate.compare import CollectionPlan, OnConflict, Policy, compare
+from standfast.migrate.compare import CollectionPlan, OnConflict
 from standfast.migrate.find_files import Found, LeftOut, find_files
 from standfast.migrate.read_file import Contents, ReadOptions, read_contents
 from standfast.migrate.rundir import RunDir, SourceRecord, all_runs
+from standfast.migrate.tables import is_database, table_names
 from standfast.system.failpoints import failpoint
 from standfast.system.files import cannot_be_moved, read_regular, sha256
 
 _SIBLINGS = (".bak", ".backup", ".old", ".orig", ".tmp", "~", ".save")
+_READ_FIELDS = ReadOptions.__slots__
 _LOOKS_LOST = ("empty", "nul_filled", "truncated")
 
 
@@ -33,13 +34,20 @@ class Options:
     """What a migration was asked to do; the flags of `standfast migrate`.
 
     `names` are collections by file: its path as it was given, or its name; `exclude` are patterns
-    of names or paths that are left out.
+    of names or paths that are left out, `lines` such as are JSON Lines.  `each` are folders whose
+    files become documents of one collection.  `split` are JSON pointers by file, as in `names`; one
+    under the empty name is for the only file.  `replace_form` lets a file that has changed its form
+    replace what it brought in the old one.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
     collection: str | None = None
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     exclude: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    each: tuple[Path, ...] = ()
+    split: Mapping[str, str] = field(default_factory=dict[str, str])
+    replace_form: bool = False
     recursive: bool = False
     on_conflict: OnConflict = "fail"
     keep_files: bool = False
@@ -48,7 +56,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file as it was read: its bytes, its state then, and the documents in it."""
+    """What one collection gets from one file: its bytes, its state then, and the documents.
+
+    `group` is the folder whose files make up the collection together.
+    """
 
     path: Path
     data: bytes
@@ -58,9 +69,12 @@ class Source:
     owner: tuple[int, int]
     collection: str
     contents: Contents
+    read: ReadOptions
+    group: Path | None = None
 
-    def record(self, stored: str, read: ReadOptions) -> SourceRecord:
+    def record(self, stored: str) -> SourceRecord:
         """What a run keeps about this file."""
+        read = self.read
         return SourceRecord(
             path=str(self.path),
             stored=stored,
@@ -76,6 +90,11 @@ class Source:
             whole=read.whole,
             key_field=read.key_field,
             split_default=read.split_default,
+            lines=read.lines,
+            split=read.split,
+            rest=read.rest,
+            table=read.table,
+            key=read.key,
         )
 
 
@@ -89,13 +108,21 @@ class Problem:
 
 @dataclass(slots=True)
 class Plan:
-    """What a run would do, file by file."""
+    """What a run would do, file by file; `rows` are collections to split without a file."""
 
     found: Found
     sources: list[Source] = field(default_factory=list[Source])
     problems: list[Problem] = field(default_factory=list[Problem])
     collections: list[CollectionPlan] = field(default_factory=list[CollectionPlan])
     notes: list[str] = field(default_factory=list[str])
+    rows: list[str] = field(default_factory=list[str])
+
+    def documents(self) -> dict[str, list[tuple[str, str]]]:
+        """The documents of all files, by collection."""
+        found: dict[str, list[tuple[str, str]]] = {name: [] for name in self.rows}
+        for source in self.sources:
+            found.setdefault(source.collection, []).extend(source.contents.documents)
+        return found
 
     @property
     def writes(self) -> int:
@@ -113,28 +140,37 @@ def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
 
     Raises ConfigError for paths that lead to no file at all.
     """
-    found = find_files(list(paths), recursive=options.recursive, data_dir=data_dir)
+    found = find_files(
+        [*paths, *options.each], recursive=options.recursive, data_dir=data_dir, each=options.each
+    )
     found = _without_excluded(found, options.exclude)
-    if options.collection is not None and len(found.files) != 1:
-        raise ConfigError(
-            f"--collection names one collection, but {len(found.files)} files were found",
-            code="usage",
-            hint="name one file",
-        )
-    plan = Plan(found)
+    _require_one_file(found, options)
+    plan = Plan(found, notes=list(found.notes))
     taken: dict[str, Path] = {}
-    names = _names(found.files, options, data_dir)
+    names = _names(found, options, data_dir)
     for path in found.files:
         try:
-            source = read_source(path, options, names[path])
-            _require_free(source, taken)
+            for source in read_sources(path, options, names[path], group=found.groups.get(path)):
+                _require_free(source, taken)
+                taken[source.collection.lower()] = source.group or path
+                plan.sources.append(source)
         except StandfastError as error:
             plan.problems.append(Problem(path, error))
             continue
-        taken[source.collection.lower()] = path
-        plan.sources.append(source)
     failpoint("scanned")
     return plan
+
+
+def _require_one_file(found: Found, options: Options) -> None:
+    """Refuse what is said of one file where there are several."""
+    for flag, given in (("--collection", options.collection), ("--split", options.split.get(""))):
+        if given is not None and len(found.files) != 1:
+            raise ConfigError(
+                f"{flag} is about one file, but {len(found.files)} were found",
+                code="usage",
+                hint="name one file"
+                + (", or say which: --split FILE=POINTER" if flag == "--split" else ""),
+            )
 
 
 def _without_excluded(found: Found, patterns: Sequence[str]) -> Found:
@@ -148,32 +184,41 @@ def _without_excluded(found: Found, patterns: Sequence[str]) -> Found:
     ]
     left = tuple(path for path in found.files if path not in out)
     left_out = (*found.left_out, *(LeftOut(path, "excluded by --exclude") for path in out))
-    return Found(left, left_out, found.from_directory)
+    return replace(found, files=left, left_out=left_out)
 
 
-def _names(files: Sequence[Path], options: Options, data_dir: Path) -> dict[Path, str]:
+def _names(found: Found, options: Options, data_dir: Path) -> dict[Path, str]:
     """The collection of each file: as asked, as recorded by an earlier run, or derived.
 
-    Where several would get the same derived name, each gets its folder's in front.
+    Where several would get the same derived name, each gets its folder's in front.  The files of a
+    group have one name, the folder's.
     """
     asked = {**{Path(name).resolve(): to for name, to in options.names.items()}}
     recorded: dict[Path, str] = {}
     for run_dir in all_runs(data_dir):
         with contextlib.suppress(CorruptData):
-            for record in run_dir.load_state().sources:
-                recorded[Path(record.path)] = record.collection
-    given = {path: asked.get(path) or options.names.get(path.name) for path in files}
-    derived = {path: derived_name(path.name) for path in files if not given[path]}
+            for record in run_dir.load_state().files:
+                if record.table is None and record.key is None:
+                    recorded[Path(record.path)] = record.collection
+    places = dict.fromkeys(found.groups.get(path, path) for path in found.files)
+    given = {path: asked.get(path) or options.names.get(path.name) for path in places}
+    derived = {path: derived_name(path.name) for path in places if not given[path]}
     derived |= {path: recorded[path] for path in derived if path in recorded}
     taken = Counter(name.lower() for name in derived.values())
     for path, name in list(derived.items()):
         if taken[name.lower()] > 1 and path not in recorded:
             derived[path] = derived_name(f"{path.parent.name}_{path.name}")
-    return {path: given[path] or derived[path] for path in files}
+    names = {path: given[path] or derived[path] for path in places}
+    return {path: names[found.groups.get(path, path)] for path in found.files}
 
 
-def read_source(path: Path, options: Options, name: str | None = None) -> Source:
-    """One file, read once: the bytes that are parsed are the bytes that are backed up."""
+def read_sources(
+    path: Path, options: Options, name: str | None = None, *, group: Path | None = None
+) -> list[Source]:
+    """What one file brings to each collection: mostly one, of a SQLite file one for each table.
+
+    It is read once: the bytes that are parsed are the bytes that are backed up.
+    """
     collection = _collection_of(path, options, name)
     try:
         data, state = read_regular(path)
@@ -184,22 +229,89 @@ def read_source(path: Path, options: Options, name: str | None = None) -> Source
             hint="correct its mode or owner, or leave it out",
         ) from None
     _require_movable(path, options)
+    sources: list[Source] = []
+    parts, notes = _parts(path, data, options, collection, group)
+    for to, read in parts:
+        try:
+            contents = read_contents(data, str(path), read)
+        except DataError as error:
+            if error.code in _LOOKS_LOST:
+                error.hint = _sibling_hint(path) or error.hint
+            raise
+        if read.rest and not contents.documents:
+            continue
+        sources.append(
+            Source(
+                path=path,
+                data=data,
+                sha256=sha256(data),
+                mode=stat.S_IMODE(state.st_mode),
+                mtime_ns=state.st_mtime_ns,
+                owner=(state.st_uid, state.st_gid),
+                collection=to,
+                contents=replace(contents, notes=(*notes, *contents.notes)),
+                read=read,
+                group=group,
+            )
+        )
+        notes = ()
+    return sources
+
+
+def _parts(
+    path: Path, data: bytes, options: Options, collection: str, group: Path | None
+) -> tuple[list[tuple[str, ReadOptions]], tuple[str, ...]]:
+    """The collections that a file becomes, how each is read from it, and notes."""
+    read = options.read
+    if is_database(data):
+        _require_no_log(path)
+        tables, notes = table_names(data, str(path))
+        if len(tables) == 1 and (options.collection or options.names):
+            return [(collection, replace(read, table=tables[0]))], tuple(notes)
+        named = [(_table_collection(table), replace(read, table=table)) for table in tables]
+        return named, (f"a SQLite file with {len(tables)} table(s) of documents", *notes)
+    if group is not None:
+        key = ENDING.sub("", path.name)
+        if problem := key_problem(key):
+            raise DataError(f"{path}: {problem}", code="bad_key", hint="rename the file")
+        return [(collection, replace(read, whole=True, key=key))], ()
+    if any(fnmatchcase(path.name, each) or path.match(each) for each in options.lines):
+        read = replace(read, lines=True)
+    pointer = _pointer_of(path, options.split)
+    if pointer is None:
+        return [(collection, read)], ()
+    split = replace(read, split=pointer)
+    rest = collection_name(f"{collection}_rest")
+    note = f"the object at {pointer} is taken apart; what is outside of it becomes `{rest}`"
+    return [(collection, split), (rest, replace(split, rest=True))], (note,)
+
+
+def _table_collection(table: str) -> str:
+    """The collection that a table becomes: of the same name where that can be one."""
     try:
-        contents = read_contents(data, str(path), options.read)
-    except DataError as error:
-        if error.code in _LOOKS_LOST:
-            error.hint = _sibling_hint(path) or error.hint
-        raise
-    return Source(
-        path=path,
-        data=data,
-        sha256=sha256(data),
-        mode=stat.S_IMODE(state.st_mode),
-        mtime_ns=state.st_mtime_ns,
-        owner=(state.st_uid, state.st_gid),
-        collection=collection,
-        contents=contents,
-    )
+        return collection_name(table)
+    except ConfigError:
+        return derived_name(table)
+
+
+def _pointer_of(path: Path, split: Mapping[str, str]) -> str | None:
+    for name, pointer in split.items():
+        if name in ("", path.name) or Path(name).resolve() == path:
+            return pointer
+    return None
+
+
+def _require_no_log(path: Path) -> None:
+    """Refuse a SQLite file whose latest writes stand in the log beside it."""
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size:
+        raise ConfigError(
+            f"{path}: a program has it open, or was killed: its latest writes are in {log.name}",
+            code="file",
+            hint="stop the program, then run: python -c 'import sqlite3, sys;"
+            ' sqlite3.connect(sys.argv[1]).execute("PRAGMA wal_checkpoint(TRUNCATE)")\' '
+            f"{shlex.quote(str(path))}",
+        )
 
 
 def _require_movable(path: Path, options: Options) -> None:
@@ -239,7 +351,7 @@ def _sibling_hint(path: Path) -> str:
 
 def _require_free(source: Source, taken: Mapping[str, Path]) -> None:
     other = taken.get(source.collection.lower())
-    if other is not None:
+    if other is not None and (source.group is None or other != source.group):
         raise ConfigError(
             f"{source.path}: its collection `{source.collection}` is that of {other} already",
             code="same_collection",
@@ -247,104 +359,17 @@ def _require_free(source: Source, taken: Mapping[str, Path]) -> None:
         )
 
 
-def compare_with_database(
-    plan: Plan, backend: Backend, options: Options, *, data_dir: Path
-) -> None:
-    """Compare every document of the plan with the database, and fill in the outcome."""
-    for source in plan.sources:
-        collection_plan = CollectionPlan(
-            source.collection,
-            str(source.path),
-            source.contents.form,
-            notes=list(source.contents.notes),
-        )
-        obstacle = backend.adoptable(source.collection)
-        if obstacle:
-            raise ConfigError(
-                obstacle,
-                code="not_adoptable",
-                hint="correct the table, or give the file another collection with --collection",
-            )
-        policy = Policy(
-            on_conflict=options.on_conflict,
-            file_time_us=source.mtime_ns // 1000,
-            split_default=options.read.split_default,
-        )
-        base = _LazyBase(data_dir, source, backend)
-        compare(
-            collection_plan,
-            source.contents.documents,
-            backend.dump(source.collection),
-            base,
-            policy,
-            lambda name=source.collection: backend.buried(name),
-        )
-        _note_other_source(collection_plan, source, backend)
-        if collection_plan.removed:
-            found = backend.references(source.collection, collection_plan.removed)
-            if found:
-                raise referenced(source.collection, found)
-        plan.collections.append(collection_plan)
-    failpoint("planned")
+def documents_of(run_dir: RunDir, records: Sequence[SourceRecord]) -> list[tuple[str, str]]:
+    """The documents of files that a run kept, read as they were read then."""
+    documents: list[tuple[str, str]] = []
+    for record in records:
+        if record.path:
+            data = run_dir.original(record)
+            name = Path(record.path).name
+            documents += read_contents(data, name, read_options(record)).documents
+    return documents
 
 
-def _note_other_source(plan: CollectionPlan, source: Source, backend: Backend) -> None:
-    """Say whose data a collection holds, when it is another file's."""
-    for run, path in backend.sources(source.collection):
-        if path and path != str(source.path):
-            plan.notes.append(
-                f"this collection was filled from {path} by run {run}: if these are not the same"
-                " data, give this file another with --collection NAME"
-            )
-            return
-        if path:
-            return
-
-
-class _LazyBase(Mapping[str, str]):
-    """What the last finished run of the same file brought; read only when it is needed."""
-
-    def __init__(self, data_dir: Path, source: Source, backend: Backend) -> None:
-        self._where = (data_dir, source, backend)
-
-    @cached_property
-    def _texts(self) -> dict[str, str]:
-        return _last_brought(*self._where)
-
-    def __getitem__(self, key: str) -> str:
-        return self._texts[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-
-def _last_brought(data_dir: Path, source: Source, backend: Backend) -> dict[str, str]:
-    """What this very file held at its last run that this database still knows.
-
-    Another file of the same name has no base here, nor has a run that a restored or remade
-    database has never seen: then there is no common ground, and the policy decides.
-    """
-    identity = backend.identity()
-    known = {run for run, _ in backend.sources(source.collection)}
-    for run_dir in reversed(list(all_runs(data_dir))):
-        try:
-            state = run_dir.load_state()
-        except CorruptData:
-            continue  # another run's damaged state does not stop this plan
-        if state.state != "done" or identity is None or state.identity != identity:
-            continue
-        for record in state.sources:
-            here = record.collection == source.collection and record.path == str(source.path)
-            if here and state.run in known:
-                return dict(documents_of(run_dir, record))
-    return {}
-
-
-def documents_of(run_dir: RunDir, record: SourceRecord) -> list[tuple[str, str]]:
-    """The documents of a file that a run kept, read as they were read then."""
-    options = ReadOptions(record.whole, record.key_field, record.split_default)
-    name = Path(record.path).name
-    return read_contents(run_dir.original(record), name, options).documents
+def read_options(record: SourceRecord) -> ReadOptions:
+    """How a file was taken apart by the run that has this record."""
+    return ReadOptions(**{field: getattr(record, field) for field in _READ_FIELDS})

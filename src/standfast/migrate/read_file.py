@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -15,17 +15,23 @@ from standfast.document.names import key_problem
 from standfast.document.values import json_path
 from standfast.errors import DataError
 from standfast.limits import MAX_DEPTH
-from standfast.migrate.records import read_array, read_lines
+from standfast.migrate.recognise import expanded, looks_like, one_value
+from standfast.migrate.records import read_array, read_lines, unique_fields
 from standfast.migrate.splitting import (
     WHOLE_KEY,
     accept_part,
     error_at,
     require_json,
+    split_at,
     split_members,
     split_object,
     texts_of,
+    wrapped_note,
 )
+from standfast.migrate.tables import read_table
 
+#: Fields that a note names.
+_MAX_NAMED_FIELDS = 5
 _LINES = (".jsonl", ".ndjson")
 # How Python's decoders say that the last character is incomplete.
 _CUT_OFF = ("unexpected end of data", "truncated data")
@@ -36,11 +42,21 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How files are taken apart: see `standfast migrate --help`."""
+    """How one file is taken apart: see `standfast migrate --help`.
+
+    `lines`: it is JSON Lines, whatever its name.  `split` is a JSON pointer to the object whose
+    members become documents; with `rest` it is what stands outside of it.  `table` is a table of
+    a SQLite file.  `key` is the key of the one document that the whole file is.
+    """
 
     whole: bool = False
     key_field: str | None = None
     split_default: bool = False
+    lines: bool = False
+    split: str | None = None
+    rest: bool = False
+    table: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,7 @@ class Contents:
     form: Form
     encoding: str
     notes: tuple[str, ...] = ()
+    empty_list: bool = False
 
 
 def read_contents(data: bytes, name: str, options: ReadOptions) -> Contents:
@@ -58,20 +75,52 @@ def read_contents(data: bytes, name: str, options: ReadOptions) -> Contents:
 
     An object gives one document per member; an array of records one per record; JSON Lines one
     per line; anything else, or `whole`, one document under the key `default`.  The text of each
-    keeps its tokens as they were written.  DataError with `file:line:column` and `$.path` for the
-    first thing that is not JSON within the limits.
+    keeps its tokens as they were written.  What is compressed with gzip is read all the same, and
+    one JSON value in a file that is named like JSON Lines, too.  DataError with `file:line:column`
+    and `$.path` for the first thing that is not JSON within the limits; its hint says what the
+    content looks like instead.
     """
+    if options.table is not None:
+        documents, notes = _unwrap(read_table(data, name, options.table), options, name)
+        return Contents(documents, Form("object"), "sqlite", notes)
+    data, name, notes = expanded(data, name)
+    if options.lines and not name.lower().endswith(_LINES):
+        name += _LINES[0]
+    try:
+        contents = _read_json(data, name, options)
+    except DataError as error:
+        plain = one_value(data, name) if not options.lines else None
+        if plain is None:
+            error.hint = looks_like(data, name) or error.hint
+            raise
+        contents = _read_json(plain, name + ".json", options)
+        notes = (*notes, "read as one JSON value, which it is in spite of its name")
+    contents = replace(contents, notes=(*notes, *contents.notes))
+    if options.key is not None:
+        return replace(
+            contents, documents=[(options.key, contents.documents[0][1])], form=Form("object")
+        )
+    return contents
+
+
+def _read_json(data: bytes, name: str, options: ReadOptions) -> Contents:
+    if options.split is not None:
+        text, encoding = decode_text(data, name)
+        documents = split_at(_as_whole(text, name)[0][1], options.split, name, rest=options.rest)
+        return Contents(documents, Form("document" if options.rest else "object"), encoding)
     splits = not options.whole and not name.lower().endswith(_LINES)
     if splits and _OBJECT_FOLLOWS.match(data):
         # The quick way reads UTF-8 only, and finds out by itself when the bytes are not.
         quick = _quick_object(data)
         if quick is not None:
             documents, more = _unwrap(quick, options, name)
-            return Contents(documents, Form("object"), "utf-8", more)
+            return Contents(documents, Form("object"), "utf-8", more + wrapped_note(documents))
     text, encoding = decode_text(data, name)
     notes = () if encoding == "utf-8" else (f"decoded as {encoding}",)
     if name.lower().endswith(_LINES):
         documents, field = read_lines(text, name, options.key_field, whole=options.whole)
+        if field is None and not options.whole:
+            notes += (_unkeyed_note(documents[0][1], "line"),)
         return Contents(documents, Form("lines", field), encoding, notes)
     first = text.lstrip(" \t\n\r")[:1]
     raw = data if encoding == "utf-8" else text.encode("utf-8", "surrogatepass")
@@ -79,15 +128,25 @@ def read_contents(data: bytes, name: str, options: ReadOptions) -> Contents:
         return Contents(_as_whole(text, name), Form("document"), encoding, notes)
     if first == "{":
         documents, more = _unwrap(_read_object(raw, text, name), options, name)
-        return Contents(documents, Form("object"), encoding, notes + more)
+        return Contents(documents, Form("object"), encoding, notes + more + wrapped_note(documents))
     documents, field = read_array(raw, text, name, options.key_field)
     if field is not None:
         notes += (f"records are keyed by `{field}`",)
         return Contents(documents, Form("array", field), encoding, notes)
     whole = _as_whole(text, name)
-    if whole[0][1] != "[]":
-        notes += ("kept as one document: give --key FIELD to make one of each record",)
-    return Contents(whole, Form("document"), encoding, notes)
+    empty = whole[0][1] == "[]"
+    if not empty:
+        notes += (_unkeyed_note(whole[0][1], "record"),)
+    return Contents(whole, Form("document"), encoding, notes, empty_list=empty)
+
+
+def _unkeyed_note(text: str, each: str) -> str:
+    note = f"kept as one document: give --key FIELD to make one of each {each}"
+    fields = unique_fields(text)
+    if not fields:
+        return note
+    named = ", ".join(f"`{field}`" for field in fields[:_MAX_NAMED_FIELDS])
+    return f"{note}; different in each: {named}"
 
 
 def decode_text(data: bytes, name: str) -> tuple[str, str]:

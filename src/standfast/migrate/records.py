@@ -182,3 +182,24 @@ def record_key(record: Any, field: str) -> tuple[str, str]:
         return key_text(value), ""
     except (DataError, ValueError):
         return "", f"its `{field}` cannot be a key"
+
+
+def unique_fields(text: str) -> list[str]:
+    """The fields of an array of records that could name them: a different key in each record.
+
+    Those whose name ends with `id` come first.
+    """
+    records: Any = decode(text)
+    if not records or not all(isinstance(record, dict) for record in records):
+        return []
+    found: list[str] = []
+    for field in records[0]:
+        keys: set[str] = set()
+        for record in records:
+            key, problem = record_key(record, field)
+            if problem or key in keys:
+                break
+            keys.add(key)
+        else:
+            found.append(field)
+    return sorted(found, key=lambda field: not field.lower().endswith("id"))

@@ -221,18 +221,17 @@ class _Rollback:
         loads: list[Load] = []
         moved: dict[str, dict[str, Image | None]] = {}
         changes = run_dir.load_changes()
-        for source in self._state.sources:
-            name = source.collection
+        for name, records in self._state.collections.items():
             each = changes[name]
             keys = each.inserted + [updated.before.key for updated in each.updated]
             present = backend.images(name, keys)
-            expected = Expected(documents_of(run_dir, source), each).texts
+            expected = Expected(documents_of(run_dir, records), each).texts
             odd = set(backend.inconsistent(name))
             found = _moved(present, each, record.loads[name], expected, self._put_back(name))
             found += [key for key in present if key in odd and key not in found]
             if found:
                 moved[name] = {key: present.get(key) for key in found}
-            undo = Load(name, self._form(source, each), (), _undo(present, each))
+            undo = Load(name, self._form(records[0], each), (), _undo(present, each))
             references = backend.references(name, undo.doomed)
             if references:
                 self._references[name] = references

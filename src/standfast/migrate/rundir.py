@@ -56,7 +56,11 @@ _OURS = (_STATE_FILE, _CHANGES_FILE, _LOG_FILE, "SHA256SUMS")
 
 
 class SourceRecord(msgspec.Struct, frozen=True):
-    """One file of a run: where it was, what it was, and under which name its copy is kept."""
+    """What a run brings to one collection from one file, and under which name its copy is kept.
+
+    Several records may be of one file, and several files of one collection.  A record without a
+    path is of rows that were in the database before, as those that a split takes apart.
+    """
 
     path: str
     stored: str
@@ -70,8 +74,18 @@ class SourceRecord(msgspec.Struct, frozen=True):
     whole: bool = False
     key_field: str | None = None
     split_default: bool = False
+    lines: bool = False
+    split: str | None = None
+    rest: bool = False
+    table: str | None = None
+    key: str | None = None
     uid: int = -1
     gid: int = -1
+
+    @classmethod
+    def of_rows(cls, collection: str) -> SourceRecord:
+        """Rows that are split without a file."""
+        return cls(*("", "", "", 0, 0, 0), collection, Form(), 0, split_default=True)
 
 
 class Updated(msgspec.Struct, frozen=True):
@@ -129,7 +143,15 @@ class RunState(msgspec.Struct):
     @property
     def files(self) -> list[SourceRecord]:
         """One record for each file: several collections may come from one."""
-        return list({each.path: each for each in self.sources}.values())
+        return list({each.path: each for each in self.sources if each.path}.values())
+
+    @property
+    def collections(self) -> dict[str, list[SourceRecord]]:
+        """The records by collection, in order."""
+        found: dict[str, list[SourceRecord]] = {}
+        for each in self.sources:
+            found.setdefault(each.collection, []).append(each)
+        return found
 
 
 def now_text() -> str:
@@ -188,7 +210,7 @@ class RunDir:
 
     def sweep(self, state: RunState) -> None:
         """Remove the drafts that killed processes left here."""
-        stored = {source.stored for source in state.sources}
+        stored = {source.stored for source in state.files}
         for path in list(self.path.iterdir()):
             if is_draft(path) and path.name not in stored:
                 path.unlink()
@@ -309,15 +331,15 @@ def _damaged(path: Path, what: str) -> CorruptData:
 
 
 def stored_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each file's copy: its own, numbered where two would be the same."""
-    names: list[str] = []
+    """A name for each file's copy: its own, numbered where two files would have the same."""
+    names: dict[Path, str] = {}
     for path in paths:
         name, number = path.name, 1
-        while name in names or name in _OURS:
+        while path not in names and (name in names.values() or name in _OURS):
             number += 1
             name = f"{number}-{path.name}"
-        names.append(name)
-    return names
+        names.setdefault(path, name)
+    return [names[path] for path in paths]
 
 
 def runs_folder(data_dir: Path) -> Path:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from standfast.backends.base import Backend, Change, Load
+from standfast.document.names import collection_name
 from standfast.errors import ConfigError, MigrationError, StandfastError
+from standfast.migrate.against import compare_with_database
 from standfast.migrate.cleanup import parked_place, take_away
 from standfast.migrate.compare import CollectionPlan
 from standfast.migrate.find_files import Found
@@ -28,12 +30,13 @@ from standfast.migrate.locking import (
     surely_refused,
     was_loaded,
 )
-from standfast.migrate.plan import Options, Plan, compare_with_database, scan
+from standfast.migrate.plan import Options, Plan, scan
 from standfast.migrate.rundir import (
     UNFINISHED,
     CollectionChanges,
     RunDir,
     RunState,
+    SourceRecord,
     Updated,
     all_runs,
     new_run_id,
@@ -109,6 +112,26 @@ class Runner:
         return plan
 
     def _scan(self, paths: Sequence[Path], options: Options) -> Plan:
+        rows = [str(path) for path in paths if self._is_split_without_file(path, options)]
+        if not rows:
+            return self._scan_files(paths, options)
+        files = [path for path in paths if str(path) not in rows]
+        plan = Plan(Found((), (), False))
+        if files or options.each:
+            plan = self._scan_files(files, options)
+        plan.rows = rows
+        return plan
+
+    def _is_split_without_file(self, path: Path, options: Options) -> bool:
+        """Whether a collection's row is to be split of which there is no file any more."""
+        if not options.read.split_default or path.exists() or path.name != str(path):
+            return False
+        try:
+            return bool(self._backend.scan(collection_name(str(path)), limit=1))
+        except ConfigError:
+            return False
+
+    def _scan_files(self, paths: Sequence[Path], options: Options) -> Plan:
         try:
             return scan(paths, options, data_dir=self._data_dir)
         except ConfigError as error:
@@ -147,7 +170,9 @@ class Runner:
                 return unfinished
             plan = self.plan(paths, options)
             result = Result(plan, resumed=resumed)
-            if (plan.problems and not options.skip_bad) or plan.open_conflicts or not plan.sources:
+            if (plan.problems and not options.skip_bad) or plan.open_conflicts:
+                return result
+            if not plan.collections or not (plan.writes or plan.sources):
                 return result
             confirm(plan)
             if not plan.writes and options.keep_files:
@@ -159,9 +184,8 @@ class Runner:
         run_dir = RunDir(runs_folder(self._data_dir) / new_run_id())
         names = stored_names([source.path for source in plan.sources])
         records = [
-            source.record(name, options.read)
-            for source, name in zip(plan.sources, names, strict=True)
-        ]
+            source.record(name) for source, name in zip(plan.sources, names, strict=True)
+        ] + [SourceRecord.of_rows(name) for name in plan.rows]
         state = RunState(
             run=run_dir.run,
             state="started",
@@ -183,21 +207,21 @@ class Runner:
                 _discard(run_dir)
                 raise
         self._load(plan, run_dir, state, changes)
-        documents = {source.collection: source.contents.documents for source in plan.sources}
         result.run = run_dir.run
-        self._finish(run_dir, state, changes, documents, result)
+        self._finish(run_dir, state, changes, plan.documents(), result)
 
     def _back_up(
         self, plan: Plan, run_dir: RunDir, state: RunState
     ) -> dict[str, CollectionChanges]:
         """Keep the files' bytes and all that is stored of the rows that will change."""
-        self._announce("backup", f"keeping {len(plan.sources)} file(s) in {run_dir.path}")
+        self._announce("backup", f"keeping {len(state.files)} file(s) in {run_dir.path}")
         run_dir.save_state(state)
         failpoint("state-started")
-        for source, record in zip(plan.sources, state.sources, strict=True):
-            run_dir.save_original(record.stored, source.data, source.mtime_ns)
+        contents = {str(source.path): source.data for source in plan.sources}
+        for record in state.files:
+            run_dir.save_original(record.stored, contents[record.path], record.mtime_ns)
             failpoint("original-kept")
-        run_dir.save_checksums(state.sources)
+        run_dir.save_checksums(state.files)
         failpoint("checksums")
         changes = {each.collection: self._changes(each) for each in plan.collections}
         state.changes_sha256 = run_dir.save_changes(changes)
@@ -301,7 +325,7 @@ class Runner:
             "verify", f"reading back {sum(s.documents for s in state.sources)} document(s)"
         )
         result.verdict = verify_run(
-            self._backend, run_dir, state.sources, changes, documents, progress=self._progress
+            self._backend, run_dir, state, changes, documents, progress=self._progress
         )
         failpoint("verified")
         if result.verdict.green:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import msgspec
 
-from standfast.document.codec import accept, canonical_texts
+from standfast.document.codec import accept, canonical_texts, encode
+from standfast.document.names import key_problem
 from standfast.document.parse import find_problem, minify, position
+from standfast.document.patch import parse_pointer
+from standfast.document.values import json_path
 from standfast.errors import DataError
 from standfast.limits import MAX_DEPTH
 
@@ -109,3 +112,72 @@ def split_members(text: str) -> list[tuple[str, str]] | None:
     if not members or not all(part.startswith("{") for _, part in members):
         return None
     return members
+
+
+#: A member is proposed for --split when it has so many members, and so much of the file's text.
+_WRAPPED_MEMBERS = 10
+_WRAPPED_SHARE = 0.8
+
+
+def wrapped_note(documents: list[tuple[str, str]]) -> tuple[str, ...]:
+    """A proposal, when one member of an object holds nearly everything (TinyDB, lowdb, wrapped)."""
+    total = sum(len(text) for _, text in documents)
+    for key, text in documents:
+        if len(text) < _WRAPPED_SHARE * total or (key == WHOLE_KEY and len(documents) == 1):
+            continue
+        inner = split_members(text)
+        if inner and (len(inner) >= _WRAPPED_MEMBERS or (len(documents) == 1 and len(inner) > 1)):
+            pointer = "/" + key.replace("~", "~0").replace("/", "~1")
+            return (
+                f"the member `{key}` holds most of it: --split {pointer} makes {len(inner)}"
+                " documents of it",
+            )
+    return ()
+
+
+def split_at(text: str, pointer: str, name: str, *, rest: bool) -> list[tuple[str, str]]:
+    """The members of the object at a JSON pointer as documents; with `rest` all that is outside.
+
+    The rest is one document without that member, under the key `default`; nothing when there is
+    nothing else.
+    """
+    names = parse_pointer(pointer)
+    found = _without(text, names) if rest else _member(text, names)
+    if not names or found is None or not (rest or found.startswith("{")):
+        raise error_at(
+            *("", 0, name, "bad_pointer", f"there is no object at {pointer}", "$"),
+            hint="give --split the JSON pointer of an object, such as /users",
+        )
+    if rest:
+        return [] if found == "{}" else [(WHOLE_KEY, accept(found))]
+    documents: list[tuple[str, str]] = []
+    for key, _, part in split_object(found + " "):
+        if problem := key_problem(key):
+            raise error_at("", 0, name, "bad_key", problem, json_path([*names, key]))
+        documents.append((key, accept(part)))
+    return documents
+
+
+def _member(text: str, names: Sequence[str]) -> str | None:
+    """The exact text at a path of members."""
+    for name in names:
+        if not text.startswith("{"):
+            return None
+        found = (part for key, _, part in split_object(text + " ") if key == name)
+        text = next(found, "")
+    return text or None
+
+
+def _without(text: str, names: Sequence[str]) -> str | None:
+    """The exact text of an object without the member at a path."""
+    if not text.startswith("{"):
+        return None
+    left: list[str] = []
+    for key, _, part in split_object(text + " "):
+        if key == names[0]:
+            inner = _without(part, names[1:]) if len(names) > 1 else None
+            if inner is None or inner == "{}":
+                continue
+            part = inner
+        left.append(f"{encode(key)}:{part}")
+    return "{" + ",".join(left) + "}"

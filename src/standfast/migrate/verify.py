@@ -11,7 +11,7 @@ from standfast.backends.base import Backend
 from standfast.document.codec import decode
 from standfast.document.merge import same_value
 from standfast.migrate.plan import documents_of
-from standfast.migrate.rundir import CollectionChanges, RunDir, SourceRecord
+from standfast.migrate.rundir import CollectionChanges, RunDir, RunState
 from standfast.migrate.steps import Progress, counted, silent
 
 #: Rows that a report names; beyond them it counts.
@@ -96,7 +96,7 @@ def verify_collection(
 def verify_run(
     backend: Backend,
     run_dir: RunDir,
-    sources: list[SourceRecord],
+    state: RunState,
     changes: Mapping[str, CollectionChanges],
     documents: Mapping[str, list[tuple[str, str]]] | None = None,
     *,
@@ -104,8 +104,7 @@ def verify_run(
 ) -> Verdict:
     """Verify a whole run; `documents` spares reading the kept originals again."""
     verdict = Verdict()
-    for source in sources:
-        name = source.collection
-        read = documents[name] if documents is not None else documents_of(run_dir, source)
+    for name, records in state.collections.items():
+        read = documents[name] if documents is not None else documents_of(run_dir, records)
         verify_collection(backend, name, Expected(read, changes[name]), verdict, progress)
     return verdict

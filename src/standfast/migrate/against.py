@@ -1,0 +1,192 @@
+"""A plan against the database: documents, their base, a change of form, who refers to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from standfast.backends.base import Backend, Form, referenced
+from standfast.errors import ConfigError, CorruptData
+from standfast.migrate.compare import CollectionPlan, Policy, compare
+from standfast.migrate.plan import Options, Plan, Source, documents_of
+from standfast.migrate.rundir import RunDir, RunState, SourceRecord, all_runs
+from standfast.migrate.splitting import WHOLE_KEY
+from standfast.system.failpoints import failpoint
+
+
+def compare_with_database(
+    plan: Plan, backend: Backend, options: Options, *, data_dir: Path
+) -> None:
+    """Compare every document of the plan with the database, and fill in the outcome."""
+    for source in plan.sources:
+        if source.read.table is not None and backend.display == f"sqlite:///{source.path}":
+            raise ConfigError(
+                f"{source.path} is the database itself: there is nothing to move",
+                code="usage",
+                hint="an embedded store reads what it holds already; to move it to PostgreSQL, give"
+                " that with --to or DATABASE_URL",
+            )
+    earlier = _Earlier(data_dir, backend)
+    plan.sources = [_as_before(source, backend) for source in plan.sources]
+    collections: dict[str, list[Source]] = {name: [] for name in plan.rows}
+    for source in plan.sources:
+        collections.setdefault(source.collection, []).append(source)
+    for name, sources in collections.items():
+        plan.collections.append(_compared(name, sources, backend, options, earlier))
+    failpoint("planned")
+
+
+def _compared(
+    name: str, sources: Sequence[Source], backend: Backend, options: Options, earlier: _Earlier
+) -> CollectionPlan:
+    first = sources[0] if sources else None
+    plan = CollectionPlan(
+        name,
+        str(first.group or first.path) if first else "",
+        first.contents.form if first else Form(),
+        notes=[note for source in sources for note in source.contents.notes],
+    )
+    obstacle = backend.adoptable(name)
+    if obstacle:
+        raise ConfigError(
+            obstacle,
+            code="not_adoptable",
+            hint="correct the table, or give the file another collection with --collection",
+        )
+    policy = Policy(
+        on_conflict=options.on_conflict,
+        times_us={key: s.mtime_ns // 1000 for s in sources for key, _ in s.contents.documents},
+        split_default=options.read.split_default,
+        replace_form=options.replace_form,
+    )
+    base = _Base(earlier, sources)
+    documents = [document for source in sources for document in source.contents.documents]
+    compare(
+        *(plan, documents, backend.dump(name), base, policy),
+        buried=lambda: backend.buried(name),
+        old_form=base.old_form,
+    )
+    _note_other_source(plan, backend)
+    if not sources and not plan.removed and not plan.updates:
+        plan.notes.append(f"there is no row `{WHOLE_KEY}` in it that could be split")
+    if plan.removed and (found := backend.references(name, plan.removed)):
+        raise referenced(name, found)
+    return plan
+
+
+def _as_before(source: Source, backend: Backend) -> Source:
+    """An empty list in a collection of records has no record, whatever field names them."""
+    if not source.contents.empty_list or source.read.whole:
+        return source
+    form = backend.form(source.collection)
+    if form.shape not in ("array", "lines") or form.key_field is None:
+        return source
+    note = f"an empty list: no record of those that `{form.key_field}` names"
+    contents = replace(
+        source.contents, documents=[], form=Form("array", form.key_field), notes=(note,)
+    )
+    return replace(source, contents=contents, read=replace(source.read, key_field=form.key_field))
+
+
+def _note_other_source(plan: CollectionPlan, backend: Backend) -> None:
+    """Say whose data a collection holds, when it is another file's."""
+    for run, path in backend.sources(plan.collection) if plan.source else ():
+        if path and path != plan.source:
+            plan.notes.append(
+                f"this collection was filled from {path} by run {run}: if these are not the same"
+                " data, give this file another with --collection NAME"
+            )
+            return
+        if path:
+            return
+
+
+class _Earlier:
+    """The finished runs of this data directory into this database, latest first."""
+
+    def __init__(self, data_dir: Path, backend: Backend) -> None:
+        self._data_dir = data_dir
+        self._backend = backend
+        self._known: dict[str, set[str]] = {}
+
+    @cached_property
+    def _runs(self) -> list[tuple[RunDir, RunState]]:
+        identity = self._backend.identity()
+        found: list[tuple[RunDir, RunState]] = []
+        for run_dir in reversed(list(all_runs(self._data_dir))):
+            try:
+                state = run_dir.load_state()
+            except CorruptData:
+                continue  # another run's damaged state does not stop this plan
+            if state.state == "done" and identity is not None and state.identity == identity:
+                found.append((run_dir, state))
+        return found
+
+    def last_of(self, source: Source) -> tuple[RunDir, SourceRecord] | None:
+        """The last run of this very file into this collection that this database still knows.
+
+        Another file of the same name has none, nor has a run counted that a restored or remade
+        database has never seen: then there is no common ground, and the policy decides.
+        """
+        name = source.collection
+        if name not in self._known:
+            self._known[name] = {run for run, _ in self._backend.sources(name)}
+        for run_dir, state in self._runs:
+            for record in state.sources if state.run in self._known[name] else ():
+                if (record.collection, record.path) == (name, str(source.path)):
+                    return run_dir, record
+        return None
+
+
+class _Base(Mapping[str, str]):
+    """What the last run of the same files brought; read only when it is needed."""
+
+    def __init__(self, earlier: _Earlier, sources: Sequence[Source]) -> None:
+        self._earlier = earlier
+        self._sources = sources
+
+    @cached_property
+    def _last(self) -> list[tuple[Source, RunDir, SourceRecord]]:
+        found = [(source, self._earlier.last_of(source)) for source in self._sources]
+        return [(source, *last) for source, last in found if last is not None]
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return {
+            key: text
+            for source, run_dir, record in self._last
+            if _same_form(source, record)
+            for key, text in documents_of(run_dir, [record])
+        }
+
+    def old_form(self) -> dict[str, str]:
+        """The documents that the same files brought in another form, by key."""
+        return {
+            key: text
+            for source, run_dir, record in self._last
+            if not _same_form(source, record)
+            for key, text in documents_of(run_dir, [record])
+        }
+
+    def __getitem__(self, key: str) -> str:
+        return self._texts[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+def _same_form(source: Source, record: SourceRecord) -> bool:
+    """Whether a file's documents are named as they were: by members, by a field, or not at all."""
+    now, then = source.contents.form, record.form
+    parts = (source.read.split, source.read.rest) == (record.split, record.rest)
+    return parts and _names(now) == _names(then)
+
+
+def _names(form: Form) -> object:
+    whole = form.shape == "document" or (form.shape == "lines" and form.key_field is None)
+    return whole or (form.key_field,)
