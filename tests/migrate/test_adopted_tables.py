@@ -46,7 +46,8 @@ def test_a_key_that_is_no_bigint_is_refused(bot: Place, key: str) -> None:
     """A key that the column cannot hold, or would give back otherwise: exit 4, no row changes."""
     bot.write("waitlist_data.json", {"1": {}, key: {"x": 1}})
     ran = run_cli("migrate", "waitlist_data.json", "--json", cwd=bot.root, env=bot.env)
-    assert (ran.code, ran.document["error"]["code"]) == (4, "bad_key")
+    (problem,) = ran.document["problems"]
+    assert (ran.code, problem["code"]) == (4, "bad_key")
     assert bot.json_files() == ["waitlist_data.json"]
     assert bot.documents("waitlist_data") == {"7": {"old": True}, "0": {"a": 2}}
     assert bot.versions("waitlist_data") == {"7": 1, "0": 1}

@@ -36,7 +36,8 @@ def test_a_first_try_that_was_refused_leaves_no_run(place: Place) -> None:
         with pytest.raises(ConfigError) as caught:
             other.migrate(place.write("v.json", {"1": {}}))
         other.close()
-    assert caught.value.code == "no_rights"
+    assert caught.value.code == "not_adoptable"
+    assert "right CREATE" in caught.value.message
     assert states(place) == []
     place.moved(place.root / "v.json")
 

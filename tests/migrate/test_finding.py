@@ -38,7 +38,9 @@ def test_a_directory_is_taken_flat(tmp_path: Path) -> None:
     found = find(tmp_path)
     assert taken(found, tmp_path) == ["C.JSON", "a.jsonl", "b.json", "d.ndjson"]
     assert found.from_directory
-    assert found.left_out == ()
+    assert {
+        path: reason.partition(";")[0] for path, reason in reasons(found, tmp_path).items()
+    } == {"deep": "a folder"}
 
 
 def test_recursive_descends(tmp_path: Path) -> None:
@@ -87,7 +89,8 @@ def test_folders_that_hold_no_state_are_left_out_and_listed(tmp_path: Path) -> N
         "link": "a link to a directory",
         "loop": "a link to a directory",
         "node_modules": "a folder of dependencies or builds",
-        "storage": "the data directory",
+        "storage": "the data directory; in it is what standfast did not write: name it to move it:"
+        f" {tmp_path / 'storage' / 'b.json'}",
         "venv": "a folder of dependencies or builds",
     }
 

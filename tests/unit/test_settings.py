@@ -86,10 +86,38 @@ def test_the_url_comes_from_the_first_place_that_has_one(
 
 @pytest.mark.parametrize("blank", ["", "  ", '""', "' '"])
 def test_a_blank_variable_is_unset(blank: str) -> None:
-    """An empty variable, with or without quotes, is no variable, whichever it is."""
-    names = ["DATABASE_URL", "DATABASE_URL_FILE", "STANDFAST_DATABASE_URL", "STANDFAST_DATA_DIR"]
+    """An empty variable, with or without quotes, is no variable, but for that of the URL."""
+    names = ["DATABASE_URL_FILE", "STANDFAST_DATA_DIR"]
     names += ["STANDFAST_DATABASE_URL_FILE", "STANDFAST_DEADLINE_S"]
     assert load_settings(environ=dict.fromkeys(names, blank)) == load_settings(environ={})
+
+
+@pytest.mark.parametrize("blank", ["", "  ", '""', "' '"])
+@pytest.mark.parametrize("name", ["DATABASE_URL", "STANDFAST_DATABASE_URL"])
+def test_a_blank_url_is_not_taken_for_sqlite(name: str, blank: str) -> None:
+    """A host that sets the variable and leaves it empty has forgotten the database: an error that
+    names the variable.  Where another one names the database, that counts."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ={name: blank})
+    assert caught.value.code == "bad_url"
+    assert name in caught.value.message
+    other = ({"DATABASE_URL", "STANDFAST_DATABASE_URL"} - {name}).pop()
+    assert load_settings(environ={name: blank, other: "sqlite:///x.db"}).target.path == "x.db"
+    assert load_settings("sqlite:///x.db", environ={name: blank}).target.path == "x.db"
+
+
+def test_a_dotenv_that_nobody_reads_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite is not used silently beside a `.env` that names a database; its value is not shown."""
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().target.warnings == ()
+    (tmp_path / ".env").write_text("# comment\nexport DATABASE_URL='postgres://u:secret@h/db'\n")
+    (warning,) = load_settings().target.warnings
+    assert str(tmp_path / ".env") in warning
+    assert "secret" not in warning
+    assert load_settings("sqlite:///x.db").target.warnings == ()
+    assert load_settings(environ={}).target.warnings == ()
 
 
 SECRET_FILE = "/run/secrets/x"

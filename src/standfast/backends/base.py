@@ -381,6 +381,10 @@ class Backend(Protocol):
         """
         ...
 
+    def misfits(self, collection: str, keys: Sequence[str]) -> list[str]:
+        """The keys that the table's key column cannot hold, as a column of numbers."""
+        ...
+
     def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
         """Write a whole run in one transaction, together with its record; all or nothing.
 

@@ -350,6 +350,9 @@ class MemoryBackend:
     def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
         return []
 
+    def misfits(self, collection: str, keys: Sequence[str]) -> list[str]:
+        return []
+
     def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
         with self._lock:
             now = self._now_us()

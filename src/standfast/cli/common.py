@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from standfast.backends.base import Backend
 from standfast.cli.output import LOG_FORMAT, print_record, use_json, warn
-from standfast.config.settings import Settings, load_settings
+from standfast.config.settings import Settings, load_settings, read_dotenv
 from standfast.errors import ConfigError, StandfastError
 
 if TYPE_CHECKING:
@@ -29,6 +31,14 @@ def _json_callback(_: click.Context, __: click.Parameter, value: bool) -> bool:
     return value
 
 
+def _read_env_file(_: click.Context, __: click.Parameter, path: Path | None) -> None:
+    """Put our settings of such a file into this process's environment; what is there wins."""
+    for name, value in read_dotenv(path).items() if path is not None else ():
+        ours = name.startswith(("DATABASE_URL", "STANDFAST_", "PG"))
+        if ours and not os.environ.get(name):
+            os.environ[name] = value
+
+
 def common_options(*names: str) -> Callable[[_F], _F]:
     """The options `--to`, `--data-dir` and `--json`; `names` are other spellings of `--to`."""
 
@@ -41,6 +51,15 @@ def common_options(*names: str) -> Callable[[_F], _F]:
             expose_value=True,
             is_eager=True,
             help="Print one JSON document to stdout.",
+        )(function)
+        function = click.option(
+            "--env-file",
+            metavar="FILE",
+            type=click.Path(path_type=Path, dir_okay=False, exists=True),
+            callback=_read_env_file,
+            expose_value=False,
+            is_eager=True,
+            help="Take settings from a file of NAME=VALUE lines, where they are not set.",
         )(function)
         function = click.option(
             "--data-dir",

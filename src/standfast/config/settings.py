@@ -129,6 +129,11 @@ class Target:
         return self.display
 
 
+#: Where many programs look for variables; ours do not, unless they are asked to.
+DOTENV = ".env"
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)")
+
+
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class Settings:
     """Everything that opening a store needs to know, already judged.
@@ -204,15 +209,21 @@ def load_settings(
     The URL: `url`, STANDFAST_DATABASE_URL, DATABASE_URL (either may be given as NAME_FILE, the
     name of a file that holds it, read by `read_file`), else SQLite in `<data_dir>/fallback.db`.
     Twins of the others: STANDFAST_DATA_DIR (default `storage`) and STANDFAST_DEADLINE_S (seconds,
-    above 0, at most 3600, default 1.0). A blank variable counts as unset; a blank argument is an
-    error, since it is mostly a variable that was forgotten.
+    above 0, at most 3600, default 1.0). A blank variable counts as unset, but for the URL: an
+    argument or a variable that is there and blank was mostly forgotten, and is an error.
+    A `.env` in the current directory that names a URL is not read, which a warning says.
     `environ` is `os.environ` at the call by default. Raises ConfigError; see `parse_url`.
     """
+    dotenv = Path(DOTENV) if environ is None else None
     environ = os.environ if environ is None else environ
     directory = _data_dir(data_dir, environ)
     found, source = _find_url(url, environ, read_file or _read_text)
     if found is None:
-        target = Target(kind="sqlite", path=str(directory / EMBEDDED_FILE))
+        target = Target(
+            kind="sqlite",
+            path=str(directory / EMBEDDED_FILE),
+            warnings=() if dotenv is None else _unread(dotenv),
+        )
     else:
         target = _parse_from(found, source, environ)
     return Settings(
@@ -356,7 +367,38 @@ def _find_url(
             return text, name
         if file:
             return _url_from_file(file, twin, read_file), twin
+    blank = next((name for name in _URL_VARIABLES if name in environ), None)
+    if blank is not None:
+        raise ConfigError(
+            f"{blank} is set, and empty: it does not say which database",
+            code="bad_url",
+            hint=f"give it the URL, or unset it to use SQLite: unset {blank}",
+        )
     return None, "default"
+
+
+def _unread(dotenv: Path) -> tuple[str, ...]:
+    """A warning of a `.env` that names a database, which nobody has read into the environment."""
+    names = [name for name in _URL_VARIABLES if read_dotenv(dotenv).get(name)]
+    if not names:
+        return ()
+    return (
+        f"{dotenv.absolute()} sets {names[0]}, but it is not in the environment: SQLite is used;"
+        f" load the file first, or give commands --env-file {dotenv}",
+    )
+
+
+def read_dotenv(path: Path) -> dict[str, str]:
+    """The variables of a `.env` file; none of one that cannot be read.
+
+    `NAME=VALUE` lines, with `export` in front or not, the value in quotes or not; no expansion.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}
+    found = (_ASSIGNMENT.fullmatch(line) for line in lines)
+    return {line[1]: line[2].strip().strip("'\"") for line in found if line}
 
 
 def _url_from_file(file: str, name: str, read_file: Callable[[str], str]) -> str:

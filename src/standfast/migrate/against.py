@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from standfast.backends.base import Backend, Form, referenced
-from standfast.errors import ConfigError, CorruptData
+from standfast.errors import ConfigError, CorruptData, DataError
 from standfast.migrate.compare import CollectionPlan, Policy, compare
-from standfast.migrate.plan import Options, Plan, Source, documents_of
+from standfast.migrate.plan import Options, Plan, Problem, Source, documents_of
 from standfast.migrate.rundir import RunDir, RunState, SourceRecord, all_runs
 from standfast.migrate.splitting import WHOLE_KEY
 from standfast.system.failpoints import failpoint
@@ -34,8 +34,33 @@ def compare_with_database(
     for source in plan.sources:
         collections.setdefault(source.collection, []).append(source)
     for name, sources in collections.items():
+        if obstacle := backend.adoptable(name):
+            raise ConfigError(
+                obstacle,
+                code="not_adoptable",
+                hint="correct the table, or give the file another collection with --collection",
+            )
+        if (problem := _misfit(name, sources, backend)) is not None:
+            plan.problems.append(problem)
+            plan.sources = [source for source in plan.sources if source.collection != name]
+            continue
         plan.collections.append(_compared(name, sources, backend, options, earlier))
     failpoint("planned")
+
+
+def _misfit(name: str, sources: Sequence[Source], backend: Backend) -> Problem | None:
+    """A file with a key that the table's key column cannot hold."""
+    for source in sources:
+        keys = [key for key, _ in source.contents.documents]
+        if found := backend.misfits(name, keys):
+            error = DataError(
+                f"{source.path}: {len(found)} key(s) do not fit into the key column of the table"
+                f" `{name}`, as {found[0]!r}",
+                code="bad_key",
+                hint="give the file another collection with --collection",
+            )
+            return Problem(source.path, error)
+    return None
 
 
 def _compared(
@@ -48,13 +73,6 @@ def _compared(
         first.contents.form if first else Form(),
         notes=[note for source in sources for note in source.contents.notes],
     )
-    obstacle = backend.adoptable(name)
-    if obstacle:
-        raise ConfigError(
-            obstacle,
-            code="not_adoptable",
-            hint="correct the table, or give the file another collection with --collection",
-        )
     policy = Policy(
         on_conflict=options.on_conflict,
         times_us={key: s.mtime_ns // 1000 for s in sources for key, _ in s.contents.documents},

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from standfast.document.names import ENDING
 from standfast.errors import ConfigError
-from standfast.migrate.recognise import SQLITE
+from standfast.migrate.recognise import is_database, is_ours
 from standfast.migrate.rundir import runs_folder
-from standfast.migrate.tables import is_ours
 
 #: Endings of the files that are taken from a directory.
 _PLAIN = (".json", ".jsonl", ".ndjson")
@@ -176,7 +175,7 @@ def _search(
 def _json_files(folder: Path) -> list[str]:
     """The names of the JSON files that stand in a folder, and are not left out."""
     try:
-        names = os.listdir(folder)
+        names = [entry.name for entry in os.scandir(folder)]
     except OSError:
         return []
     return [name for name in names if name.lower().endswith(SUFFIXES) and not file_reason(name)]
@@ -189,7 +188,7 @@ def _database(path: Path) -> str:
             head = file.read(100)
     except OSError:
         return ""
-    if not head.startswith(SQLITE) or is_ours(head):
+    if not is_database(head) or is_ours(head):
         return ""
     return f"a SQLite database; if a bot keeps its state in it: standfast migrate {path}"
 

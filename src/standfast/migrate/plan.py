@@ -19,8 +19,8 @@ from standfast.errors import ConfigError, CorruptData, DataError, StandfastError
 from standfast.migrate.compare import CollectionPlan, OnConflict
 from standfast.migrate.find_files import Found, LeftOut, find_files
 from standfast.migrate.read_file import Contents, ReadOptions, read_contents
+from standfast.migrate.recognise import is_database
 from standfast.migrate.rundir import RunDir, SourceRecord, all_runs
-from standfast.migrate.tables import is_database, table_names
 from standfast.system.failpoints import failpoint
 from standfast.system.files import cannot_be_moved, read_regular, sha256
 
@@ -265,6 +265,8 @@ def _parts(
     read = options.read
     if is_database(data):
         _require_no_log(path)
+        from standfast.migrate.tables import table_names  # SQLite's driver: not for --help
+
         tables, notes = table_names(data, str(path))
         if len(tables) == 1 and (options.collection or options.names):
             return [(collection, replace(read, table=tables[0]))], tuple(notes)

@@ -28,7 +28,6 @@ from standfast.migrate.splitting import (
     texts_of,
     wrapped_note,
 )
-from standfast.migrate.tables import read_table
 
 #: Fields that a note names.
 _MAX_NAMED_FIELDS = 5
@@ -81,6 +80,8 @@ def read_contents(data: bytes, name: str, options: ReadOptions) -> Contents:
     content looks like instead.
     """
     if options.table is not None:
+        from standfast.migrate.tables import read_table  # SQLite's driver: not for --help
+
         documents, notes = _unwrap(read_table(data, name, options.table), options, name)
         return Contents(documents, Form("object"), "sqlite", notes)
     data, name, notes = expanded(data, name)

@@ -12,7 +12,8 @@ from standfast.limits import MAX_EXPANDED_BYTES
 GZIP = b"\x1f\x8b"
 SQLITE = b"SQLite format 3\x00"
 #: Where a SQLite file says which application it belongs to, and what ours says there.
-APPLICATION_ID_AT = slice(68, 72)
+_APPLICATION_ID_AT = slice(68, 72)
+APPLICATION_ID = b"stnd"
 _PACKED = {
     b"PK\x03\x04": "a ZIP archive",
     b"\x28\xb5\x2f\xfd": "compressed with zstd",
@@ -22,6 +23,16 @@ _PACKED = {
     b"\x80\x05\x95": "a Python pickle",
 }
 _LINES = (".jsonl", ".ndjson")
+
+
+def is_database(data: bytes) -> bool:
+    """Whether these are the bytes of a SQLite file, or the first of them."""
+    return data.startswith(SQLITE)
+
+
+def is_ours(data: bytes) -> bool:
+    """Whether a SQLite file was made, or adopted, by standfast."""
+    return data[_APPLICATION_ID_AT] == APPLICATION_ID
 
 
 def expanded(data: bytes, name: str) -> tuple[bytes, str, tuple[str, ...]]:

@@ -9,22 +9,12 @@ from typing import Any
 
 import apsw
 
-from standfast.backends.sqlite.backend import ADOPTED, APPLICATION_ID, EMBEDDED
+from standfast.backends.sqlite.backend import ADOPTED, EMBEDDED
 from standfast.backends.sqlite.tables import obstacle, table_of
 from standfast.document.codec import accept
 from standfast.document.names import key_problem
 from standfast.errors import ConfigError, DataError
-from standfast.migrate.recognise import APPLICATION_ID_AT, SQLITE
-
-
-def is_database(data: bytes) -> bool:
-    """Whether these are the bytes of a SQLite file."""
-    return data.startswith(SQLITE)
-
-
-def is_ours(data: bytes) -> bool:
-    """Whether a SQLite file was made, or adopted, by standfast."""
-    return data[APPLICATION_ID_AT] == APPLICATION_ID.to_bytes(4, "big")
+from standfast.migrate.recognise import is_ours
 
 
 def table_names(data: bytes, name: str) -> tuple[list[str], list[str]]:
@@ -72,7 +62,7 @@ def read_table(data: bytes, name: str, table: str) -> list[tuple[str, str]]:
         place = table_of(conn, table)
         rows: Any = conn.execute(
             f"SELECT {place.key_sql}, {place.data} FROM {place.sql} WHERE {place.live}"
-            f" ORDER BY ({place.time('created_at')}) + 0, {place.key_sql}",
+            f" ORDER BY {place.time('created_at')}, {place.key_sql}",
             (time.time_ns() // 1000,),
         )
         for key, text in rows:

@@ -266,6 +266,7 @@ class PostgresBackend(Sessions):
                 table = self._table(conn, collection)
                 if table is not None:
                     schema.require_rights(table)
+                schema.require_privileges(conn, table, self.schema_of(conn))
             except ConfigError as error:
                 return f"{error.message} ({error.hint})"
         return ""
@@ -590,6 +591,10 @@ class PostgresBackend(Sessions):
     def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
         with self._reading(collection) as (conn, table):
             return [] if table is None else find_references(conn, table, keys)
+
+    def misfits(self, collection: str, keys: Sequence[str]) -> list[str]:
+        with self._reading(collection) as (_, table):
+            return [key for key in keys if table is not None and not write.key_fits(table, key)]
 
     def run_record(self, run: str) -> RunRecord | None:
         with self.connection(f"reading run {run}") as conn:

@@ -6,6 +6,7 @@ nothing is, whatever kills the process or the server in the middle.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,6 +14,7 @@ from itertools import islice
 from typing import Any, LiteralString
 
 import msgspec
+import psycopg
 from psycopg import Connection, sql
 from psycopg.copy import QueuedLibpqWriter
 from psycopg.errors import UniqueViolation
@@ -115,8 +117,9 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
 
     versions = {key: lowest(key) + 1 for key, _ in load.inserts if key in buried}
     if load.inserts:
-        with quick_inserts(conn, table):
-            add_rows(conn, table, _insert_blocks(table, load, now_us, floor + 1, versions))
+        keys = [key for key, _ in load.inserts]
+        with quick_inserts(conn, table), _naming(conn, table, keys):
+            _copy(conn, table, _insert_blocks(table, load, now_us, floor + 1, versions))
     if versions:
         conn.execute(
             "DELETE FROM standfast.tombstones WHERE collection = %s AND key = ANY (%s)",
@@ -247,6 +250,51 @@ _UNSTAGE: LiteralString = (
 )
 
 
+@contextmanager
+def _naming(conn: Connection[Any], table: Table, keys: Sequence[str]) -> Generator[None]:
+    """Rows that the table refuses, by name: the document and the constraint.
+
+    `keys` are those of the rows that COPY sends, in their order; it says at which line it stopped.
+    A key that is taken means that the plan is stale.
+    """
+    primary = conn.execute(_PRIMARY, (table.schema, table.name)).fetchone()
+    try:
+        yield
+    except psycopg.DatabaseError as error:
+        constraint = error.diag.constraint_name
+        if isinstance(error, UniqueViolation) and primary and constraint == primary[0]:
+            raise stale(table.collection, None) from None
+        if (error.sqlstate or "")[:2] not in _REFUSED_ROWS:
+            raise
+        context = (error.diag.context or "").splitlines()[-1:]
+        line = _LINE.search(context[0].replace(table.name, "", 1)) if context else None
+        at = int(line[0]) - 1 if line else -1
+        raise _refused_row(table, keys[at] if 0 <= at < len(keys) else None, error) from None
+
+
+_PRIMARY = (
+    "SELECT o.conname::text FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = %s AND c.relname = %s AND o.contype = 'p'"
+)
+#: Classes of SQLSTATE for what a table refuses: a value, a constraint, a trigger's own error.
+_REFUSED_ROWS = {"22": "refused", "23": "constraint", "P0": "trigger"}
+#: Where COPY stopped; the words around it are in the server's language.
+_LINE = re.compile("[0-9]+")
+
+
+def _refused_row(table: Table, key: str | None, error: psycopg.DatabaseError) -> DataError:
+    """The error for a document that the table refuses; it names no value."""
+    state = error.sqlstate or ""
+    who = "a document" if key is None else f"the document of key {key!r}"
+    by = f"constraint or index `{name}`" if (name := error.diag.constraint_name) else state
+    return DataError(
+        f"collection `{table.collection}`: the table refuses {who} ({by}); nothing was written",
+        code=_REFUSED_ROWS[state[:2]],
+        hint="correct the document in the file, or change what the table demands",
+    )
+
+
 def add_rows(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
     """Add rows, given in COPY's text format; MigrationError when one is there already."""
     try:
@@ -344,14 +392,37 @@ def _write_changes(
     if doomed:
         statement = sql.SQL("DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])")
         conn.execute(statement.format(**parts), (key_values(table, doomed),))
-    if updated:
-        columns = [list(column) for column in zip(*updated, strict=True)]
-        if conn.execute(sql.SQL(UPDATE).format(**parts), columns).rowcount != len(updated):
-            raise stale(table.collection, None)
+    if updated and _update(conn, table, updated) != len(updated):
+        raise stale(table.collection, None)
     if restored:
-        add_rows(conn, table, map(_record_line, restored))
+        with _naming(conn, table, [str(record[0]) for record in restored]):
+            _copy(conn, table, map(_record_line, restored))
         _restore_others(conn, table, changes)
     return versions
+
+
+def _update(conn: Connection[Any], table: Table, records: Sequence[Record]) -> int:
+    """Give rows new content, in one statement; where the table refuses one, it is looked for."""
+    statement = sql.SQL(UPDATE).format(**table.parts())
+
+    def update(some: Sequence[Record]) -> int:
+        with conn.transaction():
+            columns = [list(column) for column in zip(*some, strict=True)]
+            return conn.execute(statement, columns).rowcount
+
+    try:
+        return update(records)
+    except psycopg.DatabaseError as error:
+        if (error.sqlstate or "")[:2] not in _REFUSED_ROWS:
+            raise
+        for record in records:
+            try:
+                update([record])
+            except psycopg.DatabaseError as alone:
+                if (alone.sqlstate or "")[:2] in _REFUSED_ROWS:
+                    raise _refused_row(table, str(record[0]), alone) from None
+                raise
+        raise
 
 
 def _restore_others(conn: Connection[Any], table: Table, changes: Sequence[Change]) -> None:

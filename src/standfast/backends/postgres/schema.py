@@ -174,3 +174,34 @@ def server_facts(conn: Connection[Any]) -> ServerFacts:
         schema=schema_version(conn),
         encrypted=bool(conn.pgconn.ssl_in_use),
     )
+
+
+_TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+def require_privileges(conn: Connection[Any], table: Table | None, home: str) -> None:
+    """Raise unless this role may do to a collection's table, or for it, what a load does."""
+    if table is not None:
+        missing = conn.execute(
+            "SELECT string_agg(p, ', ') FROM unnest(%s::text[]) AS p"
+            " WHERE NOT has_table_privilege(format('%%I.%%I', %s::text, %s::text), p)",
+            (list(_TABLE_RIGHTS), table.schema, table.name),
+        ).fetchone()
+        where = f"table `{table.schema}.{table.name}`"
+    else:
+        missing = conn.execute(
+            "SELECT CASE WHEN NOT has_schema_privilege(%s, 'CREATE') THEN 'CREATE' END", (home,)
+        ).fetchone()
+        where = f"schema `{home}`"
+    if (missing is None or not missing[0]) and not has_schema(conn):
+        missing = conn.execute(
+            "SELECT CASE WHEN NOT has_database_privilege(current_database(), 'CREATE')"
+            " THEN 'CREATE' END"
+        ).fetchone()
+        where = "the database, for the schema `standfast`"
+    if missing and missing[0]:
+        raise ConfigError(
+            f"this role lacks the right {missing[0]} on {where}",
+            code="no_rights",
+            hint="hand a DBA the output of `standfast schema sql`",
+        )

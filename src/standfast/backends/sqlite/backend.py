@@ -460,6 +460,9 @@ class SqliteBackend:
         with self._reading(collection) as conn:
             return [] if conn is None else find_references(conn, table_of(conn, collection), keys)
 
+    def misfits(self, collection: str, keys: Sequence[str]) -> list[str]:
+        return []
+
     def run_record(self, run: str) -> RunRecord | None:
         with self.using(f"reading run {run}") as conn:
             return sqlite_load.read_run(conn, run) if conn is not None else None

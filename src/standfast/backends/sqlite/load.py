@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 
@@ -20,6 +20,7 @@ from standfast.backends.base import (
 from standfast.backends.sqlite.references import find_references
 from standfast.backends.sqlite.tables import Table, table_of
 from standfast.backends.sqlite.write import ensure_table, log_change
+from standfast.errors import DataError
 from standfast.system.failpoints import failpoint
 
 #: Rows from which on a load is worth two changes of the journal's mode.
@@ -114,28 +115,38 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
         return max(floor, buried.get(key, 0))
 
     versions = {key: lowest(key) + 1 for key, _ in load.inserts if key in buried}
+    current = ""
+
+    def rows() -> Iterator[tuple[str, str, int]]:
+        nonlocal current
+        for (current, text), stamp_us in zip(load.inserts, count(now_us), strict=False):
+            yield current, text, stamp_us
+
     try:
         conn.executemany(
             f"INSERT INTO {table.sql} ({table.key_sql}, data, created_at, updated_at, version)"
             f" VALUES (?1, ?2, {table.stamp('?3')}, {table.stamp('?3')}, {floor + 1})",
-            (
-                (key, text, stamp_us)
-                for (key, text), stamp_us in zip(load.inserts, count(now_us), strict=False)
-            ),
+            rows(),
         )
         conn.executemany(
             f"UPDATE {table.sql} SET version = ? WHERE {table.key_sql} = ?",
             [(version, key) for key, version in versions.items()],
         )
-    except apsw.ConstraintError:
-        raise stale(name, None) from None
+    except apsw.ConstraintError as error:
+        taken = f"SELECT 1 FROM {table.sql} WHERE {table.key_sql} = ?"
+        if conn.execute(taken, (current,)).get:
+            raise stale(name, None) from None
+        raise _refused_row(name, current, error) from None
     conn.executemany(
         "DELETE FROM _standfast_tombstones WHERE collection = ? AND key = ?",
         [(name, key) for key in versions],
     )
     for change in load.changes:
         versions[change.key] = max(change.expected_version, lowest(change.key)) + 1
-        _write_change(conn, table, change, versions[change.key], now_us)
+        try:
+            _write_change(conn, table, change, versions[change.key], now_us)
+        except apsw.ConstraintError as error:
+            raise _refused_row(name, change.key, error) from None
     if load.form is not None:
         conn.execute(
             "UPDATE _standfast_collections SET shape = ?, key_field = ? WHERE name = ?",
@@ -146,6 +157,17 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
         log_change(conn, name, touched, now_us)
     failpoint("collection-written")
     return LoadReport(floor + 1, versions, load.source)
+
+
+def _refused_row(collection: str, key: str, error: apsw.ConstraintError) -> DataError:
+    """The error for a document that the table refuses; it names no value."""
+    said = str(error).partition("constraint failed: ")[2]
+    return DataError(
+        f"collection `{collection}`: the table refuses the document of key {key!r}"
+        f" ({said or 'a trigger or a foreign key'}); nothing was written",
+        code="constraint",
+        hint="correct the document in the file, or change what the table demands",
+    )
 
 
 def _check_versions(conn: apsw.Connection, load: Load, table: Table) -> None:

@@ -151,7 +151,8 @@ class Table(NamedTuple):
         """A time of a row, in microseconds."""
         if not self.adopted:
             return column
-        return _READ_TIME.format(column) if column in self.columns else "0"
+        # Not a bare 0, which in ORDER BY is the number of a column.
+        return _READ_TIME.format(column) if column in self.columns else "(0 + 0)"
 
     def stamp(self, value: str) -> str:
         """How a time in microseconds is stored."""
