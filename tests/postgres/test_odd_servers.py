@@ -71,7 +71,7 @@ def test_moves_and_writes_under_odd_settings(odd: Place) -> None:
         assert things.append("list", "", "x'\\") == ["x'\\"]
         assert things.increment("n", "", 2) == 2
         things.patch("k\\'k", {"w": 1.5})
-        assert [key for key, _ in things.find({"v": "\\"})] == ["k\\'k"]
+        assert [found.key for found in things.find({"v": "\\"})] == ["k\\'k"]
         assert things.get("k\\'k") == {"v": "\\", "w": 1.5}
         with store.batch() as batch:
             batch.put("things", "b", 1)
