@@ -294,6 +294,15 @@ class PostgresBackend(Sessions):
         on_conflict: OnConflict = "mine",
         lock_timeout_s: float | None = None,
     ) -> Applied:
+        plain = False
+        if directory is not None and lock_timeout_s is None and fast_put.is_plain(ops):
+            options = write.TransactionOptions(
+                expected_watermark, expires_us=self.expires_us(deadline), directory=directory
+            )
+            applied = self._put(ops, options, deadline)
+            if applied is not None:
+                return applied
+            plain = True
         touched = places(kept(ops))
         names = ", ".join(f"`{name}`" for name in touched)
         doing = f"writing to {names}" if names else "recording conflicts"
@@ -315,7 +324,9 @@ class PostgresBackend(Sessions):
                     limited = self.limited(options, deadline, lock_timeout_s)._replace(
                         pin=is_pooled(conn)
                     )
-                    written = self._send(conn, tables, ops, limited, lock_timeout_s)
+                    written = write.apply_batch(conn, tables, ops, limited)
+                    if plain:
+                        written = fast_put.recall_versions(conn, tables[0][0], ops, written)
                     self.clock = (written.server_us, written.at)
                     return written.applied
                 except psycopg.Error as error:
@@ -343,38 +354,30 @@ class PostgresBackend(Sessions):
             )
         return table
 
-    def _send(
-        self,
-        conn: Connection[Any],
-        tables: list[tuple[Table, list[str]]],
-        ops: Sequence[Op],
-        options: write.TransactionOptions,
-        lock_timeout_s: float | None,
-    ) -> write.Written:
-        """Apply plain puts in one statement if the session has its limits; else in general."""
-        table = tables[0][0] if tables else None
-        short = (
-            table is not None
-            and self.dedicated is not None
-            and self.dedicated.has_settings
-            and options.directory is not None
-            and lock_timeout_s is None
-            and fast_put.is_plain(ops)
-            and (
-                table.key_type == "text"
-                or len(write.key_values(table, (op.key for op in ops))) == len(ops)
-            )
-        )
-        if short and table is not None:
+    def _put(
+        self, ops: Sequence[Op], options: write.TransactionOptions, deadline: float | None
+    ) -> Applied | None:
+        """Apply plain puts in one statement, if the session has its limits; None: in general."""
+        table, dedicated = self._tables.get(ops[0].collection), self.dedicated
+        if table is None or dedicated is None or not dedicated.has_settings:
+            return None
+        if table.key_type != "text" and not all(write.key_fits(table, op.key) for op in ops):
+            return None
+
+        def put(conn: Connection[Any]) -> Applied | None:
             try:
-                return fast_put.put_batch(conn, table, ops, options)
+                written = fast_put.put_batch(conn, table, ops, options)
             except psycopg.Error as error:
-                if error.sqlstate != "SF002":
+                self._forget_tables(error)
+                if error.sqlstate == "SF001":
+                    self.measure_clock(conn)  # it may have jumped
+                elif error.sqlstate not in RETRIED:
                     raise
-        written = write.apply_batch(conn, tables, ops, options)
-        if short and table is not None:
-            return fast_put.recall_versions(conn, table, ops, written)
-        return written
+                return None
+            self.clock = (written.server_us, written.at)
+            return written.applied
+
+        return dedicated.run(put, f"writing to `{table.collection}`", deadline)
 
     def fence(
         self,
@@ -485,6 +488,17 @@ class PostgresBackend(Sessions):
         directory: str | None = None,
         deadline: float | None = None,
     ) -> Observed:
+        table, dedicated = self._tables.get(collection), self.dedicated
+        if table is not None and dedicated is not None and dedicated.has_settings:
+
+            def look(conn: Connection[Any]) -> Observed:
+                try:
+                    return read.observe(conn, table, keys, directory)
+                except psycopg.Error as error:
+                    self._forget_tables(error)
+                    raise
+
+            return dedicated.run(look, f"reading `{collection}`", deadline, reading=True)
         with self._reading(collection, deadline) as (conn, table):
             if table is not None and table.ready:
                 return read.observe(conn, table, keys, directory)

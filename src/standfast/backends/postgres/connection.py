@@ -22,8 +22,9 @@ from standfast.backends.postgres.connecting import make_connection
 from standfast.backends.postgres.deadline import SocketDeadline
 from standfast.backends.postgres.errors import explain, forget, from_psycopg
 from standfast.backends.postgres.handshake import Handshake, ServerProcess, shake_hands
+from standfast.backends.postgres.prepared import PreparingConnection
 from standfast.config.settings import Target, may_send_cleartext
-from standfast.errors import DeadlineExceeded, Unavailable
+from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.system.platform import is_ready
 
 T = TypeVar("T")
@@ -157,7 +158,7 @@ class DeadlineConnection:
     def _connect(self, deadline: float) -> Connection[Any]:
         pgconn = make_connection(parameters(self._target), deadline, cancelled=lambda: self._closed)
         pgconn.nonblocking = 1
-        conn: Connection[Any] = Connection(pgconn)
+        conn = PreparingConnection(pgconn)
         conn.autocommit = True
         conn.prepare_threshold = None if self._target.pooler else 5
         # Whatever the server's default is: what we read after a lock was waited for must be new.
@@ -188,6 +189,34 @@ class DeadlineConnection:
     def closed(self) -> bool:
         """Whether it was closed for good, so that it is never made again."""
         return self._closed
+
+    def run(
+        self,
+        work: Callable[[Connection[Any]], T],
+        doing: str,
+        deadline: float | None,
+        *,
+        reading: bool = False,
+    ) -> T:
+        """As `use`, for a piece of work that is a function.
+
+        It leaves nothing half done: whatever interrupts it, locks are released, and a connection
+        that may be in the middle of something is dropped.
+        """
+        if self._turn.locked():
+            with self.use(doing, deadline, reading=reading) as conn:
+                return work(conn)
+        with self._turn:
+            if not self._accepted:
+                self.drop()
+            conn, doing = self._conn, f"{doing} on {self._display}"
+            try:
+                conn = self._begin(deadline, reading=reading, doing=doing)
+                return work(conn)
+            except (psycopg.Error, Unavailable) as error:
+                raise self._explained(error, doing) from None
+            finally:
+                self._end(conn)
 
     def missing(self, doing: str) -> Unavailable:
         """The error of a call that cannot begin."""
@@ -221,6 +250,16 @@ class DeadlineConnection:
     def _in_use(
         self, doing: str, deadline: float | None, *, sent: bool = True, reading: bool = False
     ) -> Generator[Connection[Any]]:
+        conn = self._conn
+        try:
+            conn = self._begin(deadline, reading=reading, doing=doing)
+            yield conn
+        except (psycopg.Error, Unavailable) as error:
+            raise self._explained(error, doing, sent=sent) from None
+        finally:
+            self._end(conn)
+
+    def _begin(self, deadline: float | None, *, reading: bool, doing: str) -> Connection[Any]:
         with self._lock:
             conn, socket_deadline = self._conn, self._socket_deadline
             self._busy = conn is not None
@@ -228,32 +267,43 @@ class DeadlineConnection:
             raise _missing(doing)
         if deadline is not None:
             socket_deadline.arm(deadline, while_silent=reading)
-        try:
-            if _has_ended(conn):
-                raise Unavailable(
-                    f"{doing}: the server ended the connection", code="connection", hint="try again"
-                )
-            yield conn
-        except (psycopg.Error, Unavailable) as error:
-            ours = error if isinstance(error, Unavailable) else from_psycopg(error, doing)
-            if not sent and ours.code == "connection_lost":
-                ours.code = "connection"
-            elif socket_deadline.expired and ours.code in ("connection", "connection_lost"):
-                ours = DeadlineExceeded(
-                    f"{doing}: no answer in time; the outcome is unknown",
-                    hint="read the document when the database answers again",
-                )
-            if isinstance(error, psycopg.Error):
-                forget(error)
-            raise ours from None
-        finally:
-            socket_deadline.disarm()
-            with self._lock:
-                self._busy = False
-                closed = self._closed
-            idle = conn.info.transaction_status == pq.TransactionStatus.IDLE
-            if closed or socket_deadline.expired or conn.closed or not idle:
-                self.drop()
+        if _has_ended(conn):
+            raise Unavailable(
+                f"{doing}: the server ended the connection", code="connection", hint="try again"
+            )
+        return conn
+
+    def _explained(
+        self, error: psycopg.Error | Unavailable, doing: str, *, sent: bool = True
+    ) -> StandfastError:
+        ours = error if isinstance(error, Unavailable) else from_psycopg(error, doing)
+        expired = self._socket_deadline is not None and self._socket_deadline.expired
+        if not sent and ours.code == "connection_lost":
+            ours.code = "connection"
+        elif expired and ours.code in ("connection", "connection_lost"):
+            ours = DeadlineExceeded(
+                f"{doing}: no answer in time; the outcome is unknown",
+                hint="read the document when the database answers again",
+            )
+        if isinstance(error, psycopg.Error):
+            forget(error)
+        return ours
+
+    def _end(self, conn: Connection[Any] | None) -> None:
+        """Give up what cannot be used again: it is closed, cut off, or in the middle of something.
+
+        That may be after an interruption too, wherever it came.
+        """
+        socket_deadline = self._socket_deadline
+        if conn is None or socket_deadline is None:
+            return
+        socket_deadline.disarm()
+        with self._lock:
+            self._busy = False
+            closed = self._closed
+        idle = conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        if closed or socket_deadline.expired or not idle:
+            self.drop()
 
     def drop(self) -> None:
         """Give the connection up, without a message to the server that could block.

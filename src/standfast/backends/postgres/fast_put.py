@@ -17,28 +17,51 @@ from typing import Any, LiteralString
 
 import msgspec
 from psycopg import Connection
-from psycopg.types.numeric import Int8
 
+from standfast.backends.postgres.prepared import (
+    BOOLS,
+    INT8,
+    INT8S,
+    TEXT,
+    TEXTS,
+    UUID,
+    array,
+    fetch,
+    int8,
+    parameters,
+)
 from standfast.backends.postgres.tables import Table
-from standfast.backends.postgres.write import TransactionOptions, Written, key_values, statement
-from standfast.document.jsonb import JsonbColumns, jsonb_columns_of_many
+from standfast.backends.postgres.write import (
+    TransactionOptions,
+    Written,
+    decode_watermarks,
+    key_values,
+    statement,
+)
+from standfast.document.jsonb import jsonb_columns_of_many
 from standfast.ops.types import KEEP_EXPIRY, Applied, Observed, Op, Outcome, State
 
+#: What `$1` to `$15` are: lane, directory, the watermark that is expected, the first and the last
+#: sequence, keys, `data`, whether `raw` is the same text, `raw` where it is another one, times to
+#: live, collection, number of documents, expiry, keys of the column's type, puts of each document.
+_TAKES = parameters(
+    *(UUID, UUID, INT8, INT8, INT8, TEXTS, TEXTS, BOOLS, TEXTS, INT8S),
+    *(TEXT, INT8, INT8, INT8S, INT8S),
+)
 _PUT: LiteralString = """
 WITH passed AS (
-    UPDATE standfast.lanes SET watermark = %(last)b, outcomes = '[]', updated_at = now(),
-           directory = coalesce(%(directory)s::uuid, directory)
-     WHERE lane = %(lane)s AND generation = 0 AND state = 'open'
-       AND watermark >= %(expected_watermark)b AND watermark < %(first)b RETURNING 1),
+    UPDATE standfast.lanes SET watermark = $5, outcomes = '[]', updated_at = now(),
+           directory = coalesce($2, directory)
+     WHERE lane = $1 AND generation = 0 AND state = 'open'
+       AND watermark >= $3 AND watermark < $4 RETURNING 1),
 done AS (
     INSERT INTO {table} AS t ({key}, data, raw, version, expires_at, created_at, updated_at)
     SELECT u.key, u.data::{data_type}, coalesce(u.raw, CASE WHEN u.keep THEN u.data END),
            c.version_floor + 1,
            now() + u.ttl * interval '1 microsecond', now(), now()
       FROM passed, standfast.collections c,
-           unnest(%(keys)b::{key_type}[], %(data)b::text[], %(keep)b::boolean[],
-                  %(raw)b::text[], %(ttl)b::bigint[]) AS u(key, data, keep, raw, ttl)
-     WHERE c.name = %(collection)s
+           unnest($14::{key_type}[], $7, $8, $9, $10) AS u(key, data, keep, raw, ttl)
+     WHERE c.name = $11
      ORDER BY {new_order}
     ON CONFLICT ({key}) DO UPDATE SET data = excluded.data, raw = excluded.raw,
         version = t.version + 1, expires_at = excluded.expires_at, updated_at = now(),
@@ -46,32 +69,31 @@ done AS (
     RETURNING {key_text} AS key, t.version, {created_us} AS created_us, {expires_us} AS expires_us),
 logged AS (
     INSERT INTO standfast.changes (collection, keys)
-    SELECT %(collection)s, CASE WHEN %(count)b <= 1000 THEN %(texts)b::text[] END FROM passed)
+    SELECT $11, CASE WHEN $12 <= 1000 THEN $6 END FROM passed)
 SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
        server_us, watermarks
-  FROM standfast.finish_puts((SELECT count(*) FROM done d WHERE d.key = ANY (%(texts)b::text[])),
-                            %(count)b, %(collection)s,
-                            %(texts)b::text[],
-                            (SELECT f.version_floor FROM standfast.collections f
-                              WHERE f.name = %(collection)s), %(directory)s::uuid,
-                            to_timestamp(0) + %(expires)b::bigint * interval '1 microsecond')
+  FROM standfast.finish_puts((SELECT count(*) FROM done d WHERE d.key = ANY ($6)), $12, $11, $6,
+                             (SELECT f.version_floor FROM standfast.collections f
+                               WHERE f.name = $11), $2,
+                             to_timestamp(0) + $13 * interval '1 microsecond')
   LEFT JOIN done ON true
 """
 #: The same where documents are put several times: only the last text of each is written.
 _PUT_AGAIN: LiteralString = (
     _PUT.replace("c.version_floor + 1", "c.version_floor + u.times")
-    .replace("%(ttl)b::bigint[]) AS u(", "%(ttl)b::bigint[], %(times)b::bigint[]) AS u(")
+    .replace("$9, $10) AS u(", "$9, $10, $15) AS u(")
     .replace("raw, ttl)\n", "raw, ttl, times)\n")
     .replace(
         "t.version + 1",
         "t.version + excluded.version - (SELECT f.version_floor FROM standfast.collections f"
-        " WHERE f.name = %(collection)s)",
+        " WHERE f.name = $11)",
     )
 )
 #: Where keys are text, they are sent only once.
 _BY_TEXT: dict[LiteralString, LiteralString] = {
-    form: form.replace("%(keys)b", "%(texts)b") for form in (_PUT, _PUT_AGAIN)
+    form: form.replace("$14::{key_type}[]", "$6") for form in (_PUT, _PUT_AGAIN)
 }
+_YES, _NO = b"\1", b"\0"
 
 
 def is_plain(ops: Sequence[Op]) -> bool:
@@ -101,14 +123,25 @@ def _versions(ops: Sequence[Op], final: Mapping[str, int]) -> list[int]:
     return backwards[::-1]
 
 
-def _columns(ops: Sequence[Op]) -> list[JsonbColumns]:
-    """What goes into `data` and `raw`; most ops know already."""
-    texts = [op.body or "" for op in ops]
-    if any(op.exact is None for op in ops):
-        return jsonb_columns_of_many(texts)
-    return [
-        JsonbColumns(text, None if op.exact else text) for op, text in zip(ops, texts, strict=True)
-    ]
+def _columns(ops: Sequence[Op]) -> tuple[list[bytes], list[bytes], list[bytes | None]]:
+    """What goes into `data`, whether the same goes into `raw`, and what does where it is not.
+
+    The same text twice would cost twice; it differs only where jsonb refuses a character.  Most ops
+    know whether jsonb keeps theirs.
+    """
+    if all(op.exact is not None for op in ops):
+        return (
+            [(op.body or "").encode() for op in ops],
+            [_NO if op.exact else _YES for op in ops],
+            [],
+        )
+    columns = jsonb_columns_of_many([op.body or "" for op in ops])
+    raw = [None if one.raw is None or one.raw == one.data else one.raw.encode() for one in columns]
+    return (
+        [one.data.encode() for one in columns],
+        [_NO if one.raw is None else _YES for one in columns],
+        raw if any(raw) else [],
+    )
 
 
 _RECALL: LiteralString = """
@@ -148,48 +181,45 @@ def put_batch(
     conn: Connection[Any], table: Table, ops: Sequence[Op], options: TransactionOptions
 ) -> Written:
     """Apply plain puts; the server's SF002 says that the general way has to."""
-    written = ops
-    form = _PUT
-    if len(last := {op.key: op for op in ops}) < len(ops):
-        written, form = list(last.values()), _PUT_AGAIN
-    keys = [op.key for op in written]
-    columns = _columns(written)
-    odd = any(one.raw is not None and one.raw != one.data for one in columns)
-    mortal = any(op.ttl_us for op in written)
-    values: dict[str, Any] = {
-        "lane": ops[0].lane,
-        "expected_watermark": Int8(options.expected_watermark),
-        "first": Int8(ops[0].seq),
-        "last": Int8(ops[-1].seq),
-        **({} if table.key_type == "text" else {"keys": key_values(table, keys)}),
-        "texts": keys,
-        "data": [one.data for one in columns],
-        # The same text twice would cost twice; it differs only where jsonb refuses a character.
-        "keep": [one.raw is not None for one in columns],
-        # An array that is too short is filled up with NULL.
-        "raw": [None if one.raw == one.data else one.raw for one in columns] if odd else [],
-        "ttl": [Int8(op.ttl_us) if op.ttl_us else None for op in written] if mortal else [],
-        "collection": table.collection,
-        "directory": options.directory,
-        "count": Int8(len(written)),
-        "expires": None if options.expires_us is None else Int8(options.expires_us),
-    }
-    if written is not ops:
-        times = Counter(op.key for op in ops)
-        values["times"] = [Int8(times[key]) for key in keys]
+    first, last = ops[0], ops[-1]
+    written, form, times = ops, _PUT, None
+    if len(ops) > 1 and len(latest := {op.key: op for op in ops}) < len(ops):
+        written, form = list(latest.values()), _PUT_AGAIN
+        counted = Counter(op.key for op in ops)
+        times = array(INT8S, [int8(counted[op.key]) for op in written])
+    keys = None
     if table.key_type == "text":
         form = _BY_TEXT[form]
-    records = conn.execute(statement(table, form), values).fetchall()
+    else:
+        keys = array(INT8S, list(map(int8, key_values(table, (op.key for op in written)))))
+    data, keep, raw = _columns(written)
+    mortal = [op for op in written if op.ttl_us]
+    values = (
+        *(first.lane.encode(), options.directory.encode() if options.directory else None),
+        *(int8(options.expected_watermark), int8(first.seq), int8(last.seq)),
+        *(array(TEXTS, [op.key.encode() for op in written]), array(TEXTS, data)),
+        *(array(BOOLS, keep), array(TEXTS, raw)),
+        # An array that is too short is filled up with NULL.
+        array(INT8S, [int8(op.ttl_us) if op.ttl_us else None for op in written] if mortal else []),
+        *(table.collection.encode(), int8(len(written))),
+        *(None if options.expires_us is None else int8(options.expires_us), keys, times),
+    )
+    records = fetch(conn, statement(table, form), _TAKES, values)
     at = time.monotonic()
-    found = {record[0]: record[1:5] for record in records}
     server_us, told = records[0][5:]
-    states = [State(op.collection, op.key, op.body, *found[op.key]) for op in written]
-    final = {state.key: state.version for state in states}
-    versions = [final[op.key] for op in ops] if written is ops else _versions(ops, final)
+    if len(written) == 1:
+        states = [State(first.collection, first.key, written[0].body, *records[0][1:5])]
+    else:
+        found = {record[0]: record[1:5] for record in records}
+        states = [State(op.collection, op.key, op.body, *found[op.key]) for op in written]
+    if written is ops:
+        versions = [state.version for state in states]
+    else:
+        versions = _versions(ops, {state.key: state.version for state in states})
     outcomes = [
         Outcome(op.seq, "applied", version, op.body)
         for op, version in zip(ops, versions, strict=True)
     ]
-    watermarks = msgspec.json.decode(told, type=dict[str, int]) if told else {}
-    watermarks[ops[0].lane] = ops[-1].seq
-    return Written(Applied(outcomes, ops[-1].seq, Observed(states, watermarks)), server_us, at)
+    watermarks = decode_watermarks(told) if told else {}
+    watermarks[first.lane] = last.seq
+    return Written(Applied(outcomes, last.seq, Observed(states, watermarks)), server_us, at)

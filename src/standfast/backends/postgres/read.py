@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, LiteralString
 
-import msgspec
 from psycopg import Connection, sql
 
+from standfast.backends.postgres.prepared import TEXT, TEXTS, UUID, array, fetch, parameters
 from standfast.backends.postgres.tables import Table
-from standfast.backends.postgres.write import LANES, key_values, statement
+from standfast.backends.postgres.write import LANES, decode_watermarks, key_values, statement
 from standfast.document.codec import decode
 from standfast.document.containment import contains
 from standfast.document.jsonb import compact, jsonb_columns, project, same_in_jsonb
@@ -19,15 +19,16 @@ from standfast.ops.types import Observed, Row, State
 _ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
 _OBSERVE: LiteralString = (
     "WITH lanes AS MATERIALIZED (SELECT jsonb_object_agg(l.lane, l.watermark)::text AS watermarks"
-    " FROM standfast.lanes l WHERE l.directory = %s AND l.state = 'open')"
+    " FROM standfast.lanes l WHERE l.directory = $1 AND l.state = 'open')"
     " SELECT u.k, {text}, t.version, {created_us}, {updated_us}, {expires_us}, {live},"
     " greatest(c.version_floor, coalesce(b.version, 0)), (SELECT watermarks FROM lanes)"
     # An answer without keys still has the watermarks.
-    " FROM standfast.collections c LEFT JOIN unnest(%b::text[]) AS u(k) ON true"
+    " FROM standfast.collections c LEFT JOIN unnest($2) AS u(k) ON true"
     " LEFT JOIN {table} t ON {same_key}"
     " LEFT JOIN standfast.tombstones b ON b.collection = c.name AND b.key = u.k"
-    " WHERE c.name = %s"
+    " WHERE c.name = $3"
 )
+_TAKES = parameters(UUID, TEXTS, TEXT)
 #: Rows that are fetched at a time for a comparison of their texts.
 _PAGE_ROWS = 500
 #: What stands in `data` for characters that jsonb cannot hold: see `jsonb.jsonb_columns`.
@@ -50,7 +51,12 @@ def observe(
 
     If there is no row, the version is the one that a new document would exceed.
     """
-    found = conn.execute(statement(table, _OBSERVE), (directory, list(keys), table.collection))
+    values = (
+        directory.encode() if directory else None,
+        array(TEXTS, [key.encode() for key in keys]),
+        table.collection.encode(),
+    )
+    found = fetch(conn, statement(table, _OBSERVE), _TAKES, values)
     states: list[State] = []
     lanes: str | None = None
     for key, text, version, created, updated, expires, live, buried, watermarks in found:
@@ -62,7 +68,7 @@ def observe(
         else:
             shown = compact(text) if live else None
             states.append(State(table.collection, key, shown, version, created, updated, expires))
-    return Observed(states, msgspec.json.decode(lanes) if lanes else {})
+    return Observed(states, decode_watermarks(lanes) if lanes else {})
 
 
 def watermarks(conn: Connection[Any], directory: str | None) -> dict[str, int]:

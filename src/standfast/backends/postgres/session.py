@@ -195,15 +195,18 @@ class Sessions:
         if deadline is None:
             return options._replace(lock_timeout_ms=lock_ms)
         left_ms = max(1, int((deadline - time.monotonic()) * 1000))
-        expires_us = None
-        if self.clock is not None:
-            server_us, at = self.clock
-            expires_us = server_us + int((deadline - at) * 1_000_000)
         return options._replace(
             lock_timeout_ms=max(1, min(lock_ms, left_ms * 4 // 10)),
             statement_timeout_ms=left_ms + _AFTER_DEADLINE_MS,
-            expires_us=expires_us,
+            expires_us=self.expires_us(deadline),
         )
+
+    def expires_us(self, deadline: float | None) -> int | None:
+        """The deadline by the server's clock; None where one of them is not known."""
+        if deadline is None or self.clock is None:
+            return None
+        server_us, at = self.clock
+        return server_us + int((deadline - at) * 1_000_000)
 
     def measure_clock(self, conn: Connection[Any]) -> None:
         """What the server's clock shows; taken as of now, so that a statement expires too early

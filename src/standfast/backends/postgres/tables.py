@@ -35,7 +35,7 @@ _WANTED = {
 _OURS = tuple(_WANTED)
 
 
-class Table(msgspec.Struct, frozen=True):
+class Table(msgspec.Struct, frozen=True, cache_hash=True):
     """Where a collection lives, and what of our columns is there already."""
 
     collection: str

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, LiteralString, NamedTuple
 
+import msgspec
 import psycopg
 from psycopg import Connection, Cursor, pq, sql
 
@@ -221,6 +222,7 @@ _LANE: LiteralString = (
 LANES: LiteralString = (
     "SELECT lane::text, watermark FROM standfast.lanes WHERE directory = %s AND state = 'open'"
 )
+decode_watermarks = msgspec.json.Decoder(dict[str, int]).decode
 _ENTERED: LiteralString = (
     "SELECT l.lane::text, l.seq FROM standfast.conflicts l"
     " JOIN unnest(%s::uuid[], %s::bigint[]) AS n(lane, seq) ON l.lane = n.lane AND l.seq = n.seq"

@@ -26,16 +26,27 @@ CREATE FUNCTION standfast.finish_puts(
     done bigint, wanted bigint, collection_name text, put_keys text[], floor bigint,
     of_directory uuid, until timestamptz, OUT server_us bigint, OUT watermarks text)
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    unmoved boolean;
+    clock timestamptz;
 BEGIN
-    PERFORM standfast.require(done = wanted AND NOT EXISTS (
-        SELECT 1 FROM standfast.tombstones t
-         WHERE t.collection = collection_name AND t.key = ANY (put_keys))
-        AND floor = (SELECT c.version_floor FROM standfast.collections c
-                      WHERE c.name = collection_name));
-    SELECT jsonb_object_agg(l.lane, l.watermark)::text INTO watermarks
-      FROM standfast.lanes l WHERE l.directory = of_directory AND l.state = 'open';
-    PERFORM standfast.expire(until);
-    server_us := (extract(epoch FROM clock_timestamp()) * 1000000::numeric)::bigint;
+    -- What `require` and `expire` do is done here: every put comes by, and a call of a function with
+    -- a search path of its own costs as much as looking something up.
+    SELECT (SELECT jsonb_object_agg(l.lane, l.watermark)::text
+              FROM standfast.lanes l WHERE l.directory = of_directory AND l.state = 'open'),
+           NOT EXISTS (SELECT FROM standfast.tombstones t
+                        WHERE t.collection = collection_name AND t.key = ANY (put_keys))
+           AND floor = (SELECT c.version_floor FROM standfast.collections c
+                         WHERE c.name = collection_name)
+      INTO watermarks, unmoved;
+    IF (done = wanted AND unmoved) IS NOT TRUE THEN
+        RAISE EXCEPTION 'another writer was faster' USING ERRCODE = 'SF002';
+    END IF;
+    clock := clock_timestamp();
+    IF clock > until THEN
+        RAISE EXCEPTION 'the statement outlived its deadline' USING ERRCODE = 'SF001';
+    END IF;
+    server_us := (extract(epoch FROM clock) * 1000000::numeric)::bigint;
 END $$;
 REVOKE ALL ON FUNCTION standfast.finish_puts(bigint, bigint, text, text[], bigint, uuid, timestamptz)
     FROM PUBLIC;
