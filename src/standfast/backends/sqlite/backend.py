@@ -107,6 +107,7 @@ class SqliteBackend:
         # Of their own: a read must not wait for a write that waits for another process.
         self._reader: apsw.Connection | None = None
         self._trimmer = Trimmer()
+        self._selects: tuple[int, dict[str, str]] = (-1, {})
         self._read_lock = threading.Lock()
         self._in_use = False
         watch(self)
@@ -183,6 +184,7 @@ class SqliteBackend:
 
     def _drop_connection(self) -> None:
         self._adopting = self._in_use = False
+        self._selects = (-1, {})
         with self._read_lock:
             reader, self._reader = self._reader, None
         conn, self._conn = self._conn, None
@@ -489,10 +491,37 @@ class SqliteBackend:
             yield conn if known else None
 
     def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
-        with self._reading(collection) as conn:
-            if conn is None:
+        with self._looking(f"reading `{collection}`") as conn:
+            select = "" if conn is None else self._select(conn, collection)
+            if conn is None or not select:
                 return {}
-            return read_live(conn, collection, keys, now_us())
+            if len(keys) == 1:
+                found = conn.execute(f"{select} = ?", (now_us(), collection, keys[0]))
+            else:
+                listed = sqlite_write.json_array(keys)
+                statement = f"{select} IN (SELECT value FROM json_each(?))"
+                found = conn.execute(statement, (now_us(), collection, listed))
+            return {record[0]: Row(*record) for record in found}
+
+    def _select(self, conn: apsw.Connection, collection: str) -> str:
+        """How documents are read by their keys; empty where there is no such collection.
+
+        Looked up once, until anybody changes the file's tables.
+        """
+        version = conn.execute("PRAGMA schema_version").get
+        if self._selects[0] != version:
+            self._selects = (version, {})
+        known = self._selects[1]
+        if collection not in known:
+            if not sqlite_write.is_collection(conn, collection):
+                return ""
+            table = table_of(conn, collection)
+            known[collection] = (
+                f"{table.row} FROM {table.sql} WHERE {table.live} AND EXISTS"
+                " (SELECT 1 FROM _standfast_collections WHERE name = ?)"
+                f" AND {table.key_sql}"
+            )
+        return known[collection]
 
     def observe(
         self,
@@ -629,20 +658,6 @@ def is_in_use(conn: apsw.Connection) -> bool:
     if not conn.execute("SELECT 1 FROM sqlite_schema WHERE name = '_standfast_use'").get:
         return False
     return bool(conn.execute("SELECT max(in_use) FROM _standfast_use").get)
-
-
-def read_live(
-    conn: apsw.Connection, collection: str, keys: Sequence[str], now_us: int
-) -> dict[str, Row]:
-    """The live documents of these keys; missing ones are left out."""
-    table = table_of(conn, collection)
-    start = f"{table.row} FROM {table.sql} WHERE {table.live} AND {table.key_sql}"
-    if len(keys) == 1:
-        found = conn.execute(f"{start} = ?", (now_us, keys[0]))
-    else:
-        listed = sqlite_write.json_array(keys)
-        found = conn.execute(f"{start} IN (SELECT value FROM json_each(?))", (now_us, listed))
-    return {record[0]: Row(*record) for record in found}
 
 
 def scan_live(
