@@ -189,7 +189,7 @@ class Link:
 
     def _apply(self, ops: Sequence[Op], **options: Any) -> Applied:
         self._reach()
-        if self.gate is not None and threading.current_thread().name == "standfast-writer":
+        if self.gate is not None and threading.current_thread().name != "standfast-replayer":
             gate, self.gate = self.gate, None
             gate()
         fault = self.script.pop(0) if self.script else None

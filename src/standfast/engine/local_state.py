@@ -382,8 +382,7 @@ class LocalState:
             retained=retained,
             durable=self.options.local_durability == "full",
         )
-        changed = {state.collection for state in applied.observed.states}
-        self.snapshots.spoil(changed.union(op.collection for op, _ in retained))
+        self.snapshots.spoil({op.collection for op, _ in retained})
 
     def take(
         self, observed: Observed, *, seen_us: int, again: Callable[[list[str]], Observed]

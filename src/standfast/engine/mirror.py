@@ -300,8 +300,7 @@ class Mirror:
         if file is None:
             return otherwise
         try:
-            with file.reading("reading the mirror") as conn:
-                found = work(conn)
+            found = file.read(work, "reading the mirror")
             if file.in_place:
                 return found
             raise gone(self._path, "the mirror")
@@ -320,9 +319,7 @@ class Mirror:
             self._begin()
         if self._file is None:
             raise _NoMirrorError
-        with self._file.writing("writing the mirror", durable=durable) as conn:
-            work(conn)
-            failpoint("mirror-before-commit")
+        self._file.write(work, "writing the mirror", durable=durable)
         if self._warned:
             logger.warning("the mirror is used again")
             self._warned = False
@@ -483,6 +480,7 @@ class Mirror:
         def write(conn: apsw.Connection) -> None:
             for one in waiting:
                 self._note(conn, one)
+            failpoint("mirror-before-commit")
 
         try:
             self._write(write, durable=durable)

@@ -42,12 +42,17 @@ class Promise(Generic[T]):
         assert self._loop is None, "a promise with a loop is awaited"
         if not self._gate.acquire(timeout=timeout_s):
             raise stuck(timeout_s)
+        return self._answer()
+
+    def _answer(self) -> T:
         if self._error is not None:
             raise self._error
         return cast(T, self._value)
 
     def __await__(self) -> Generator[Any, Any, T]:
         if self._future is None:
+            if self._gate.acquire(blocking=False):
+                return self._answer()
             return (yield self)  # to a driver, which waits for it and sends the answer
         return (yield from self._future.__await__())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import time
 
 import msgspec
@@ -22,6 +23,7 @@ from standfast.engine.state_machine import Mode, means_away
 from standfast.errors import StandfastError, Unavailable
 from standfast.limits import MAX_READ_KEYS
 from standfast.ops.types import Observed, State
+from standfast.system.platform import may_be_reentered
 from standfast.system.supervision import SupervisedThread
 
 
@@ -48,11 +50,31 @@ class Reader:
         self.thread = SupervisedThread(
             "standfast-reader", self._turn, context.supervisor, failed=context.thread_failed
         )
+        self._role = threading.Lock()
+        self._wanted = False
         self._ended = False
 
     def ask(self, question: Question) -> None:
         """Queue a read."""
         self._queue.put(question)
+
+    def lead(self, question: Question) -> bool:
+        """Ask the primary in the thread that reads; False: it has to be queued.
+
+        A thread that reads alone does not wait for two others to be woken.
+        """
+        if self._role.locked() or self._wanted or not self._queue.empty() or may_be_reentered():
+            return False
+        with self._role:
+            if self._ended:
+                return False
+            try:
+                self._answer(question.collection, [question])
+            except Exception as error:
+                with CompletionBatch() as completions:
+                    completions.error(question.promise, _failed(question, error))
+                self._context.supervisor.failed(self.thread.name, error)
+        return True
 
     def close(self) -> None:
         """Let the thread end when what waits is answered."""
@@ -64,8 +86,11 @@ class Reader:
         if first is None:
             return False
         waiting = [first]
+        self._wanted = True  # from here on others queue
         try:
-            self._serve(waiting)
+            with self._role:
+                self._wanted = False
+                self._serve(waiting)
         except BaseException as error:
             with CompletionBatch() as completions:
                 for question in waiting:

@@ -306,14 +306,19 @@ class ReplicatedEngine:
         read_modify_write: bool = False,
         independent: bool = False,
     ) -> Promise[list[Result]]:
-        """Queue the ops of one call, which are acknowledged together."""
+        """Write the ops of one call, which are acknowledged together: now, or when it is its turn.
+
+        A thread that is the only one to write does it itself.
+        """
         promise: Promise[list[Result]] = Promise(loop)
         self._trimming.wrote(ops)
         size = sum(len(op.body or "") for op in ops)
         deadline = time.monotonic() + self.deadline_s
-        self.write_queue.submit(
-            Submission(promise, ops, deadline, size, provisional, read_modify_write, independent)
+        submission = Submission(
+            promise, ops, deadline, size, provisional, read_modify_write, independent
         )
+        if loop is not None or not self._writer.lead(submission):
+            self.write_queue.submit(submission)
         return promise
 
     def read_one(
@@ -341,7 +346,9 @@ class ReplicatedEngine:
                     raise
         promise: Promise[ReadResult] = Promise(loop)
         deadline = time.monotonic() + self.deadline_s
-        self._reader.ask(Question(promise, collection, key, deadline))
+        question = Question(promise, collection, key, deadline)
+        if loop is not None or not self._reader.lead(question):
+            self._reader.ask(question)
         return promise
 
     def _read_here(

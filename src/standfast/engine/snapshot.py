@@ -41,6 +41,7 @@ class Snapshots:
 
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / FOLDER
+        self._names: dict[str, str] = {}
         self._read: dict[str, tuple[tuple[str | int, ...], dict[str, MirrorRow]]] = {}
 
     def path(self, collection: str) -> Path:
@@ -98,10 +99,12 @@ class Snapshots:
     def spoil(self, collections: Iterable[str]) -> None:
         """These have changed: their snapshots are not read any more."""
         for collection in collections:
-            note = self._note(collection)
+            note = self._names.get(collection)
+            if note is None:
+                note = self._names[collection] = str(self._note(collection))
             if os.path.lexists(note):
                 with contextlib.suppress(FileNotFoundError):
-                    note.unlink()
+                    Path(note).unlink()
 
     def spoil_all(self) -> None:
         """What was known of the database holds no longer."""

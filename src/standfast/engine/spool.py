@@ -112,12 +112,12 @@ class Spool:
 
     def ops(self) -> list[Op]:
         """Every op in it, in order, settled ones included: an op keeps its index."""
-        self._look()
+        self.look()
         return self._content.ops
 
     def pending(self) -> list[tuple[int, Op]]:
         """The ops that are not known to be settled, with their index."""
-        self._look()
+        self.look()
         settled = self._settled
         return [
             (index, op)
@@ -127,14 +127,14 @@ class Spool:
 
     def at(self, collection: str, key: str) -> list[Op]:
         """The ops of one place that are not known to be settled, in order."""
-        self._look()
+        self.look()
         found = self._places.get((collection, key), ())
         return [op for op in found if (op.lane, op.seq) not in self._settled]
 
     @property
     def damaged(self) -> int:
         """How many of its lines cannot be read; files that were set aside are not counted."""
-        self._look()
+        self.look()
         return self._content.damaged
 
     @property
@@ -142,7 +142,8 @@ class Spool:
         """Earlier spools with lines that could not be read."""
         return found_aside(self.path)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Read it if it has changed."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -189,7 +190,7 @@ class Spool:
                         )
                     time.sleep(0.005)
             try:
-                self._look()
+                self.look()
                 yield self._content
             finally:
                 if ours:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
@@ -30,6 +31,7 @@ from standfast.system.forking import OPENING, watch
 from standfast.system.supervision import PROCESS, SupervisedThread
 
 logger = logging.getLogger("standfast")
+T = TypeVar("T")
 
 #: Pages of the write-ahead log at which they are moved into the file, and at which whoever commits
 #: has to do it: 16 MB and 128 MB.
@@ -123,6 +125,8 @@ class LocalFile:
         conn = self._durable if durable else self._writer
         with self._lock:
             try:
+                if conn.in_transaction:  # an interruption left it
+                    conn.execute("ROLLBACK")
                 conn.set_busy_timeout(int(1000 * (self._wait_s if wait_s is None else wait_s)))
                 conn.execute("BEGIN IMMEDIATE")
                 try:
@@ -143,6 +147,40 @@ class LocalFile:
         with self._reading:
             try:
                 yield self._reader
+            except (apsw.Error, OSError) as error:
+                raise self._explained(error, doing) from None
+
+    def read(self, work: Callable[[apsw.Connection], T], doing: str) -> T:
+        """As `reading`, for a piece of work that is a function: cheaper, for every call's way."""
+        with self._reading:
+            try:
+                return work(self._reader)
+            except (apsw.Error, OSError) as error:
+                raise self._explained(error, doing) from None
+
+    def write(
+        self, work: Callable[[apsw.Connection], object], doing: str, *, durable: bool
+    ) -> None:
+        """As `writing`, for a piece of work that is a function.
+
+        Whatever interrupts it, the lock is released, and the next one rolls back what is left.
+        """
+        conn = self._durable if durable else self._writer
+        with self._lock:
+            try:
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+                conn.set_busy_timeout(int(1000 * self._wait_s))
+                conn.execute("BEGIN IMMEDIATE")
+                try:
+                    work(conn)
+                    conn.execute("COMMIT")
+                except BaseException:
+                    if conn.in_transaction:
+                        conn.execute("ROLLBACK")
+                    raise
+                if not self.in_place:
+                    raise gone(self.path, self._what)
             except (apsw.Error, OSError) as error:
                 raise self._explained(error, doing) from None
 

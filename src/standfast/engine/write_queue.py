@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -96,6 +96,11 @@ class WriteQueue:
             self._size += submission.size
             self._queue.put(submission)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, as far as can be said."""
+        return self._queue.empty()
+
     def post(self, note: Wakeup | Event) -> None:
         """Queue a message for the writer."""
         self._queue.put(note)
@@ -106,13 +111,16 @@ class WriteQueue:
             self._closed = True
             self._queue.put(Wakeup("close"))
 
-    def collect(self, until: float | None) -> Collected:
-        """Everything that waits now, up to a full batch; blocks until there is something."""
+    def wait(self) -> Submission | Wakeup | Event:
+        """Block until something waits, and take it."""
+        return self._queue.get()
+
+    def collect(self, first: Submission | Wakeup | Event) -> Collected:
+        """What was taken, and everything that waits behind it, up to a full batch."""
         collected = Collected([], [])
-        timeout = None if until is None else max(0.0, until - time.monotonic())
         ops = size = 0
-        try:
-            item = self._queue.get(timeout=timeout)
+        item: Any = first
+        with contextlib.suppress(queue.Empty):
             while True:
                 if isinstance(item, Submission):
                     collected.submissions.append(item)
@@ -122,8 +130,6 @@ class WriteQueue:
                 else:
                     collected.notes.append(item)
                 item = self._queue.get_nowait()
-        except queue.Empty:
-            pass
         if ops:
             with self._lock:
                 self._ops -= ops

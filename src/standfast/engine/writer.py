@@ -1,13 +1,17 @@
-"""The writer thread: it alone owns the mode, and every write goes through it.
+"""The writer: it alone owns the mode, and every write goes through it.
 
 One batch is what waits now; one transaction is in flight.  DIRECT: the batch goes to the primary,
 then into the mirror, then its callers are answered.  Otherwise it goes into the journal.
+
+Its role is taken by one thread at a time: by the writer's own, or for one call by the thread that
+makes it, when nobody else is writing.  Handing it over and back would double the time of a call.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,11 +40,12 @@ from standfast.engine.state_machine import (
     step,
 )
 from standfast.engine.write_queue import Result, Submission, Wakeup, receipt_of
-from standfast.errors import DeadlineExceeded, StandfastError
+from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.limits import MAX_FRESH_CONNECTIONS, MAX_LANE_BATCHES
 from standfast.ops.batch import Place, retrace
 from standfast.ops.types import Applied, Op
 from standfast.system.failpoints import failpoint
+from standfast.system.platform import may_be_reentered
 from standfast.system.supervision import SupervisedThread
 
 Sent = tuple[Submission, list[Op]]
@@ -107,6 +112,12 @@ class Writer:
         """Whether nothing at all was pending in the directory when it was last looked at."""
         self._random = random.Random()
         self._closing = False
+        self._role = threading.Lock()
+        self._wanted = False
+        self._leader = 0
+        """The thread that has the role, where it is a caller's."""
+        self._in_flight: Sequence[Sent] = ()
+        """What was sent and has no answer yet; an interruption leaves it here, in doubt."""
         self.thread = SupervisedThread(
             "standfast-writer", self._turn, context.supervisor, failed=context.thread_failed
         )
@@ -125,18 +136,70 @@ class Writer:
         """
         if self._closing:
             return False
-        collected = self._inbox.collect(None)
+        first = self._inbox.wait()
         failure: BaseException | None = None
-        for note in collected.notes:
+        self._wanted = True  # from here on callers queue: nobody has to wait for ever
+        with self._role:
+            self._wanted = False
+            collected = self._inbox.collect(first)
             try:
-                self._handle(note)
+                self._send_in_doubt()
             except BaseException as error:
-                failure = failure or error
-        if collected.submissions:
-            failure = self._serve(collected.submissions) or failure
+                failure = error
+            for note in collected.notes:
+                try:
+                    self._handle(note)
+                except BaseException as error:
+                    failure = failure or error
+            if collected.submissions:
+                failure = self._serve(collected.submissions) or failure
         if failure is not None:
             raise failure
         return True
+
+    def lead(self, submission: Submission) -> bool:
+        """Serve one call in the thread that makes it; False: it has to be queued.
+
+        An exception that a signal raises here in the middle may have come after the write was sent.
+        It is sent again under its name then, by whoever has the role next: it takes effect once.
+        """
+        if self._role.locked():
+            if self._leader == threading.get_ident():
+                raise _nested(submission.ops[0])
+            return False
+        if self._context.situation.mode is not Mode.DIRECT:
+            return False  # one transaction of the journal for all that wait is better than many
+        if self._wanted or not self._inbox.is_empty or may_be_reentered():
+            return False
+        try:
+            with self._role:
+                if self._closing or self._in_flight:
+                    return False
+                self._leader = threading.get_ident()
+                try:
+                    failure = self._serve([submission])
+                finally:
+                    self._leader = 0
+            if failure is not None:
+                raise failure
+            return True
+        except BaseException as error:
+            if isinstance(error, Exception):  # the caller has its answer
+                self._context.supervisor.failed(self.thread.name, error)
+            self._context.thread_failed(error)
+            self._inbox.post(Wakeup("doubt"))
+            if isinstance(error, Exception):
+                return True
+            raise
+
+    def _send_in_doubt(self) -> None:
+        """What an interruption has left: its caller knows of no outcome, and there must be one."""
+        sent, self._in_flight = self._in_flight, ()
+        if not sent:
+            return
+        self._journal_version = -1
+        if self._context.situation.mode is Mode.DIRECT and sent[0][1][0].lane == self.lane.id:
+            self._resend(sent, Attempt(in_doubt=True))
 
     def _serve(self, submissions: list[Submission]) -> BaseException | None:
         """Write a batch.  Whatever happens, each of its callers has an answer afterwards."""
@@ -248,6 +311,7 @@ class Writer:
         """Send ops under the names that they have."""
         ops = [op for _, ops in sent for op in ops]
         deadline = _deadline(sent)
+        self._in_flight = sent
         try:
             failpoint("direct-before-apply")
             applied = self._primary.apply(
@@ -260,6 +324,7 @@ class Writer:
             failpoint("direct-applied")
         except StandfastError as error:
             self._context.activity.failed(error)
+            self._in_flight = ()
             in_doubt = attempt.in_doubt or error.code in IN_DOUBT
             if error.code in CUT and self._has_fresh_connection(sent, attempt):
                 # The same names: whatever became of the first send, they take effect once (R19).
@@ -274,6 +339,7 @@ class Writer:
             try:
                 self._context.recognise(self._primary)
             except StandfastError as error:
+                self._in_flight = ()
                 self.transition(Lost(error.code))
                 self._keep_sent(sent)
                 return
@@ -283,6 +349,7 @@ class Writer:
         self.lane.batches += 1
         activity = self._context.activity
         confirm(self._local_state, sent, applied, lane=self.lane.id, activity=activity)
+        self._in_flight = ()
 
     def _retraced(self, ops: Sequence[Op], applied: Applied) -> Applied:
         """The answer to a resend, with the texts that only the lost reply had."""
@@ -553,6 +620,15 @@ def _failed(op: Op, error: BaseException) -> DeadlineExceeded:
 def _group(first: int, op: Op) -> int:
     """The groups of a call, numbered from 1, get numbers of their own on the lane."""
     return first + op.group - 1 if op.group else 0
+
+
+def _nested(op: Op) -> Unavailable:
+    return Unavailable(
+        f"{op.kind} of key {op.key!r} in `{op.collection}`: called in the middle of another write"
+        " of this thread; nothing was written",
+        code="busy",
+        hint="do not write in a finalizer",
+    )
 
 
 def _deadline(sent: Sequence[Sent]) -> float:

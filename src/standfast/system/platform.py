@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
 
 #: What kills without a clean-up.  On Windows `os.kill` ends a process at once for SIGTERM.
@@ -64,6 +65,27 @@ def wait_ready(sockets: Mapping[int, bool], *, timeout_s: float) -> set[int]:
 def duplicate_socket(fd: int) -> socket.socket:
     """A second handle of a socket, to be closed by itself: shutting it down ends both."""
     return socket.socket(fileno=socket.dup(fd))
+
+
+#: The signals of old, which programs handle.
+_SIGNALS = [number for number in map(int, signal.valid_signals()) if number < 32]
+#: Without the enums that `signal` makes of its answers, which cost thirty times as much.
+_handler_of: Callable[[int], object] = getattr(
+    sys.modules.get("_signal", signal), "getsignal", signal.getsignal
+)
+
+
+def may_be_reentered() -> bool:
+    """Whether a signal handler of the program may be called in this thread, between any two steps.
+
+    Python's own handler of SIGINT only raises KeyboardInterrupt.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    for handler in map(_handler_of, _SIGNALS):
+        if handler is not signal.default_int_handler and callable(handler):
+            return True
+    return False
 
 
 def kill_this_process() -> None:
