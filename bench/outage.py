@@ -170,9 +170,9 @@ class Arena:
         backends.freeze(self.cluster, found[0].pid)
 
     @contextmanager
-    def caller(self, face: str, url: str, deadline_s: float) -> Iterator[tuple[Any, Any]]:
+    def caller(self, api: str, url: str, deadline_s: float) -> Iterator[tuple[Any, Any]]:
         data_dir = Path(tempfile.mkdtemp(dir=self.work))
-        if face == "sync":
+        if api == "sync":
             store, call = sync_caller(url, data_dir, deadline_s)
             yield store, call
             store.close()
@@ -182,12 +182,12 @@ class Arena:
             caller.close()
 
 
-def run_case(arena: Arena, name: str, face: str, url: str, deadline_s: float, writes: int) -> Case:
+def run_case(arena: Arena, name: str, api: str, url: str, deadline_s: float, writes: int) -> Case:
     start_fault, end_fault = arena.faults()[name]
-    case = Case(f"{name}, {face}")
+    case = Case(f"{name}, {api}")
     heartbeat = Heartbeat(arena.work / "heartbeat")
     fd = os.open(arena.work / "append", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    with arena.caller(face, url, deadline_s) as (store, call):
+    with arena.caller(api, url, deadline_s) as (store, call):
         watch = Watch(store)
         for key in range(KEYS):
             call("put", str(key), {"n": key})
@@ -313,8 +313,8 @@ def main() -> int:
             for name in arena.faults():
                 if arguments.only not in (None, name):
                     continue
-                for face in ("sync", "async"):
-                    case = run_case(arena, name, face, plain, arguments.deadline, arguments.writes)
+                for api in ("sync", "async"):
+                    case = run_case(arena, name, api, plain, arguments.deadline, arguments.writes)
                     missed += judge(case, arguments.deadline)
             if arguments.only is None:
                 missed += with_tls(arena, arguments.deadline, arguments.writes)

@@ -1,6 +1,7 @@
 """The store beside the drivers that one would use without it, in one run, as ratios.
 
-    python bench/store.py [--seconds 1.5] [--rounds 5] [--callers 1,64,256]
+    python bench/store.py [--seconds 1.5] [--rounds 5] [--callers 1,64,256] [--only PART]
+                          [--writes 1000000]
 
 Real PostgreSQL with fsync on, over TCP; documents of about 450 bytes with many quotes, of which
 jsonb keeps no order of members, so that `raw` is set for every one of them.  In each round every
@@ -8,11 +9,16 @@ contestant runs for the same time, in turn, so that the drift of a busy machine 
 quoted is the median of the rounds, and the ratio to asyncpg's default pool as the median of the
 rounds' ratios.
 
-- durable puts at several numbers of callers: standfast (asynchronous, and threads), asyncpg with
-  its default pool of 10 and with the reset query off, psycopg (asynchronous pool of 10), pgbench;
-- gets from the primary, with the same contestants;
-- local gets (mirror, in the caller's own thread) and journaled puts while the server is stopped,
-  beside a bare append + fdatasync of 4 KB.
+- `callers`: durable puts and gets at several numbers of callers: standfast (asynchronous, and
+  threads), asyncpg with its default pool of 10 and with the reset query off, psycopg (10
+  asynchronous connections), pgbench; the processor time of a put;
+- `one`: one blocking caller, and a scan of every document, beside psycopg's bare statements;
+- `embedded`: the same on SQLite alone, beside bare SQLite;
+- `local`: gets from the mirror, in the caller's own thread, and journaled puts while the server is
+  stopped, beside a bare append + fdatasync of 4 KB;
+- `sizes`, only when it is named: the rows of every table over so many writes.
+
+At the end stands every figure that has a target; the exit code is 1 when one is missed.
 """
 
 from __future__ import annotations
@@ -30,21 +36,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
 
 import asyncpg  # noqa: E402
 import psycopg  # noqa: E402
-import psycopg_pool  # noqa: E402
+from local import embedded, one_blocking_caller, sizes  # noqa: E402
+from measures import DOCUMENTS, TEXTS, Measure, percentile, show, timed  # noqa: E402
 
 import standfast  # noqa: E402
 from support.cluster import Cluster  # noqa: E402
 
 KEYS = 10_000
+PARTS = ("callers", "one", "embedded", "local", "sizes")
+#: The name of the figures that are processor time.
+CPU = "processor time of a put"
 UPSERT = (
     "INSERT INTO plain (key, data) VALUES ($1, $2::jsonb)"
     " ON CONFLICT (key) DO UPDATE SET data = excluded.data, updated_at = now()"
@@ -52,32 +63,6 @@ UPSERT = (
 SELECT = "SELECT data::text FROM plain WHERE key = $1"
 Figures = dict[str, list[float]]
 Call = Callable[[str], Awaitable[Any]]
-
-
-def make_document(index: int) -> dict[str, Any]:
-    """A guild's view: quotes, snowflakes, text; its members are in no order that jsonb keeps."""
-    rng = random.Random(index)
-    return {
-        "event_mode": rng.choice(["normal", "doubleup"]),
-        "message_id": 1_199_000_000_000_000_000 + rng.randrange(10**15),
-        "channel_id": 1_199_000_000_000_000_000 + rng.randrange(10**15),
-        "registered": [
-            {
-                "tag": f"player{rng.randrange(10**6)}",
-                "ign": f"Name {rng.randrange(10**4)}",
-                "alt_igns": ["one", "two"],
-                "pronouns": "they/them",
-                "checked_in": rng.random() < 0.5,
-            }
-            for _ in range(3)
-        ],
-        "open": True,
-        "note": 'said "see you at 8" ' + "x" * rng.randrange(20),
-    }
-
-
-DOCUMENTS = [make_document(index) for index in range(200)]
-TEXTS = [json.dumps(document) for document in DOCUMENTS]
 
 
 async def run_tasks(call: Call, callers: int, seconds: float) -> float:
@@ -165,6 +150,27 @@ class Arena:
         return None
 
 
+@asynccontextmanager
+async def psycopg_pool(url: str) -> AsyncIterator[Callable[[], Any]]:
+    """Ten asynchronous connections, lent one by one."""
+    free: asyncio.Queue[psycopg.AsyncConnection[Any]] = asyncio.Queue()
+    every = [await psycopg.AsyncConnection.connect(url, autocommit=True) for _ in range(10)]
+    for conn in every:
+        free.put_nowait(conn)
+
+    @asynccontextmanager
+    async def lend() -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        conn = await free.get()
+        try:
+            yield conn
+        finally:
+            free.put_nowait(conn)
+
+    yield lend
+    for conn in every:
+        await conn.close()
+
+
 async def contest(arena: Arena, callers: int, figures: dict[str, Figures]) -> None:
     """One round of everything at one number of callers."""
     seconds, url = arena.seconds, arena.url
@@ -186,17 +192,15 @@ async def contest(arena: Arena, callers: int, figures: dict[str, Figures]) -> No
             puts.setdefault(name, []).append(await run_tasks(put, callers, seconds))
             gets.setdefault(name, []).append(await run_tasks(get, callers, seconds))
 
-    async with psycopg_pool.AsyncConnectionPool(
-        url, min_size=10, max_size=10, kwargs={"autocommit": True}, open=False
-    ) as psycopgs:
+    async with psycopg_pool(url) as psycopgs:
 
         async def put_psycopg(key: str) -> None:
-            async with psycopgs.connection() as conn:
+            async with psycopgs() as conn:
                 statement = UPSERT.replace("$1", "%s").replace("$2", "%s")
                 await conn.execute(statement, (key, TEXTS[hash(key) % len(TEXTS)]))
 
         async def get_psycopg(key: str) -> None:
-            async with psycopgs.connection() as conn:
+            async with psycopgs() as conn:
                 cur = await conn.execute(SELECT.replace("$1", "%s"), (key,))
                 row = await cur.fetchone()
                 json.loads(row[0] if row else "null")
@@ -211,7 +215,11 @@ async def contest(arena: Arena, callers: int, figures: dict[str, Figures]) -> No
         async def put_standfast(key: str) -> None:
             await views.put(key, DOCUMENTS[hash(key) % len(DOCUMENTS)])
 
-        puts.setdefault("standfast", []).append(await run_tasks(put_standfast, callers, seconds))
+        begun = time.process_time()
+        rate = await run_tasks(put_standfast, callers, seconds)
+        cpu_us = (time.process_time() - begun) / (rate * seconds) * 1e6
+        figures.setdefault(CPU, {}).setdefault(str(callers), []).append(cpu_us)
+        puts.setdefault("standfast", []).append(rate)
         gets.setdefault("standfast", []).append(await run_tasks(views.get, callers, seconds))
 
 
@@ -232,82 +240,68 @@ def contest_of_threads(arena: Arena, callers: int, figures: dict[str, Figures]) 
             rates.setdefault("pgbench", []).append(rate)
 
 
-def percentiles(samples: list[float]) -> tuple[float, float]:
-    """p50 and p99 in microseconds."""
-    samples = sorted(samples)
-    return samples[len(samples) // 2] * 1e6, samples[int(len(samples) * 0.99)] * 1e6
-
-
-def timed(call: Callable[[], Any], count: int) -> list[float]:
-    samples: list[float] = []
-    for _ in range(count):
-        start = time.perf_counter()
-        call()
-        samples.append(time.perf_counter() - start)
-    return samples
-
-
-def one_blocking_caller(arena: Arena, rounds: int) -> None:
-    """One caller that waits for each call, beside psycopg's bare statements, in turn."""
-    ratios: dict[str, list[float]] = {"put": [], "get": []}
-    rng = random.Random(1)
-    with (
-        standfast.open(arena.url, data_dir=arena.work / "storage", deadline_s=10) as store,
-        psycopg.connect(arena.url, autocommit=True) as conn,
-    ):
-        views = store["views"]
-        upsert = UPSERT.replace("$1", "%s").replace("$2", "%s")
-        select = SELECT.replace("$1", "%s")
-
-        def bare_put(key: int) -> None:
-            conn.execute(upsert, (str(key), json.dumps(DOCUMENTS[key % len(DOCUMENTS)])))
-
-        def bare_get(key: int) -> None:
-            row = conn.execute(select, (str(key),)).fetchone()
-            json.loads(row[0] if row else "null")
-
-        pairs: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
-            "put": (lambda key: views.put(key, DOCUMENTS[key % len(DOCUMENTS)]), bare_put),
-            "get": (views.get, bare_get),
-        }
-        for _ in range(rounds):
-            for what, (ours, bare) in pairs.items():
-                keys = [rng.randrange(KEYS) for _ in range(200)]
-                mine, theirs = [], []
-                for key in keys:
-                    mine += timed(lambda key=key, call=ours: call(key), 1)
-                    theirs += timed(lambda key=key, call=bare: call(key), 1)
-                ratios[what].append(percentiles(mine)[0] / percentiles(theirs)[0])
-    for what, found in ratios.items():
-        print(f"one blocking caller, p50: {what} {statistics.median(found):.2f}x psycopg")
-
-
-def local_figures(arena: Arena) -> None:
+def local_figures(arena: Arena) -> list[Measure]:
     """Local gets, and puts into the journal beside a bare append with fdatasync."""
     with standfast.open(arena.url, data_dir=arena.work / "storage", deadline_s=1) as store:
         views, rng = store["views"], random.Random(1)
         views.get_many(str(key) for key in range(2000))
-        gets = timed(lambda: views.get(str(rng.randrange(2000)), consistency="local"), 20_000)
-        print(f"\nlocal get: p50 {percentiles(gets)[0]:.1f} us, p99 {percentiles(gets)[1]:.1f} us")
+        gets = [
+            timed(lambda: views.get(str(rng.randrange(2000)), consistency="local"))
+            for _ in range(20_000)
+        ]
         arena.cluster.kill()
         views.put("0", DOCUMENTS[0])
         fd = os.open(arena.work / "append", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         journaled: list[float] = []
         bare: list[float] = []
-        for _ in range(10):  # in turn: the disk's mood meets both
-            journaled += timed(lambda: views.put(str(rng.randrange(2000)), DOCUMENTS[0]), 100)
-            bare += timed(lambda: (os.write(fd, b"x" * 4096), os.fdatasync(fd)), 100)
+        for _ in range(1000):  # in turn: the disk's mood meets both
+            journaled.append(timed(lambda: views.put(str(rng.randrange(2000)), DOCUMENTS[0])))
+            bare.append(timed(lambda: (os.write(fd, b"x" * 4096), os.fdatasync(fd))))
         os.close(fd)
-        (mine, mine99), (theirs, theirs99) = percentiles(journaled), percentiles(bare)
-        print(f"journaled put, one caller: p50 {mine:.0f} us, p99 {mine99:.0f} us")
-        print(f"append 4 KB + fdatasync:   p50 {theirs:.0f} us, p99 {theirs99:.0f} us")
-        print(f"ratio: {mine / theirs:.2f}x at p50, {mine99 / theirs99:.2f}x at p99")
+        print(
+            f"\njournaled put: p50 {percentile(journaled, 0.5) * 1e6:.0f} us, p99"
+            f" {percentile(journaled, 0.99) * 1e6:.0f} us; append and fdatasync of 4 KB: p50"
+            f" {percentile(bare, 0.5) * 1e6:.0f} us, p99 {percentile(bare, 0.99) * 1e6:.0f} us"
+        )
         arena.cluster.start()
         store.flush(timeout_s=30)
+    ratio = percentile(journaled, 0.5) / percentile(bare, 0.5)
+    return [
+        Measure("local get, p50", percentile(gets, 0.5) * 1e6, 20, unit="us"),
+        Measure("journaled put, to an append with fdatasync", ratio, 2),
+    ]
 
 
-def show(figures: dict[str, Figures]) -> None:
+def judge_callers(figures: dict[str, Figures]) -> list[Measure]:
+    """The ratios to asyncpg's default pool that have a target."""
+    targets = {
+        "put c=1": 1.0,
+        "put c=64": 3.5,
+        "put c=256": 4.0,
+        "get c=64": 4.0,
+        "get c=256": 4.0,
+    }
+    measures: list[Measure] = []
+    for case, target in targets.items():
+        if case not in figures:
+            continue
+        ours, base = figures[case]["standfast"], figures[case]["asyncpg pool10"]
+        ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, base, strict=True))
+        name = f"{case}, awaiting, to asyncpg's default pool"
+        detail = f"{statistics.median(ours):,.0f}/s beside {statistics.median(base):,.0f}/s"
+        measures.append(Measure(name, ratio, target, at_least=True, detail=detail))
+    cpu_us = figures.get(CPU, {}).get("64")
+    if cpu_us:
+        figure = statistics.median(cpu_us)
+        measures.append(Measure("processor time of a put, c=64", figure, 20, unit="us"))
+    return measures
+
+
+def print_rates(figures: dict[str, Figures]) -> None:
+    """Every contestant's operations per second, and its ratio to asyncpg's default pool."""
     for case, contestants in figures.items():
+        if case == CPU:
+            continue
         base = contestants["asyncpg pool10"]
         print(f"\n{case}")
         for name, rates in contestants.items():
@@ -320,28 +314,50 @@ def show(figures: dict[str, Figures]) -> None:
 
 
 def main() -> int:
+    """Run what was asked for, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.5, help="per contestant and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--callers", default="1,64,256")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--writes", type=int, default=1_000_000, help="of the part `sizes`")
     arguments = parser.parse_args()
+    parts = {arguments.only} if arguments.only else {*PARTS} - {"sizes"}
     work = Path(tempfile.mkdtemp(prefix="sf-bench-"))
-    figures: dict[str, Figures] = {}
+    measures: list[Measure] = []
     try:
-        with Cluster(fsync=True, conf={"max_connections": "300"}) as cluster:
-            arena = Arena(cluster, work, arguments.seconds)
-            arena.fill()
-            with contextlib.suppress(KeyboardInterrupt):
-                for _ in range(arguments.rounds):
-                    for callers in map(int, arguments.callers.split(",")):
-                        asyncio.run(contest(arena, callers, figures))
-                        contest_of_threads(arena, callers, figures)
-            show(figures)
-            one_blocking_caller(arena, arguments.rounds)
-            local_figures(arena)
+        if parts & {"embedded"}:
+            measures += embedded(work / "embedded", rounds=arguments.rounds, keys=KEYS)
+        if parts - {"embedded"}:
+            with Cluster(fsync=True, conf={"max_connections": "300"}) as cluster:
+                measures += on_postgresql(Arena(cluster, work, arguments.seconds), parts, arguments)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return 0
+    return 0 if show(measures) else 1
+
+
+def on_postgresql(arena: Arena, parts: set[str], arguments: argparse.Namespace) -> list[Measure]:
+    """The parts that need a server."""
+    if "sizes" in parts:
+        sizes(arena.url, arena.work, writes=arguments.writes)
+        return []
+    arena.fill()
+    figures: dict[str, Figures] = {}
+    measures: list[Measure] = []
+    if "callers" in parts:
+        with contextlib.suppress(KeyboardInterrupt):
+            for _ in range(arguments.rounds):
+                for callers in map(int, arguments.callers.split(",")):
+                    asyncio.run(contest(arena, callers, figures))
+                    contest_of_threads(arena, callers, figures)
+        print_rates(figures)
+        measures += judge_callers(figures)
+    if "one" in parts:
+        data_dir = arena.work / "storage"
+        measures += one_blocking_caller(arena.url, data_dir, rounds=arguments.rounds, keys=KEYS)
+    if "local" in parts:
+        measures += local_figures(arena)
+    return measures
 
 
 if __name__ == "__main__":
