@@ -177,7 +177,7 @@ def lower_watermark_accepted() -> Patch:
 @plant("R2", finds="went back unnoticed")
 def put_below_the_watermark() -> Patch:
     """The statement for plain puts does not compare the watermark either."""
-    return _without(pgputs, "AND watermark >= %(expected_watermark)b")
+    return _without(pgputs, "AND watermark >= $3")
 
 
 @plant("R2", finds="written elsewhere")
