@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import signal
 import sys
 import threading
@@ -163,6 +164,7 @@ def interrupted_adds(collection: Any, interrupting: Interrupting, times: int) ->
     return acknowledged, unknown
 
 
+@pytest.mark.slow
 @pytest.mark.pg
 def test_interruptions_at_any_moment(
     pg_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -184,3 +186,4 @@ def test_interruptions_at_any_moment(
             assert c.get("k", consistency="local") == "end"
     finally:
         interrupting.close()
+        gc.collect()
