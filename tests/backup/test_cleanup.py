@@ -155,3 +155,28 @@ def test_resolved_conflicts_go_after_90_days(backend: Backend, data_dir: Path, u
     assert (planned.rule, planned.size) == ("conflicts", 1)
     assert cleanup(backend, data_dir) == [planned]
     assert [line.seq for line in backend.conflicts()] == [1, 2]
+
+
+def test_what_writers_trim_goes_too(backend: Backend, data_dir: Path, url: str) -> None:
+    """The tombstone of a document that was deleted long ago goes, and its version is not given to
+    another one."""
+    store = Store(EmbeddedEngine(backend))
+    for n in range(3):
+        store["c"].put("gone", n)
+    store["c"].delete("gone")
+    if backend.kind == "sqlite":
+        import apsw
+
+        conn = apsw.Connection(url.removeprefix("sqlite:///"))
+        conn.execute("UPDATE _standfast_tombstones SET deleted_at = 1")
+        conn.close()
+    else:
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as pg:
+            pg.execute("UPDATE standfast.tombstones SET deleted_at = now() - interval '1 year'")
+    cleanup(backend, data_dir, dry_run=True)
+    assert backend.buried("c") == {"gone"}
+    cleanup(backend, data_dir)
+    assert backend.buried("c") == set()
+    assert store["c"].put("gone", 1).version == 5

@@ -1,7 +1,8 @@
 """`cleanup`: what is no longer needed goes, by rules with numbers; documents only by a filter.
 
-What the database keeps of the past for its own sake (tombstones, closed lanes, the log of changes)
-is trimmed by its writers; here goes what a person may still want to look at, and so stays for long.
+What the database keeps of the past for its own sake (expired documents, tombstones, closed lanes,
+the log of changes) is trimmed by its writers, and here by the same rules; what a person may still
+want to look at stays for longer.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def cleanup(
       aside, after 90 days;
     - conflicts that were resolved 90 days ago;
     - backups that `prune` would remove;
+    - what the writers of the database trim as well: see `Backend.trim`;
     - documents, by this filter alone: after a backup of their collection was made.
 
     Killed anywhere, the same call again removes the rest.
@@ -85,6 +87,8 @@ def cleanup(
         removed += [Removed("backups", each.path.name, each.size) for each in pruned.removed]
         if count := _forget_conflicts(backend, dry_run=dry_run):
             removed.append(Removed("conflicts", "resolved conflicts", count))
+        if not dry_run:
+            _trim(backend)
         if documents is not None:
             count = _remove_documents(backend, data_dir, documents, dry_run=dry_run)
             what = f"documents of `{documents.collection}`"
@@ -118,6 +122,15 @@ def _old_files(data_dir: Path) -> Iterator[_Removal]:
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     return sum(each.stat().st_size for each in files)
+
+
+def _trim(backend: Backend) -> None:
+    """What writers trim in the background, all of it now, a bounded number of rows at a time."""
+    for name in (None, *backend.collections()):
+        if name is not None:
+            backend.read(name, [""])  # only tables that were looked at here are trimmed
+        while backend.trim(name):
+            pass
 
 
 def _forget_conflicts(backend: Backend, *, dry_run: bool) -> int:
