@@ -44,7 +44,7 @@ def test_with_a_server_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("brief")
 def test_with_a_server_of_the_users(pg_admin_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     """It makes a database there, cuts itself off from the server, and drops the database again."""
-    assert run_command(["demo", "--seconds", "1", "--to", pg_admin_url]) == 0
+    assert run_command(["demo", "--seconds", "1", "--server", pg_admin_url]) == 0
     assert "cut off from the bot" in capfd.readouterr().out
     with psycopg.connect(pg_admin_url) as connection:
         left = connection.execute(
@@ -88,7 +88,7 @@ def test_a_loss_ends_it_with_exit_code_1(
 
     lost = demo_story.Count(acknowledged=1, lost=1, doubled=0, unknown=0)
     monkeypatch.setattr(demo_story, "count", lambda *_: lost)
-    assert run_command(["demo", "--seconds", "1", "--to", pg_admin_url]) == 1
+    assert run_command(["demo", "--seconds", "1", "--server", pg_admin_url]) == 1
 
 
 def test_on_a_terminal_it_is_one_screen() -> None:

@@ -115,7 +115,7 @@ def test_every_flag_names_its_twin(words: list[str], command: click.Command) -> 
     shown = " ".join(run_cli(*words, "--help").out.split())
     options = [param for param in command.params if isinstance(param, click.Option)]
     # `demo` makes its own database and directory.
-    common = {"--to"} if words == ["demo"] else {"--to", "--data-dir", "--json"}
+    common = set[str]() if words == ["demo"] else {"--to", "--data-dir", "--json"}
     assert common <= {option.opts[0] for option in options}
     settings = [one for one in options if has_twin(one) or one.opts[0] in ("--to", "--data-dir")]
     for option in settings:

@@ -32,7 +32,7 @@ _FILE = "persisted_views.json"
 
 @click.command("demo")
 @click.option(
-    "--to",
+    "--server",
     "url",
     metavar="URL",
     help="A PostgreSQL server of yours, in which the demo makes a database and drops it again."

@@ -61,7 +61,7 @@ class UsersServer:
             raise ConfigError(
                 "the demo needs the address of one PostgreSQL server",
                 code="usage",
-                hint="leave out --to, and the demo runs a PostgreSQL of its own",
+                hint="leave out --server, and the demo runs a PostgreSQL of its own",
             )
         self._server, self._name = make_conninfo(**params), f"standfast_demo_{token_hex(4)}"
         self._execute(sql.SQL("CREATE DATABASE {}"))

