@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +40,22 @@ CALLS: list[list[str]] = [
     ["conflicts", "list"],
     ["doctor"],
     ["completion", "bash"],
+    ["backup", "create"],
+    ["cleanup", "--dry-run"],
+    ["cleanup", "--yes"],
 ]
 #: What does not end by itself is called in tests/serve.
 ENDLESS = (["serve"],)
+#: What needs a backup, or two databases, is called in tests/backup; the demo in test_demo.py.
+AFTER_BACKUPS = (
+    ["backup", "list"],
+    ["backup", "verify"],
+    ["backup", "restore"],
+    ["backup", "drill"],
+    ["backup", "prune"],
+    ["promote"],
+    ["demo"],
+)
 #: What only ends well after an outage is called in test_outage_commands*.py.
 AFTER_OUTAGES = (["journal", "discard"], ["conflicts", "show"], ["conflicts", "resolve"])
 #: A call of every command that fails, and its exit code.
@@ -90,6 +104,15 @@ FAILURES: list[tuple[list[str], int]] = [
     (["nope"], 2),
     (["serve", "--port", "99999"], 2),
     (["completion", "nosh"], 2),
+    (["backup", "create", "--nope"], 2),
+    (["backup", "list", "--nope"], 2),
+    (["backup", "verify", "gone"], 2),
+    (["backup", "restore", "gone"], 2),
+    (["backup", "drill", "--nope"], 2),
+    (["backup", "prune", "--keep-last", "x"], 2),
+    (["cleanup", "--older-than", "0"], 2),
+    (["promote", "--on-conflict", "maybe"], 2),
+    (["demo", "--seconds", "0"], 2),
 ]
 
 
@@ -100,7 +123,7 @@ def filled_in(place: Place, arguments: list[str]) -> list[str]:
 def test_every_command_is_called_below() -> None:
     """The two tables leave no command out."""
     for words, _ in LEAVES:
-        assert words in (*AFTER_OUTAGES, *ENDLESS) or any(
+        assert words in (*AFTER_OUTAGES, *AFTER_BACKUPS, *ENDLESS) or any(
             call[: len(words)] == words for call in CALLS
         ), words
         assert any(call[: len(words)] == words for call, _ in FAILURES) or words[1:] == ["status"]
@@ -151,6 +174,10 @@ def test_stdout_is_for_data_alone(filled: Place, arguments: list[str]) -> None:
             assert (filled.data_dir / "migration_backups" / ran.out.rstrip("\n")).is_dir()
         case ["migrate" | "plan" | "verify" | "rollback" | "put" | "patch" | "delete", *_]:
             assert ran.out == ""
+        case ["cleanup", *_]:
+            assert ran.out == ""
+        case ["backup", "create"]:
+            assert Path(ran.out.rstrip("\n")).is_file()
         case ["schema", "status" | "apply"] | ["export", _, "-o", _]:
             assert ran.out == ""
         case ["journal", "list" | "drain"] | ["conflicts", "list"]:
