@@ -409,17 +409,22 @@ def test_a_directory_that_no_app_uses(shared: Outage) -> None:
     assert "wrote to this database in the last day" in check["found"]
 
 
-@pytest.mark.parametrize("how", ["empty", ".env"])
-def test_a_url_that_nothing_reads(tmp_path: Path, how: str) -> None:
-    """R12: DATABASE_URL is empty, or only in a file that nothing has read."""
+def test_an_empty_url(tmp_path: Path) -> None:
+    """R12: DATABASE_URL is set, and empty: an error that names it, instead of another database."""
+    env = {"STANDFAST_DATA_DIR": str(tmp_path / "storage"), "DATABASE_URL": ""}
+    ran = run_cli("doctor", cwd=tmp_path, env=env)
+    assert ran.code == 2
+    assert "DATABASE_URL is set, and empty" in ran.err
+    assert "unset DATABASE_URL" in ran.err
+
+
+def test_a_url_that_nothing_reads(tmp_path: Path) -> None:
+    """R12: DATABASE_URL is only in a file that nothing has read."""
     env = {"STANDFAST_DATA_DIR": str(tmp_path / "storage")}
-    if how == "empty":
-        env["DATABASE_URL"] = ""
-    else:
-        (tmp_path / ".env").write_text("A=1\nexport DATABASE_URL=postgresql://app:geheim@db/x\n")
+    (tmp_path / ".env").write_text("A=1\nexport DATABASE_URL=postgresql://app:geheim@db/x\n")
     ran = run_cli("doctor", "--json", cwd=tmp_path, env=env)
     check = named(ran)["url"]
-    assert ("is set and empty" if how == "empty" else "nothing has read it") in check["found"]
+    assert "nothing has read it" in check["found"]
     assert check["command"]
     assert "geheim" not in ran.said
 

@@ -100,6 +100,8 @@ class TestPostgresApp(TestPostgres):
     """As a role with the least rights, in a bookkeeping that a role without login owns, in sessions
     that begin with odd settings and look every name up among traps first."""
 
+    may_create = False
+
     @pytest.fixture
     def backend(self, odd_app: AppRole) -> Iterator[Backend]:
         backend = odd_app.backend()
@@ -110,6 +112,8 @@ class TestPostgresApp(TestPostgres):
 class TestPostgresAppBehindAPooler(TestPostgres):
     """The same where no setting of a session outlives its transaction."""
 
+    may_create = False
+
     @pytest.fixture
     def backend(self, odd_app: AppRole) -> Iterator[Backend]:
         backend = odd_app.backend(pooler=True)
@@ -119,6 +123,8 @@ class TestPostgresAppBehindAPooler(TestPostgres):
 
 class TestPostgresAppDedicated(TestPostgres):
     """The same over one connection, as the engine's threads use it."""
+
+    may_create = False
 
     @pytest.fixture
     def backend(self, odd_app: AppRole) -> Iterator[Backend]:
@@ -183,12 +189,11 @@ class TestPostgresAdopted(TestPostgres):
 
 
 def test_only_the_contract_needs_pytest() -> None:
-    """Everything else of the package can be imported where pytest is not installed."""
+    """All of the package but its plugin for pytest can be imported where pytest is missing."""
     code = (
         "import importlib, pkgutil, sys; sys.modules['pytest'] = None; import standfast\n"
         "for found in pkgutil.walk_packages(standfast.__path__, 'standfast.'):\n"
-        "    if "
-        "not found.name.endswith('__main__'):\n"
+        "    if found.name.rpartition('.')[2] not in ('__main__', 'pytest_plugin'):\n"
         "        importlib.import_module(found.name); print(found.name)"
     )
     done = subprocess.run(

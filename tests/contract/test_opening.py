@@ -183,12 +183,3 @@ def test_disks_that_keep_nothing_are_warned_of(
         warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert len(warned) == bool(words)
     assert all(words in line for line in warned)
-
-
-def test_an_empty_url_is_warned_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A variable that is set and empty is probably one that was meant to hold something."""
-    monkeypatch.setenv("DATABASE_URL", "")
-    with standfast.open(data_dir=tmp_path / "storage"):
-        assert "DATABASE_URL is set and empty" in caplog.text

@@ -56,9 +56,10 @@ class Outage:
         return standfast.open(self.url, data_dir=self.data_dir(name), **options)
 
     def run(self, *arguments: str, name: str = "storage", **options: Any) -> Ran:
-        """Run a command there."""
+        """Run a command there; an empty variable is one that is not set."""
         env = {"DATABASE_URL": self.url, "STANDFAST_DATA_DIR": str(self.data_dir(name))}
-        return run_cli(*arguments, cwd=self.root, env=env | options.pop("env", {}), **options)
+        env = {name: value for name, value in (env | options.pop("env", {})).items() if value}
+        return run_cli(*arguments, cwd=self.root, env=env, **options)
 
     @contextmanager
     def away(self) -> Iterator[None]:

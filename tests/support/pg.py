@@ -109,9 +109,10 @@ def new_role(admin_url: str) -> Generator[str]:
     )
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(create)
-        try:
-            yield name
-        finally:
+    try:
+        yield name
+    finally:  # over another connection: the server may have been restarted meanwhile
+        with psycopg.connect(admin_url, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 

@@ -188,11 +188,7 @@ def _engine_for(settings: Settings, options: OutageOptions, backend: Backend) ->
 
 
 def _set_up_warnings(settings: Settings) -> Iterator[str]:
-    """What is probably not meant: a URL that is set and empty, files that a restart takes away."""
-    if settings.source == "default":
-        for name in ("STANDFAST_DATABASE_URL", "DATABASE_URL"):
-            if name in os.environ:
-                yield f"{name} is set and empty: SQLite in {settings.data_dir} is used"
+    """What is probably not meant: files that a restart takes away."""
     kind = filesystem_of(settings.data_dir, mounts())
     where = settings.data_dir.absolute()
     if kind in VOLATILE:

@@ -102,6 +102,9 @@ class ContractBase:
     #: Keys that are hard to store; for a key column of integers, its odd integers.
     odd_keys: ClassVar[tuple[str, ...]] = ODD_KEYS
 
+    #: Whether the role may create tables; else what has none is said to be out of reach.
+    may_create: ClassVar[bool] = True
+
     @pytest.fixture
     def backend(self) -> Backend:
         """A fresh backend without documents; the test class provides it."""

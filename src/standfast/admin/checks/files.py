@@ -43,10 +43,6 @@ def url(settings: Settings, environ: Mapping[str, str], folder: Path) -> Check:
     names = ("STANDFAST_DATABASE_URL", "DATABASE_URL")
     if settings.source != "default":
         return Check("url", "ok", f"from {settings.source}")
-    for name in names:
-        if name in environ:
-            found = f"{name} is set and empty, so SQLite in {settings.data_dir} is used"
-            return Check("url", "warn", found, "give it a value, or unset it", f"unset {name}")
     if any(name in _names_in(folder / _DOT_ENV) for name in names):
         found = f"{folder / _DOT_ENV} names a database, and nothing has read it: SQLite is used"
         hint = "put its variables into the environment of the app and of this command"
