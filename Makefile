@@ -6,9 +6,10 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
-# As many workers as there are processors, at most 8: each has a PostgreSQL of its own. Workers take
-# neighbouring tests, which share what was prepared, and help each other at the end.
-WORKERS ?= logical
+# Twice as many workers as there are processors, since tests of outages mostly wait; at most 8: each
+# has a PostgreSQL of its own. Workers take neighbouring tests, which share what was prepared, and help
+# each other at the end.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 # A virtual environment made elsewhere (the checkout was copied or moved), or whose Python is gone,
