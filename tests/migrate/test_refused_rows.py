@@ -20,7 +20,7 @@ CHECK = "ALTER TABLE things ADD CONSTRAINT small CHECK ((data ->> 'n')::int <> 2
 GENERATED = "ALTER TABLE things ADD COLUMN n int GENERATED ALWAYS AS ((data ->> 'n')::int) STORED"
 TRIGGER = (
     "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.key = '207' THEN"
-    " RAISE EXCEPTION 'secret %', NEW.data; END IF; RETURN NEW; END $$;"
+    " RAISE EXCEPTION 'secret %', NEW.data USING CONSTRAINT = NEW.data; END IF; RETURN NEW; END $$;"
     " CREATE TRIGGER no BEFORE INSERT OR UPDATE ON things FOR EACH ROW EXECUTE FUNCTION no()"
 )
 ROW = """INSERT INTO things VALUES ('x', '{"n": -5, "name": "taken"}')"""
@@ -98,6 +98,18 @@ def test_a_check_in_a_sqlite_file_is_named(embedded: Place) -> None:
             " CONSTRAINT small CHECK (key <> '207'))"
         )
     assert_named(embedded, embedded.write("things.json", FILES), "constraint", "'207'", "small")
+
+
+def test_what_a_trigger_of_a_sqlite_file_says_is_not_repeated(embedded: Place) -> None:
+    """A trigger can say what it likes, also in the words of a constraint."""
+    embedded.data_dir.mkdir()
+    with apsw.Connection(str(embedded.data_dir / "fallback.db")) as conn:
+        conn.execute("CREATE TABLE things (key TEXT PRIMARY KEY, data TEXT)")
+        conn.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON things WHEN NEW.key = '207' BEGIN"
+            " SELECT RAISE(ABORT, 'CHECK constraint failed: secret'); END"
+        )
+    assert_named(embedded, embedded.write("things.json", FILES), "constraint", "'207'", "a trigger")
 
 
 @pytest.mark.parametrize("place", ["postgresql"], indirect=True)

@@ -22,7 +22,7 @@ def raising(db: Sql, state: str, event: str = "UPDATE") -> None:
         "CREATE OR REPLACE FUNCTION public.say() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF NEW.key = 'bad' THEN"
         f" RAISE EXCEPTION 'not %', NEW.data USING ERRCODE = '{state}', DETAIL = NEW.data,"
-        " HINT = NEW.data; END IF; RETURN NEW; END $$"
+        " HINT = NEW.data, CONSTRAINT = NEW.data, COLUMN = NEW.data; END IF; RETURN NEW; END $$"
     )
     db(
         f"CREATE OR REPLACE TRIGGER say BEFORE {event} ON things FOR EACH ROW"
@@ -31,7 +31,7 @@ def raising(db: Sql, state: str, event: str = "UPDATE") -> None:
 
 
 STATES = [
-    *("AB001", "42501", "57014", "0A000", "55000", "55P03", "42P01", "42883", "P0001", "22023"),
+    *("AB001", "23514", "42501", "57014", "0A000", "55000", "55P03", "42P01", "42883", "P0001", "22023"),
     *("XX001", "XX000", "08006", "08P01", "57P01", "57P03", "58030", "53100", "28000", "3D000"),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 import pytest
@@ -122,3 +122,36 @@ def test_what_a_model_says_is_not_repeated() -> None:
     with pytest.raises(CorruptData) as caught:
         Typed(Model).load({"name": ["secret"]})
     assert "secret" not in str(caught.value)
+
+
+class Checked(msgspec.Struct):
+    mode: Literal["a", "b"] = "a"
+    level: Literal[1, 2] = 1
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.name:
+            raise ValueError(f"not {self.name}")
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ({"mode": "canary-77"}, "at `$.mode`"),
+        ({"mode": "canary-77 - at `$.x`"}, "at `$.mode`"),
+        ({"level": 77}, "at `$.level`"),
+        ({"name": "canary-77"}, "ValueError"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_not_repeated(document: Any, named: str) -> None:
+    """The error of a stored document names the place, and no content, also where msgspec's own
+    message repeats a value or what a method of the type says."""
+    with pytest.raises(CorruptData) as caught:
+        Typed(Checked).load(document)
+    assert named in caught.value.message
+    assert "77" not in repr(caught.value)
+    assert "$.x" not in repr(caught.value)
+    with pytest.raises(CorruptData) as caught:
+        Typed(Literal["a", "b"]).load("canary-77 - at `$.x`")
+    assert "values of its type" in caught.value.message
+    assert "$.x" not in repr(caught.value)

@@ -117,8 +117,21 @@ def _require_type(kind: Any) -> None:
         )
 
 
+#: How msgspec begins a message that repeats a value.
+_REPEATED = ("Invalid enum value ", "Invalid value ")
+
+
 def _place(error: Exception) -> str:
-    """What msgspec says: types and places; what pydantic says repeats values, and is left out."""
-    if isinstance(error, msgspec.ValidationError):
-        return str(error)
-    return f"it does not fit ({type(error).__name__})"
+    """What msgspec says of types and places.
+
+    What pydantic says repeats values, as do the methods of a type (msgspec hands their words on)
+    and msgspec itself where a value is not one of a list: that is left out.
+    """
+    said = str(error)
+    if not isinstance(error, msgspec.ValidationError) or error.__cause__ is not None:
+        return f"it does not fit ({type(error.__cause__ or error).__name__})"
+    if said.startswith(_REPEATED):
+        # Without a place it ends in the value; with one the last is msgspec's.
+        place = said[said.rindex(" - at `") :] if said.endswith("`") else ""
+        return f"it is not one of the values of its type{place}"
+    return said

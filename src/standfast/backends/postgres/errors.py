@@ -96,7 +96,7 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
 
     Their text is quoted only where PostgreSQL itself has written it and it holds no data of a row:
     for the classes of `_QUOTED` and damage, and not for what a function raised, which says what it
-    likes under any SQLSTATE.
+    likes under any SQLSTATE, also as the name of a constraint.
     """
     state = error.sqlstate or ""
     if not state:
@@ -108,9 +108,10 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
     said = ""
     if (state[:2] in _QUOTED or state in _DAMAGED) and not context:
         said = f": {error.diag.message_primary}"
-    elif name := error.diag.constraint_name:
+    raised = bool(context) and not _OUR_FUNCTION.match(context)
+    if not raised and not said and (name := error.diag.constraint_name):
         said = f" (constraint `{name}`)"
-    if context and not _OUR_FUNCTION.match(context):
+    if raised:
         said += ", in a trigger or function of the table"
         if state.startswith(_RAISED):
             # An answer on a live connection: whatever it claims, the database is there.

@@ -287,7 +287,10 @@ def _refused_row(table: Table, key: str | None, error: psycopg.DatabaseError) ->
     """The error for a document that the table refuses; it names no value."""
     state = error.sqlstate or ""
     who = "a document" if key is None else f"the document of key {key!r}"
-    by = f"constraint or index `{name}`" if (name := error.diag.constraint_name) else state
+    # Of a function's error the name is what the function says, such as the row.
+    raised = not (error.diag.context or "COPY ").startswith("COPY ")
+    name = None if raised else error.diag.constraint_name
+    by = f"constraint or index `{name}`" if name else state
     return DataError(
         f"collection `{table.collection}`: the table refuses {who} ({by}); nothing was written",
         code=_REFUSED_ROWS[state[:2]],

@@ -161,7 +161,10 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
 
 def _refused_row(collection: str, key: str, error: apsw.ConstraintError) -> DataError:
     """The error for a document that the table refuses; it names no value."""
-    said = str(error).partition("constraint failed: ")[2]
+    # The types of apsw leave `extendedresult` out.
+    kind: int = getattr(error, "extendedresult", apsw.SQLITE_CONSTRAINT_TRIGGER)
+    by_trigger = kind == apsw.SQLITE_CONSTRAINT_TRIGGER  # which says what it likes
+    said = "" if by_trigger else str(error).partition("constraint failed: ")[2]
     return DataError(
         f"collection `{collection}`: the table refuses the document of key {key!r}"
         f" ({said or 'a trigger or a foreign key'}); nothing was written",
