@@ -6,11 +6,14 @@ import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import standfast
 from standfast import ConfigError, StandfastError
+from standfast.backends.postgres.errors import explain
 from support.cli import run_cli
+from support.databases import temporary_database
 from support.pg import Sql, opened
 
 SECRET = "canary-51c0"
@@ -31,7 +34,19 @@ def raising(db: Sql, state: str, event: str = "UPDATE") -> None:
 
 
 STATES = [
-    *("AB001", "23514", "42501", "57014", "0A000", "55000", "55P03", "42P01", "42883", "P0001", "22023"),
+    *(
+        "AB001",
+        "23514",
+        "42501",
+        "57014",
+        "0A000",
+        "55000",
+        "55P03",
+        "42P01",
+        "42883",
+        "P0001",
+        "22023",
+    ),
     *("XX001", "XX000", "08006", "08P01", "57P01", "57P03", "58030", "53100", "28000", "3D000"),
 ]
 
@@ -128,3 +143,36 @@ def test_times_that_python_does_not_have(
         db("UPDATE things SET expires_at = '-infinity'")
         assert store["things"].get("1") is None
         assert store["things"].put("1", 5)
+
+
+def test_what_the_server_itself_says_of_damage_is_quoted(
+    pg_admin_url: str, pg_database: str, db: Sql
+) -> None:
+    """A7: the genuine texts of XX001 and 58030 name a relation or a file, as a DBA needs it, and
+    are quoted; what a trigger raises under the same states is not (above)."""
+    with pytest.raises(psycopg.Error) as caught:
+        db("SELECT pg_catalog.pg_read_binary_file('/proc/self/mem')")
+    error = explain(caught.value, "reading", connecting=False)
+    assert error.code == "server_io"
+    assert error.message == (
+        'reading: PostgreSQL answered 58030: could not read file "/proc/self/mem":'
+        " Input/output error"
+    )
+    with opened(pg_database) as store:
+        store["things"].put("1", {"name": SECRET})
+    template = db.connection.info.dbname
+    db("CHECKPOINT")
+    db.connection.close()
+    # The pages of a copied database are in no buffer yet.
+    with temporary_database(pg_admin_url, template=template) as url:
+        with Sql(url) as other:
+            table = str(other.one("SELECT pg_relation_filepath('things')"))
+            file = Path(str(other.one("SHOW data_directory"))) / table
+            page = file.read_bytes()
+            file.write_bytes(b"\xff" * 24 + page[24:])
+        with opened(url) as store, pytest.raises(StandfastError) as damaged:
+            store["things"].get("1")
+    assert damaged.value.code == "server_internal"
+    assert "PostgreSQL answered XX001: invalid page in block 0 of relation" in str(damaged.value)
+    assert table in str(damaged.value)
+    assert SECRET not in f"{damaged.value} {damaged.value!r} {damaged.value.__context__!r}"
