@@ -227,6 +227,10 @@ RUNS_KEPT_S = 180 * 86_400.0
 KEPT_FILES_S = 90 * 86_400.0
 CONFLICTS_KEPT_S = 90 * 86_400.0
 
+#: By how much the versions of a collection rise when its lost table is made anew: more than any of
+#: the lost rows can have been written, since a million writes a second to one row take an hour.
+LOST_TABLE_VERSIONS = 1 << 32
+
 #: Rows that a report names; beyond them it counts.
 MAX_NAMED_ROWS = 20
 

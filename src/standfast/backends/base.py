@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 
 from standfast.document.codec import decode
-from standfast.errors import CorruptData, MigrationError, Unavailable
+from standfast.errors import ConfigError, CorruptData, MigrationError, Unavailable
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
     Applied,
@@ -117,7 +117,8 @@ class Load(Redacted, frozen=True):
 
     `inserts` are `(key, text)` of documents that the plan found in no row, in the order of the
     source; `changes` are the rows that exist; `source` is the file that they come from;
-    `referenced` is how many rows of other tables may refer to rows that are deleted.
+    `referenced` is how many rows of other tables may refer to rows that are deleted; `remake`: the
+    plan found the collection's table lost, and it is made anew first.
     """
 
     content = frozenset({"inserts"})
@@ -128,6 +129,7 @@ class Load(Redacted, frozen=True):
     changes: Sequence[Change] = ()
     source: str = ""
     referenced: int = 0
+    remake: bool = False
 
     @property
     def doomed(self) -> list[str]:
@@ -374,6 +376,13 @@ class Backend(Protocol):
         """
         ...
 
+    def lost_table(self, collection: str) -> bool:
+        """Whether the collection is registered and its table is not there any more.
+
+        ConfigError("no_table") where it was renamed: its documents are there, under another name.
+        """
+        ...
+
     def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
         """The rows of other tables that refer to these rows by a foreign key.
 
@@ -412,6 +421,22 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release every handle.  Idempotent."""
         ...
+
+
+def missing_table(collection: str, name: str, *, renamed: str = "") -> ConfigError:
+    """The error for a registered collection without its table, or with it under another name."""
+    if renamed:
+        return ConfigError(
+            f"table `{name}` of collection `{collection}` was renamed to `{renamed}`",
+            code="no_table",
+            hint="rename it back",
+        )
+    return ConfigError(
+        f"table `{name}` of collection `{collection}` is missing",
+        code="no_table",
+        hint="it was dropped or renamed: restore it, or migrate its file again, which makes it"
+        " anew",
+    )
 
 
 def sources_of(records: Iterable[RunRecord], collection: str) -> list[tuple[str, str]]:

@@ -347,6 +347,9 @@ class MemoryBackend:
     def adoptable(self, collection: str) -> str:
         return ""
 
+    def lost_table(self, collection: str) -> bool:
+        return False
+
     def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
         return []
 

@@ -25,8 +25,8 @@ def compare_with_database(
             raise ConfigError(
                 f"{source.path} is the database itself: there is nothing to move",
                 code="usage",
-                hint="an embedded store reads what it holds already; to move it to PostgreSQL, give"
-                " that with --to or DATABASE_URL",
+                hint="an embedded store reads what it holds already; to move it to PostgreSQL, set"
+                " DATABASE_URL and run `standfast promote`",
             )
     earlier = _Earlier(data_dir, backend)
     plan.sources = [_as_before(source, backend) for source in plan.sources]
@@ -40,11 +40,12 @@ def compare_with_database(
                 code="not_adoptable",
                 hint="correct the table, or give the file another collection with --collection",
             )
-        if (problem := _misfit(name, sources, backend)) is not None:
+        lost = backend.lost_table(name)
+        if not lost and (problem := _misfit(name, sources, backend)) is not None:
             plan.problems.append(problem)
             plan.sources = [source for source in plan.sources if source.collection != name]
             continue
-        plan.collections.append(_compared(name, sources, backend, options, earlier))
+        plan.collections.append(_compared(name, sources, backend, options, earlier, lost=lost))
     failpoint("planned")
 
 
@@ -64,7 +65,13 @@ def _misfit(name: str, sources: Sequence[Source], backend: Backend) -> Problem |
 
 
 def _compared(
-    name: str, sources: Sequence[Source], backend: Backend, options: Options, earlier: _Earlier
+    name: str,
+    sources: Sequence[Source],
+    backend: Backend,
+    options: Options,
+    earlier: _Earlier,
+    *,
+    lost: bool,
 ) -> CollectionPlan:
     first = sources[0] if sources else None
     plan = CollectionPlan(
@@ -72,7 +79,12 @@ def _compared(
         str(first.group or first.path) if first else "",
         first.contents.form if first else Form(),
         notes=[note for source in sources for note in source.contents.notes],
+        remake=lost,
     )
+    if lost:
+        plan.notes.append(
+            "its table is missing, it was dropped: it is made anew, and holds what this file brings"
+        )
     policy = Policy(
         on_conflict=options.on_conflict,
         times_us={key: s.mtime_ns // 1000 for s in sources for key, _ in s.contents.documents},
@@ -82,7 +94,7 @@ def _compared(
     base = _Base(earlier, sources)
     documents = [document for source in sources for document in source.contents.documents]
     compare(
-        *(plan, documents, backend.dump(name), base, policy),
+        *(plan, documents, () if lost else backend.dump(name), base, policy),
         buried=lambda: backend.buried(name),
         old_form=base.old_form,
     )

@@ -38,7 +38,8 @@ class CollectionPlan:
 
     `inserts` and `updates` are `(key, text)`; `expected` are the versions that the plan saw in the
     rows it touches; `removed` are rows that are split into documents of their own, and
-    `not_from_file` the texts of those inserts that such a row decided.
+    `not_from_file` the texts of those inserts that such a row decided; `remake`: the collection's
+    table was lost, and is made anew.
     """
 
     collection: str
@@ -53,6 +54,7 @@ class CollectionPlan:
     not_from_file: dict[str, str] = field(default_factory=dict[str, str])
     only_database: int = 0
     brought_back: int = 0
+    remake: bool = False
     notes: list[str] = field(default_factory=list[str])
 
     @property

@@ -25,7 +25,7 @@ from standfast.backends.base import (
 )
 from standfast.document.codec import decode
 from standfast.document.merge import same_value
-from standfast.errors import CorruptData, MigrationError, StandfastError
+from standfast.errors import ConfigError, CorruptData, MigrationError, StandfastError
 from standfast.migrate.locking import (
     migration_lock,
     require_same_target,
@@ -222,6 +222,14 @@ class _Rollback:
         moved: dict[str, dict[str, Image | None]] = {}
         changes = run_dir.load_changes()
         for name, records in self._state.collections.items():
+            if backend.lost_table(name):
+                if self._discard_newer:
+                    continue
+                raise ConfigError(
+                    f"the table of collection `{name}` is missing: its rows cannot be taken back",
+                    code="no_table",
+                    hint="restore it; or put the files back without its rows, with --discard-newer",
+                )
             each = changes[name]
             keys = each.inserted + [updated.before.key for updated in each.updated]
             present = backend.images(name, keys)

@@ -270,6 +270,7 @@ class Runner:
                     for u in changes[each.collection].updated
                 ],
                 each.source,
+                remake=each.remake,
             )
             for each in plan.collections
         ]

@@ -71,6 +71,9 @@ def verify_collection(
     """Compare every expected document with what the database gives back now."""
     texts = expected.texts
     met = 0
+    if backend.lost_table(collection):
+        out.wrong.extend((collection, key, "its table is missing") for key in texts)
+        return
     with ThreadPoolExecutor(1) as beside:
         audit = beside.submit(lambda: list(backend.inconsistent(collection)))
         rows = counted(backend.dump(collection), "verify", len(texts), progress)

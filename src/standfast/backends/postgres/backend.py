@@ -38,7 +38,7 @@ from standfast.backends.postgres.handshake import is_pooled
 from standfast.backends.postgres.references import find_references
 from standfast.backends.postgres.session import Sessions, time_left
 from standfast.backends.postgres.table_maker import TableMaker
-from standfast.backends.postgres.tables import Table, find_table, has_schema
+from standfast.backends.postgres.tables import Table, find_table, has_schema, lost_table
 from standfast.config.settings import Target
 from standfast.document.jsonb import compact
 from standfast.errors import ConfigError, DeadlineExceeded, Unavailable
@@ -192,12 +192,16 @@ class PostgresBackend(Sessions):
     def require_own_schema(self, table: Table) -> None:
         """Refuse a table in another schema than this store's, whoever has named that: the URL, or
         the search path of role, database or URL.  It would be another app's."""
-        if table.schema != self._schema:
+        self.require_schema(table.collection, table.schema)
+
+    def require_schema(self, collection: str, schema: str) -> None:
+        """Refuse a collection whose table is, or was, in another schema than this."""
+        if schema != self._schema:
             raise ConfigError(
-                f"collection `{table.collection}` of this database is in the schema"
-                f" `{table.schema}`, not in `{self._schema}`",
+                f"collection `{collection}` of this database is in the schema"
+                f" `{schema}`, not in `{self._schema}`",
                 code="other_schema",
-                hint=f"add ?schema={table.schema} to the URL if the data there is meant; otherwise"
+                hint=f"add ?schema={schema} to the URL if the data there is meant; otherwise"
                 " use another database",
             )
 
@@ -262,14 +266,27 @@ class PostgresBackend(Sessions):
 
     def adoptable(self, collection: str) -> str:
         with self.connection(f"looking at table `{collection}`") as conn:
+            self._tables.pop(collection, None)  # as it is now, whatever was done to it since
             try:
-                table = self._table(conn, collection)
+                lost = self._lost_table(conn, collection)
+                table = None if lost else self._table(conn, collection)
                 if table is not None:
                     schema.require_rights(table)
                 schema.require_privileges(conn, table, self.schema_of(conn))
             except ConfigError as error:
                 return f"{error.message} ({error.hint})"
         return ""
+
+    def lost_table(self, collection: str) -> bool:
+        with self.connection(f"looking at table `{collection}`") as conn:
+            return self._lost_table(conn, collection)
+
+    def _lost_table(self, conn: Connection[Any], collection: str) -> bool:
+        place = lost_table(conn, collection)
+        if place is not None:
+            self._tables.pop(collection, None)
+            self.require_schema(collection, place[0])
+        return place is not None
 
     def create_index(self, collection: str, *, deadline: float | None = None) -> None:
         doing = f"indexing `{collection}`"
@@ -595,6 +612,11 @@ class PostgresBackend(Sessions):
     def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
         with self.connection(f"loading run {run}") as conn:
             try:
+                if lost := [load.collection for load in loads if load.remake]:
+                    with self.transaction(conn):
+                        for name in lost:
+                            home, trust = self.schema_of(conn), self.target.trust
+                            schema.remake_table(conn, name, home, trust)
                 self.writable(conn, [load.collection for load in loads])
                 with self.transaction(conn, lane=run):
                     return load.load_run(conn, self._tables, run, state, loads)

@@ -17,6 +17,8 @@ from standfast.backends.postgres.tables import (
     create_statements,
     find_table,
     has_schema,
+    lost_table,
+    remake_statements,
     require_rights,
 )
 from standfast.backends.postgres.trust import require_trusted
@@ -102,6 +104,16 @@ def ensure_table(
     assert table is not None, "a table that was just created is there"
     assert table.ready, "a table that was just created or adopted is ready"
     return table
+
+
+def remake_table(
+    conn: Connection[Any], collection: str, schema: str, trusted: Sequence[str] = ()
+) -> None:
+    """Make a lost table anew inside the caller's transaction, unless another process has."""
+    install(conn, trusted)
+    if lost_table(conn, collection) is not None:
+        statements = remake_statements(collection, schema)
+        conn.execute(sql.SQL(";\n").join(statements), prepare=False)
 
 
 def table_statements(table: Table | None, collection: str, schema: str) -> list[sql.Composed]:

@@ -13,9 +13,11 @@ from typing import Any, LiteralString, NamedTuple
 import msgspec
 from psycopg import Connection, sql
 
+from standfast.backends.base import missing_table
 from standfast.backends.postgres.trust import require_trusted
 from standfast.backends.postgres.trust import tables as trust_tables
 from standfast.errors import ConfigError
+from standfast.limits import LOST_TABLE_VERSIONS
 
 _KEY_TYPES: dict[str, LiteralString] = {
     "text": "text",
@@ -155,6 +157,16 @@ SELECT a.attname, t.typname, a.attnotnull, a.atthasdef OR a.attidentity <> '',
 """
 
 
+# A renamed table keeps its triggers, whose first argument is the collection.
+_RENAMED = """
+SELECT n.nspname || '.' || c.relname
+  FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE g.tgname = 'standfast_stamp_delete'
+   AND position(convert_to(%s, getdatabaseencoding()) || %s::bytea IN g.tgargs) = 1
+"""
+
+
 class _Found(NamedTuple):
     """A row of `_DESCRIBE`."""
 
@@ -200,15 +212,43 @@ def find_table(
         found = cur.execute(_DESCRIBE, place).fetchone()
         if found is None:
             if registered is not None:
-                raise ConfigError(
-                    f"table `{place[0]}.{place[1]}` of collection `{collection}` is missing",
-                    code="no_table",
-                    hint="it was dropped or renamed: restore it",
-                )
+                raise missing_table(collection, f"{place[0]}.{place[1]}")
             return None
         require_trusted(conn, trusted, trust_tables(place[0], [place[1]]))
         columns = [_Column(*record) for record in cur.execute(_COLUMNS, (found[0],))]
     return _judge(collection, place, _Found(*found), columns, registered and registered[2])
+
+
+def lost_table(conn: Connection[Any], collection: str) -> tuple[str, str] | None:
+    """Schema and name of a registered collection's table that is gone.
+
+    ConfigError("no_table") where it was renamed or moved to another schema.
+    """
+    if not has_schema(conn):
+        return None
+    place = conn.execute(
+        "SELECT k.table_schema, k.table_name FROM standfast.collections k WHERE k.name = %s AND NOT"
+        " EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = k.table_schema AND c.relname = k.table_name)",
+        (collection,),
+    ).fetchone()
+    if place is None:
+        return None
+    renamed = conn.execute(_RENAMED, (collection, b"\0")).fetchone()
+    if renamed is not None:
+        raise missing_table(collection, ".".join(place), renamed=renamed[0])
+    return place[0], place[1]
+
+
+def remake_statements(collection: str, schema: str) -> list[sql.Composed]:
+    """The statements that make a lost table anew; the versions of its rows do not fall."""
+    raised = sql.SQL(
+        "UPDATE standfast.collections SET version_floor = version_floor + {} WHERE name = {}"
+    )
+    return [
+        *create_statements(collection, schema),
+        raised.format(LOST_TABLE_VERSIONS, collection),
+    ]
 
 
 def _judge(

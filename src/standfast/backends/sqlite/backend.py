@@ -49,7 +49,14 @@ from standfast.backends.sqlite.file import (
     within,
 )
 from standfast.backends.sqlite.references import enforced_references, find_references
-from standfast.backends.sqlite.tables import adopt, adoptable_tables, preview, table_of
+from standfast.backends.sqlite.tables import (
+    adopt,
+    adoptable_tables,
+    lost_table,
+    obstacle,
+    preview,
+    table_of,
+)
 from standfast.backends.sqlite.trim import Trimmer, trim_bookkeeping, trim_expired
 from standfast.document.containment import contains
 from standfast.errors import ConfigError, Unavailable
@@ -458,6 +465,10 @@ class SqliteBackend:
             with once, enforced_references(conn), self.writing(doing):
                 return sqlite_load.load_run(conn, run, state, loads, now_us())
 
+    def lost_table(self, collection: str) -> bool:
+        with self.using(f"looking at `{collection}`") as conn:
+            return conn is not None and lost_table(conn, collection)
+
     def references(self, collection: str, keys: Sequence[str]) -> list[Reference]:
         with self._reading(collection) as conn:
             return [] if conn is None else find_references(conn, table_of(conn, collection), keys)
@@ -632,9 +643,14 @@ class SqliteBackend:
 
     def adoptable(self, collection: str) -> str:
         with self.using(f"looking at `{collection}`") as conn:
-            if conn is None or sqlite_write.is_collection(conn, collection):
+            if conn is None:
                 return ""
-            return sqlite_write.foreign_table(conn, collection)
+            if not sqlite_write.is_collection(conn, collection):
+                return sqlite_write.foreign_table(conn, collection)
+            if lost_table(conn, collection) or table_of(conn, collection).ready:
+                return ""
+            why = obstacle(conn, collection)
+            return f"table `{collection}` was made anew, and {why}" if why else ""
 
 
 _USE = "CREATE TABLE IF NOT EXISTS _standfast_use (in_use INTEGER NOT NULL)"

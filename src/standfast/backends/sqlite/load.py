@@ -18,7 +18,7 @@ from standfast.backends.base import (
     stale,
 )
 from standfast.backends.sqlite.references import find_references
-from standfast.backends.sqlite.tables import Table, table_of
+from standfast.backends.sqlite.tables import Table, adopt, remake, table_of
 from standfast.backends.sqlite.write import ensure_table, log_change
 from standfast.errors import DataError
 from standfast.system.failpoints import failpoint
@@ -97,9 +97,14 @@ def read_runs(conn: apsw.Connection) -> list[RunRecord]:
 
 
 def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
+    if load.remake:
+        remake(conn, load.collection)
     ensure_table(conn, load.collection, now_us)
     name = load.collection
     table = table_of(conn, name)
+    if not table.ready:  # dropped, and created by another program
+        adopt(conn, [name], now_us)
+        table = table_of(conn, name)
     # An expired row is not a document, but its key is taken.
     conn.execute(f"DELETE FROM {table.sql} WHERE expires_at <= ?", (now_us,))
     _check_versions(conn, load, table)

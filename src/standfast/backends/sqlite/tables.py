@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from standfast.backends.base import missing_table
+from standfast.limits import LOST_TABLE_VERSIONS
+
 #: Declared types of a key that is a text, in capital letters; an older table may declare none.
 _TEXT_TYPES = ("", "TEXT", "VARCHAR", "CHAR", "STRING")
 _OURS = ("version", "expires_at")
@@ -170,6 +173,8 @@ def table_of(conn: apsw.Connection, name: str) -> Table:
         "SELECT name, upper(type), pk FROM pragma_table_info(?) ORDER BY pk DESC", (name,)
     )
     found = cursor.fetchall()
+    if not found:
+        raise missing_table(name, name)
     types = {column: kind for column, kind, _ in found}
     adopted = types.get("created_at") != "INTEGER" or types.get("version") != "INTEGER"
     return Table(name, found[0][0], frozenset(types), adopted)
@@ -214,8 +219,37 @@ def obstacle(conn: apsw.Connection, name: str) -> str:
 def create(conn: apsw.Connection, name: str, now_us: int) -> None:
     """Create the table of a new collection inside the caller's transaction."""
     _register(conn, name, now_us)
+    _create(conn, name)
+
+
+def _create(conn: apsw.Connection, name: str) -> None:
     conn.execute(_CREATE.format(name=name))
     _watch(conn, name, "key", stamps=_OUR_STAMPS)
+
+
+def lost_table(conn: apsw.Connection, name: str) -> bool:
+    """Whether a registered collection's table is gone.  ConfigError where it was renamed."""
+    registered = conn.execute("SELECT 1 FROM _standfast_collections WHERE name = ?", (name,)).get
+    table = "SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'view') AND name = ?"
+    if not registered or conn.execute(table, (name,)).get:
+        return False
+    # A renamed table keeps its triggers, and their names.
+    trigger = "SELECT tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name = ?"
+    renamed = conn.execute(trigger, (f"{name}_standfast_delete",)).get
+    if renamed:
+        raise missing_table(name, name, renamed=renamed)
+    return True
+
+
+def remake(conn: apsw.Connection, name: str) -> None:
+    """Make a lost table anew inside the caller's transaction; its rows' versions do not fall."""
+    if not lost_table(conn, name):
+        return
+    conn.execute(
+        "UPDATE _standfast_collections SET version_floor = version_floor + ? WHERE name = ?",
+        (LOST_TABLE_VERSIONS, name),
+    )
+    _create(conn, name)
 
 
 def adopt(conn: apsw.Connection, names: Iterable[str], now_us: int) -> None:
@@ -248,7 +282,9 @@ def preview(conn: apsw.Connection, statements: Iterable[str], names: Iterable[st
 
 def _register(conn: apsw.Connection, name: str, now_us: int) -> None:
     conn.execute(
-        "INSERT INTO _standfast_collections (name, created_at) VALUES (?, ?)", (name, now_us)
+        "INSERT INTO _standfast_collections (name, created_at) VALUES (?, ?)"
+        " ON CONFLICT (name) DO NOTHING",
+        (name, now_us),
     )
 
 
