@@ -23,7 +23,7 @@ from support.databases import temporary_database
 from support.move_model import Database, Moves
 
 SEQUENCES = 300
-STEPS = 12
+STEPS = 10
 #: Files in memory: what a power cut does to them is the subject of other tests.
 FAST = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 
@@ -52,7 +52,7 @@ def assert_varied(kinds: Counter[str], sequences: int) -> None:
 
 
 def test_no_document_is_replaced_or_dropped_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On SQLite: 300 random sequences of 12 steps."""
+    """On SQLite: 300 random sequences of 10 steps."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     assert_varied(run_sequences(0, SEQUENCES), SEQUENCES)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,8 @@ Documents = dict[str, Any]
 COLLECTION = "s"
 PATHS = ("a/s.json", "b/s.json", "a/s.jsonl")
 KEYS = ("1", "2", "3", "4")
+#: As how many steps `repeat` counts, which takes several.
+_REPEAT_STEPS = 5
 #: How every run stands after a command that was not killed.
 ENDED = ("done", "rolled-back", "abandoned")
 #: Where a migration is killed: before its load, in it, after it, and while it moves the file.
@@ -121,18 +123,36 @@ class Moves:
         """So many steps, chosen by weight."""
         choices = (
             *([self.write] * 4 + [self.migrate] * 8 + [self.app_put] * 2 + [self.app_delete] * 2),
-            *(self.roll_back, self.lose, self.save, self.restore, self.give_up),
+            *(self.roll_back, self.lose, self.save, self.restore, self.give_up, self.repeat),
         )
-        for _ in range(steps):
-            self.rng.choice(choices)()
+        while steps > 0:
+            step = self.rng.choice(choices)
+            step()
+            steps -= _REPEAT_STEPS if step == self.repeat else 1
 
     # ---- steps
 
-    def write(self) -> None:
-        """A file, new or changed."""
-        path = self.root / self.rng.choice(PATHS)
+    def repeat(self) -> None:
+        """One file twice in one place: as it was, changed, or in another form.
+
+        In between, the application has written, or the database is what it was before.
+        """
+        path, keys = self.root / self.rng.choice(PATHS), self.rng.sample(KEYS, 2)
+        between = self.rng.choice((self.restore, self.app_put, self.app_delete, self.lose))
+        self.write(path, keys)
+        if between == self.restore:
+            self.save()
+        self.migrate(path, (0, 0), on_conflict="file", replace_form=True)
+        between()
+        self.write(path, keys)
+        self.migrate(path, (0, 0))
+        self.note("repeat")
+
+    def write(self, path: Path | None = None, keys: Sequence[str] | None = None) -> None:
+        """A file, new or changed; which, and with which keys, by chance if not given."""
+        path = path or self.root / self.rng.choice(PATHS)
         path.parent.mkdir(exist_ok=True)
-        keys = self.rng.sample(KEYS, self.rng.randint(0, 3))
+        keys = keys or self.rng.sample(KEYS, self.rng.randint(0, 3))
         values = {key: {"id": key, "x": self.rng.randint(0, 2)} for key in keys}
         if path.suffix == ".jsonl":
             text = "".join(json.dumps(value) + "\n" for value in values.values())
@@ -242,18 +262,24 @@ class Moves:
 
     # ---- migrations
 
-    def migrate(self) -> None:
-        """One file into one database from one data directory; perhaps killed, then repeated."""
+    def migrate(
+        self, path: Path | None = None, place: tuple[int, int] | None = None, **wanted: Any
+    ) -> None:
+        """One file into one database from one data directory; perhaps killed, then repeated.
+
+        What is not given is chosen by chance.
+        """
         files = self.files()
         if not files:
             return
-        path = self.rng.choice(files)
-        database, directory = self.rng.choice((0, 0, 0, 1)), self.rng.choice((0, 0, 0, 1))
+        path = path or self.rng.choice(files)
+        database, directory = place or (self.rng.choice((0, 0, 0, 1)) for _ in range(2))
         options: dict[str, Any] = {
             "on_conflict": self.rng.choice(("fail", "fail", "file", "database", "newest")),
             "whole": self.rng.random() < 0.15,
             "replace_form": self.rng.random() < 0.3,
             "keep_files": self.rng.random() < 0.2,
+            **wanted,
         }
         content = path.read_bytes()
         with self.backend(database) as backend:
