@@ -57,7 +57,7 @@ class Real:
             "PLANT": self.plant,
             "PLANT_URL": self.proxy.url(self.url),
             "PLANT_DEADLINE_S": str(deadline_s),
-            "STANDFAST_FAILPOINT": failpoint,
+            "PLANT_FAILPOINT": failpoint,
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "support.plant_app", str(self.folder / name)],

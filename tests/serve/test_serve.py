@@ -15,6 +15,7 @@ from standfast.admin.serve import create_app, watcher
 from standfast.engine import replicated
 from support.cli import run_cli
 from support.cluster import Cluster
+from support.faulty import eventually
 from support.hold import on_primary, soon, wait_direct
 from support.outage import Outage
 from support.serving import TOKEN, Served, serving
@@ -254,6 +255,7 @@ def served(tmp_path: Path) -> Any:
     """The status of an embedded store."""
     run_cli("put", "views", "a", "1", cwd=tmp_path)
     with serving(None, tmp_path / "storage") as found:
+        eventually(lambda: found.ask("/status.json").status == 200)
         yield found
 
 

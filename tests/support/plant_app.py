@@ -1,6 +1,6 @@
 """A process with a planted bug that makes one write: `python -m support.plant_app DATA_DIR`.
 
-    PLANT=no-expiry PLANT_URL=postgresql://... STANDFAST_FAILPOINT=... python -m support.plant_app D
+    PLANT=no-expiry PLANT_URL=postgresql://... PLANT_FAILPOINT=... python -m support.plant_app D
 
 It opens the store, says `ready`, waits for a line, puts `old` under the key `k`, says where that is
 durable, and waits to be killed.
@@ -15,6 +15,7 @@ import sys
 import standfast
 from chaos.calls import REGISTERS
 from chaos.plants import PLANTS
+from support.outage_app import arm
 
 
 def main() -> None:
@@ -28,6 +29,7 @@ def main() -> None:
         store[REGISTERS].put("k", "before")
         print("ready", flush=True)  # noqa: T201
         sys.stdin.readline()
+        arm(os.environ["PLANT_FAILPOINT"])  # a slow machine must not pass it before
         print(store[REGISTERS].put("k", "old").durable_on, flush=True)  # noqa: T201
         sys.stdin.readline()
 
