@@ -405,7 +405,7 @@ def use(store: Store) -> None:
 
 
 def threads() -> set[str]:
-    """Those that a store has for as long as it is open; the one that makes tables ends with them."""
+    """Those that last as long as a store; the one that makes tables ends with its work."""
     names = {one.name for one in threading.enumerate() if one.name.startswith("standfast-")}
     return names - {"standfast-tables"}
 
