@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,10 +110,16 @@ class Running:
         """The result of a coroutine in the bot's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
+    def _close_bot(self) -> None:
+        self._closing = self.loop.create_task(self.bot.close())
+
     def close(self) -> None:
         if self._thread.is_alive():
-            self.run(self.bot.close())
+            # The loop may have ended meanwhile, and the bot with it.
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._close_bot)
         self._thread.join(20)
+        assert not self._thread.is_alive()
         if self._error is not None:
             raise self._error
 

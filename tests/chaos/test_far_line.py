@@ -174,7 +174,7 @@ def test_a_limit_of_connections(echo_port: int) -> None:
     with Far(echo_port) as far, connected(far) as client:
         round_trip(client)
         far.set(max_connections=1)
-        with connected(far) as other, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connected(far) as other:
             other.recv(1)
         assert far.look()["refused"] == 1
 
