@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 import standfast
 from standfast import StandfastError
 from standfast.api.sync import Store
 from support.far import Far
-from support.hold import on_primary, soon, wait_direct
+from support.hold import locked, on_primary, soon, wait_direct
 
 PACKAGE = str(Path(standfast.__file__).parent)
 OPERATIONS = (
@@ -147,18 +146,6 @@ def alive() -> set[str]:
 def list_or_not(store: Store, name: str) -> None:
     with contextlib.suppress(StandfastError):
         list(store[name].items())
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another process's write transaction on the journal."""
-    connection = apsw.Connection(str(path))
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
-    finally:
-        connection.close()
 
 
 def sites(monkeypatch: pytest.MonkeyPatch, line: Far, url: str, folder: Path) -> list[Site]:

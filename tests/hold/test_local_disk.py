@@ -8,8 +8,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -20,7 +19,7 @@ from standfast import StandfastError
 from support.crash_disk import why_no_mounts
 from support.disk_app import PHASES, play
 from support.far import FarPg
-from support.hold import on_primary, soon, wait_direct
+from support.hold import locked, on_primary, soon, wait_direct
 
 MakeFar = Callable[..., FarPg]
 
@@ -116,18 +115,6 @@ def damage_a_page(path: Path) -> None:
     at = leaves[len(leaves) // 2]
     content[at : at + page_size] = b"\xff" * page_size
     path.write_bytes(content)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another process's write transaction on a SQLite file."""
-    connection = apsw.Connection(str(path))
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
-    finally:
-        connection.close()
 
 
 def test_a_locked_mirror_holds_up_no_write(pg_database: str, tmp_path: Path) -> None:

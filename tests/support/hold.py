@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import apsw
 import psycopg
 from psycopg import sql
 
@@ -19,6 +20,18 @@ from standfast.api.sync import Store
 from support import backends
 from support.cli import Ran, run_cli
 from support.databases import create_database
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process's write transaction on a SQLite file."""
+    connection = apsw.Connection(str(path))
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
 
 
 def soon(condition: Callable[[], Any], *, within_s: float, what: str = "") -> Any:

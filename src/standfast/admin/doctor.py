@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def examine(settings: Settings) -> Report:
     evidence = gather(settings)
     found = evidence.primary
     checks = [
-        *checked("url", lambda: files.url(settings, os.environ, Path.cwd())),
+        *checked("url", lambda: files.url(settings, Path.cwd())),
         *checked("connection", lambda: primary.connection(settings, found)),
     ]
     if isinstance(found, Primary):

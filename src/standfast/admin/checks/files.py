@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -38,7 +38,7 @@ _DOT_ENV = ".env"
 _MOST_LOOKED_AT, _MOST_NAMED = 100_000, 5
 
 
-def url(settings: Settings, environ: Mapping[str, str], folder: Path) -> Check:
+def url(settings: Settings, folder: Path) -> Check:
     """Whether the URL that was meant is the one that is used."""
     names = ("STANDFAST_DATABASE_URL", "DATABASE_URL")
     if settings.source != "default":
