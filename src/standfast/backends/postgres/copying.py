@@ -194,15 +194,22 @@ class PostgresFilling:
             )
 
     def _lowest(self, collection: str, rows: Sequence[Writing]) -> dict[str, int]:
-        """The versions of the tombstones of these keys."""
+        """The versions of the tombstones of these keys.
+
+        One that is trimmed meanwhile has raised the collection's floor, which is read after them.
+        """
         if not self._has_tombstones[collection]:
             return {}
         found = self._conn.execute(
             "SELECT key, version FROM standfast.tombstones WHERE collection = %s"
             " AND key = ANY (%b::text[])",
             (collection, [each.key for each in rows]),
-        )
-        return dict(found.fetchall())
+        ).fetchall()
+        floor = self._conn.execute(
+            "SELECT version_floor FROM standfast.collections WHERE name = %s", (collection,)
+        ).fetchone()
+        self._floors[collection] = floor[0] if floor else 0
+        return dict(found)
 
     def _columns(
         self, table: Table, rows: Sequence[Writing], lowest: Mapping[str, int]

@@ -179,13 +179,16 @@ def _check_references(conn: Connection[Any], table: Table, load: Load) -> None:
 
 
 def _buried(conn: Connection[Any], table: Table) -> tuple[int, dict[str, int]]:
-    """The collection's version floor, and the versions of its tombstones."""
-    row = conn.execute(
-        "SELECT version_floor FROM standfast.collections WHERE name = %s", (table.collection,)
-    ).fetchone()
+    """The collection's version floor, and the versions of its tombstones.
+
+    The floor is read last: it is above whatever was trimmed before the tombstones were read.
+    """
     buried = conn.execute(
         "SELECT key, version FROM standfast.tombstones WHERE collection = %s", (table.collection,)
     ).fetchall()
+    row = conn.execute(
+        "SELECT version_floor FROM standfast.collections WHERE name = %s", (table.collection,)
+    ).fetchone()
     return (int(row[0]) if row else 0), dict(buried)
 
 

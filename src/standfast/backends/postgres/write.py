@@ -88,6 +88,19 @@ _TOUCH: LiteralString = (
 _DELETE: LiteralString = (
     "WITH done AS (DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])" + _ALL
 )
+#: Nothing locks the key of a document that is not there: between the look at its tombstone and the
+#: insert others may have made and deleted it, and the tombstone may have been trimmed.  From the
+#: insert on the key is ours, so what this statement sees stays true: it removes the tombstones, and
+#: what would not be above what is known of its place is sent back (R17).
+_REBORN: LiteralString = (
+    "WITH born AS (SELECT * FROM unnest(%b::text[], %b::bigint[]) AS u(key, version)),"
+    " known AS (SELECT c.name, c.version_floor FROM standfast.collections c WHERE c.name = %s),"
+    " gone AS (DELETE FROM standfast.tombstones t USING born, known"
+    " WHERE t.collection = known.name AND t.key = born.key)"
+    " SELECT standfast.require(NOT EXISTS (SELECT FROM known CROSS JOIN born"
+    " LEFT JOIN standfast.tombstones t ON t.collection = known.name AND t.key = born.key"
+    " WHERE greatest(known.version_floor, t.version) >= born.version))"
+)
 _FORMS: tuple[tuple[str, LiteralString], ...] = (("insert", _INSERT), ("update", _UPDATE))
 
 
@@ -134,12 +147,9 @@ def write_rows(
     if doomed:
         conn.execute(statement(table, _DELETE), (key_values(table, doomed), len(doomed)))
     _bury(conn, table, kinds["delete"], before, after)
-    reborn = [key for key in kinds["insert"] if before[(table.collection, key)].version]
-    if reborn:
-        conn.execute(
-            "DELETE FROM standfast.tombstones WHERE collection = %s AND key = ANY (%s)",
-            (table.collection, reborn),
-        )
+    if kinds["insert"]:
+        versions = [after[(table.collection, key)].version for key in kinds["insert"]]
+        conn.execute(_REBORN, (kinds["insert"], versions, table.collection))
     log_change(conn, table.collection, keys)
 
 
