@@ -9,6 +9,7 @@ import random
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,53 @@ def test_the_journal_takes_the_spool_over(journal: Journal, tmp_path: Path) -> N
     assert [one.op.seq for one in again.everything()] == [1, 2, 3, 4]
     assert again.totals().ops == 4
     again.close()
+
+
+def test_a_spool_that_cannot_be_emptied(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I2, I12: what the journal has taken over is not pending a second time, and above all not
+    behind what was written since, here and in other processes; later it is emptied."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EIO, "no")
+
+    journal.spool.append([[make(1)], [make(2)]])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "truncate", full)
+        with journal.writing() as transaction:
+            transaction.add([make(3, body="3")], **BIG)
+        with closing(Journal(tmp_path)) as other:
+            for each in (journal, other):
+                assert [op.seq for op in each.at("c", "k")] == [1, 2, 3]
+                assert [one.op.seq for one in each.everything()] == [1, 2, 3]
+                assert each.totals().ops == 3
+                assert each.spooled() == []
+            journal.remove(journal.first(9))  # the primary has them
+            for each in (journal, other):
+                assert list(each.everything()) == []
+                assert not each.is_at("c", "k")
+            other.spool.append([[make(4)]])  # behind what could not be removed
+            for each in (journal, other):
+                assert [op.seq for op in each.at("c", "k")] == [4]
+                assert each.totals().ops == 1
+    journal.tidy()
+    assert journal.spool.path.stat().st_size == 0
+    assert [one.op.seq for one in journal.everything()] == [4]
+
+
+def test_an_op_in_both_files_is_pending_once(journal: Journal) -> None:
+    """I2, I12: the disk reports an error of a transaction that it has kept all the same: its ops go
+    into the spool under their names, and are read and replayed once."""
+    with journal.writing() as transaction:
+        transaction.add([make(1), make(2)], **BIG)
+    journal.spool.append([[make(2), make(3)]])
+    assert [op.seq for op in journal.at("c", "k")] == [1, 2, 3]
+    assert [one.op.seq for one in journal.first(10)] == [1, 2, 3]
+    with journal.writing() as transaction:
+        transaction.add([make(4)], **BIG)
+    assert [op.seq for op in journal.at("c", "k")] == [1, 2, 3, 4]
+    assert journal.totals().ops == 4
 
 
 def test_replaced_and_discarded_ops_leave_the_spool(journal: Journal) -> None:

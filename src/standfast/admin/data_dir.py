@@ -149,7 +149,7 @@ def look(data_dir: Path) -> Local:
             ops=totals.ops,
             bytes=totals.bytes,
             oldest_us=journal.oldest_us(),
-            spooled=len(journal.spool.pending()),
+            spooled=len(journal.spooled()),
             losses=tuple(map(str, journal.losses())),
             lanes=lanes,
             mirrored=mirrored,

@@ -124,7 +124,7 @@ def health_of(
         lag_ops=totals.ops,
         lag_bytes=totals.bytes,
         lag_s=max(0.0, (clock.now_us() - oldest_us) / 1e6) if oldest_us else 0.0,
-        spooled=len(local_state.journal.spool.pending()),
+        spooled=len(local_state.journal.spooled()),
         oldest_pending=oldest,
         journal_max_ops=local_state.options.max_journal_ops,
         mirrored=local_state.mirror.count(),
@@ -147,7 +147,7 @@ def local_problems(local_state: LocalState) -> Iterator[str]:
             "the mirror cannot be written, and is not read until it can; nothing acknowledged is"
             " lost; look at the disk"
         )
-    if journal.spool.ops():
+    if journal.spooled():
         yield (
             "the journal cannot be written: acknowledged writes are safe in spool.jsonl; look at"
             " the disk, and at who holds journal.db locked"

@@ -38,7 +38,7 @@ from standfast.limits import (
     SPOOLING_WAIT_S,
 )
 from standfast.ops.batch import Place
-from standfast.ops.types import Op, pack, unpack
+from standfast.ops.types import Identity, Op, pack, unpack
 from standfast.system.failpoints import failpoint
 
 FILE = "journal.db"
@@ -347,7 +347,7 @@ class Journal:
         """One durable transaction: what it adds is on disk when it returns (I1)."""
         with self._taking_spool() as spooled:
             # Once the spool is in use, it does not wait long for the journal again.
-            wait_s = JOURNAL_WAIT_S if spooled is None else SPOOLING_WAIT_S
+            wait_s = SPOOLING_WAIT_S if spooled else JOURNAL_WAIT_S
             doing = "writing the journal"
             with self._file.writing(doing, durable=True, wait_s=wait_s) as conn:
                 settled = self._forget_settled(conn)
@@ -358,59 +358,83 @@ class Journal:
             failpoint("journal-committed")
             if spooled is not None:
                 self.spool.empty()
+                self._is_spooling()  # where it cannot be emptied: what of it is pending
                 failpoint("spool-emptied")
 
     @contextmanager
     def _taking_spool(self) -> Generator[list[Op] | None]:
         """What the journal has to take over before anything is added to it; None: there is no
         spool."""
-        if not self.spool.ops():
+        if self.spool.is_empty:
             yield None
             return
         with self.spool.locked():
+            self._is_spooling()
             yield [op for _, op in self.spool.pending()]
 
     def take_spool(self) -> None:
         """Take over what is in the spool, if there is anything."""
-        if self.spool.ops():
+        if not self.spool.is_empty:
             with self.writing():
                 pass
 
+    def _is_spooling(self) -> bool:
+        """Whether anything is in the spool that is not known to be in the file.
+
+        Looked at before the file is: what is taken over in between is found in both, and not lost.
+        """
+        if self.spool.is_empty:
+            return False
+        with self._file.reading("reading the journal") as conn:
+            taken = conn.execute("SELECT value FROM meta WHERE name = 'spool_taken'").get
+        self.spool.taken_through(msgspec.json.decode(taken, type=Identity) if taken else None)
+        return bool(self.spool.ops())
+
+    def spooled(self) -> list[tuple[int, Op]]:
+        """The pending ops that are in the spool, with their index in it."""
+        return self.spool.pending() if self._is_spooling() else []
+
+    def _spooled_at(self, collection: str, key: str) -> list[Op]:
+        return self.spool.at(collection, key) if self._is_spooling() else []
+
     def at(self, collection: str, key: str) -> list[Op]:
         """The pending ops of one place, in order."""
+        spooled = self._spooled_at(collection, key)
         with self._file.reading("reading the journal") as conn:
             found = _at(conn, collection, key, self._settled)
-        return [*found, *self.spool.at(collection, key)]
+        names = {(op.lane, op.seq) for op in found} if spooled else ()
+        return [*found, *(op for op in spooled if (op.lane, op.seq) not in names)]
 
     def head(self, collection: str, key: str) -> Head | None:
         """The folded head of a place with all of its pending ops; None when there is none."""
-        if self._settled or self.spool.at(collection, key):
+        if self._settled or self._spooled_at(collection, key):
             return None
         with self._file.reading("reading the journal") as conn:
             return _head(conn, collection, key)
 
     def is_at(self, collection: str, key: str) -> bool:
         """Whether anything is pending on a place."""
-        if self._settled or self.spool.ops():
+        if self._settled or self._is_spooling():
             return bool(self.at(collection, key))
         with self._file.reading("reading the journal") as conn:
             return bool(conn.execute(_PLACE, (collection, key)).get)
 
     def count_at(self, collection: str, key: str, *, limit: int) -> int:
         """How many ops are pending on a place, counted up to a limit."""
+        spooled = self._spooled_at(collection, key)
         with self._file.reading("reading the journal") as conn:
             count: int = conn.execute(
                 "SELECT count(*) FROM (SELECT 1 FROM ops WHERE collection = ? AND key = ? LIMIT ?)",
                 (collection, key, limit),
             ).get
-        return min(limit, count + len(self.spool.at(collection, key)))
+        return min(limit, count + len(spooled))
 
     def keys(self, collection: str) -> list[str]:
         """The keys of a collection that have pending ops."""
+        spooled = [op.key for _, op in self.spooled() if op.collection == collection]
         with self._file.reading("reading the journal") as conn:
             found = conn.execute("SELECT DISTINCT key FROM ops WHERE collection = ?", (collection,))
             keys = [record[0] for record in found]
-        spooled = [op.key for _, op in self.spool.pending() if op.collection == collection]
         keys = list(dict.fromkeys([*keys, *spooled]))
         return [key for key in keys if self.is_at(collection, key)] if self._settled else keys
 
@@ -426,6 +450,7 @@ class Journal:
 
         At least one if there is one.  `without` names lanes that are left out.
         """
+        spooled = [Pending(_SPOOLED + index, op) for index, op in self.spooled()]
         with self._file.reading("reading the journal") as conn:
             found = conn.execute(
                 "SELECT id, op, bytes FROM ops WHERE id > ?"
@@ -440,17 +465,19 @@ class Journal:
                 if pending and max_bytes < 0:
                     return pending[:limit]
                 pending.append(Pending(number, unpack(op)))
-        if len(pending) < limit:
-            spooled = [Pending(_SPOOLED + index, op) for index, op in self.spool.pending()]
-            pending += [one for one in spooled if one.id > after and one.op.lane not in without]
+        if spooled and len(pending) < limit:
+            # One that the file has although the disk reported an error is pending once.
+            names = {(one.op.lane, one.op.seq) for one in pending}
+            behind = [one for one in spooled if one.id > after and one.op.lane not in without]
+            pending += [one for one in behind if (one.op.lane, one.op.seq) not in names]
         return pending[:limit]
 
     def totals(self) -> Totals:
         """How much is pending."""
         settled = list(self._settled.values())
+        spooled = [op for _, op in self.spooled()]
         with self._file.reading("reading the journal") as conn:
             ops, size = conn.execute("SELECT ops, bytes FROM totals").get
-        spooled = [op for _, op in self.spool.pending()]
         return Totals(
             max(0, ops - len(settled)) + len(spooled),
             max(0, size - sum(map(_size, settled))) + sum(map(_size, spooled)),
@@ -458,21 +485,21 @@ class Journal:
 
     def oldest_us(self) -> int | None:
         """When the oldest pending op was acknowledged, by this machine's clock."""
-        if self._settled or self.spool.ops():
+        if self._settled or self._is_spooling():
             return next((one.op.at_us for one in self.first(1)), None)
         with self._file.reading("reading the journal") as conn:
             return conn.execute("SELECT at_us FROM ops ORDER BY id LIMIT 1").get
 
     def holds(self, lane: str) -> bool:
         """Whether anything of a lane is pending."""
-        if self._settled or self.spool.ops():
+        if self._settled or self._is_spooling():
             return any(one.op.lane == lane for one in self.everything())
         with self._file.reading("reading the journal") as conn:
             return bool(conn.execute("SELECT 1 FROM ops WHERE lane = ? LIMIT 1", (lane,)).get)
 
     def has(self, lane: str, seq: int) -> bool:
         """Whether the op that a receipt names is pending."""
-        if self._settled or self.spool.ops():
+        if self._settled or self._is_spooling():
             return any(one.op.name == (lane, seq) for one in self.everything())
         with self._file.reading("reading the journal") as conn:
             if conn.execute("SELECT 1 FROM ops WHERE lane = ? AND seq = ?", (lane, seq)).get:
@@ -634,8 +661,14 @@ def _opened(path: Path) -> LocalFile:
     return _salvaged(path, found)
 
 
-def _add_spooled(conn: apsw.Connection, ops: Iterable[Op]) -> None:
-    """Take ops over; one that is there already was taken over before a kill -9."""
+def _add_spooled(conn: apsw.Connection, ops: Sequence[Op]) -> None:
+    """Take ops over; one that is there already was taken over before a kill -9.
+
+    Up to which is noted with them: the spool may be there for longer, and so may they not be.
+    """
+    if ops:
+        name = msgspec.json.encode((ops[-1].lane, ops[-1].seq)).decode()
+        conn.execute("INSERT OR REPLACE INTO meta VALUES ('spool_taken', ?)", (name,))
     for op in ops:
         size = _size(op)
         conn.execute(
@@ -666,6 +699,8 @@ def _salvaged(path: Path, found: Salvaged) -> LocalFile:
     with file.writing("taking over a damaged journal", durable=True) as conn:
         conn.execute(_ADDED)
         conn.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", found.meta)
+        # What it had taken over may be among what is lost.
+        conn.execute("DELETE FROM meta WHERE name = 'spool_taken'")
         conn.executemany("INSERT OR IGNORE INTO lanes VALUES (?, ?)", found.lanes)
         conn.executemany(
             "INSERT OR IGNORE INTO ops (id, lane, seq, collection, key, bytes, at_us, op)"

@@ -274,7 +274,7 @@ class LocalState:
             return op.history == own
 
         journal = self.journal
-        if not all(is_meant(op) for _, op in journal.spool.pending()):
+        if not all(is_meant(op) for _, op in journal.spooled()):
             return False
         if journal.totals().ops and not all(is_meant(one.op) for one in journal.everything()):
             return False

@@ -105,24 +105,43 @@ class Spool:
         self._content = Content([])
         self._places: dict[Place, list[Op]] = {}
         self._settled: set[Identity] = set()
+        self._taken: Identity | None = None
+        self._skipped = 0
         self.changes = 0
         """How often its content was seen to have changed."""
 
     # ---- reading
 
-    def ops(self) -> list[Op]:
-        """Every op in it, in order, settled ones included: an op keeps its index."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no op in it, whatever became of it."""
         self.look()
-        return self._content.ops
+        return not self._content.ops
+
+    def ops(self) -> list[Op]:
+        """Every op in it that was not taken over, in order, settled ones included."""
+        self.look()
+        return self._content.ops[self._skipped :]
+
+    def taken_through(self, name: Identity | None) -> None:
+        """The journal has taken over the op of this name, and what comes before it.
+
+        A spool that could not be emptied afterwards holds ops that are not pending here any more.
+        """
+        if name != self._taken:
+            with self._turn:
+                self._taken = name
+                self._index_anew()
+                self.changes += 1
 
     def pending(self) -> list[tuple[int, Op]]:
-        """The ops that are not known to be settled, with their index."""
+        """The ops that are neither taken over nor known to be settled, with a lasting index."""
         self.look()
         settled = self._settled
         return [
             (index, op)
             for index, op in enumerate(self._content.ops)
-            if (op.lane, op.seq) not in settled
+            if index >= self._skipped and (op.lane, op.seq) not in settled
         ]
 
     def at(self, collection: str, key: str) -> list[Op]:
@@ -164,9 +183,15 @@ class Spool:
         self._content = content_of(data)
         if not self._content.ops:
             self._settled.clear()
-        self._places = {}
-        self._index(self._content.ops)
+        self._index_anew()
         self.changes += 1
+
+    def _index_anew(self) -> None:
+        self._places = {}
+        ops, taken = self._content.ops, self._taken
+        counts = range(len(ops), 0, -1) if taken else ()
+        self._skipped = next((n for n in counts if (ops[n - 1].lane, ops[n - 1].seq) == taken), 0)
+        self._index(ops[self._skipped :])
 
     def _index(self, ops: Iterable[Op]) -> None:
         for op in ops:
