@@ -174,6 +174,7 @@ class Mirror:
         self._mark: FileLock | None = None
         self._pause_s, self._retry_at = _FIRST_PAUSE_S, 0.0
         self._warned = self._closed = False
+        self._spoiled = False  # whether it missed something, and could not be removed
         self._process = os.getpid()
         with self._turn:
             self._begin()
@@ -188,8 +189,10 @@ class Mirror:
     def _begin(self) -> None:
         """Open the file, or a new one in the place of a damaged one."""
         try:
-            if self._missed_by_the_dead():
+            if self._spoiled or self._marks_of_the_dead():
                 self._unlink()
+                self._spoiled = False
+                self._unmark()
             try:
                 self._file = self._opened()
             except (CorruptData, ConfigError) as error:
@@ -232,24 +235,20 @@ class Mirror:
             raise
         return file
 
-    def _missed_by_the_dead(self) -> bool:
-        """Whether a process ended while the mirror missed what it had in memory."""
-        dead = False
+    def _marks_of_the_dead(self) -> list[Path]:
+        """The marks of processes that ended while the mirror missed what they had in memory."""
+        found: list[Path] = []
         for path in self._path.parent.glob(f"{self._path.name}{_BEHIND}*"):
             probe = FileLock(path)
             if probe.acquire():
-                dead = True
+                found.append(path)
                 probe.release()
-        return dead
+        return found
 
     def _unlink(self) -> None:
-        """Remove the file, and the marks of processes that ended while it missed something."""
         self._path.unlink(missing_ok=True)
-        for path in self._path.parent.glob(f"{self._path.name}{_BEHIND}*"):
-            probe = FileLock(path)
-            if probe.acquire():
-                path.unlink(missing_ok=True)
-                probe.release()
+        for path in self._marks_of_the_dead():
+            path.unlink(missing_ok=True)
 
     def _drop(self, error: StandfastError | OSError) -> None:
         """It missed something, or is damaged: nobody may read it again, whatever happens next."""
@@ -259,7 +258,14 @@ class Mirror:
         self._warn(error)
         if file is None or os.getpid() != self._process:  # a forked child has closed its copies
             return
-        damaged = isinstance(error, CorruptData) and error.code != "file_gone"
+        self._remove(file, damaged=isinstance(error, CorruptData) and error.code != "file_gone")
+        file.close()
+        if not os.path.lexists(self._path):  # SQLite removes none beside a file that is gone
+            for ending in COMPANIONS:
+                with contextlib.suppress(OSError):
+                    Path(f"{self._path}{ending}").unlink()
+
+    def _remove(self, file: LocalFile, *, damaged: bool = False) -> None:
         try:
             if file.in_place:
                 if damaged:
@@ -267,13 +273,10 @@ class Mirror:
                     remove_oldest(self._path)
                 else:
                     self._path.unlink()
-        except OSError:
+        except (StandfastError, OSError):
             logger.exception("the mirror that missed something cannot be removed")
-        file.close()
-        if not os.path.lexists(self._path):  # SQLite removes none beside a file that is gone
-            for ending in COMPANIONS:
-                with contextlib.suppress(OSError):
-                    Path(f"{self._path}{ending}").unlink()
+            self._spoiled = True  # neither this process nor, by the mark, the next one reads it
+            self._is_marked()
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
@@ -289,8 +292,9 @@ class Mirror:
 
     def _unmark(self) -> None:
         if self._mark is not None:
-            with contextlib.suppress(OSError):
-                self._mark.path.unlink()
+            if not self._spoiled:
+                with contextlib.suppress(OSError):
+                    self._mark.path.unlink()
             self._mark.release()
             self._mark = None
 
@@ -723,9 +727,8 @@ class Mirror:
         with self._turn:
             self.catch_up()
             self._closed = True
-            if self._behind and self._file is not None and self._file.in_place:
-                with contextlib.suppress(OSError):
-                    self._path.unlink()  # what it missed is in memory only
+            if self._behind and self._file is not None:
+                self._remove(self._file)  # what it missed is in memory only
             self._unmark()
             if self._file is not None:
                 self._file.close()

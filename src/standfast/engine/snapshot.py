@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from standfast.engine.overlay import MirrorRow
 from standfast.ops.types import Row, State
 from standfast.system.failpoints import failpoint
 from standfast.system.files import make_directory, read_regular, write_atomic
+
+logger = logging.getLogger("standfast")
 
 FOLDER = "snapshot"
 
@@ -42,6 +45,7 @@ class Snapshots:
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / FOLDER
         self._names: dict[str, str] = {}
+        self._distrusted = False
         self._read: dict[str, tuple[tuple[str | int, ...], dict[str, MirrorRow]]] = {}
 
     def path(self, collection: str) -> Path:
@@ -103,19 +107,40 @@ class Snapshots:
             if note is None:
                 note = self._names[collection] = str(self._note(collection))
             if os.path.lexists(note):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(note).unlink()
+                self._remove(note)
 
     def spoil_all(self) -> None:
         """What was known of the database holds no longer."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             for note in self._folder.glob(".*.note"):
-                note.unlink(missing_ok=True)
+                self._remove(str(note))
+        except OSError as error:
+            self._distrust(error)
+
+    def _remove(self, note: str) -> None:
+        """An empty note is none.  The primary has answered, so nobody's call fails by this."""
+        for remove in (os.unlink, _empty):
+            try:
+                remove(note)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                failure = error
+            else:
+                return
+        self._distrust(failure)
+
+    def _distrust(self, error: OSError) -> None:
+        if not self._distrusted:
+            logger.warning("snapshots are not read: they cannot be removed: %s", error.strerror)
+        self._distrusted = True
 
     # ---- reading
 
     def row(self, collection: str, key: str, *, history: str) -> MirrorRow | None:
         """What the snapshot has at a key; None also where there is no snapshot to be read."""
+        if self._distrusted:
+            return None
         try:
             found = self._note(collection).stat()
             state = (history, found.st_ino, found.st_size, found.st_mtime_ns)
@@ -142,3 +167,7 @@ class Snapshots:
             )
             for key, times in note.rows.items()
         }
+
+
+def _empty(path: str) -> None:
+    os.truncate(path, 0)

@@ -84,8 +84,9 @@ class LocalFile:
 
     @property
     def in_place(self) -> bool:
-        """Whether the file is still the one that was opened."""
-        return inode_of(self.path) == self._inode
+        """Whether the file is still the one that was opened; raises where nobody can tell."""
+        with mapped(f"looking at {self.path}"):
+            return inode_of(self.path) == self._inode
 
     def _install(self, mark: int, schema: str) -> None:
         conn = self._writer
