@@ -1,89 +1,50 @@
-"""Each operation on a local file fails for a while (R26): threads go on, and nothing that was
-acknowledged is lost."""
+"""Each operation on a local file fails in each phase of a store (R26, I1, I12).
+
+Its threads go on, or have ended where it could not be opened; health says what is wrong while it
+is, and nothing that was acknowledged is lost or read in an older state.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import os
-import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import apsw
 import pytest
 
 import standfast
 from standfast import StandfastError
 from standfast.api.sync import Store
+from standfast.engine import replicated
 from support.far import Far
-from support.hold import locked, on_primary, soon, wait_direct
+from support.file_faults import Faults, PackageFaults, Site, SqliteFaults
+from support.hold import on_primary, soon, wait_direct
 
-PACKAGE = str(Path(standfast.__file__).parent)
-OPERATIONS = (
-    *("open", "write", "fsync", "ftruncate", "truncate", "unlink", "replace", "rename", "mkdir"),
-    *("stat", "lseek", "scandir"),
+PHASES = ("open", "healthy", "outage", "drain", "close", "reopen")
+#: What is tried by default.
+SAMPLE: tuple[tuple[type[Faults], Site, Sequence[str]], ...] = (
+    (PackageFaults, ("fstat", "files.read_regular"), ("outage", "drain", "close")),
+    (SqliteFaults, ("xSync", "journal.db-wal"), ("outage",)),
 )
-ERRORS = {"open": errno.EMFILE, "write": errno.ENOSPC}
-Site = tuple[str, str]
-
-
-class Faults:
-    """Makes one operation fail at one place of the package, as long as it is `on`."""
-
-    def __init__(self) -> None:
-        self.seen: Counter[Site] = Counter()
-        self.failing: Site | None = None
-        self.struck = 0
-
-    @contextmanager
-    def installed(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Every such operation of the package is seen inside the block."""
-        with monkeypatch.context() as patch:
-            for name in OPERATIONS:
-                patch.setattr(os, name, self._watched(name, getattr(os, name)))
-            yield
-
-    def _watched(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any, **named: Any) -> Any:
-            site = (name, _place())
-            if site[1]:
-                self.seen[site] += 1
-                if site == self.failing:
-                    self.struck += 1
-                    raise OSError(ERRORS.get(name, errno.EIO), "injected")
-            return original(*arguments, **named)
-
-        return watched
-
-
-def _place() -> str:
-    """The function of the package that is nearest to the operation; empty when there is none."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_filename.startswith(PACKAGE):
-            return f"{Path(code.co_filename).stem}.{code.co_name}"
-        if "/importlib" in code.co_filename or "<frozen importlib" in code.co_filename:
-            return ""
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
 
 
 class Scene:
     """A store through a direct time, an outage with a locked journal, a replay and a restart."""
 
-    def __init__(self, line: Far, near_url: str, data_dir: Path) -> None:
-        self.line, self.near_url, self.data_dir = line, near_url, data_dir
-        self.url = line.url(near_url)
+    def __init__(self, line: Far, near_url: str, data_dir: Path, faults: Faults) -> None:
+        self.line, self.near_url, self.data_dir, self.faults = line, near_url, data_dir, faults
         self.name = data_dir.name.replace("-", "_")
         self.acknowledged: dict[str, int] = {}
         self.tried: dict[str, int] = {}
+
+    def open(self) -> Store:
+        url = self.line.url(self.near_url)
+        return standfast.open(url, data_dir=self.data_dir, deadline_s=0.4)
 
     def write(self, store: Store) -> None:
         for key in ("a", "b"):
@@ -93,111 +54,160 @@ class Scene:
                 self.acknowledged[key] = number
             with contextlib.suppress(StandfastError):
                 found = store[self.name].get(key, 0)
-                assert self.acknowledged.get(key, 0) <= found <= number
+                assert self.acknowledged.get(key, 0) <= found <= number, "an older state was read"
 
-    def play(self, during: Callable[[bool], None]) -> None:
-        """`during(True)` when the fault begins, `during(False)` when it ends."""
-        options: dict[str, Any] = {"data_dir": self.data_dir, "deadline_s": 0.4}
-        store = standfast.open(self.url, **options)
-        try:
-            wait_direct(store)
-            self.write(store)
+    def list(self, store: Store) -> None:
+        with contextlib.suppress(StandfastError):
             list(store[self.name].items())
-            before = alive()
-            during(True)
-            self.write(store)
-            with self.line.down():
-                self.write(store)
-                with locked(self.data_dir / "journal.db"):
-                    self.write(store)
-                self.write(store)
-            with contextlib.suppress(AssertionError):
-                wait_direct(store, within_s=1.5)
-            list_or_not(store, self.name)
-            time.sleep(1.1)  # a turn of the housekeeper, which writes snapshots
-            self.write(store)
-            assert alive() >= before
-            store.close(timeout_s=0)
-            with contextlib.suppress(StandfastError, OSError):
-                second = standfast.open(self.url, **options)
-                self.write(second)
-                second.close(timeout_s=0)
+
+    def play(self) -> None:
+        """What fails, fails with an error of ours; afterwards everything works."""
+        try:
+            with self.faults.installed():
+                self._play()
         finally:
-            during(False)
-            store.close(timeout_s=0)
-        with standfast.open(self.url, **options) as store:
+            self.faults.phase = ""
+        with self.open() as store:
             wait_direct(store)
             self.write(store)
-            soon(lambda: store.health().healthy, within_s=15)
-            self.check()
-
-    def check(self) -> None:
+            soon(lambda: store.health().healthy, within_s=15, what=str(store.health().problems))
         found = on_primary(self.near_url, self.name)
         for key, last in self.acknowledged.items():
             assert last <= found[key] <= self.tried[key], (key, found, self.acknowledged)
 
+    def _play(self) -> None:
+        store = self._opened("open") or self._opened("")
+        assert store is not None
+        try:
+            self._healthy(store)
+            before = alive()
+            self._outage(store)
+            assert alive() >= before, before - alive()
+            self.faults.phase = "close"
+            with self.line.down():
+                self.write(store)
+                store.close(timeout_s=0)
+        finally:
+            self.faults.phase = ""
+            store.close(timeout_s=0)
+        assert_none_alive()
+        again = self._opened("reopen")
+        if again is not None:
+            try:
+                self.write(again)
+                again.close(timeout_s=0)
+            finally:
+                self.faults.phase = ""
+                again.close(timeout_s=0)
+            assert_none_alive()
+
+    def _opened(self, phase: str) -> Store | None:
+        self.faults.phase = phase
+        try:
+            return self.open()
+        except StandfastError:
+            self.faults.phase = ""
+            assert phase, "nothing failed"
+            assert_none_alive()
+            return None
+
+    def _healthy(self, store: Store) -> None:
+        wait_direct(store)
+        self.faults.phase = "healthy"
+        self.write(store)
+        self.list(store)
+        for _ in range(3):  # turns of the housekeeper, which writes snapshots when it is quiet
+            store.health()
+            time.sleep(0.1)
+
+    def _outage(self, store: Store) -> None:
+        self.faults.phase = "outage"
+        with self.line.down():
+            self.write(store)
+            with locked(self.data_dir / "journal.db"):
+                self.write(store)
+            self.write(store)
+            store.health()
+        self.faults.phase = "drain"
+        with contextlib.suppress(AssertionError):
+            wait_direct(store, within_s=1.0)
+        self.list(store)
+        self.write(store)
+        store.health()
+
 
 def alive() -> set[str]:
-    """The threads of the engine; those that make one connection come and go."""
-    names = {one.name for one in threading.enumerate()}
-    return {one for one in names if one.startswith("standfast-")} - {"standfast-connect"}
+    """The threads of engines, but for those that come and go."""
+    names = {one.name for one in threading.enumerate() if one.name.startswith("standfast-")}
+    return names - {"standfast-connect", "standfast-checkpointer", "standfast-watchdog"}
 
 
-def list_or_not(store: Store, name: str) -> None:
-    with contextlib.suppress(StandfastError):
-        list(store[name].items())
+def assert_none_alive() -> None:
+    soon(lambda: not alive(), within_s=2, what=f"{alive()} are left")
 
 
-def sites(monkeypatch: pytest.MonkeyPatch, line: Far, url: str, folder: Path) -> list[Site]:
-    """Every operation of the package on a file, once the store is open."""
-    faults = Faults()
-    begun: list[Counter[Site]] = []
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process's write transaction on a SQLite file, which nothing keeps from it."""
+    connection = apsw.Connection(str(path), vfs="unix")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
 
-    def during(on: bool) -> None:
-        begun.append(Counter(faults.seen))
 
-    with faults.installed(monkeypatch):
-        Scene(line, url, folder / "watched").play(during)
-    return sorted(faults.seen - begun[0])
+def sites(kind: type[Faults], line: Far, url: str, folder: Path) -> list[tuple[Site, str]]:
+    """Every operation on a file that is seen, with each phase in which it is."""
+    faults = kind()
+    Scene(line, url, folder / "watched", faults).play()
+    found = [(site, phase) for site, seen in faults.seen.items() for phase in seen if phase]
+    return sorted(found)
 
 
 def run_faults(
-    monkeypatch: pytest.MonkeyPatch, url: str, folder: Path, *chosen: Site
-) -> list[Site]:
-    """Let these fail, one after the other; by default all that there are."""
+    url: str, folder: Path, chosen: Sequence[tuple[type[Faults], Site, Sequence[str]]]
+) -> int:
+    """Let these fail, one after the other; how many did."""
+    struck = 0
     with Far.to(url) as line:
-        found = list(chosen) or sites(monkeypatch, line, url, folder)
-        for number, site in enumerate(found):
-            faults = Faults()
-
-            def during(on: bool, faults: Faults = faults, site: Site = site) -> None:
-                faults.failing = site if on else None
-
+        for number, (kind, site, phases) in enumerate(chosen):
+            faults = kind()
+            faults.fail(site, at=phases)
             try:
-                with faults.installed(monkeypatch):
-                    Scene(line, url, folder / f"fault{number}").play(during)
+                Scene(line, url, folder / f"fault{number}", faults).play()
             except BaseException as error:
-                error.add_note(f"{site[0]} failed in {site[1]}")
+                error.add_note(f"{site[0]} failed at {site[1]} in {phases}")
                 raise
-            assert faults.struck, site
-            logging.getLogger(__name__).info("%s %s: %d", *site, faults.struck)
-        return found
+            logging.getLogger(__name__).info("%s %s %s: %d", *site, phases, faults.struck)
+            struck += faults.struck > 0
+    return struck
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The housekeeper has its turn often."""
+    monkeypatch.setattr(replicated, "SNAPSHOT_PAUSE_S", 0.1)
+
+
+def test_an_operation_on_a_file_fails(pg_database: str, tmp_path: Path) -> None:
+    """R26, I1, I12: some of them, each in a phase in which that went wrong once."""
+    assert run_faults(pg_database, tmp_path, SAMPLE) == len(SAMPLE)
 
 
 @pytest.mark.slow
-def test_an_operation_on_a_file_that_fails(
-    pg_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """R26, I1: the spool cannot be synced: threads go on, nothing acknowledged is lost."""
-    run_faults(monkeypatch, pg_database, tmp_path, ("fsync", "spool._write"))
-
-
-@pytest.mark.xfail(
-    reason="close() raises, and leaves its threads, while the spool cannot be read", strict=False
-)
-@pytest.mark.slow
+@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("kind", [PackageFaults, SqliteFaults])
 def test_each_operation_on_a_file_fails(
-    pg_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pg_database: str, tmp_path: Path, kind: type[Faults], part: int
 ) -> None:
-    """R26, I1: the same for every operation that there is."""
-    assert len(run_faults(monkeypatch, pg_database, tmp_path)) >= 15
+    """R26, I1, I12: every operation that there is, in each phase, and in all of them."""
+    with Far.to(pg_database) as line:
+        found = sites(kind, line, pg_database, tmp_path)
+    every: list[tuple[type[Faults], Site, Sequence[str]]] = [
+        *((kind, site, (phase,)) for site, phase in found),
+        *((kind, site, PHASES) for site in sorted({site for site, _ in found})),
+    ]
+    assert len(every) >= 60
+    assert run_faults(pg_database, tmp_path, every[part::6]) >= 8

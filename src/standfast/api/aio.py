@@ -184,7 +184,10 @@ class AsyncStore:
         await asyncio.to_thread(self.handle.flush, timeout_s)
 
     async def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> int:
-        """Release everything; returns how many acknowledged writes still wait for the primary."""
+        """Release everything; returns how many acknowledged writes still wait for the primary.
+
+        -1: the local files cannot be read now, so it is not known how many these are.
+        """
         return await asyncio.to_thread(self.engine.close, timeout_s)
 
     async def __aenter__(self) -> AsyncStore:

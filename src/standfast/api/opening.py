@@ -14,7 +14,8 @@ from typing import Literal, cast
 from standfast.api.aio import AsyncStore, Opening
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
-from standfast.backends.memory import MemoryBackend, MemoryServer
+from standfast.backends.memory import MemoryBackend
+from standfast.backends.memory_server import MemoryServer
 from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_settings
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine
@@ -147,17 +148,20 @@ def _in_memory(
 
 def open_engine(settings: Settings, options: OutageOptions) -> Engine:
     """The engine of these settings, with its threads running."""
+    from standfast.backends.sqlite.errors import mapped
+
     for warning in settings.target.warnings:
         logger.warning("%s: %s", settings.source, warning)
     for warning in _set_up_warnings(settings):
         logger.warning("%s", warning)
     backend = backend_for(settings.target, max_connections=options.max_connections)
     try:
-        engine = _engine_for(settings, options, backend)
+        with mapped(f"opening the data directory {settings.data_dir}"):
+            engine = _engine_for(settings, options, backend)
     except BaseException:
         backend.close()
         raise
-    logger.info("opened %s, data directory %s", backend.display, settings.data_dir.resolve())
+    logger.info("opened %s, data directory %s", backend.display, settings.data_dir.absolute())
     return _registered(engine)
 
 

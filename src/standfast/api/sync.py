@@ -231,7 +231,8 @@ class Store(Blocking[AsyncStore]):
         """Release everything; returns how many acknowledged writes still wait for the primary.
 
         Bounded by `timeout_s` and the deadline.  What waits is safe in the journal, and replayed
-        when the data directory is opened again.  Idempotent.
+        when the data directory is opened again.  -1: the local files cannot be read now, so it is
+        not known how many these are.  Idempotent.
         """
         return self.calls.engine.close(timeout_s)
 

@@ -13,8 +13,9 @@ import uuid
 from collections.abc import Container
 from pathlib import Path
 
+from standfast.backends.sqlite.errors import mapped
 from standfast.system.failpoints import failpoint
-from standfast.system.files import make_directory
+from standfast.system.files import is_there, make_directory
 from standfast.system.locks import FileLock
 
 FOLDER = "lanes"
@@ -30,9 +31,10 @@ class Lane:
         self.seq = 0
         self.expected_watermark = 0
         self.batches = 0
-        make_directory(data_dir / FOLDER)
         self.lock = FileLock(data_dir / FOLDER / f"{self.id}.lock")
-        self.lock.acquire()
+        with mapped(f"opening a lane in {data_dir}"):
+            make_directory(data_dir / FOLDER)
+            self.lock.acquire()
         failpoint("lane-locked")
 
     def next_seq(self) -> int:
@@ -49,15 +51,14 @@ class Lane:
 
 
 def is_dead(data_dir: Path, lane: str) -> bool:
-    """Whether no process holds this lane any more."""
+    """Whether no process holds this lane any more; raises where that cannot be found out."""
     path = data_dir / FOLDER / f"{lane}.lock"
-    if not path.exists():
-        return True
     probe = FileLock(path)
-    try:
-        return probe.acquire()
-    finally:
-        probe.release()
+    with mapped(f"looking at the lanes in {data_dir}"):
+        try:
+            return not is_there(path) or probe.acquire()
+        finally:
+            probe.release()
 
 
 def forget(data_dir: Path, lane: str) -> None:

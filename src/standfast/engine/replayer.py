@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from standfast.backends.base import Backend
+from standfast.backends.sqlite.errors import mapped
 from standfast.engine import clock, lanes
 from standfast.engine.activity import Activity
 from standfast.engine.journal import Pending
@@ -118,8 +119,9 @@ class Replayer:
         if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return "waiting"
         try:
-            if not self._drain_lock.acquire():
-                return "waiting"
+            with mapped(f"locking the replay of {self._data_dir}"):
+                if not self._drain_lock.acquire():
+                    return "waiting"
             failpoint("drain-locked")
             self._limit = max(deadline, time.monotonic() + _SHORTEST_S) if held_up else None
             try:

@@ -7,6 +7,7 @@ journal, a connector makes connections.  Local reads run in the caller's own thr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -95,6 +96,8 @@ T = TypeVar("T")
 
 #: How long `open` waits for the primary before it goes on without.
 OPEN_GRACE_S = 0.5
+#: How long it waits for each thread that it has started, when it fails.
+ABANDON_S = 0.5
 
 
 class ReplicatedEngine:
@@ -123,6 +126,7 @@ class ReplicatedEngine:
             notify=self.notifier.notify,
         )
         self._held: StandfastError | None = None
+        self._pending_seen = 0
         self._closed = False
         self._changed = threading.Condition()
         self.replayer = Replayer(
@@ -148,13 +152,18 @@ class ReplicatedEngine:
         """Start the threads, and wait for the primary, but not for long.
 
         Raises what the primary answered when that was a refusal, or, with `fallback="off"`, that
-        there is no connection.
+        there is no connection.  Then, and after any other error, nothing of it is left running.
         """
+        try:
+            self._start()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _start(self) -> None:
         off = self.local_state.options.fallback == "off"
         failure = self._connector.begin(CONNECT_DEADLINE_S if off else self.deadline_s)
         if failure is not None and not self._works_without(failure):
-            self._connector.timer.close()
-            self._close_files()
             raise failure
         self._report_file.begin()
         self._report_file.write(self.report(), -2)
@@ -221,9 +230,9 @@ class ReplicatedEngine:
         if "drain" in actions or (now.drain_at and now.drain_at != before.drain_at):
             self._replaying.timer.schedule(now.drain_at or time.monotonic())
         if "announce" in actions:
-            totals = self.local_state.journal.totals()
-            self.activity.changed(now, pending=totals.ops)
-            self.notifier.announce(before.mode, now.mode, now.cause, totals.ops)
+            pending = self._pending()
+            self.activity.changed(now, pending=pending)
+            self.notifier.announce(before.mode, now.mode, now.cause, pending)
         with self._changed:
             self._changed.notify_all()
 
@@ -458,7 +467,8 @@ class ReplicatedEngine:
     def close(self, timeout_s: float) -> int:
         """Stop within the timeout and the deadline; returns how many writes are still pending.
 
-        They are safe in the journal, and are replayed by whoever opens the directory next.
+        They are safe in the journal, and are replayed by whoever opens the directory next.  -1: the
+        local files cannot be read now.
         """
         with self._changed:
             if self._closed:
@@ -467,14 +477,10 @@ class ReplicatedEngine:
         failpoint("close-begun")
         until = time.monotonic() + self.deadline_s + timeout_s
         if self.mode is not Mode.JOURNALING:
-            self.flush(timeout_s)
+            with contextlib.suppress(StandfastError):  # without its files it is closed all the same
+                self.flush(timeout_s)
         failpoint("close-flushed")
-        self.write_queue.close()
-        for part in (
-            *(self._replaying.timer, self._connector.timer),
-            *(self._reader, self._housekeeping, self._trimming.timer),
-        ):
-            part.close()
+        self._end_threads()
         if self.mode is Mode.JOURNALING:
             self._close_backends()  # a connection that is being made is given up
         for thread in self._threads():
@@ -482,20 +488,58 @@ class ReplicatedEngine:
         failpoint("close-stopped")
         if self.mode is Mode.DIRECT and self._writer.stopped:
             self._writer.close_lanes()
-        left = self.local_state.journal.totals().ops
+        left = self._left()
         self._report_file.write(self.report(closed=True), -2)
         self._report_file.end()
         self._close_files()
         failpoint("close-done")
         self.notifier.close()
-        if left:
+        if left > 0:
             logger.warning(
                 "%d acknowledged writes are still in the journal in %s; they are replayed when"
                 " the store is opened again",
                 left,
-                self.local_state.data_dir.resolve(),
+                self.local_state.data_dir.absolute(),
             )
         return left
+
+    def _left(self) -> int:
+        """How many writes are pending; -1, with a warning, where the files cannot be read."""
+        try:
+            return self.local_state.journal.totals().ops
+        except StandfastError as error:
+            logger.warning(
+                "it cannot be read how many acknowledged writes wait (%s); those that do are"
+                " replayed when the store is opened again",
+                error.message,
+            )
+            return -1
+
+    def _pending(self) -> int:
+        """How many writes are pending, as last seen while the files cannot be read."""
+        with contextlib.suppress(StandfastError):
+            self._pending_seen = self.local_state.journal.totals().ops
+        return self._pending_seen
+
+    def _end_threads(self) -> None:
+        """Let each thread end after what it is doing."""
+        self.write_queue.close()
+        for part in (
+            *(self._replaying.timer, self._connector.timer),
+            *(self._reader, self._housekeeping, self._trimming.timer),
+        ):
+            part.close()
+
+    def _abandon(self) -> None:
+        """It could not be opened: end what was started, and release what was taken."""
+        self._closed = True
+        self._end_threads()
+        self._close_backends()  # a connection that is being made is given up
+        for thread in self._threads():
+            if thread.ident:
+                thread.join(ABANDON_S)
+        self._report_file.end()
+        self._close_files()
 
     def _close_files(self) -> None:
         if self._writer.stopped:
@@ -533,7 +577,7 @@ class ReplicatedEngine:
         return self.activity.report(
             self.situation,
             lane=self._writer.lane.id,
-            pending=self.local_state.journal.totals().ops,
+            pending=self._pending(),
             problems=tuple(self.replayer.waiting.sentences()),
             closed=closed,
         )

@@ -119,9 +119,9 @@ class Snapshots:
 
     def _remove(self, note: str) -> None:
         """An empty note is none.  The primary has answered, so nobody's call fails by this."""
-        for remove in (os.unlink, _empty):
+        for remove in (Path.unlink, _empty):
             try:
-                remove(note)
+                remove(Path(note))
             except FileNotFoundError:
                 return
             except OSError as error:
@@ -169,5 +169,5 @@ class Snapshots:
         }
 
 
-def _empty(path: str) -> None:
+def _empty(path: Path) -> None:
     os.truncate(path, 0)

@@ -69,7 +69,10 @@ def filesystem_of(path: Path, mounted: str) -> str:
     `mounted` is in the form of fstab(5): of the mount points above the path, the longest counts,
     and of several at one point the last.
     """
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except OSError:
+        return ""
     best, kind = -1, ""
     for line in mounted.splitlines():
         fields = line.split()

@@ -62,6 +62,15 @@ def make_directory(path: Path) -> None:
     fsync_directory(path.parent)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything at a path; OSError where that cannot be found out."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def fsync_directory(path: Path) -> None:
     """Make renames, creations and removals in a directory durable, where the system can."""
     if _DIRECTORY is None:
