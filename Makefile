@@ -28,6 +28,10 @@ export PIP_USER := 0
 # Pyright is pinned: that a newer one exists is no news.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# Tests, benchmarks and `make matrix` start hundreds of processes: without the bytecode that the
+# first one keeps, each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: adapters help demo quick test coverage matrix lint format chaos far older bench docs
