@@ -15,7 +15,7 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
 from standfast.engine.embedded import EmbeddedEngine
-from support.databases import temporary_database
+from support.databases import Reused, temporary_database
 from support.roles import AppRole, app_role
 from support.traps import set_traps
 
@@ -48,7 +48,7 @@ def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
             made.append(app.backend())
             return made[-1]
     else:
-        target = parse_url(request.getfixturevalue("pg_database"))
+        target = parse_url(request.getfixturevalue("pg_installed"))
 
         def make() -> Backend:
             made.append(PostgresBackend(target))
@@ -86,31 +86,41 @@ def app_template(pg_admin_url: str, trap_template: str) -> Iterator[AppRole]:
         yield app
 
 
-@pytest.fixture
-def odd_app(pg_admin_url: str, app_template: AppRole) -> Iterator[AppRole]:
-    """That app, in a database of this test's own."""
+@pytest.fixture(scope="session")
+def app_database(pg_admin_url: str, app_template: AppRole) -> Iterator[Reused]:
     with temporary_database(pg_admin_url, template=_name(app_template.dba_url)) as url:
-        yield replace(app_template, dba_url=url)
+        replace(app_template, dba_url=url).run_script(["things"])  # whose rights on `public` stay
+        reused = Reused(url)
+        yield reused
+        reused.close()
+
+
+@pytest.fixture
+def odd_app(app_template: AppRole, app_database: Reused) -> Iterator[AppRole]:
+    """That app, in a database as the printed script leaves it."""
+    yield replace(app_template, dba_url=app_database.url)
+    app_database.reset()
 
 
 @pytest.fixture(scope="session")
-def installed_template(pg_admin_url: str) -> Iterator[str]:
-    """The name of a database with the bookkeeping, and no collection."""
+def installed_database(pg_admin_url: str) -> Iterator[Reused]:
     with temporary_database(pg_admin_url) as url:
         backend = PostgresBackend(parse_url(url))
         backend.install(())
         backend.close()
-        yield _name(url)
+        reused = Reused(url)
+        yield reused
+        reused.close()
 
 
 @pytest.fixture
-def pg_installed(pg_admin_url: str, installed_template: str) -> Iterator[str]:
-    """The URL of a database of this test's own in which the bookkeeping is there already.
+def pg_installed(installed_database: Reused) -> Iterator[str]:
+    """The URL of a database in which the bookkeeping is there, and nothing else.
 
     For what is not about making it: `TestPostgres` makes it in each of its tests.
     """
-    with temporary_database(pg_admin_url, template=installed_template) as url:
-        yield url
+    yield installed_database.url
+    installed_database.reset()
 
 
 def _name(url: str) -> str:

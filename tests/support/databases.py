@@ -1,4 +1,4 @@
-"""Databases of one test each."""
+"""Databases of one test each, and one that tests use in turn."""
 
 from __future__ import annotations
 
@@ -38,6 +38,30 @@ ODD_SERVERS: dict[str, dict[str, str]] = {
     "names": {"search_path": "nowhere, public", "plan_cache_mode": "force_generic_plan"},
     "replica": {"session_replication_role": "replica"},
 }
+
+#: The tables of the bookkeeping that are empty where nothing was written.
+_EMPTIED = """
+SELECT array_agg(c.relname::text)
+  FROM pg_class c
+ WHERE c.relnamespace = 'standfast'::regnamespace AND c.relkind = 'r'
+   AND c.relname NOT IN ('schema_version', 'identity')
+"""
+_TABLES = """
+SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+"""
+#: All that a test could leave: who the database is, and every object that is not the server's.
+_STATE = """
+SELECT (SELECT array_agg(i::text) FROM standfast.identity i),
+       (SELECT array_agg(v.version) FROM standfast.schema_version v),
+       (SELECT array_agg(n.nspname || coalesce(n.nspacl::text, '') ORDER BY n.oid)
+          FROM pg_namespace n WHERE n.nspname !~ '^pg_(toast_)?temp'),
+       (SELECT sum(c.oid::bigint) FROM pg_class c WHERE c.oid > 16383
+           AND c.relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_')),
+       (SELECT sum(p.oid::bigint) FROM pg_proc p WHERE p.oid > 16383),
+       (SELECT sum(t.oid::bigint) FROM pg_trigger t WHERE t.oid > 16383),
+       (SELECT array_agg(s.setconfig::text) FROM pg_db_role_setting s JOIN pg_database d
+            ON d.oid = s.setdatabase WHERE d.datname = current_database())
+"""
 
 
 def make_odd(admin_url: str, database: str, settings: Mapping[str, str]) -> None:
@@ -84,6 +108,45 @@ def create_database(
         if shown == ("off",):
             create += sql.SQL(" STRATEGY file_copy")
     connection.execute(create)
+
+
+class Reused:
+    """One database for tests that take turns, brought back to what it was in between.
+
+    For tests that reach it by a backend alone: what these leave are tables of collections and rows
+    of the bookkeeping. `reset` removes them, and is an AssertionError when anything else remains.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._admin = psycopg.connect(url, autocommit=True, options="-c lock_timeout=20s")
+        (*_, names), *_ = self._admin.execute(_EMPTIED).fetchall()
+        self._empty = sql.SQL(";").join(
+            sql.SQL("DELETE FROM standfast.{}").format(sql.Identifier(name)) for name in names
+        )
+        self._clear()
+        self._before = self._found()
+
+    def reset(self) -> None:
+        """Remove what a test has left; the backends that it used are closed."""
+        self._clear()
+        found = self._found()
+        assert found == self._before, f"a test has left something: {found} and not {self._before}"
+
+    def close(self) -> None:
+        self._admin.close()
+
+    def _clear(self) -> None:
+        tables = [
+            sql.Identifier("public", name) for (name,) in self._admin.execute(_TABLES).fetchall()
+        ]
+        if tables:
+            drop = sql.SQL("DROP TABLE {} CASCADE").format(sql.SQL(", ").join(tables))
+            self._admin.execute(drop)
+        self._admin.execute(self._empty)
+
+    def _found(self) -> list[object]:
+        return self._admin.execute(_STATE).fetchall()
 
 
 def _execute(url: str, statement: sql.Composed) -> None:
