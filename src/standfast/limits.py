@@ -215,6 +215,10 @@ MAX_OLD_REPORTS = 20
 #: is updated or deleted, and the write-ahead log of SQLite grows; a million documents take 20.
 MAX_SNAPSHOT_S = 900.0
 
+#: Seconds without a statement after which the server ends the snapshot of a backup: its reader
+#: hangs, or the disk to which it writes.
+MAX_SNAPSHOT_IDLE_S = 60.0
+
 #: Bytes of one line of a backup: a document at PostgreSQL's own limit, and what is kept beside it.
 MAX_BACKUP_LINE_BYTES = 300 * 1024 * 1024
 

@@ -22,7 +22,9 @@ PAGE_CHARS = 8 * 1024 * 1024
 FIRST_ROWS = 100
 
 
-class Stored(Redacted, frozen=True):
+# Thousands of both are alive at once and refer to nothing that refers to them: looking for cycles
+# among them takes a third of the time of a restore.
+class Stored(Redacted, frozen=True, gc=False):
     """One live document with all that is stored of it: exact text, version and times.
 
     Times are in microseconds since 1970 UTC; None where an adopted table has none.  `others` are
@@ -50,7 +52,7 @@ class Described(msgspec.Struct, frozen=True):
     documents: int
 
 
-class Writing(Redacted, frozen=True):
+class Writing(Redacted, frozen=True, gc=False):
     """One row of a copy: what is written (None: the row goes), and the version that is there now.
 
     `expected_version` is 0 where there is no row.

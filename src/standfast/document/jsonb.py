@@ -51,8 +51,11 @@ def jsonb_columns(text: str) -> JsonbColumns:
     return JsonbColumns(data, None if data == text and keeps_exactly(value) else text)
 
 
-def jsonb_columns_of_many(texts: Sequence[str]) -> list[JsonbColumns]:
-    """`jsonb_columns` of each text, with the calls into C shared by all that are canonical."""
+def jsonb_columns_of_many(texts: Sequence[str], *, kept: bool | None = None) -> list[JsonbColumns]:
+    """`jsonb_columns` of each text, with the calls into C shared by all that are canonical.
+
+    `kept` is False where it is known that jsonb does not keep them exactly.
+    """
     joined = "[" + ",".join(texts) + "]"
     try:
         values: list[Any] = _decode(joined)
@@ -62,7 +65,7 @@ def jsonb_columns_of_many(texts: Sequence[str]) -> list[JsonbColumns]:
     if not canonical:
         return [jsonb_columns(text) for text in texts]
     return [
-        JsonbColumns(text, None if keeps_exactly(value) else text)
+        JsonbColumns(text, None if kept is None and keeps_exactly(value) else text)
         for text, value in zip(texts, values, strict=True)
     ]
 

@@ -8,14 +8,15 @@ from contextlib import AbstractContextManager
 from standfast.backends.base import Backend
 from standfast.backends.copying import Filling, Snapshot
 from standfast.errors import ConfigError
-from standfast.limits import MAX_SNAPSHOT_S
+from standfast.limits import MAX_SNAPSHOT_IDLE_S, MAX_SNAPSHOT_S
 
 
 def snapshot(
-    backend: Backend, *, limit_s: float = MAX_SNAPSHOT_S
+    backend: Backend, *, limit_s: float = MAX_SNAPSHOT_S, idle_s: float = MAX_SNAPSHOT_IDLE_S
 ) -> AbstractContextManager[Snapshot]:
     """A snapshot of the database that is given up after `limit_s` seconds: while it is open, the
-    database cannot tidy up behind its writers."""
+    database cannot tidy up behind its writers.  So it is when nothing was asked of it for
+    `idle_s`, which shows that its reader hangs."""
     if backend.kind == "sqlite":
         from standfast.backends.sqlite import copying as sqlite_copying
 
@@ -23,7 +24,7 @@ def snapshot(
     if backend.kind == "postgresql":
         from standfast.backends.postgres import copying as postgres_copying
 
-        return postgres_copying.snapshot(backend, limit_s)
+        return postgres_copying.snapshot(backend, limit_s, idle_s)
     raise _unsupported(backend)
 
 

@@ -382,7 +382,7 @@ class Reader:
                 raise self._damaged("a line is longer than the limit")
             # A line break stands nowhere but at the end of a line.
             end = text.rfind(_END)
-            self._hash.update(text if end < 0 else text[: end + 1])
+            hashed = self._thread.submit(self._hash.update, text if end < 0 else text[: end + 1])
             for line in text.split(b"\n")[:-1]:
                 if self._quick and not ended and line.startswith(b'{"key":'):
                     continue
@@ -390,6 +390,8 @@ class Reader:
                 if crc != b'%b%08x"}' % (_CRC, zlib.crc32(body)):
                     raise self._damaged("a line's checksum differs")
                 ended = line.startswith(b'{"end":')
+                if ended:
+                    hashed.result()
                 yield body, self._hash.hexdigest() if ended else ""
         if rest:
             raise self._damaged("it ends in the middle of a line")

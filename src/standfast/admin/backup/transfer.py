@@ -24,7 +24,7 @@ from standfast.backends.copying import (
     Writing,
 )
 from standfast.errors import ConfigError, MigrationError
-from standfast.limits import MAX_NAMED_ROWS
+from standfast.limits import MAX_NAMED_ROWS, MAX_SNAPSHOT_S
 from standfast.system.failpoints import failpoint
 
 OnConflict = Literal["file", "database", "newest", "fail"]
@@ -57,6 +57,9 @@ class Part(NamedTuple):
     form: Form
     rows: Iterable[Stored]
 
+
+#: Characters of documents that are handed to the digest at a time.
+_MARKED_CHARS = 256 * 1024
 
 _NOTHING_LOST = hashlib.sha256().hexdigest()
 
@@ -114,7 +117,8 @@ class _Sight(Protocol):
 
 def plan(backend: Backend, parts: Parts, choice: Choice) -> Plan:
     """Compare what is brought with the database; nothing is written."""
-    with snapshot(backend) as there:
+    # Nothing is asked of it while a collection is read that is not there.
+    with snapshot(backend, idle_s=MAX_SNAPSHOT_S) as there:
         work = _Comparison(choice, there.taken_us)
         names = {each.name for each in there.collections()}
         for part in parts():
@@ -184,7 +188,7 @@ def execute(backend: Backend, parts: Parts, choice: Choice, planned: Plan, *, ru
 
 def _fill(work: Filling, comparison: _Comparison, part: Part) -> str:
     """Write one collection; returns the digest of what must stand in it afterwards."""
-    wanted = hashlib.sha256()
+    wanted = _Marks()
     waiting: list[Writing] = []
     chars = 0
     for action, mine, theirs in comparison.compare(part, work.before):
@@ -197,7 +201,7 @@ def _fill(work: Filling, comparison: _Comparison, part: Part) -> str:
                 work.write(part.name, waiting)
                 waiting, chars = [], 0
         if stays is not None and action not in ("remove", "expired"):
-            wanted.update(_mark(stays))
+            wanted.add(stays)
     if waiting:
         work.write(part.name, waiting)
     if not comparison.plan.parts[-1].there_before and comparison.choice.key is None:
@@ -206,9 +210,9 @@ def _fill(work: Filling, comparison: _Comparison, part: Part) -> str:
 
 
 def _require_same(work: Filling, name: str, wanted: str, key: str | None) -> None:
-    found = hashlib.sha256()
+    found = _Marks()
     for row in work.after(name, key=key):
-        found.update(_mark(row))
+        found.add(row)
     if found.hexdigest() != wanted:
         raise MigrationError(
             f"collection `{name}`: what was written is not what is read back; nothing was changed",
@@ -217,8 +221,31 @@ def _require_same(work: Filling, name: str, wanted: str, key: str | None) -> Non
         )
 
 
-def _mark(row: Stored) -> bytes:
-    return f"{row.key}\0{row.expires_us}\0{row.text}\0".encode()
+class _Marks:
+    """The digest of rows in their order: of what a document is, and when it ends."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._texts: list[str] = []
+        self._chars = 0
+
+    def add(self, row: Stored) -> None:
+        """The next row."""
+        self._texts += row.key, str(row.expires_us), row.text
+        self._chars += len(row.text)
+        if self._chars > _MARKED_CHARS:
+            self._flush()
+
+    def hexdigest(self) -> str:
+        """The digest of all rows."""
+        self._flush()
+        return self._hash.hexdigest()
+
+    def _flush(self) -> None:
+        if self._texts:
+            self._hash.update(("\0".join(self._texts) + "\0").encode())
+            self._texts.clear()
+        self._chars = 0
 
 
 def _missing() -> Any:

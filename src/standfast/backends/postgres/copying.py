@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any, LiteralString, cast
+from types import TracebackType
+from typing import Any, LiteralString, Self, cast
 
 from psycopg import Connection, sql
 
@@ -21,8 +23,6 @@ from standfast.errors import DataError
 from standfast.limits import MAX_SNAPSHOT_S
 from standfast.system.failpoints import failpoint
 
-#: Seconds without a statement after which the server ends a snapshot whose reader hangs.
-_IDLE_S = 60
 #: Rows of one block that is handed to COPY.
 _BLOCK_ROWS = 100
 _NOW: LiteralString = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -52,18 +52,23 @@ def _rows(
         where += " AND t.{key} = %s"
         values.append(found[0])
     statement = sql.SQL(_ROWS + where + " ORDER BY {ordered}").format(**_parts(table))
-    size = FIRST_ROWS
-    with conn.cursor("standfast_copy", binary=True) as cursor:
+    # The server makes a page ready while the one before is worked on.
+    with (
+        conn.cursor("standfast_copy", binary=True) as cursor,
+        ThreadPoolExecutor(1, thread_name_prefix="standfast-copy") as thread,
+    ):
         cursor.execute(statement, values)
-        while found := cursor.fetchmany(size):
+        found = cursor.fetchmany(FIRST_ROWS)
+        while found:
             page = [
                 Stored(
                     key, compact(data or "null") if raw is None else raw, *rest, exact=raw is None
                 )
                 for key, raw, data, *rest in found
             ]
-            size = next_size(page)
+            coming = thread.submit(cursor.fetchmany, next_size(page))
             yield page
+            found = coming.result()
 
 
 class PostgresSnapshot:
@@ -114,8 +119,11 @@ class PostgresSnapshot:
 
 
 @contextmanager
-def snapshot(backend: Backend, limit_s: float) -> Generator[PostgresSnapshot]:
-    """One REPEATABLE READ, read-only transaction: it holds nobody up, and ends with its reader."""
+def snapshot(backend: Backend, limit_s: float, idle_s: float) -> Generator[PostgresSnapshot]:
+    """One REPEATABLE READ, read-only transaction: it holds nobody up, and ends with its reader.
+
+    The server gives it up, too, when its reader asks for nothing for `idle_s` seconds.
+    """
     ours = cast("PostgresBackend", backend)
     with ours.unpinned("reading a snapshot") as conn:
         ours.schema_of(conn)  # before the search path is pinned
@@ -126,7 +134,7 @@ def snapshot(backend: Backend, limit_s: float) -> Generator[PostgresSnapshot]:
             conn.execute(
                 "SELECT set_config('idle_in_transaction_session_timeout', %s, true),"
                 " set_config('statement_timeout', %s, true)",
-                (f"{_IDLE_S}s", f"{int(limit_s * 1000)}ms"),
+                (f"{int(idle_s * 1000)}ms", f"{int(limit_s * 1000)}ms"),
             )
             yield PostgresSnapshot(ours, conn, limit_s)
 
@@ -151,6 +159,19 @@ class PostgresFilling:
         self._floors: dict[str, int] = {}
         self._has_tombstones: dict[str, bool] = {}
         self._quick = ExitStack()
+        self._adding = ExitStack()
+        self._added: tuple[str, Callable[[str], None]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._adding.__exit__(kind, error, trace)
 
     def open(self, collection: str) -> None:
         """Remove its expired rows: their keys are taken otherwise."""
@@ -171,15 +192,23 @@ class PostgresFilling:
 
     def after(self, collection: str, *, key: str | None = None) -> Iterator[Stored]:
         """What is live now."""
+        self._end_adding()
         for page in _rows(self._conn, self._tables[collection], self.now_us, key):
             yield from page
 
     def write(self, collection: str, rows: Sequence[Writing]) -> None:
         """Write rows, in order."""
         conn, table = self._conn, self._tables[collection]
-        lowest = self._lowest(collection, rows)
         touched = self._touched.setdefault(collection, [])
-        touched += [each.key for each in rows][: 1001 - len(touched)]
+        if len(touched) < 1001:
+            touched += [each.key for each in rows][: 1001 - len(touched)]
+        if self._only_adds(table, rows):
+            send = self._begin_adding(table)
+            for block in self._lines(table, rows, {}):
+                send(block)
+            return
+        self._end_adding()
+        lowest = self._lowest(collection, rows)
         self._delete(table, [each.key for each in rows if each.row is None])
         self._update(table, [each for each in rows if each.row and each.expected_version], lowest)
         fresh = [each for each in rows if each.row and not each.expected_version]
@@ -192,6 +221,26 @@ class PostgresFilling:
                 "DELETE FROM standfast.tombstones WHERE collection = %s AND key = ANY (%b::text[])",
                 (collection, buried),
             )
+
+    def _only_adds(self, table: Table, rows: Sequence[Writing]) -> bool:
+        """Whether these rows need no other statement than the COPY that the last ones began."""
+        if not table.zoned or self._has_tombstones[table.collection]:
+            return False
+        return not any(
+            each.expected_version or each.row is None or (table.others and each.row.others)
+            for each in rows
+        )
+
+    def _begin_adding(self, table: Table) -> Callable[[str], None]:
+        if self._added is None or self._added[0] != table.collection:
+            self._end_adding()
+            send = self._adding.enter_context(load.adding_rows(self._conn, table))
+            self._added = table.collection, send
+        return self._added[1]
+
+    def _end_adding(self) -> None:
+        self._added = None
+        self._adding.close()
 
     def _lowest(self, collection: str, rows: Sequence[Writing]) -> dict[str, int]:
         """The versions of the tombstones of these keys.
@@ -219,7 +268,7 @@ class PostgresFilling:
         for each, (data, raw) in zip(rows, _exact_columns(rows), strict=True):
             row = each.row
             assert row is not None, "deletes are left out"
-            known = max(each.expected_version, floor, lowest.get(each.key, 0))
+            known = max(each.expected_version, floor, lowest.get(each.key, 0) if lowest else 0)
             version = row.version if not known else max(row.version, known + 1)
             created_us = row.created_us or row.updated_us or self.now_us
             times = (created_us, row.updated_us or created_us, row.expires_us)
@@ -251,6 +300,7 @@ class PostgresFilling:
 
     def set_form(self, collection: str, form: Form) -> None:
         """Set how the collection looks as a file."""
+        self._end_adding()
         self._conn.execute(
             "UPDATE standfast.collections SET shape = %s, key_field = %s WHERE name = %s",
             (form.shape, form.key_field, collection),
@@ -258,32 +308,39 @@ class PostgresFilling:
 
     def finish(self) -> None:
         """Log what was changed."""
+        self._end_adding()
         self._quick.close()
         for collection, keys in self._touched.items():
             write.log_change(self._conn, collection, keys)
 
 
 def _exact_columns(rows: Sequence[Writing]) -> Iterator[tuple[str, str | None]]:
-    """`data` and `raw` of each; a text of which jsonb is known to keep all needs no look."""
-    unknown = [each.row.text for each in rows if each.row and not each.row.exact]
-    looked_at = iter(jsonb_columns_of_many(unknown) if unknown else ())
+    """`data` and `raw` of each; of a text that jsonb is known to keep nothing is looked at, and of
+    one that it is known not to keep, only whether it takes it as it is."""
+    texts: dict[bool | None, list[str]] = {False: [], None: []}
+    for each in rows:
+        if each.row and not each.row.exact:
+            texts[each.row.exact].append(each.row.text)
+    columns = {
+        exact: iter(jsonb_columns_of_many(some, kept=exact) if some else ())
+        for exact, some in texts.items()
+    }
     for each in rows:
         row = each.row
         assert row is not None, "deletes are left out"
-        yield (row.text, None) if row.exact else next(looked_at)
+        yield (row.text, None) if row.exact else next(columns[row.exact])
 
 
 def _line(record: load.Record) -> str:
     """A row in COPY's text format: a document's text has no control characters."""
-    key, data, raw, version, *times = record
-    escaped = data.replace("\\", "\\\\")
+    key, data, raw, version, created_us, updated_us, expires_us = record
+    escaped = data.replace("\\", "\\\\") if "\\" in data else data
     exact = load.NULL
     if raw is not None:
         exact = escaped if raw is data else raw.replace("\\", "\\\\")
-    created_us, updated_us, expires_us = times
     created = load.copy_stamp(created_us)
     updated = created if updated_us == created_us else load.copy_stamp(updated_us)
-    expires = load.copy_stamp(expires_us)
+    expires = load.NULL if expires_us is None else load.copy_stamp(expires_us)
     return load.copy_line(key, escaped, exact, version, created, updated, expires)
 
 
@@ -324,16 +381,21 @@ def filling(
         tables = {name: ours.table_of(name) for name in sorted(collections)}
         with ours.transaction(conn, lane=run):
             conn.execute(
-                "SELECT set_config('idle_in_transaction_session_timeout', %s, true)",
-                (f"{int(MAX_SNAPSHOT_S)}s",),
+                "SELECT set_config('idle_in_transaction_session_timeout', %s, true),"
+                # One COPY takes a whole collection: longer than a role may allow a statement.
+                " set_config('statement_timeout', %s, true)",
+                (f"{int(MAX_SNAPSHOT_S)}s", f"{int(MAX_SNAPSHOT_S)}s"),
             )
             load.take_load_lock(conn)
             for table in tables.values():
                 lock = sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
                 conn.execute(lock.format(**table.parts()))
             failpoint("filling-begun")
-            with snapshot(ours, MAX_SNAPSHOT_S) as earlier:
-                work = PostgresFilling(conn, earlier, tables)
+            with (
+                # Nothing is asked of it while a collection is written that was not there.
+                snapshot(ours, MAX_SNAPSHOT_S, MAX_SNAPSHOT_S) as earlier,
+                PostgresFilling(conn, earlier, tables) as work,
+            ):
                 for name in tables:
                     work.open(name)
                 yield work

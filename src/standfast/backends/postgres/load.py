@@ -7,7 +7,9 @@ nothing is, whatever kills the process or the server in the middle.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
@@ -16,7 +18,7 @@ from typing import Any, LiteralString
 import msgspec
 import psycopg
 from psycopg import Connection, sql
-from psycopg.copy import QueuedLibpqWriter
+from psycopg.copy import LibpqWriter
 from psycopg.errors import UniqueViolation
 
 from standfast.backends.base import (
@@ -36,8 +38,9 @@ from standfast.errors import DataError, MigrationError
 from standfast.ops.types import from_microseconds
 from standfast.system.failpoints import failpoint
 
-#: Rows of one block that is handed to COPY.
+#: Rows of one block that is handed to COPY, and bytes of those that wait to be sent.
 _BLOCK_ROWS = 100
+_WAITING_BYTES = 1024 * 1024
 #: NULL in COPY's text format.
 NULL = "\\N"
 
@@ -309,11 +312,24 @@ def add_rows(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None
         raise stale(table.collection, None) from None
 
 
+@contextmanager
+def adding_rows(conn: Connection[Any], table: Table) -> Generator[Callable[[str], None]]:
+    """The same of blocks that come one by one, while the server works on those before.
+
+    The connection does nothing else meanwhile.  Only for a table whose times have a zone.
+    """
+    try:
+        with _sending(conn, _add_to(table)) as send:
+            yield send
+    except UniqueViolation:
+        raise stale(table.collection, None) from None
+
+
 def _copy(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
     """COPY, by way of a stage where it would drop the zone of times: a column that has none."""
     parts = table.parts()
     if table.zoned:
-        _send(conn, sql.SQL("COPY {table} " + _COLUMNS + " FROM STDIN").format(**parts), blocks)
+        _send(conn, _add_to(table), blocks)
         return
     conn.execute(sql.SQL(_STAGE).format(**parts))
     staged = sql.SQL("COPY pg_temp.standfast_stage " + _COLUMNS + " FROM STDIN")
@@ -322,11 +338,54 @@ def _copy(conn: Connection[Any], table: Table, blocks: Iterable[str]) -> None:
     conn.execute("DROP TABLE pg_temp.standfast_stage")
 
 
+def _add_to(table: Table) -> sql.Composed:
+    return sql.SQL("COPY {table} " + _COLUMNS + " FROM STDIN").format(**table.parts())
+
+
 def _send(conn: Connection[Any], statement: sql.Composed, blocks: Iterable[str]) -> None:
-    # A thread of the writer sends one block while the next is made.
-    with conn.cursor() as cur, cur.copy(statement, writer=QueuedLibpqWriter(cur)) as copy:
+    with _sending(conn, statement) as send:
         for block in blocks:
-            copy.write(block)
+            send(block)
+
+
+@contextmanager
+def _sending(conn: Connection[Any], statement: sql.Composed) -> Generator[Callable[[str], None]]:
+    with conn.cursor() as cur, cur.copy(statement, writer=_ThreadedWriter(cur)) as copy:
+        yield copy.write
+
+
+class _ThreadedWriter(LibpqWriter):
+    """A thread sends one block while the next is made.
+
+    What waits is bounded in bytes: psycopg's own QueuedLibpqWriter holds a thousand blocks.
+    """
+
+    def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
+        super().__init__(cursor)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="standfast-copy")
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
+        self._bytes = 0
+
+    def write(self, data: Any) -> None:
+        self._waiting.append((len(data), self._thread.submit(super().write, data)))
+        self._bytes += len(data)
+        self._wait(_WAITING_BYTES)
+
+    def finish(self, exc: BaseException | None = None) -> None:
+        try:
+            self._wait(0)
+        except BaseException as error:
+            exc = exc or error
+            raise
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+            super().finish(exc)
+
+    def _wait(self, most: int) -> None:
+        while self._waiting and self._bytes > most:
+            size, sent = self._waiting.popleft()
+            self._bytes -= size
+            sent.result()
 
 
 def copy_line(
