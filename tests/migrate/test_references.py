@@ -11,6 +11,7 @@ import pytest
 
 from standfast.errors import MigrationError
 from standfast.migrate.rollback import rollback
+from support.databases import needs_triggers
 from support.moving import Place
 
 OTHER = "CREATE TABLE scores (id INTEGER PRIMARY KEY, guild TEXT REFERENCES guilds (key) ON DELETE"
@@ -61,6 +62,7 @@ def test_a_rollback_names_the_rows_that_would_go_along(place: Place, action: str
     assert len(scores(place)) == 3
 
 
+@needs_triggers
 def test_discarding_newer_archives_them_first(place: Place) -> None:
     """--discard-newer keeps the referring rows in the run's directory, then the key acts."""
     run = referred(place, "CASCADE")
@@ -86,6 +88,7 @@ def test_what_a_foreign_key_forbids_stays_forbidden(place: Place) -> None:
     assert place.documents("guilds") == {}
 
 
+@needs_triggers
 def test_references_are_followed_through_cascades(place: Place) -> None:
     """What refers to a row that would be deleted along is named and archived, too."""
     run = referred(place, "CASCADE")

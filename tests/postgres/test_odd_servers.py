@@ -19,7 +19,9 @@ import pytest
 from psycopg import sql
 
 import standfast
+from standfast.errors import MigrationError
 from standfast.migrate.rollback import rollback
+from support.cli import run_cli
 from support.databases import ODD_SERVER, ODD_SERVERS, make_odd, temporary_database
 from support.moving import Place
 from support.pg import new_role, url_as
@@ -88,16 +90,51 @@ def test_moves_and_writes_under_odd_settings(odd: Place) -> None:
     assert odd.documents("things") == {}
 
 
+@pytest.mark.parametrize("odd", ["replica"], indirect=True)
+def test_without_triggers_own_deletes_leave_tombstones(odd: Place) -> None:
+    """session_replication_role = replica: versions go on above what was deleted, what the app has
+    deleted stays deleted, rows that others refer to are not deleted, and doctor names it."""
+    path = odd.write("things.json", {"a": {"n": 1}, "b": {"n": 2}})
+    run = odd.moved(path).run
+    with standfast.open(odd.url, data_dir=odd.data_dir, deadline_s=5) as store:
+        things = store["things"]
+        assert things.delete("a").version == 2
+        assert things.put("a", 1).version == 3
+        things.delete("a")
+    odd.moved(odd.write("things.json", {"a": {"n": 1}, "b": {"n": 3}}))
+    assert odd.documents("things") == {"b": {"n": 3}}
+    with psycopg.connect(odd.url, autocommit=True) as conn:
+        conn.execute("CREATE TABLE scores (thing TEXT REFERENCES things (key) ON DELETE CASCADE)")
+        conn.execute("INSERT INTO scores VALUES ('b')")
+    with pytest.raises(MigrationError) as caught:
+        rollback(odd.backend, odd.data_dir, str(run), discard_newer=True)
+    assert caught.value.code == "referenced"
+    assert "session_replication_role" in caught.value.hint
+    assert odd.documents("things") == {"b": {"n": 3}}
+    done = run_cli("doctor", env=odd.env)
+    assert "session_replication_role is replica" in done.out
+
+
+# ---- everything
+
+_FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.glob("migrate/test_*.py"))
+#: What one run of the slow test takes, so that none takes more than about two minutes.
+PARTS = {
+    **{f"migrate{part}": _FILES[part::3] for part in range(3)},
+    "contract": ["contract/test_store.py", "contract/test_twins.py"],
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("group", GROUPS)
-def test_the_suites_under_odd_settings(group: str, pg_admin_url: str) -> None:
+def test_the_suites_under_odd_settings(group: str, part: str, pg_admin_url: str) -> None:
     """All tests of migrations and of the store that use a server, with these settings."""
-    suites = ("migrate", "contract/test_store.py", "contract/test_twins.py")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"),
             *("-m", "pg and not slow"),
-            *(str(TESTS / suite) for suite in suites),
+            *(str(TESTS / name) for name in PARTS[part]),
         ],
         cwd=TESTS.parent,
         env={**os.environ, ODD_SERVER: group, "TEST_DATABASE_URL": pg_admin_url},

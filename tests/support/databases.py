@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+import pytest
 from psycopg import sql
 
 #: The name of the settings that every database of a run of tests has, as an environment variable.
@@ -62,6 +63,12 @@ SELECT (SELECT array_agg(i::text) FROM standfast.identity i),
        (SELECT array_agg(s.setconfig::text) FROM pg_db_role_setting s JOIN pg_database d
             ON d.oid = s.setdatabase WHERE d.datname = current_database())
 """
+
+
+#: Where a test is about triggers or foreign keys, which do not act in such sessions.
+needs_triggers = pytest.mark.skipif(
+    os.environ.get(ODD_SERVER) == "replica", reason="no trigger acts in a session of role replica"
+)
 
 
 def make_odd(admin_url: str, database: str, settings: Mapping[str, str]) -> None:

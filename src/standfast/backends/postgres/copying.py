@@ -29,6 +29,9 @@ _NOW: LiteralString = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000):
 _LIVE: LiteralString = (
     "({expires} IS NULL OR {expires} > 'epoch'::timestamptz + %s * interval '1 microsecond')"
 )
+_DELETE_EXPIRED: LiteralString = (
+    write.BURIED_DELETE.replace("{where}", "NOT " + _LIVE) + " SELECT count(*) FROM gone"
+)
 _ROWS: LiteralString = (
     "SELECT {key_text}, {raw}, CASE WHEN {raw} IS NULL THEN t.data::text END, {version},"
     " {created_or_null}, {updated_or_null}, {expires_us}, {others} FROM {table} t WHERE "
@@ -176,8 +179,8 @@ class PostgresFilling:
     def open(self, collection: str) -> None:
         """Remove its expired rows: their keys are taken otherwise."""
         conn, table = self._conn, self._tables[collection]
-        expired = sql.SQL("DELETE FROM {table} t WHERE NOT " + _LIVE).format(**_parts(table))
-        conn.execute(expired, (self.now_us,))
+        expired = sql.SQL(_DELETE_EXPIRED).format(**_parts(table))
+        conn.execute(expired, (self.now_us, collection))
         row = conn.execute(
             "SELECT version_floor, EXISTS (SELECT FROM standfast.tombstones WHERE collection = %s)"
             " FROM standfast.collections WHERE name = %s",
@@ -294,9 +297,8 @@ class PostgresFilling:
 
     def _delete(self, table: Table, keys: Sequence[str]) -> None:
         if keys:
-            statement = sql.SQL("DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])")
-            values = write.key_values(table, keys)
-            self._conn.execute(statement.format(**table.parts()), (values,))
+            statement = sql.SQL(write.DELETE_KEYS).format(**table.parts())
+            self._conn.execute(statement, (write.key_values(table, keys), table.collection))
 
     def set_form(self, collection: str, form: Form) -> None:
         """Set how the collection looks as a file."""

@@ -88,7 +88,7 @@ def _inputs(arguments: str) -> int:
 
 def differences(conn: Connection[Any]) -> list[str]:
     """Sentences about what is missing, was changed or added; empty when all is as installed."""
-    return [*_functions(conn), *_rows(conn), *_triggers(conn)]
+    return [*_functions(conn), *_rows(conn), *_triggers(conn), *_session(conn)]
 
 
 def _functions(conn: Connection[Any]) -> Iterator[str]:
@@ -130,6 +130,15 @@ def _triggers(conn: Connection[Any]) -> Iterator[str]:
     for collection, found in tables.items():
         for name in sorted({name for name, *_ in TRIGGERS} - found):
             yield f"collection `{collection}`: trigger {name} is missing"
+
+
+def _session(conn: Connection[Any]) -> Iterator[str]:
+    row = conn.execute("SELECT current_setting('session_replication_role')").fetchone()
+    if row is not None and row[0] == "replica":
+        yield (
+            "session_replication_role is replica for this role or database, so that triggers and"
+            " foreign keys do not act: what other programs change is not noticed"
+        )
 
 
 def triggers_without_path(conn: Connection[Any]) -> list[str]:

@@ -26,13 +26,20 @@ from standfast.backends.base import (
     Load,
     LoadReport,
     RunRecord,
+    referenced,
     require_known_references,
     stale,
 )
 from standfast.backends.postgres.references import find_references
 from standfast.backends.postgres.schema import LOAD_LOCK
 from standfast.backends.postgres.tables import Table
-from standfast.backends.postgres.write import key_fits, key_values, log_change
+from standfast.backends.postgres.write import (
+    DELETE_EXPIRED,
+    DELETE_KEYS,
+    key_fits,
+    key_values,
+    log_change,
+)
 from standfast.document.jsonb import jsonb_columns, jsonb_columns_of_many
 from standfast.errors import DataError, MigrationError
 from standfast.ops.types import from_microseconds
@@ -110,7 +117,7 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
     parts = table.parts()
     conn.execute(sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE").format(**parts))
     # An expired row is not a document, but its key is taken.
-    conn.execute(sql.SQL("DELETE FROM {table} t WHERE NOT {live}").format(**parts))
+    conn.execute(sql.SQL(DELETE_EXPIRED).format(**parts), (table.collection,))
     _check_versions(conn, table, load)
     _check_references(conn, table, load)
     floor, buried = _buried(conn, table)
@@ -178,7 +185,16 @@ def _check_references(conn: Connection[Any], table: Table, load: Load) -> None:
     statement = sql.SQL("SELECT FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[]) FOR UPDATE")
     # Whoever adds a row that refers to one of these waits for this lock, and then for nothing.
     conn.execute(statement.format(**table.parts()), (key_values(table, load.doomed),))
-    require_known_references(load, find_references(conn, table, load.doomed))
+    found = find_references(conn, table, load.doomed)
+    require_known_references(load, found)
+    row = conn.execute("SELECT current_setting('session_replication_role')").fetchone()
+    if found and row == ("replica",):
+        # Foreign keys are triggers: the rows that refer to these would refer to nothing.
+        raise referenced(
+            *(load.collection, found),
+            hint="foreign keys do not act in this session, since session_replication_role is"
+            " replica: reset it for the database or the role, or delete those rows first",
+        )
 
 
 def _buried(conn: Connection[Any], table: Table) -> tuple[int, dict[str, int]]:
@@ -453,10 +469,9 @@ def _write_changes(
         (value,) = key_values(table, [change.key])
         record = (value, *_content(change, now_us, versions[change.key]))
         (updated if change.expected_version else restored).append(record)
-    parts = table.parts()
     if doomed:
-        statement = sql.SQL("DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])")
-        conn.execute(statement.format(**parts), (key_values(table, doomed),))
+        statement = sql.SQL(DELETE_KEYS).format(**table.parts())
+        conn.execute(statement, (key_values(table, doomed), table.collection))
     if updated and _update(conn, table, updated) != len(updated):
         raise stale(table.collection, None)
     if restored:

@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 from psycopg import Connection
 
 from standfast.backends.postgres.tables import Table
-from standfast.backends.postgres.write import statement
+from standfast.backends.postgres.write import BURIED_DELETE, statement
 from standfast.limits import (
     CHANGES_KEPT_S,
     EXPIRED_KEPT_S,
@@ -54,11 +54,13 @@ _TOMBSTONES: LiteralString = (
 )
 #: Whoever has a row locked is about to give it another expiry.
 _EXPIRED: LiteralString = (
-    "WITH gone AS (DELETE FROM {table} t WHERE t.{key} = ANY (ARRAY("
-    "SELECT t.{key} FROM {table} t WHERE t.expires_at < now() - make_interval(secs => %s)"
-    " LIMIT %s FOR UPDATE SKIP LOCKED))"
-    " RETURNING {key_text} AS key)"
-    " INSERT INTO standfast.changes (collection, keys)"
+    BURIED_DELETE.replace(
+        "{where}",
+        "t.{key} = ANY (ARRAY("
+        "SELECT t.{key} FROM {table} t WHERE t.expires_at < now() - make_interval(secs => %s)"
+        " LIMIT %s FOR UPDATE SKIP LOCKED))",
+    )
+    + " INSERT INTO standfast.changes (collection, keys)"
     " SELECT %s, CASE WHEN count(*) <= 1000 THEN array_agg(key) END FROM gone"
     " HAVING count(*) > 0 RETURNING (SELECT count(*) FROM gone)"
 )
@@ -82,6 +84,6 @@ def trim_bookkeeping(conn: Connection[Any], *, rows: int = MAX_TRIMMED_ROWS) -> 
 def trim_expired(conn: Connection[Any], table: Table, *, rows: int) -> int:
     """Remove documents that have expired; each leaves the version to continue from."""
     found = conn.execute(
-        statement(table, _EXPIRED), (EXPIRED_KEPT_S, rows, table.collection)
+        statement(table, _EXPIRED), (EXPIRED_KEPT_S, rows, table.collection, table.collection)
     ).fetchone()
     return int(found[0]) if found else 0

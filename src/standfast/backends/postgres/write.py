@@ -85,8 +85,26 @@ _TOUCH: LiteralString = (
     " FROM unnest(%b::{key_type}[], %b::bigint[], %b::bigint[]) AS u(key, version, ttl)"
     " WHERE t.{key} = u.key RETURNING t.{key}" + _ALL_KEYS
 )
-_DELETE: LiteralString = (
-    "WITH done AS (DELETE FROM {table} WHERE {key} = ANY (%b::{key_type}[])" + _ALL
+#: Deletes by a condition, with a tombstone for each row: `gone` is what went.  The table's trigger
+#: buries too, but sleeps where triggers are switched off or `session_replication_role` is replica.
+BURIED_DELETE: LiteralString = (
+    "WITH gone AS (DELETE FROM {table} t WHERE {where} RETURNING {key_text} AS key, t.version),"
+    " buried AS (INSERT INTO standfast.tombstones AS b (collection, key, version)"
+    " SELECT %s, key, version + 1 FROM gone"
+    " ON CONFLICT (collection, key) DO UPDATE SET"
+    " version = greatest(b.version, excluded.version), deleted_at = now())"
+)
+#: Deletes by keys, and the count of what went.
+DELETE_KEYS: LiteralString = (
+    BURIED_DELETE.replace("{where}", "t.{key} = ANY (%b::{key_type}[])")
+    + " SELECT count(*) FROM gone"
+)
+#: Deletes what has expired.
+DELETE_EXPIRED: LiteralString = (
+    BURIED_DELETE.replace("{where}", "NOT {live}") + " SELECT count(*) FROM gone"
+)
+_DELETE: LiteralString = DELETE_KEYS.replace(
+    " SELECT count(*) FROM gone", " SELECT standfast.require((SELECT count(*) FROM gone) = %s)"
 )
 #: Nothing locks the key of a document that is not there: between the look at its tombstone and the
 #: insert others may have made and deleted it, and the tombstone may have been trimmed.  From the
@@ -145,7 +163,9 @@ def write_rows(
         conn.execute(statement(table, _TOUCH), (values, *stamps, values, len(values)))
     doomed = [key for key in kinds["delete"] if (table.collection, key) in stored]
     if doomed:
-        conn.execute(statement(table, _DELETE), (key_values(table, doomed), len(doomed)))
+        conn.execute(
+            statement(table, _DELETE), (key_values(table, doomed), table.collection, len(doomed))
+        )
     _bury(conn, table, kinds["delete"], before, after)
     if kinds["insert"]:
         versions = [after[(table.collection, key)].version for key in kinds["insert"]]
@@ -162,7 +182,7 @@ def _bury(
 ) -> None:
     """Raise the tombstones of documents that several ops of the batch changed before the delete.
 
-    The trigger on the table buries what was stored, and knows nothing of versions in between.
+    Deleting them has buried what was stored, and knows nothing of versions in between.
     """
     places = [(table.collection, key) for key in keys]
     late = [place for place in places if after[place].version > before[place].version + 1]
