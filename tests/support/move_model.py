@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -99,17 +98,24 @@ class Moves:
         self.saved: dict[int, tuple[Any, Database]] = {}
         self.log: list[str] = []
         self._open = open_backend
+        self._opened: dict[int, Backend] = {}
         self.kinds: dict[str, int] = {}
 
     # ---- the world
 
-    @contextmanager
-    def backend(self, database: int) -> Iterator[Backend]:
-        backend: Backend = self._open(self.databases[database].url)
-        try:
-            yield backend
-        finally:
+    def backend(self, database: int) -> Backend:
+        """The database, opened once for many steps: what each process finds out by itself is the
+        subject of the tests of commands."""
+        backend = self._opened.get(database)
+        if backend is None:
+            backend = self._opened[database] = self._open(self.databases[database].url)
+        return backend
+
+    def close(self) -> None:
+        """Let nothing be open: what comes next are other processes, or other files."""
+        for backend in self._opened.values():
             backend.close()
+        self._opened.clear()
 
     @staticmethod
     def documents(backend: Backend) -> Documents:
@@ -125,10 +131,13 @@ class Moves:
             *([self.write] * 4 + [self.migrate] * 8 + [self.app_put] * 2 + [self.app_delete] * 2),
             *(self.roll_back, self.lose, self.save, self.restore, self.give_up, self.repeat),
         )
-        while steps > 0:
-            step = self.rng.choice(choices)
-            step()
-            steps -= _REPEAT_STEPS if step == self.repeat else 1
+        try:
+            while steps > 0:
+                step = self.rng.choice(choices)
+                step()
+                steps -= _REPEAT_STEPS if step == self.repeat else 1
+        finally:
+            self.close()
 
     # ---- steps
 
@@ -164,24 +173,25 @@ class Moves:
         self.note("write", f"{path.relative_to(self.root)} {text}")
 
     def app_put(self) -> None:
-        with self.backend(0) as backend:
-            key = self.rng.choice(KEYS)
-            value = {"id": key, "x": self.rng.randint(0, 2), "y": 1}
-            Store(EmbeddedEngine(backend))[COLLECTION].put(key, value)
-            self.databases[0].buried.discard(key)
-            self.note("put", f"{key} {value}")
+        backend = self.backend(0)
+        key = self.rng.choice(KEYS)
+        value = {"id": key, "x": self.rng.randint(0, 2), "y": 1}
+        Store(EmbeddedEngine(backend))[COLLECTION].put(key, value)
+        self.databases[0].buried.discard(key)
+        self.note("put", f"{key} {value}")
 
     def app_delete(self) -> None:
-        with self.backend(0) as backend:
-            held = self.documents(backend)
-            if held:
-                key = self.rng.choice(sorted(held))
-                Store(EmbeddedEngine(backend))[COLLECTION].delete(key)
-                self.databases[0].buried.add(key)
-                self.note("delete", key)
+        backend = self.backend(0)
+        held = self.documents(backend)
+        if held:
+            key = self.rng.choice(sorted(held))
+            Store(EmbeddedEngine(backend))[COLLECTION].delete(key)
+            self.databases[0].buried.add(key)
+            self.note("delete", key)
 
     def lose(self) -> None:
         """Rows vanish without a record, as by TRUNCATE in a session without triggers."""
+        self.close()
         self.lose_rows(self.databases[0])
         self.databases[0].buried.clear()
         self.note("lose")
@@ -198,6 +208,7 @@ class Moves:
 
     def save(self) -> None:
         """Keep a copy of the database."""
+        self.close()
         path = Path(self.databases[0].url.removeprefix("sqlite:///"))
         content = path.read_bytes() if path.exists() else None
         self.saved[0] = (content, copy.deepcopy(self.databases[0]))
@@ -207,6 +218,7 @@ class Moves:
         """The database as it was at an earlier time."""
         if 0 not in self.saved or self.saved[0][0] is None:
             return
+        self.close()
         content, model = self.saved[0]
         path = Path(self.databases[0].url.removeprefix("sqlite:///"))
         path.write_bytes(content)
@@ -236,18 +248,18 @@ class Moves:
         if not self.runs:
             return
         run = self.rng.choice(self.runs[-3:])
-        with self.backend(run.database) as backend:
-            before = self.documents(backend)
-            discard = self.rng.random() < 0.2
-            try:
-                rollback(backend, self.directories[run.directory], run.run, discard_newer=discard)
-            except MigrationError as error:
-                if error.code != "moved" or discard:
-                    raise
-                assert self.documents(backend) == before
-                self.note("rollback refused", run.run)
-                return
-            after = self.documents(backend)
+        backend = self.backend(run.database)
+        before = self.documents(backend)
+        discard = self.rng.random() < 0.2
+        try:
+            rollback(backend, self.directories[run.directory], run.run, discard_newer=discard)
+        except MigrationError as error:
+            if error.code != "moved" or discard:
+                raise
+            assert self.documents(backend) == before
+            self.note("rollback refused", run.run)
+            return
+        after = self.documents(backend)
         for key in {*before, *after}:
             wanted = run.before if key in run.touched else before
             assert after.get(key) == wanted.get(key), f"rollback of {run.run}: key {key}"
@@ -282,18 +294,17 @@ class Moves:
             **wanted,
         }
         content = path.read_bytes()
-        with self.backend(database) as backend:
-            before = self.documents(backend)
+        before = self.documents(self.backend(database))
         done = {run.run for run in all_runs(self.directories[directory])}
         killed_at = self.rng.choice(FAILPOINTS) if self.rng.random() < 0.1 else ""
         what = f"{path.relative_to(self.root)} db{database} dir{directory} {options} {killed_at}"
         self.note("migrate", what)
         if killed_at:
             self._killed(killed_at, path, database, directory, options)
-        with self.backend(database) as backend:
-            runner = Runner(backend, self.directories[directory])
-            result = runner.run([path], options_of(**options))
-            after = self.documents(backend)
+        backend = self.backend(database)
+        runner = Runner(backend, self.directories[directory])
+        result = runner.run([path], options_of(**options))
+        after = self.documents(backend)
         move = Move(path, (database, directory), content, before, after, options)
         states = [run.load_state() for run in all_runs(self.directories[directory])]
         assert all(state.state in ENDED for state in states)
@@ -301,13 +312,14 @@ class Moves:
 
     def _killed(self, at: str, path: Path, database: int, directory: int, options: Any) -> None:
         """The migration in a process of its own, which is killed at this place."""
+        self.close()
         child = os.fork()
         if not child:
             try:
                 failpoints._wanted, failpoints._left = at, 1  # pyright: ignore[reportPrivateUsage]
-                with self.backend(database) as backend:
-                    runner = Runner(backend, self.directories[directory])
-                    runner.run([path], options_of(**options))
+                backend = self.backend(database)
+                runner = Runner(backend, self.directories[directory])
+                runner.run([path], options_of(**options))
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
