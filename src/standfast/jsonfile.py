@@ -163,23 +163,38 @@ class _File:
             turns.claimed = turns.claimed or self._path.resolve()
             self._require_same(str(turns.claimed))
 
-        def work(backend: Backend, _: float) -> tuple[Form, list[tuple[str, str]]]:
-            return backend.form(name), backend.sources(name)
+        def work(
+            backend: Backend, _: float
+        ) -> tuple[Form, list[tuple[str, str]], list[tuple[str, str]]]:
+            moved = backend.filled_from(str(self._path.resolve()))
+            return backend.form(name), backend.sources(name), moved
 
         try:
-            form, sources = await engine.scan(
+            form, sources, moved = await engine.scan(
                 work, what=f"reading `{name}`", loop=self._handle.loop()
             )
         except Unavailable:
             return
         found = next((path for _, path in sources if path), "")
-        if found and not self._place.named:
-            self._require_same(found)
+        if not self._place.named:
+            if moved and name not in {collection for _, collection in moved}:
+                self._refuse_other(*moved[0])
+            if found:
+                self._require_same(found)
         if form.shape == "document" or (form.shape == "lines" and form.key_field is None):
             self._whole = True
         elif not self._whole:
             self._key_field = form.key_field
         self._recognised = True
+
+    def _refuse_other(self, run: str, collection: str) -> None:
+        """Refuse the collection of this name, since the file was moved to another."""
+        raise ConfigError(
+            f"{self._path}: run {run} moved it to collection `{collection}`, and not to"
+            f" `{self._collection.name}`",
+            code="other_file",
+            hint=f"write JsonFile(..., collection={collection!r})",
+        )
 
     def _require_same(self, recorded: str) -> None:
         """Refuse a collection that another file of the same name has filled."""

@@ -414,6 +414,13 @@ class Backend(Protocol):
         """
         ...
 
+    def filled_from(self, path: str) -> list[tuple[str, str]]:
+        """The runs that moved this file and were not rolled back, with the collections it became.
+
+        Latest first.
+        """
+        ...
+
     def buried(self, collection: str) -> set[str]:
         """The keys whose deletion is on record: absent because it was deleted, not lost."""
         ...
@@ -441,14 +448,29 @@ def missing_table(collection: str, name: str, *, renamed: str = "") -> ConfigErr
 
 def sources_of(records: Iterable[RunRecord], collection: str) -> list[tuple[str, str]]:
     """What `Backend.sources` returns, from all records, latest first."""
+    return [
+        (each.run, each.loads[collection].source)
+        for each in _standing(records)
+        if collection in each.loads
+    ]
+
+
+def collections_of(records: Iterable[RunRecord], path: str) -> list[tuple[str, str]]:
+    """What `Backend.filled_from` returns, from all records, latest first."""
+    return [
+        (each.run, collection)
+        for each in _standing(records)
+        for collection, report in each.loads.items()
+        if report.source == path
+    ]
+
+
+def _standing(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The records of runs that were loaded and not rolled back."""
     found = list(records)
     undone = {each.run for each in found if each.state == "rolled-back"}
     return [
-        (each.run, each.loads[collection].source)
-        for each in found
-        if collection in each.loads
-        and each.state == "loaded"
-        and f"{each.run}:rollback" not in undone
+        each for each in found if each.state == "loaded" and f"{each.run}:rollback" not in undone
     ]
 
 

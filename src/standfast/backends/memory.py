@@ -20,6 +20,7 @@ from standfast.backends.base import (
     Reference,
     RunRecord,
     StoredText,
+    collections_of,
     decode_outcomes,
     encode_outcomes,
     readable,
@@ -412,6 +413,9 @@ class MemoryBackend:
 
     def sources(self, collection: str) -> list[tuple[str, str]]:
         return sources_of(list(self._runs.values())[::-1], collection)
+
+    def filled_from(self, path: str) -> list[tuple[str, str]]:
+        return collections_of(list(self._runs.values())[::-1], path)
 
     def buried(self, collection: str) -> set[str]:
         with self._lock:

@@ -74,7 +74,12 @@ def derived_name(file_name: str) -> str:
         name = stem
     if stem.isascii() and any(map(str.isalnum, stem)) and len(name) <= MAX_COLLECTION_CHARS:
         return name if not name.lower().startswith(_RESERVED) else f"c{name}"
-    mark = hashlib.sha256(stem.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return marked_name(name, stem)
+
+
+def marked_name(name: str, text: str) -> str:
+    """A collection's name with a checksum of what it stands for, which tells it from others."""
+    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"{name[: MAX_COLLECTION_CHARS - 7].rstrip('_')}_{mark}"
 
 

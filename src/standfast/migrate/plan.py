@@ -9,12 +9,12 @@ import contextlib
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from standfast.document.names import ENDING, collection_name, derived_name, key_problem
+from standfast.document.names import ENDING, collection_name, derived_name, key_problem, marked_name
 from standfast.errors import ConfigError, CorruptData, DataError, StandfastError
 from standfast.migrate.compare import CollectionPlan, OnConflict
 from standfast.migrate.find_files import Found, LeftOut, find_files
@@ -147,13 +147,15 @@ def scan(paths: Sequence[Path], options: Options, *, data_dir: Path) -> Plan:
     _require_one_file(found, options)
     plan = Plan(found, notes=list(found.notes))
     taken: dict[str, Path] = {}
+    keys: dict[tuple[Path, str], Path] = {}
     names = _names(found, options, data_dir)
     for path in found.files:
         try:
-            for source in read_sources(path, options, names[path], group=found.groups.get(path)):
-                _require_free(source, taken)
-                taken[source.collection.lower()] = source.group or path
-                plan.sources.append(source)
+            sources = read_sources(path, options, names[path], group=found.groups.get(path))
+            # All of a file, or nothing: what is set aside stays where it is, as a whole.
+            _require_free(sources, taken, keys)
+            taken |= {source.collection.lower(): source.group or path for source in sources}
+            plan.sources += sources
         except StandfastError as error:
             plan.problems.append(Problem(path, error))
             continue
@@ -190,26 +192,39 @@ def _without_excluded(found: Found, patterns: Sequence[str]) -> Found:
 def _names(found: Found, options: Options, data_dir: Path) -> dict[Path, str]:
     """The collection of each file: as asked, as recorded by an earlier run, or derived.
 
-    Where several would get the same derived name, each gets its folder's in front.  The files of a
-    group have one name, the folder's.
+    Where several would get the same derived name, each gets its folder's in front, or two folders',
+    or else a checksum of its path behind.  The files of a group have one name, the folder's.
     """
     asked = {**{Path(name).resolve(): to for name, to in options.names.items()}}
     recorded: dict[Path, str] = {}
     for run_dir in all_runs(data_dir):
         with contextlib.suppress(CorruptData):
-            for record in run_dir.load_state().files:
-                if record.table is None and record.key is None:
-                    recorded[Path(record.path)] = record.collection
+            for record in run_dir.load_state().sources:
+                if record.table is None and record.path and not record.rest:
+                    place = Path(record.path)
+                    recorded[place if record.key is None else place.parent] = record.collection
     places = dict.fromkeys(found.groups.get(path, path) for path in found.files)
     given = {path: asked.get(path) or options.names.get(path.name) for path in places}
     derived = {path: derived_name(path.name) for path in places if not given[path]}
     derived |= {path: recorded[path] for path in derived if path in recorded}
-    taken = Counter(name.lower() for name in derived.values())
-    for path, name in list(derived.items()):
-        if taken[name.lower()] > 1 and path not in recorded:
-            derived[path] = derived_name(f"{path.parent.name}_{path.name}")
+    for path in _colliding(derived, recorded):
+        derived[path] = derived_name(f"{path.parent.name}_{path.name}")
+    deeper = {
+        path: derived_name("_".join(path.parts[-3:])) for path in _colliding(derived, recorded)
+    }
+    same = _colliding(deeper)
+    for path, name in deeper.items():
+        derived[path] = (
+            marked_name(derived[path], "/".join(path.parts[-3:])) if path in same else name
+        )
     names = {path: given[path] or derived[path] for path in places}
     return {path: names[found.groups.get(path, path)] for path in found.files}
+
+
+def _colliding(names: Mapping[Path, str], but: Collection[Path] = ()) -> list[Path]:
+    """The files whose name another one has too, in letters of any case."""
+    taken = Counter(name.lower() for name in names.values())
+    return [path for path, name in names.items() if taken[name.lower()] > 1 and path not in but]
 
 
 def read_sources(
@@ -270,7 +285,8 @@ def _parts(
         tables, notes = table_names(data, str(path))
         if len(tables) == 1 and (options.collection or options.names):
             return [(collection, replace(read, table=tables[0]))], tuple(notes)
-        named = [(_table_collection(table), replace(read, table=table)) for table in tables]
+        collections = _table_collections(tables)
+        named = [(collections[table], replace(read, table=table)) for table in tables]
         return named, (f"a SQLite file with {len(tables)} table(s) of documents", *notes)
     if group is not None:
         key = ENDING.sub("", path.name)
@@ -288,12 +304,19 @@ def _parts(
     return [(collection, split), (rest, replace(split, rest=True))], (note,)
 
 
-def _table_collection(table: str) -> str:
-    """The collection that a table becomes: of the same name where that can be one."""
-    try:
-        return collection_name(table)
-    except ConfigError:
-        return derived_name(table)
+def _table_collections(tables: Sequence[str]) -> dict[str, str]:
+    """The collections that tables become: of the same names where these can be some."""
+    named: dict[str, str] = {}
+    for table in tables:
+        try:
+            named[table] = collection_name(table)
+        except ConfigError:
+            named[table] = derived_name(table)
+    taken = Counter(name.lower() for name in named.values())
+    return {
+        table: marked_name(name, table) if taken[name.lower()] > 1 and name != table else name
+        for table, name in named.items()
+    }
 
 
 def _pointer_of(path: Path, split: Mapping[str, str]) -> str | None:
@@ -351,14 +374,32 @@ def _sibling_hint(path: Path) -> str:
     return ""
 
 
-def _require_free(source: Source, taken: Mapping[str, Path]) -> None:
-    other = taken.get(source.collection.lower())
-    if other is not None and (source.group is None or other != source.group):
-        raise ConfigError(
-            f"{source.path}: its collection `{source.collection}` is that of {other} already",
-            code="same_collection",
-            hint="give one of them another with --name FILE=COLLECTION",
-        )
+def _require_free(
+    sources: Sequence[Source], taken: Mapping[str, Path], keys: dict[tuple[Path, str], Path]
+) -> None:
+    """Refuse a file whose collection, or whose key in its folder's, another one has already."""
+    own: set[str] = set()
+    for source in sources:
+        name = source.collection.lower()
+        other = source.path if name in own else taken.get(name)
+        own.add(name)
+        if other is not None and (source.group is None or other != source.group):
+            raise ConfigError(
+                f"{source.path}: its collection `{source.collection}` is that of {other} already",
+                code="same_collection",
+                hint="give one of them another with --name FILE=COLLECTION",
+            )
+        if source.group is None:
+            continue
+        place = (source.group, str(source.read.key))
+        other = keys.setdefault(place, source.path)
+        if other != source.path:
+            raise DataError(
+                f"{source.path}: its key in `{source.collection}`, {source.read.key!r}, is that of"
+                f" {other} already",
+                code="bad_key",
+                hint="rename one of them, or leave it out with --exclude",
+            )
 
 
 def documents_of(run_dir: RunDir, records: Sequence[SourceRecord]) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ Whatever was written since the run is refused or archived, never silently overwr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,9 +119,8 @@ class _Rollback:
         self._discard_newer = discard_newer or state.discard_newer
         self._result = result
         self._record_name = f"{state.run}:rollback"
-        self._undone = [
-            each for each in (run.load_state() for run in later) if each.state == "rolled-back"
-        ]
+        self._later = [(each, each.load_state()) for each in later]
+        self._undone = [each for _, each in self._later if each.state == "rolled-back"]
         self._originals = Originals(run_dir, state, self._undone)
         self._references: dict[str, list[Reference]] = {}
 
@@ -131,6 +131,8 @@ class _Rollback:
             run_dir.original(source)
         files = self._originals.newer()
         loads, rows = self._plan_rows()
+        if not self._discard_newer:
+            self._refuse_shared(loads or ())
         self._refuse_or_archive(files, rows)
         before = state.state
         if state.state != "rolling-back":
@@ -187,6 +189,24 @@ class _Rollback:
         if any(newer.values()):
             self._originals.archive("newer-rows.json", msgspec.json.encode(newer))
         failpoint("newer-archived")
+
+    def _refuse_shared(self, loads: Sequence[Load]) -> None:
+        """A document that a later run found equal, in another file, is that file's too."""
+        own = {source.path for source in self._state.files}
+        for load in loads:
+            keys = {change.key for change in load.changes}
+            for run_dir, state in self._later:
+                if state.state != "done" or state.identity != self._state.identity:
+                    continue
+                records = [
+                    record
+                    for record in state.collections.get(load.collection, ())
+                    if record.path and record.path not in own
+                ]
+                with contextlib.suppress(CorruptData):  # the other run's is not this one's matter
+                    shared = sorted(keys.intersection(dict(documents_of(run_dir, records))))
+                    if shared:
+                        raise _shared_refusal(self._state.run, state.run, records[0].path, shared)
 
     def _refuse_references(self) -> None:
         """Rows of other tables that would go along, or stand in the way, stop the rollback."""
@@ -310,6 +330,15 @@ def _undo(present: Mapping[str, Image], changes: CollectionChanges) -> list[Chan
         for updated in changes.updated
     ]
     return deletes + restores
+
+
+def _shared_refusal(run: str, later: str, path: str, keys: list[str]) -> MigrationError:
+    return MigrationError(
+        f"run {run} was not rolled back: run {later} brought {len(keys)} of its documents too, from"
+        f" {path}, such as the one of key {keys[0]!r}",
+        code="moved",
+        hint=f"roll back run {later} first; or --discard-newer takes them all the same",
+    )
 
 
 def _refusal(run: str, named: list[str]) -> MigrationError:

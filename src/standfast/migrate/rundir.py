@@ -115,6 +115,7 @@ class RunState(msgspec.Struct):
     `cleaning`: it has begun to take originals away; those in `left` it did not take, because they
     had changed.  `changes_sha256` is the checksum of the record of changes, `checksum` that of all
     the other fields here.  `server` names the database below its identity: see `server_of`.
+    `data_dir` is where the data directory was when the run began.
     """
 
     run: str
@@ -132,6 +133,7 @@ class RunState(msgspec.Struct):
     left: list[str] = []
     changes_sha256: str = ""
     server: str = ""
+    data_dir: str = ""
     format: int = 1
     checksum: str = ""
 
@@ -222,10 +224,23 @@ class RunDir:
         self._save(_STATE_FILE, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
     def load_state(self) -> RunState:
-        """The state; CorruptData when it cannot be read or is not what was saved."""
+        """The state; CorruptData when it cannot be read or is not what was saved.
+
+        Where the app was moved together with its data directory, its paths are those of now.
+        """
         state = self._load(_STATE_FILE, RunState)
         if state.checksum != _checksum(state):
             raise _damaged(self.path / _STATE_FILE, "is damaged, or of a newer version")
+        now = self.path.parent.parent.resolve()
+        if state.data_dir and state.data_dir != str(now):
+            moved = {
+                each.path: _moved(each.path, Path(state.data_dir), now) for each in state.files
+            }
+            state.sources = [
+                msgspec.structs.replace(each, path=moved.get(each.path, each.path))
+                for each in state.sources
+            ]
+            state.left = [moved.get(path, path) for path in state.left]
         return state
 
     def save_changes(self, changes: dict[str, CollectionChanges]) -> str:
@@ -316,6 +331,19 @@ class RunDir:
         path = path.with_name(path.name.removeprefix("."))
         write_atomic(path, data)
         return path
+
+
+def _moved(path: str, then: Path, now: Path) -> str:
+    """Where a file of an app is, whose data directory was `then` and is `now`.
+
+    It is where it was if its folder is there; else beside the data directory as before, if that
+    folder is there.
+    """
+    recorded = Path(path)
+    if recorded.parent.is_dir() or not recorded.is_relative_to(then.parent):
+        return path
+    here = now.parent / recorded.relative_to(then.parent)
+    return str(here) if here.parent.is_dir() else path
 
 
 def _checksum(state: RunState) -> str:

@@ -193,6 +193,7 @@ class Runner:
             target=self._backend.display,
             identity=self._backend.identity(),
             server=server_of(self._backend),
+            data_dir=str(self._data_dir.resolve()),
             sources=records,
             on_conflict=options.on_conflict,
             keep_files=options.keep_files,

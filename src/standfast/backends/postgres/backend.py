@@ -18,6 +18,7 @@ from standfast.backends.base import (
     Reference,
     RunRecord,
     StoredText,
+    collections_of,
     decode_outcomes,
     sources_of,
 )
@@ -639,6 +640,10 @@ class PostgresBackend(Sessions):
     def sources(self, collection: str) -> list[tuple[str, str]]:
         with self.connection("reading the runs") as conn:
             return sources_of(load.read_runs(conn), collection) if has_schema(conn) else []
+
+    def filled_from(self, path: str) -> list[tuple[str, str]]:
+        with self.connection("reading the runs") as conn:
+            return collections_of(load.read_runs(conn), path) if has_schema(conn) else []
 
     def buried(self, collection: str) -> set[str]:
         with self.connection(f"reading `{collection}`") as conn:

@@ -28,6 +28,7 @@ from standfast.backends.base import (
     Reference,
     RunRecord,
     StoredText,
+    collections_of,
     decode_outcomes,
     migrations,
     readable,
@@ -483,6 +484,10 @@ class SqliteBackend:
     def sources(self, collection: str) -> list[tuple[str, str]]:
         with self.using("reading the runs") as conn:
             return [] if conn is None else sources_of(sqlite_load.read_runs(conn), collection)
+
+    def filled_from(self, path: str) -> list[tuple[str, str]]:
+        with self.using("reading the runs") as conn:
+            return [] if conn is None else collections_of(sqlite_load.read_runs(conn), path)
 
     def buried(self, collection: str) -> set[str]:
         with self.using(f"reading `{collection}`") as conn:
