@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,6 +18,8 @@ from standfast import ConfigError, StandfastError, Unavailable
 from standfast.api import opening
 from standfast.api.opening import EMBEDDED_FILE
 from standfast.config.settings import parse_url
+from support import backends
+from support.hold import soon
 
 
 def test_the_default_is_a_file_in_the_data_directory(
@@ -183,3 +188,36 @@ def test_disks_that_keep_nothing_are_warned_of(
         warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert len(warned) == bool(words)
     assert all(words in line for line in warned)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["meanwhile", "opened-just-now"])
+def test_an_opening_that_is_cancelled_leaves_nothing_open(
+    tmp_path: Path, pg_database: str, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """A task that is cancelled while it waits for `open_async` leaves no connection and no thread
+    of an engine behind, whether the engine was open by then or not."""
+    begun, cancelled, open_engine = threading.Event(), threading.Event(), opening.open_engine
+
+    def slowly(*args: Any) -> Any:
+        engine = open_engine(*args) if late else None
+        begun.set()
+        cancelled.wait(30)
+        return engine or open_engine(*args)
+
+    monkeypatch.setattr(opening, "open_engine", slowly)
+
+    async def main() -> None:
+        async def wait() -> None:
+            await standfast.open_async(pg_database, data_dir=tmp_path)
+
+        task = asyncio.ensure_future(wait())
+        await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        cancelled.set()
+
+    asyncio.run(main())
+    own = {"standfast-writer", "standfast-connector"}
+    soon(lambda: not own & {one.name for one in threading.enumerate()}, within_s=20.0)
+    soon(lambda: not backends.backends(pg_database), within_s=20.0)

@@ -6,8 +6,9 @@ import asyncio
 import atexit
 import logging
 import os
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, cast
 
@@ -122,10 +123,36 @@ def open_async_store(
             return AsyncStore(_in_memory(data_dir, deadline_s, options or OutageOptions()))
         settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
         chosen = options or OutageOptions()
-        engine = await asyncio.to_thread(open_engine, settings, chosen)
+        engine = await _open_in_thread(lambda: open_engine(settings, chosen))
         return AsyncStore(engine, lambda: open_engine(settings, chosen))
 
     return Opening(opened)
+
+
+async def _open_in_thread(open_it: Callable[[], Engine]) -> Engine:
+    """The engine, opened in a thread; a caller that is cancelled meanwhile leaves none open."""
+    lock = threading.Lock()
+    opened: list[Engine] = []
+    wanted = True
+
+    def work() -> Engine:
+        engine = open_it()
+        with lock:
+            opened.append(engine)
+            unwanted = not wanted
+        if unwanted:
+            engine.close(0.0)
+        return engine
+
+    try:
+        return await asyncio.to_thread(work)
+    except BaseException:
+        with lock:
+            wanted = False
+            abandoned = list(opened)
+        for engine in abandoned:
+            threading.Thread(target=engine.close, args=(0.0,), name="standfast-close").start()
+        raise
 
 
 def _in_memory(

@@ -141,7 +141,11 @@ class DeadlineConnection:
             ours = self._was_closed() or explain(error, f"connecting to {self._display}")
             forget(error)
             raise ours from None
-        socket_deadline = SocketDeadline(conn.fileno())
+        try:
+            socket_deadline = SocketDeadline(conn.fileno())
+        except BaseException:  # no descriptor is left
+            conn.close()
+            raise
         with self._lock:
             if not self._closed:
                 self._conn, self._socket_deadline = conn, socket_deadline
