@@ -96,7 +96,8 @@ def said(answer: Any) -> str:
 
 @pytest.fixture
 def night(tmp_path: Path) -> Iterator[Night]:
-    with Cluster() as cluster, FakeDiscord() as fake:
+    # How quickly a press is answered, only the test of a server that hangs asks.
+    with Cluster() as cluster, FakeDiscord(answer_limit_s=30.0) as fake:
         night = Night(fake, cluster, tmp_path)
         yield night
         night.bot.close()
@@ -155,6 +156,7 @@ def test_buttons_answer_while_the_server_hangs(night: Night) -> None:
     night.command("capacity", number=1)
     night.command("open")
     night.register(people[0])
+    night.fake.answer_limit_s = 3.0
     night.cluster.freeze()
     try:
         assert "waitlist" in night.register(people[1])

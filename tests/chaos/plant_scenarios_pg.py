@@ -41,7 +41,7 @@ class Real:
         self.leash.close()
 
     def open(self, name: str) -> Store:
-        return open_patiently(self.url, self.folder / name, deadline_s=5.0)
+        return open_patiently(self.url, self.folder / name, deadline_s=20.0)
 
     @contextmanager
     def held_write(

@@ -30,6 +30,7 @@ from support.hold import (
     extra_database,
     has,
     in_threads,
+    made,
     on_primary,
     run,
     soon,
@@ -101,8 +102,7 @@ def test_the_first_write_of_a_collection_from_afar(far_pg: MakeFar, tmp_path: Pa
 def test_a_write_that_the_server_is_slow_with_arrives(pg_database: str, tmp_path: Path) -> None:
     """N3: a write that takes longer than the deadline is acknowledged, arrives, and blocks none."""
     with standfast.open(pg_database, data_dir=tmp_path / "data", deadline_s=0.5) as store:
-        wait_direct(store)
-        store["slow"].put("quick", 0)
+        made(store, pg_database, "slow", "other")
         slow_trigger(pg_database, "slow", seconds=1.5)
         store["slow"].put("k", 1)
         store["other"].put("k", 1)

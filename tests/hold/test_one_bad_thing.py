@@ -26,6 +26,7 @@ from support.hold import (
     conflicts,
     extra_database,
     has,
+    made,
     on_primary,
     run,
     soon,
@@ -75,9 +76,7 @@ def test_a_collection_with_a_fault_is_held_by_itself(
         Far.to(url) as line,
         standfast.open(line.url(url), data_dir=tmp_path / "data") as store,
     ):
-        wait_direct(store)
-        for name in ("t", "other"):
-            store[name].put("0", 0)
+        made(store, admin_url, "t", "other")
         keys = [str(number) for number in range(1, 21)]
         with line.down():
             for key in keys:
@@ -86,7 +85,7 @@ def test_a_collection_with_a_fault_is_held_by_itself(
             with Sql(url) as owner:
                 owner(broken)
         soon(has(admin_url, "other", keys), within_s=DRAINED_S)
-        assert store["other"].put("new", 1).durable_on == "primary"
+        soon(lambda: store["other"].put("new", 1).durable_on == "primary", within_s=DRAINED_S)
         assert store.health().cause != "everything is on the primary"
         with Sql(url) as owner:
             owner(mended)
@@ -141,9 +140,7 @@ def beside_a_fault(
     owner_url = admin_url if fault in AS_ADMIN else url
     names = [f"other{number}" for number in range(9)]
     with Far.to(url) as line, standfast.open(line.url(url), data_dir=data_dir) as store:
-        wait_direct(store)
-        for name in ("t", *names):
-            store[name].put("0", 0)
+        made(store, admin_url, "t", *names)
         if before:  # the table has taken writes of a replay a moment ago
             with line.down():
                 store["t"].put_many({f"before{number}": 1 for number in range(before)})
@@ -368,14 +365,13 @@ def test_an_emptied_table_of_ours_ends_no_thread(
 ) -> None:
     """P4, R26: whatever an emptied table of ours does, every thread goes on and health says so."""
     with standfast.open(pg_database, data_dir=tmp_path / "data", deadline_s=0.5) as store:
-        wait_direct(store)
-        store["c"].put("k", 1)
+        made(store, pg_database, "c")
         before = threads()
         with Sql(pg_database) as admin:
             admin(f"TRUNCATE standfast.{table}")
         use(store)
         assert threads() >= before
-        assert not store.health().healthy
+        soon(lambda: use(store) or not store.health().healthy, within_s=DRAINED_S)
 
 
 def test_a_removed_data_directory_ends_no_thread(far_pg: MakeFar, tmp_path: Path) -> None:

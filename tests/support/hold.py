@@ -58,6 +58,15 @@ def wait_direct(store: Store, *, within_s: float = 20.0) -> None:
         threading.Event().wait(0.01)
 
 
+def made(store: Store, url: str, *collections: str) -> None:
+    """Have collections with a document `0` on the primary, however long their tables take."""
+    wait_direct(store)
+    for name in collections:
+        store[name].put("0", 0)
+        soon(has(url, name, ["0"]), within_s=20.0, what=f"a table for {name}")
+    wait_direct(store)
+
+
 def on_primary(url: str, collection: str) -> dict[str, Any]:
     """The documents of a collection, as another program sees them; empty without its table."""
     select = sql.SQL("SELECT * FROM {}").format(sql.Identifier(collection))

@@ -40,9 +40,12 @@ with standfast.open(sys.argv[1], data_dir=sys.argv[2]) as store:
 class Outage:
     """One database, and the data directories of a test."""
 
-    def __init__(self, url: str, root: Path, *, admin_url: str | None = None) -> None:
+    def __init__(
+        self, url: str, root: Path, *, admin_url: str | None = None, deadline_s: float | None = None
+    ) -> None:
         self.url = url
         self.root = root
+        self._deadline_s = deadline_s
         self.password = unquote(urlsplit(url).password or "no password")
         self._name = urlsplit(url).path[1:]
         self._admin_url = admin_url or urlunsplit(urlsplit(url)._replace(path="/postgres"))
@@ -53,6 +56,7 @@ class Outage:
 
     def store(self, name: str = "storage", **options: Any) -> Store:
         """Open a store there."""
+        options = {"deadline_s": self._deadline_s} | options
         return standfast.open(self.url, data_dir=self.data_dir(name), **options)
 
     def run(self, *arguments: str, name: str = "storage", **options: Any) -> Ran:
