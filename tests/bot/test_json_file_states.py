@@ -12,6 +12,7 @@ import asyncio
 import copy
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -213,4 +214,11 @@ def text_of(text: str | None) -> Any:
 
 
 TestTwoWriters = TwoWriters.TestCase
-TestTwoWriters.settings = settings(max_examples=200, stateful_step_count=50)
+TestTwoWriters.settings = settings(max_examples=50, stateful_step_count=50)
+
+
+@pytest.mark.slow
+class TestTwoWritersAtLength(TwoWriters.TestCase):  # type: ignore[misc]
+    """The same for more interleavings."""
+
+    settings = settings(max_examples=400, stateful_step_count=50)

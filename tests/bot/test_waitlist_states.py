@@ -207,5 +207,14 @@ class Waitlists(RuleBasedStateMachine):
 
 TestWaitlists = Waitlists.TestCase
 TestWaitlists.settings = settings(
-    max_examples=4 * settings().max_examples, stateful_step_count=40, deadline=None
+    max_examples=settings().max_examples, stateful_step_count=40, deadline=None
 )
+
+
+@pytest.mark.slow
+class TestWaitlistsAtLength(Waitlists.TestCase):  # type: ignore[misc]
+    """The same for more sequences of steps."""
+
+    settings = settings(
+        max_examples=8 * settings().max_examples, stateful_step_count=40, deadline=None
+    )

@@ -25,7 +25,7 @@ from standfast.ops.types import Applied, Op, Row
 Meddle: TypeAlias = Callable[[Collection], Any]
 
 THREADS = 8
-TIMES = 50
+TIMES = 25
 
 
 def run_threads(jobs: Sequence[Callable[[], None]]) -> None:

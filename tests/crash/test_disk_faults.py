@@ -122,7 +122,10 @@ def fails_to_flush(stage: Stage, number: int) -> bool:
 
 
 @tracing
-@pytest.mark.parametrize("number", [1, 14, 22, 25])
+@pytest.mark.parametrize(
+    "number",
+    [1, pytest.param(14, marks=pytest.mark.slow), 22, pytest.param(25, marks=pytest.mark.slow)],
+)
 def test_a_failed_fsync_is_no_success(fresh: Stage, number: int) -> None:
     """A disk that reports an error when it is asked to keep what was written: never exit 0."""
     assert fails_to_flush(fresh, number)

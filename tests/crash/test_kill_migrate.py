@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.crash_points import DISCARD, MIGRATE, firsts, others
+from support.crash_points import DISCARD, MIGRATE, firsts, in_turn, others
 from support.crash_snapshot import look
 from support.crash_stage import Stage
 from support.crash_writes import put
@@ -16,14 +16,18 @@ NAMELESS = ("scanned@1", "planned@1", "run-dir@1", "draft-written@1")
 LATE = ("collection-written@4", "original-moved@4", "draft-written@11")
 
 
-@pytest.mark.parametrize("failpoint", [*firsts(MIGRATE), *LATE])
+@pytest.mark.parametrize(
+    ("stage", "failpoint"), in_turn([*firsts(MIGRATE), *LATE], first=0), indirect=["stage"]
+)
 def test_killed_and_run_again(fresh: Stage, failpoint: str) -> None:
     """Killed at any step and run again: the same rows, versions, files and backups, one run."""
     fresh.kill_migrate(failpoint)
     fresh.assert_finishes()
 
 
-@pytest.mark.parametrize("failpoint", firsts(MIGRATE))
+@pytest.mark.parametrize(
+    ("stage", "failpoint"), in_turn(firsts(MIGRATE), first=1), indirect=["stage"]
+)
 def test_killed_and_rolled_back(fresh: Stage, failpoint: str) -> None:
     """Killed at any step and rolled back, unfinished as it is: as if nothing had happened."""
     fresh.kill_migrate(failpoint)

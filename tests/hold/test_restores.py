@@ -124,7 +124,7 @@ def schedule(cluster: Cluster, folder: Path, seed: int) -> None:
         world.store.close(timeout_s=0)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_restores_at_random(tmp_path: Path, seed: int) -> None:
     """I9, I10, I12, R23: through restores, restarts and outages, acknowledged writes are read, and
     arrive; what a restore undid is gone here as well."""

@@ -45,7 +45,9 @@ def exact(text: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["documents", "whole"])
+@pytest.mark.parametrize(
+    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["documents", "whole"]
+)
 def test_a_large_public_file_comes_back(
     place: Place, cities: Path, content: Any, whole: bool
 ) -> None:

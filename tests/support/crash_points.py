@@ -8,6 +8,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -65,6 +68,19 @@ VERIFY_FAILS: dict[str, int] = {"state-verify-failed": 1}
 def firsts(points: Mapping[str, int]) -> list[str]:
     """Each failpoint at its first time."""
     return [f"{name}@1" for name in points]
+
+
+def in_turn(points: Sequence[str], *, first: int) -> list[Any]:
+    """Each point on one kind of database, with those of the other kind left to the long runs.
+
+    The kinds take turns, so that two tests which begin with different ones try every point on both.
+    For the arguments `stage` and `failpoint`.
+    """
+    return [
+        pytest.param(kind, point, marks=[pytest.mark.slow] * ((number + kinds + first) % 2))
+        for number, point in enumerate(points)
+        for kinds, kind in enumerate(("sqlite", "pg"))
+    ]
 
 
 def others(points: Mapping[str, int], *, than: Sequence[str]) -> list[str]:
