@@ -143,9 +143,10 @@ class Waiting:
         return suspect.attempts >= MAX_SUSPICIOUS_ATTEMPTS and goes
 
     def is_refused(self, unit: Sequence[Pending], suspect: Suspect | None) -> bool:
-        """Whether a write that the table refuses is at fault, and not the table.
+        """Whether a write that the table refuses is at fault, and not the table; it is counted.
 
         So it is where others are taken; and where there are too few to tell, after some attempts.
+        Of a collection known to refuse writes one by one, more than `MAX_SUSPECTS` are asked anew.
         """
         collections = {one.op.collection for one in unit}
         if not collections.isdisjoint(self.held):

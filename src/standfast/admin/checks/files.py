@@ -39,7 +39,7 @@ _MOST_LOOKED_AT, _MOST_NAMED = 100_000, 5
 
 
 def url(settings: Settings, folder: Path) -> Check:
-    """Whether the URL that was meant is the one that is used."""
+    """For `doctor`: the URL that was meant is the one used, and no `.env` here is overlooked."""
     names = ("STANDFAST_DATABASE_URL", "DATABASE_URL")
     if settings.source != "default":
         return Check("url", "ok", f"from {settings.source}")

@@ -156,6 +156,7 @@ def _finding(one: Finding) -> str:
 
 
 def _facts(state: Status, now: float) -> str:
+    """The section with the figures of a store: what waits, what failed, disk, last backup."""
     pending = "none"
     if state.lag_ops:
         pending = f"{state.lag_ops}, the oldest for {duration(state.lag_s)}"

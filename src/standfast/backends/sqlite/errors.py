@@ -29,6 +29,11 @@ _KNOWN: dict[type[apsw.Error], tuple[type[StandfastError], str, str, str]] = {
         "try again; a process that holds a write transaction open blocks all others",
     ),
     apsw.LockedError: (Unavailable, "locked", "the file is locked", "try again"),
+    # sqlite.org/rescode.html, SQLITE_PROTOCOL: in WAL mode, after ten seconds of losing races.
+    apsw.ProtocolError: (
+        *(Unavailable, "locked", "other processes open and close the file all the time"),
+        "try again",
+    ),
     apsw.CorruptError: (
         *(CorruptData, "corrupt", "the file is damaged"),
         "set it aside and restore it from a backup",
