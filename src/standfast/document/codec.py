@@ -34,6 +34,8 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 # hostile input, never applies, however an application has set it; our own limit is far above.
 _SHORT_INTEGER_DIGITS = 640
 _SHORT_INTEGER_BITS = 2100
+#: Nesting takes two characters a level: what is not longer cannot be too deep.
+_SHALLOW_BYTES = 2 * MAX_DEPTH
 _TOKEN = re.compile(r'[{}\[\]]|"(?:[^"\\]++|\\.)*+"|[^\s{}\[\]:,"]++', re.DOTALL)
 
 
@@ -53,7 +55,7 @@ def encode(value: Any) -> str:
         raw = _encode(value)
         if len(raw) > MAX_DOCUMENT_BYTES:  # before many times its size is made of it
             raise too_large(len(raw))
-        exact = _decode(raw) == value and not _too_deep(raw)
+        exact = _decode(raw) == value and (len(raw) <= _SHALLOW_BYTES or not _too_deep(raw))
     except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
         exact, raw = False, b""
     if not exact:
@@ -362,8 +364,7 @@ def canonical_texts(parts: Sequence[msgspec.Raw]) -> list[str] | None:
         texts = [str(part, "utf-8") for part in parts]
     except (ValueError, RecursionError, UnicodeError, msgspec.MsgspecError):
         return None
-    # Nesting takes two characters a level.
-    if any(len(text) > 2 * MAX_DEPTH and _over_limits(text) for text in texts):
+    if any(len(text) > _SHALLOW_BYTES and _over_limits(text) for text in texts):
         return None
     return texts
 

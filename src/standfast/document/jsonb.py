@@ -100,8 +100,13 @@ def keeps_exactly(value: Any) -> bool:
         item = rest.pop()
         if isinstance(item, dict):
             members = cast("dict[str, Any]", item)
-            if not _in_jsonb_order(members):
-                return False
+            last = (-1, b"")
+            for name in members:
+                raw = name.encode()
+                this = (len(raw), raw)
+                if this <= last:  # jsonb sorts them so
+                    return False
+                last = this
             rest.extend(members.values())
         elif isinstance(item, list):
             rest.extend(cast("list[Any]", item))
@@ -109,19 +114,6 @@ def keeps_exactly(value: Any) -> bool:
             shown = repr(item)
             if "e" in shown or shown == "-0.0":
                 return False
-    return True
-
-
-def _in_jsonb_order(members: dict[str, Any]) -> bool:
-    if len(members) < 2:
-        return True
-    last = (-1, b"")
-    for name in members:
-        raw = name.encode()
-        this = (len(raw), raw)
-        if this <= last:
-            return False
-        last = this
     return True
 
 

@@ -20,6 +20,8 @@ def key_text(key: object) -> str:
     U+0000 and lone surrogates, which a text column cannot store.  "" is a valid key.
     """
     if type(key) is str:
+        if key.isascii() and len(key) <= MAX_KEY_BYTES and "\x00" not in key:
+            return key
         text = key
     elif isinstance(key, str):
         text = str.__str__(key)

@@ -38,10 +38,12 @@ class Latencies(msgspec.Struct):
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     sum_s: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Count one call."""
-        self.counts[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
-        self.sum_s += seconds
+    def add(self, begun: Iterable[float], now: float) -> None:
+        """Count calls that began at these instants, and end now."""
+        for instant in begun:
+            seconds = max(0.0, now - instant)
+            self.counts[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
+            self.sum_s += seconds
 
     def percentile_s(self, share: float) -> float | None:
         """The upper end of the class that the call at this share (0 to 1) is in; None of none."""
@@ -155,13 +157,14 @@ class Activity:
         with self._lock:
             self.version += 1
             count = 0
-            refusing = self._refusals.now
+            begun: list[float] = []
             taken: set[str] = set()
             for deadline, ops in calls:
                 count += len(ops)
-                self._write_latency.add(max(0.0, now - (deadline - self._deadline_s)))
-                if refusing:
+                begun.append(deadline - self._deadline_s)
+                if self._refusals.now:
                     taken.update(op.collection for op in ops)
+            self._write_latency.add(begun, now)
             self._writes[durable_on] = self._writes.get(durable_on, 0) + count
             lines = self._refusals.taken(taken, time.time()) if taken else ()
         for line in lines:
@@ -169,14 +172,11 @@ class Activity:
 
     def read(self, source: str, deadlines: Iterable[float] = ()) -> None:
         """Reads with these deadlines were answered from there; without any, one at once."""
-        now = time.monotonic()
-        count = 0
+        begun = [deadline - self._deadline_s for deadline in deadlines]
         with self._lock:
             self.version += 1
-            for deadline in deadlines:
-                count += 1
-                self._read_latency.add(max(0.0, now - (deadline - self._deadline_s)))
-            self._reads[source] = self._reads.get(source, 0) + (count or 1)
+            self._read_latency.add(begun, time.monotonic())
+            self._reads[source] = self._reads.get(source, 0) + (len(begun) or 1)
 
     # ---- what goes wrong
 

@@ -8,15 +8,14 @@ machine sleeps counts, where the system says so.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 #: Linux: CLOCK_MONOTONIC stands still while the machine is suspended, this one does not.
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
-
-
-def _elapsed_ns() -> int:
-    return time.monotonic_ns() if _BOOTTIME is None else time.clock_gettime_ns(_BOOTTIME)
-
-
+_elapsed_ns: Callable[[], int] = (
+    time.monotonic_ns if _BOOTTIME is None else partial(time.clock_gettime_ns, _BOOTTIME)
+)
 _BEGAN_NS = time.time_ns() - _elapsed_ns()
 
 

@@ -626,16 +626,12 @@ class Journal:
     def version(self) -> int:
         """A number that changes when another process, or this one, has written to the file."""
         self.spool.look()
-        version = self._file.read(_data_version, "looking at the journal")
+        version = self._file.data_version("looking at the journal")
         return ((self._changes + self.spool.changes) << 40) + version
 
     def close(self) -> None:
         """Close the file.  Idempotent."""
         self._file.close()
-
-
-def _data_version(conn: apsw.Connection) -> int:
-    return conn.execute("PRAGMA data_version").get
 
 
 def _file(path: Path) -> LocalFile:

@@ -472,8 +472,9 @@ class Mirror:
             news = _News(observed, clock.now_us(), lane, watermark, retained)
             self._tell(news, durable=durable)
             self._batches += 1
-            for state in observed.states:
-                self._looks.pop((state.collection, state.key), None)
+            if self._looks:
+                for state in observed.states:
+                    self._looks.pop((state.collection, state.key), None)
         failpoint("mirror-confirmed")
 
     def _tell(self, news: _News, *, durable: bool = False) -> None:
@@ -529,13 +530,21 @@ class Mirror:
                 self._behind_rows[place] = MirrorRow(state, news.observed.watermarks, news.seen_us)
 
     def _note(self, conn: apsw.Connection, news: _News) -> None:
-        for state in news.observed.states:
-            if state.key in news.lost:
-                conn.execute(
-                    "DELETE FROM rows WHERE collection = ? AND key = ? AND version = ?",
-                    (state.collection, state.key, news.lost[state.key]),
+        if news.lost:
+            _forget_lost(conn, news)
+        tags = _encode_tags(news.observed.watermarks).decode()
+        own = (f'$."{news.lane}"', news.watermark) if news.lane else ()
+        conn.executemany(
+            _PUT_OWN if own else _PUT,
+            [
+                (
+                    *(state.collection, state.key, state.text, state.version),
+                    *(state.created_us, state.updated_us, state.expires_us, tags, news.seen_us),
+                    *own,
                 )
-        _put(conn, news)
+                for state in news.observed.states
+            ],
+        )
         if not news.lane:
             return
         conn.execute(
@@ -550,10 +559,12 @@ class Mirror:
                 (news.seen_us, news.lane, news.retained[-1][0].seq, batch),
             )
             self._retained_bytes += len(batch)
-        self._trim(conn, news.seen_us)
+        due = (self._batches + 1) % _CLEAR_EVERY == 0
+        if due or self._retained_bytes > MAX_RETAINED_BYTES:
+            self._trim(conn, news.seen_us, due=due)
 
-    def _trim(self, conn: apsw.Connection, now_us: int) -> None:
-        if (self._batches + 1) % _CLEAR_EVERY == 0:
+    def _trim(self, conn: apsw.Connection, now_us: int, *, due: bool) -> None:
+        if due:
             conn.execute("DELETE FROM retained WHERE at_us < ?", (now_us - int(RETENTION_S * 1e6),))
             self._retained_bytes = conn.execute(_RETAINED_BYTES).get
         if self._retained_bytes > MAX_RETAINED_BYTES:
@@ -784,17 +795,11 @@ def _clear(conn: apsw.Connection) -> None:
         conn.execute(f"DELETE FROM {table}")
 
 
-def _put(conn: apsw.Connection, news: _News) -> None:
-    tags = _encode_tags(news.observed.watermarks).decode()
-    own: tuple[Any, ...] = (f'$."{news.lane}"', news.watermark) if news.lane else ()
-    conn.executemany(
-        _PUT_OWN if own else _PUT,
-        [
-            (
-                *(state.collection, state.key, state.text, state.version),
-                *(state.created_us, state.updated_us, state.expires_us, tags, news.seen_us),
-                *own,
+def _forget_lost(conn: apsw.Connection, news: _News) -> None:
+    """Versions that the primary is known to have lost give way to lower ones (R23)."""
+    for state in news.observed.states:
+        if state.key in news.lost:
+            conn.execute(
+                "DELETE FROM rows WHERE collection = ? AND key = ? AND version = ?",
+                (state.collection, state.key, news.lost[state.key]),
             )
-            for state in news.observed.states
-        ],
-    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from standfast.backends.sqlite.file import (
     connect,
     enter_wal,
     gone,
-    inode_of,
     transaction,
 )
 from standfast.errors import ConfigError, StandfastError
@@ -63,7 +63,7 @@ class LocalFile:
         with mapped(f"opening {what} {self.path}"), OPENING:
             create_private(self.path)
             failpoint("file-made")
-            self._inode = inode_of(self.path)
+            self._place, self._state = str(self.path), os.stat(self.path)
             with contextlib.ExitStack() as undo:
                 self._writer = self._connect(undo)
                 self._install(mark, schema)
@@ -85,8 +85,12 @@ class LocalFile:
     @property
     def in_place(self) -> bool:
         """Whether the file is still the one that was opened; raises where nobody can tell."""
-        with mapped(f"looking at {self.path}"):
-            return inode_of(self.path) == self._inode
+        try:
+            return os.path.samestat(os.stat(self._place), self._state)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise from_sqlite(error, f"looking at {self.path}") from None
 
     def _install(self, mark: int, schema: str) -> None:
         conn = self._writer
@@ -156,6 +160,14 @@ class LocalFile:
         with self._reading:
             try:
                 return work(self._reader)
+            except (apsw.Error, OSError) as error:
+                raise self._explained(error, doing) from None
+
+    def data_version(self, doing: str) -> int:
+        """A number that changes when another connection has written to the file."""
+        with self._reading:
+            try:
+                return self._reader.execute("PRAGMA data_version").get
             except (apsw.Error, OSError) as error:
                 raise self._explained(error, doing) from None
 

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 
 #: What kills without a clean-up.  On Windows `os.kill` ends a process at once for SIGTERM.
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -48,6 +49,15 @@ def is_ready(fd: int, *, writing: bool = False, timeout_s: float = 0.0) -> bool:
     # On Windows a connection that was refused is reported as an exceptional condition alone.
     reading, written = ([], [fd]) if writing else ([fd], [])
     return any(select.select(reading, written, [fd], timeout_s))
+
+
+def readable(fd: int) -> Callable[[], object]:
+    """A look at a socket, made once for many: it returns what is true when it can be read."""
+    if hasattr(select, "poll"):
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        return partial(poller.poll, 0)
+    return partial(is_ready, fd)
 
 
 def wait_ready(sockets: Mapping[int, bool], *, timeout_s: float) -> set[int]:

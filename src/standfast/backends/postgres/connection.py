@@ -25,7 +25,7 @@ from standfast.backends.postgres.handshake import Handshake, ServerProcess, shak
 from standfast.backends.postgres.prepared import PreparingConnection
 from standfast.config.settings import Target, may_send_cleartext
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
-from standfast.system.platform import is_ready
+from standfast.system.platform import readable
 
 T = TypeVar("T")
 
@@ -66,6 +66,7 @@ class DeadlineConnection:
         # under the one that waits in it.
         self._turn = threading.Lock()
         self._conn: Connection[Any] | None = None
+        self._has_news: Callable[[], object] = bool
         self._socket_deadline: SocketDeadline | None = None
         self._busy = False
         self._closed = False
@@ -149,6 +150,7 @@ class DeadlineConnection:
         with self._lock:
             if not self._closed:
                 self._conn, self._socket_deadline = conn, socket_deadline
+                self._has_news = readable(conn.fileno())
                 return
         socket_deadline.close()
         conn.close()
@@ -245,7 +247,7 @@ class DeadlineConnection:
     ) -> Generator[Connection[Any]]:
         """As `use`, for whoever has borrowed it; it is made where it is missing or has ended."""
         conn = self._conn
-        if conn is None or _has_ended(conn):
+        if conn is None or self._has_ended(conn):
             self._make(connect_deadline)
         with self._in_use(f"{doing} on {self._display}", deadline, reading=reading) as conn:
             yield conn
@@ -271,11 +273,26 @@ class DeadlineConnection:
             raise _missing(doing)
         if deadline is not None:
             socket_deadline.arm(deadline, while_silent=reading)
-        if _has_ended(conn):
+        if conn.closed or (self._has_news() and self._has_ended(conn)):
             raise Unavailable(
                 f"{doing}: the server ended the connection", code="connection", hint="try again"
             )
         return conn
+
+    def _has_ended(self, conn: Connection[Any]) -> bool:
+        """Whether the server has closed a connection, seen without asking it.
+
+        There is nothing to read on an idle connection unless the server said good-bye, or something
+        harmless; only then it is asked.
+        """
+        if conn.closed:
+            return True
+        if self._has_news():
+            try:
+                conn.execute("")
+            except psycopg.Error:
+                return True
+        return False
 
     def _explained(
         self, error: psycopg.Error | Unavailable, doing: str, *, sent: bool = True
@@ -412,20 +429,3 @@ def _missing(doing: str) -> Unavailable:
 
 def _wait_s(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
-
-
-def _has_ended(conn: Connection[Any]) -> bool:
-    """Whether the server has closed a connection, seen without asking it.
-
-    There is nothing to read on an idle connection unless the server said good-bye, or something
-    harmless; only then it is asked.
-    """
-    if conn.closed:
-        return True
-    if not is_ready(conn.fileno()):
-        return False
-    try:
-        conn.execute("")
-    except psycopg.Error:
-        return True
-    return False

@@ -26,7 +26,8 @@ _IDLE_S = 3600.0
 class SocketDeadline:
     """The deadline of one connection: armed for each call, it shuts the socket down on expiry.
 
-    Thread-safe.  `expired` stays true: the connection cannot be used afterwards.
+    It belongs to the process that made the connection.  Thread-safe.  `expired` stays true: the
+    connection cannot be used afterwards.
     """
 
     def __init__(self, fd: int) -> None:
@@ -37,7 +38,8 @@ class SocketDeadline:
         self._step_s = 0.0
         self._limit = 0.0
         self._received = 0
-        _watchdog().watch(self)
+        self._watchdog = _watchdog()
+        self._watchdog.watch(self)
 
     def arm(self, at: float, *, while_silent: bool = False) -> None:
         """Cut the connection at this instant of `time.monotonic()`, unless disarmed before.
@@ -52,7 +54,8 @@ class SocketDeadline:
                 now = time.monotonic()
                 self._step_s, self._limit = max(0.0, at - now), now + MAX_REPLY_S
                 self._received = received_bytes(self._socket)
-        _watchdog().notice(at)
+        if at < self._watchdog.next:
+            self._watchdog.notice(at)
 
     def disarm(self) -> None:
         """The call has ended in time."""
@@ -96,7 +99,8 @@ class Watchdog:
         self.pid = os.getpid()
         self._socket_deadlines: weakref.WeakSet[SocketDeadline] = weakref.WeakSet()
         self._changed = threading.Condition()
-        self._next = 0.0
+        self.next = 0.0
+        """When it looks at the deadlines again, at the latest."""
         SupervisedThread("standfast-watchdog", self._turn, PROCESS).start()
 
     def watch(self, socket_deadline: SocketDeadline) -> None:
@@ -106,16 +110,15 @@ class Watchdog:
 
     def notice(self, at: float) -> None:
         """A deadline was armed: wake up in time."""
-        if at < self._next:
-            with self._changed:
-                self._next = min(self._next, at)
-                self._changed.notify()
+        with self._changed:
+            self.next = min(self.next, at)
+            self._changed.notify()
 
     def _turn(self) -> bool:
         with self._changed:
             socket_deadlines = list(self._socket_deadlines)
             # Before looking: what is armed from here on wakes the thread.
-            self._next = time.monotonic() + _IDLE_S
+            self.next = time.monotonic() + _IDLE_S
         now = time.monotonic()
         dues = [
             due
@@ -124,8 +127,8 @@ class Watchdog:
         ]
         del socket_deadlines
         with self._changed:
-            self._next = min([self._next, *dues])
-            self._changed.wait(max(0.0, self._next - time.monotonic()))
+            self.next = min([self.next, *dues])
+            self._changed.wait(max(0.0, self.next - time.monotonic()))
         return True
 
 

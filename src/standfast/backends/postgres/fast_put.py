@@ -20,6 +20,7 @@ from psycopg import Connection
 
 from standfast.backends.postgres.prepared import (
     BOOLS,
+    EMPTY,
     INT8,
     INT8S,
     TEXT,
@@ -129,12 +130,10 @@ def _columns(ops: Sequence[Op]) -> tuple[list[bytes], list[bytes], list[bytes | 
     The same text twice would cost twice; it differs only where jsonb refuses a character.  Most ops
     know whether jsonb keeps theirs.
     """
-    if all(op.exact is not None for op in ops):
-        return (
-            [(op.body or "").encode() for op in ops],
-            [_NO if op.exact else _YES for op in ops],
-            [],
-        )
+    exact = [op.exact for op in ops]
+    if None not in exact:
+        data = [(op.body or "").encode() for op in ops]
+        return data, [_NO if one else _YES for one in exact], []
     columns = jsonb_columns_of_many([op.body or "" for op in ops])
     raw = [None if one.raw is None or one.raw == one.data else one.raw.encode() for one in columns]
     return (
@@ -193,14 +192,14 @@ def put_batch(
     else:
         keys = array(INT8S, list(map(int8, key_values(table, (op.key for op in written)))))
     data, keep, raw = _columns(written)
-    mortal = [op for op in written if op.ttl_us]
+    times_to_live = [int8(op.ttl_us) if op.ttl_us else None for op in written]
     values = (
         *(first.lane.encode(), options.directory.encode() if options.directory else None),
         *(int8(options.expected_watermark), int8(first.seq), int8(last.seq)),
         *(array(TEXTS, [op.key.encode() for op in written]), array(TEXTS, data)),
-        *(array(BOOLS, keep), array(TEXTS, raw)),
         # An array that is too short is filled up with NULL.
-        array(INT8S, [int8(op.ttl_us) if op.ttl_us else None for op in written] if mortal else []),
+        *(array(BOOLS, keep), array(TEXTS, raw) if raw else EMPTY[TEXTS]),
+        array(INT8S, times_to_live) if any(times_to_live) else EMPTY[INT8S],
         *(table.collection.encode(), int8(len(written))),
         *(None if options.expires_us is None else int8(options.expires_us), keys, times),
     )

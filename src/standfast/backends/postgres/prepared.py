@@ -27,7 +27,8 @@ int8 = struct.Struct(">q").pack
 _array_head = struct.Struct(">iiiii").pack
 _NULL = _int4(-1)
 _OF = {BOOLS: BOOL, INT8S: INT8, TEXTS: TEXT}
-_EMPTY = {array: struct.pack(">iii", 0, 0, item) for array, item in _OF.items()}
+#: The parameter for an array of each kind without items.
+EMPTY = {array: struct.pack(">iii", 0, 0, item) for array, item in _OF.items()}
 #: The session has forgotten the statement, or the table has changed under its plan.
 _OUTDATED = ("26000", "0A000")
 #: Names are never used twice: what failed in the middle may be there.
@@ -60,13 +61,10 @@ class PreparingConnection(Connection[Any]):
 def array(kind: int, items: Sequence[bytes | None]) -> bytes:
     """An array as a parameter; None is NULL."""
     if not items:
-        return _EMPTY[kind]
+        return EMPTY[kind]
     parts = [_array_head(1, int(None in items), _OF[kind], len(items), 1)]
     for item in items:
-        if item is None:
-            parts.append(_NULL)
-        else:
-            parts += (_int4(len(item)), item)
+        parts += (_NULL, b"") if item is None else (_int4(len(item)), item)
     return b"".join(parts)
 
 
