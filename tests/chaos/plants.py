@@ -24,7 +24,7 @@ from standfast.engine import outage_writes as journaling
 from standfast.engine.journal import History, Journal
 from standfast.engine.local_state import LocalState
 from standfast.engine.outage_writes import Journaling
-from standfast.engine.promise import CompletionBatch, Promise
+from standfast.engine.promise import Promise, complete
 from standfast.engine.reader import Question
 from standfast.engine.replayer import Replayer
 from standfast.engine.replicated import ReplicatedEngine
@@ -233,9 +233,7 @@ def acknowledged_before_commit() -> Patch:
             answers = [self._judge(submission, lane, known) for submission in submissions]
             ops = [result.op for answer in answers for result in answer.results]
             transaction.add(ops, max_ops=1000, max_bytes=10**9)
-            with CompletionBatch() as completions:
-                for answer in answers:
-                    completions.value(answer.submission.promise, answer.results)
+            complete((answer.submission.promise, answer.results) for answer in answers)
         return answers
 
     return patch.object(Journaling, "write", write)

@@ -9,16 +9,11 @@ from typing import Any
 import pytest
 
 from standfast import DataError, DeadlineExceeded, Unavailable
-from standfast.engine.promise import CompletionBatch, Promise
+from standfast.engine.promise import Promise, complete
 
 
 def settle(*answers: tuple[Promise[Any], Any]) -> None:
-    with CompletionBatch() as completions:
-        for promise, answer in answers:
-            if isinstance(answer, Exception):
-                completions.error(promise, answer)
-            else:
-                completions.value(promise, answer)
+    complete(answers)
 
 
 def test_a_thread_waits_for_its_answer() -> None:

@@ -54,16 +54,10 @@ class AsyncCollection(Generic[T]):
 
     # ---- writing
 
-    async def _write(
-        self,
-        kind: Kind,
-        key: object,
-        *,
-        provisional: bool = False,
-        read_modify_write: bool = False,
-        **options: Any,
+    async def _submit(
+        self, op: Op, *, provisional: bool = False, read_modify_write: bool = False
     ) -> Result:
-        op = build_op(kind, self.name, key, **options)
+        """Write one op; where it is refused, that is raised."""
         (result,) = await self._handle.engine.submit(
             [op],
             loop=self._handle.loop(),
@@ -87,10 +81,9 @@ class AsyncCollection(Generic[T]):
 
         That is seen by reading it first, and holds if nobody has changed it when the write arrives.
         """
-        if not self._documents.is_typed:
-            return await self._write(
-                kind, key, if_version=if_version, provisional=provisional, **options
-            )
+        if self._documents.typed is None:
+            op = build_op(kind, self.name, key, if_version=if_version, **options)
+            return await self._submit(op, provisional=provisional)
         draft = build_op(kind, self.name, key, **options)
         doing = f"{kind} of key {draft.key!r} in `{self.name}`"
         for attempt in range(MAX_UPDATE_ATTEMPTS):
@@ -102,15 +95,12 @@ class AsyncCollection(Generic[T]):
                 raise error.about(doing) from None
             if text is not None:
                 self._documents.check(text, doing)
+            seen = found.version if found.text is not None else ABSENT
+            expected = seen if if_version is None else if_version
+            op = build_op(kind, self.name, key, if_version=expected, **options)
             try:
-                return await self._write(
-                    *(kind, key),
-                    if_version=(found.version if found.text is not None else ABSENT)
-                    if if_version is None
-                    else if_version,
-                    provisional=provisional,
-                    read_modify_write=if_version is None,
-                    **options,
+                return await self._submit(
+                    op, provisional=provisional, read_modify_write=if_version is None
                 )
             except ConflictError:
                 if if_version is not None:
@@ -141,16 +131,16 @@ class AsyncCollection(Generic[T]):
         condition needs the primary then, `Unavailable("needs_primary")`, unless `provisional`: it
         is judged by what is known here, and on replay holds only for exactly that document.
         """
-        result = await self._write(
-            *("put", key),
-            body=self._documents.dump(value, key),
+        documents = self._documents
+        op = build_op(
+            *("put", self.name, key),
+            body=value if documents.typed is None else documents.dump(value, key),
             if_version=if_version,
             if_absent=if_absent,
             ttl_s=ttl_s,
             base=base,
-            provisional=provisional,
         )
-        return result.receipt
+        return (await self._submit(op, provisional=provisional)).receipt
 
     async def put_if_absent(
         self,
@@ -177,7 +167,7 @@ class AsyncCollection(Generic[T]):
         the primary is away it is journaled; a document that ends there before the touch arrives is
         put back.
         """
-        return (await self._write("touch", key, ttl_s=ttl_s)).receipt
+        return (await self._submit(build_op("touch", self.name, key, ttl_s=ttl_s))).receipt
 
     async def patch(
         self,
@@ -314,15 +304,15 @@ class AsyncCollection(Generic[T]):
             value = await self._changed_by(change, given, key)
             if isinstance(value, Unchanged):
                 return given if found is None else documents.again(base, key)
+            op = build_op(
+                *("put", self.name, key),
+                body=documents.dump(value, key),
+                if_version=found.version if found else ABSENT,
+                base=base,
+                keep_expiry=True,
+            )
             try:
-                result = await self._write(
-                    *("put", key),
-                    body=documents.dump(value, key),
-                    if_version=found.version if found else ABSENT,
-                    base=base,
-                    keep_expiry=True,
-                    read_modify_write=True,
-                )
+                result = await self._submit(op, read_modify_write=True)
             except ConflictError:
                 continue
             return documents.load(result.op.body or "null", result.op.key)
@@ -372,10 +362,8 @@ class AsyncCollection(Generic[T]):
         is known here, if that is the whole collection.
         """
         if prefix is None:
-            result = await self._write(
-                "delete", key, if_version=if_version, provisional=provisional
-            )
-            return result.receipt
+            op = build_op("delete", self.name, key, if_version=if_version)
+            return (await self._submit(op, provisional=provisional)).receipt
         if not isinstance(key, Missing) or if_version is not None or not key_text(prefix):
             raise ConfigError(
                 f"delete of keys with a prefix in `{self.name}`: it takes a prefix that is not"

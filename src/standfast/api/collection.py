@@ -71,7 +71,8 @@ class Documents(Generic[T]):
     def __init__(self, handle: StoreHandle, name: str, typed: Typed | None = None) -> None:
         self.handle = handle
         self.name = name
-        self._typed = typed
+        self.typed = typed
+        """The type of its documents, if they have one."""
 
     @property
     def engine(self) -> Engine:
@@ -82,24 +83,19 @@ class Documents(Generic[T]):
 
     def dump(self, value: Any, key: object) -> Any:
         """The JSON of a value; DataError when it is not of the collection's type."""
-        if self._typed is None:
+        if self.typed is None:
             return value
         try:
-            return self._typed.dump(value)
+            return self.typed.dump(value)
         except DataError as error:
             raise error.about(f"put of key {key_text(key)!r} in `{self.name}`") from None
 
-    @property
-    def is_typed(self) -> bool:
-        """Whether its documents have a type."""
-        return self._typed is not None
-
     def check(self, text: str, doing: str) -> None:
         """DataError when a text that is about to be stored would not be of the type."""
-        if self._typed is None:
+        if self.typed is None:
             return
         try:
-            self._typed.check(decode(text))
+            self.typed.check(decode(text))
         except DataError as error:
             raise error.about(doing) from None
 
@@ -107,7 +103,7 @@ class Documents(Generic[T]):
         """The value of a stored text; CorruptData, which names its key, when it is unreadable."""
         try:
             value = decode(text)
-            return value if self._typed is None else self._typed.load(value)
+            return value if self.typed is None else self.typed.load(value)
         except CorruptData as error:
             raise error.about(f"the document of key {key!r} in `{self.name}`") from None
 

@@ -13,6 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -25,10 +26,10 @@ from standfast.engine.full_scan import FullScan, Pages
 from standfast.engine.health import Health, with_activity
 from standfast.engine.interfaces import ReadResult
 from standfast.engine.overlay import View
-from standfast.engine.promise import CompletionBatch, Promise
+from standfast.engine.promise import Promise, complete
 from standfast.engine.scanning import completed
 from standfast.engine.state_machine import Mode, Situation
-from standfast.engine.write_queue import Result, closed, receipt_of
+from standfast.engine.write_queue import Result, closed, on_primary
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.limits import LOCAL_GRACE_S, MAX_TRANSACTION_OPS
 from standfast.ops.types import Applied, Op, Row
@@ -99,7 +100,7 @@ class EmbeddedEngine:
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._pool_lock:
-            self._require_open()
+            self.require_open()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, thread_name_prefix="standfast-writer")
             return self._pool
@@ -127,38 +128,28 @@ class EmbeddedEngine:
                 ops.append(
                     msgspec.structs.replace(draft, lane=self.lane, seq=self._seq, group=group)
                 )
-        with CompletionBatch() as completions:
-            try:
-                self._require_open()
-                applied = self._apply(ops)
-            except BaseException as error:
-                self._fail(batch, error, completions)
-                return
-            self._watermark = applied.watermark
-            self.activity.wrote("primary", [(begun, drafts) for _, drafts, begun in batch])
-            start = 0
-            for promise, drafts, _ in batch:
-                end = start + len(drafts)
-                pairs = zip(ops[start:end], applied.outcomes[start:end], strict=True)
-                completions.value(
-                    promise,
-                    [Result(op, done, receipt_of(done, self.lane)) for op, done in pairs],
-                )
-                start = end
+        try:
+            self.require_open()
+            applied = self._apply(ops)
+        except BaseException as error:
+            self._fail(batch, error)
+            return
+        self._watermark = applied.watermark
+        self.activity.wrote("primary", [(begun, drafts) for _, drafts, begun in batch])
+        results = iter(on_primary(ops, applied.outcomes))
+        complete((promise, list(islice(results, len(drafts)))) for promise, drafts, _ in batch)
 
-    def _fail(
-        self, batch: list[_Waiting], error: BaseException, completions: CompletionBatch
-    ) -> None:
+    def _fail(self, batch: list[_Waiting], error: BaseException) -> None:
         """The error of one caller is not that of the others: they are tried one by one."""
         if (
             len(batch) == 1
             or not isinstance(error, StandfastError)
             or isinstance(error, Unavailable)
         ):
-            for promise, drafts, _ in batch:
+            for _, drafts, _ in batch:
                 if isinstance(error, StandfastError) and error.code != "closed":
                     self.activity.refused(drafts[0], error)
-                completions.error(promise, error)
+            complete((promise, error) for promise, _, _ in batch)
             return
         for one in batch:
             self._commit([one])
@@ -261,9 +252,6 @@ class EmbeddedEngine:
 
     def require_open(self) -> None:
         """Raise when the store was closed."""
-        self._require_open()
-
-    def _require_open(self) -> None:
         if self._closed:
             raise closed()
 

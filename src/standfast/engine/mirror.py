@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -85,6 +86,7 @@ CREATE TABLE IF NOT EXISTS whole (
     watermarks TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
+_content = attrgetter("text", "version", "expires_us")
 _encode_tags = msgspec.json.Encoder().encode
 _decode_tags = msgspec.json.Decoder(dict[str, int]).decode
 
@@ -394,11 +396,8 @@ class Mirror:
         look = self._looks.get(place)
         if row is None or look is None or look.version != row.state.version:
             return row
-        return (
-            MirrorRow(row.state, look.watermarks, look.seen_us)
-            if look.seen_us >= row.seen_us
-            else row
-        )
+        newer = look.seen_us >= row.seen_us
+        return MirrorRow(row.state, look.watermarks, look.seen_us) if newer else row
 
     def take(self, observed: Observed, *, seen_us: int) -> dict[str, int]:
         """Take over what a read of one collection from the primary showed (write-through, R5).
@@ -408,8 +407,12 @@ class Mirror:
         read may be the older one.
         """
         with self._turn:
+            places = [(one.collection, one.key) for one in observed.states]
+            nothing: list[MirrorRow | None] = [None] * len(places)
+            rows = self._read(lambda conn: [_row(conn, one) for one in places], otherwise=nothing)
+            pairs = zip(observed.states, rows, strict=True)
             news = [
-                state for state in observed.states if not self._is_known(state, observed, seen_us)
+                state for state, row in pairs if not self._is_known(state, row, observed, seen_us)
             ]
             if not news and not self._behind:
                 return {}
@@ -442,9 +445,10 @@ class Mirror:
             self._or_drop(lambda: self._write(forget))
             self.changes += 1
 
-    def _is_known(self, state: State, observed: Observed, seen_us: int) -> bool:
+    def _is_known(
+        self, state: State, row: MirrorRow | None, observed: Observed, seen_us: int
+    ) -> bool:
         place = (state.collection, state.key)
-        row = self._read(lambda conn: _row(conn, place), otherwise=None)
         same = row is not None and _content(row.state) == _content(state)
         if row is None or not same or place in self._behind_rows:
             self._looks.pop(place, None)
@@ -607,11 +611,9 @@ class Mirror:
         """Since when it holds the collection whole; None when it does not."""
         if self._behind:
             return None
+        statement = "SELECT since_us, watermarks FROM whole WHERE collection = ?"
         found = self._read(
-            lambda conn: conn.execute(
-                "SELECT since_us, watermarks FROM whole WHERE collection = ?", (collection,)
-            ).fetchone(),
-            otherwise=None,
+            lambda conn: conn.execute(statement, (collection,)).fetchone(), otherwise=None
         )
         return None if found is None else CompleteMark(found[0], _decode_tags(found[1]))
 
@@ -743,10 +745,6 @@ class Mirror:
             self._unmark()
             if self._file is not None:
                 self._file.close()
-
-
-def _content(state: State) -> tuple[str | None, int, int | None]:
-    return (state.text, state.version, state.expires_us)
 
 
 def _row(conn: apsw.Connection, place: Place) -> MirrorRow | None:

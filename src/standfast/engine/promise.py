@@ -6,6 +6,7 @@ A whole batch is completed at once: an event loop is woken once for all of its c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Generator, Iterable
 from typing import Any, Generic, TypeVar, cast
@@ -23,49 +24,37 @@ class Promise(Generic[T]):
     cancelled loses only the answer: the op continues, and is applied or journaled as a whole.
     """
 
-    __slots__ = ("_error", "_future", "_gate", "_loop", "_value", "done")
+    __slots__ = ("_answer", "_future", "_gate", "_loop", "done")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self._loop = loop
         self.done = False
+        self._answer: Any = None
+        self._loop = loop
+        self._gate: threading.Lock | None = None
         self._future: asyncio.Future[T] | None = None
-        self._gate = threading.Lock()
         if loop is None:
+            self._gate = threading.Lock()
             self._gate.acquire()
         else:
             self._future = loop.create_future()
 
     def wait(self, timeout_s: float) -> T:
         """Block until it is completed; DeadlineExceeded if even the engine is stuck that long."""
-        assert self._loop is None, "a promise with a loop is awaited"
+        assert self._gate is not None, "a promise with a loop is awaited"
         if not self._gate.acquire(timeout=timeout_s):
             raise stuck(timeout_s)
-        return self._answer()
-
-    def _answer(self) -> T:
-        if self._error is not None:
-            raise self._error
-        return cast(T, self._value)
+        if isinstance(self._answer, BaseException):
+            raise self._answer
+        return cast(T, self._answer)
 
     def __await__(self) -> Generator[Any, Any, T]:
-        if self._future is None:
-            if self._gate.acquire(blocking=False):
-                return self._answer()
+        if self._future is not None:
+            return (yield from self._future)
+        if not self.done:
             return (yield self)  # to a driver, which waits for it and sends the answer
-        return (yield from self._future.__await__())
-
-    def _deliver(self) -> None:
-        future = self._future
-        assert future is not None, "only promises with a loop are delivered"
-        if future.done():  # cancelled
-            return
-        if self._error is not None:
-            future.set_exception(self._error)
-            future.exception()  # marks it as seen: asyncio would log it if no task waits
-        else:
-            future.set_result(cast(T, self._value))
+        if isinstance(self._answer, BaseException):
+            raise self._answer
+        return cast(T, self._answer)
 
 
 def stuck(timeout_s: float) -> DeadlineExceeded:
@@ -77,42 +66,36 @@ def stuck(timeout_s: float) -> DeadlineExceeded:
     )
 
 
-class CompletionBatch:
-    """Collects answers and hands them out together: `with CompletionBatch() as completions:`."""
+def complete(answers: Iterable[tuple[Promise[Any], Any]]) -> None:
+    """Hand out the answers of a batch; one that is an exception is raised in the caller.
 
-    def __init__(self) -> None:
-        self._loops: dict[asyncio.AbstractEventLoop, list[Promise[Any]]] = {}
-
-    def value(self, promise: Promise[T], value: T) -> None:
-        """The answer is this value, unless there was one before."""
-        if not promise.done:
-            promise._value = value  # pyright: ignore[reportPrivateUsage]
-            self._complete(promise)
-
-    def error(self, promise: Promise[Any], error: BaseException) -> None:
-        """The answer is this error, unless there was an answer before."""
-        if not promise.done:
-            promise._error = error  # pyright: ignore[reportPrivateUsage]
-            self._complete(promise)
-
-    def _complete(self, promise: Promise[Any]) -> None:
+    The first answer of a promise stands.  An event loop is woken once for all of its callers.
+    """
+    loops: dict[asyncio.AbstractEventLoop, list[Promise[Any]]] = {}
+    for promise, answer in answers:
+        if promise.done:
+            continue
+        promise._answer = answer  # pyright: ignore[reportPrivateUsage]
         promise.done = True
-        if promise._loop is None:  # pyright: ignore[reportPrivateUsage]
-            promise._gate.release()  # pyright: ignore[reportPrivateUsage]
-        else:
-            self._loops.setdefault(promise._loop, []).append(promise)  # pyright: ignore[reportPrivateUsage]
-
-    def __enter__(self) -> CompletionBatch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for loop, promises in self._loops.items():
-            try:
-                loop.call_soon_threadsafe(_deliver_all, promises)
-            except RuntimeError:  # the loop is closed, and its tasks are gone
-                continue
+        gate, loop = promise._gate, promise._loop  # pyright: ignore[reportPrivateUsage]
+        if gate is not None:
+            gate.release()
+        elif loop is not None:
+            loops.setdefault(loop, []).append(promise)
+    for loop, promises in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and its tasks are gone
+            loop.call_soon_threadsafe(_deliver, promises)
 
 
-def _deliver_all(promises: Iterable[Promise[Any]]) -> None:
+def _deliver(promises: Iterable[Promise[Any]]) -> None:
+    """In the thread of their loop: let the tasks that wait go on."""
     for promise in promises:
-        promise._deliver()  # pyright: ignore[reportPrivateUsage]
+        future: Any = promise._future  # pyright: ignore[reportPrivateUsage]
+        answer = promise._answer  # pyright: ignore[reportPrivateUsage]
+        if future.done():  # cancelled
+            continue
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+            future.exception()  # marks it as seen: asyncio would log it if no task waits
+        else:
+            future.set_result(answer)

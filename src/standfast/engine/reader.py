@@ -18,7 +18,7 @@ from standfast.engine import clock
 from standfast.engine.interfaces import EngineContext, ReadResult, read_again
 from standfast.engine.local_state import LocalState
 from standfast.engine.overlay import View
-from standfast.engine.promise import CompletionBatch, Promise
+from standfast.engine.promise import Promise, complete
 from standfast.engine.state_machine import Mode, means_away
 from standfast.errors import StandfastError, Unavailable
 from standfast.limits import MAX_READ_KEYS
@@ -71,8 +71,7 @@ class Reader:
             try:
                 self._answer(question.collection, [question])
             except Exception as error:
-                with CompletionBatch() as completions:
-                    completions.error(question.promise, _failed(question, error))
+                complete([(question.promise, _failed(question, error))])
                 self._context.supervisor.failed(self.thread.name, error)
         return True
 
@@ -92,9 +91,7 @@ class Reader:
                 self._wanted = False
                 self._serve(waiting)
         except BaseException as error:
-            with CompletionBatch() as completions:
-                for question in waiting:
-                    completions.error(question.promise, _failed(question, error))
+            complete((question.promise, _failed(question, error)) for question in waiting)
             raise
         return True
 
@@ -149,25 +146,20 @@ class Reader:
             if away or error.code in ("locked", "busy"):
                 self._answer_locally(questions)
             else:
-                with CompletionBatch() as completions:
-                    for question in questions:
-                        completions.error(question.promise, error)
+                complete((question.promise, error) for question in questions)
             return
         views = {state.key: _view(state, now_us) for state in observed.states}
         self._context.activity.read("primary", [question.deadline for question in questions])
-        with CompletionBatch() as completions:
-            for question in questions:
-                completions.value(question.promise, ReadResult(views[question.key], True))
+        complete((each.promise, ReadResult(views[each.key], True)) for each in questions)
 
     def _answer_locally(self, questions: list[Question]) -> None:
-        with CompletionBatch() as completions:
-            for question in questions:
-                try:
-                    result = self._context.read_locally(question.collection, question.key)
-                except StandfastError as error:
-                    completions.error(question.promise, error)
-                else:
-                    completions.value(question.promise, result)
+        complete([(question.promise, self._here(question)) for question in questions])
+
+    def _here(self, question: Question) -> ReadResult | StandfastError:
+        try:
+            return self._context.read_locally(question.collection, question.key)
+        except StandfastError as error:
+            return error
 
 
 def _failed(question: Question, error: BaseException) -> Unavailable:

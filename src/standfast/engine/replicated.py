@@ -321,7 +321,7 @@ class ReplicatedEngine:
         """
         promise: Promise[list[Result]] = Promise(loop)
         self._trimming.wrote(ops)
-        size = sum(len(op.body or "") for op in ops)
+        size = sum([len(op.body or "") for op in ops])
         deadline = time.monotonic() + self.deadline_s
         submission = Submission(
             promise, ops, deadline, size, provisional, read_modify_write, independent

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from standfast.backends.base import Backend
 from standfast.engine.interfaces import read_again
-from standfast.engine.promise import CompletionBatch, Promise
+from standfast.engine.promise import Promise, complete
 from standfast.errors import StandfastError, Unavailable
 
 T = TypeVar("T")
@@ -70,18 +70,17 @@ class Scanning:
         missed: Callable[[Unavailable], T] | None,
         promise: Promise[T],
     ) -> None:
-        with CompletionBatch() as completions:
+        answer: T | BaseException
+        try:
             try:
-                try:
-                    value = self._work(work, deadline)
-                except Unavailable as error:
-                    if missed is None:
-                        raise
-                    value = missed(error)
-            except BaseException as error:
-                completions.error(promise, error)
-            else:
-                completions.value(promise, value)
+                answer = self._work(work, deadline)
+            except Unavailable as error:
+                if missed is None:
+                    raise
+                answer = missed(error)
+        except BaseException as error:
+            answer = error
+        complete([(promise, answer)])
 
     def _work(self, work: Callable[[Backend, float], T], deadline: float) -> T:
         if time.monotonic() >= deadline:
@@ -122,9 +121,10 @@ class Scanning:
 def completed(work: Callable[[], T], *, loop: asyncio.AbstractEventLoop | None) -> Promise[T]:
     """The promise of what is read at once, in the caller's own thread."""
     promise: Promise[T] = Promise(loop)
-    with CompletionBatch() as completions:
-        try:
-            completions.value(promise, work())
-        except StandfastError as error:
-            completions.error(promise, error)
+    answer: T | StandfastError
+    try:
+        answer = work()
+    except StandfastError as error:
+        answer = error
+    complete([(promise, answer)])
     return promise

@@ -30,9 +30,12 @@ class Result(NamedTuple):
     receipt: Receipt
 
 
-def receipt_of(outcome: Outcome, lane: str) -> Receipt:
-    """The receipt of an op that the primary has."""
-    return Receipt(outcome.version, "primary", lane, outcome.seq, outcome.changed)
+def on_primary(ops: Sequence[Op], outcomes: Sequence[Outcome]) -> list[Result]:
+    """What became of ops that the primary has, with their receipts."""
+    return [
+        Result(op, done, Receipt(done.version, "primary", op.lane, done.seq, done.changed))
+        for op, done in zip(ops, outcomes, strict=True)
+    ]
 
 
 class Submission(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,7 +25,7 @@ from standfast.engine.interfaces import EngineContext
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
 from standfast.engine.outage_writes import Answer, Journaling, unknown_outcome
-from standfast.engine.promise import CompletionBatch
+from standfast.engine.promise import complete
 from standfast.engine.replayer import PROBE_LOCK_TIMEOUT_S
 from standfast.engine.state_machine import (
     AWAY,
@@ -39,7 +40,7 @@ from standfast.engine.state_machine import (
     means_away,
     step,
 )
-from standfast.engine.write_queue import Result, Submission, Wakeup, receipt_of
+from standfast.engine.write_queue import Submission, Wakeup, on_primary
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
 from standfast.limits import MAX_FRESH_CONNECTIONS, MAX_LANE_BATCHES
 from standfast.ops.batch import Place, retrace
@@ -73,18 +74,12 @@ def confirm(
     activity: Activity,
 ) -> None:
     """Confirm a batch: a caller that has its receipt reads its write here too."""
-    versions = [outcome.version for outcome in applied.outcomes]
-    ops = [op for _, own in sent for op in own]
-    local_state.confirm(applied, lane=lane, retained=list(zip(ops, versions, strict=True)))
+    results = on_primary([op for _, own in sent for op in own], applied.outcomes)
+    retained = [(op, outcome.version) for op, outcome, _ in results]
+    local_state.confirm(applied, lane=lane, retained=retained)
     activity.wrote("primary", [(submission.deadline, own) for submission, own in sent])
-    with CompletionBatch() as completions:
-        outcomes = iter(applied.outcomes)
-        for submission, own in sent:
-            results = [
-                Result(op, outcome, receipt_of(outcome, op.lane))
-                for op, outcome in zip(own, outcomes, strict=False)
-            ]
-            completions.value(submission.promise, results)
+    left = iter(results)
+    complete((submission.promise, list(islice(left, len(own)))) for submission, own in sent)
     failpoint("confirm-answered")
 
 
@@ -211,10 +206,10 @@ class Writer:
         except BaseException as error:
             # Of the local files, mostly: the calls of this batch fail, the next may not.
             foreseen = isinstance(error, StandfastError)
-            with CompletionBatch() as completions:
-                for one in submissions:
-                    failed = error if foreseen else _failed(one.ops[0], error)
-                    completions.error(one.promise, failed)
+            complete(
+                (one.promise, error if foreseen else _failed(one.ops[0], error))
+                for one in submissions
+            )
             return None if foreseen else error
         return None
 
@@ -303,7 +298,13 @@ class Writer:
         first = lane.seq + 1
         lane.seq += len(submission.ops)
         return [
-            msgspec.structs.replace(op, lane=lane.id, seq=seq, group=_group(first, op))
+            msgspec.structs.replace(
+                # The groups of a call, numbered from 1, get numbers of their own on the lane.
+                op,
+                lane=lane.id,
+                seq=seq,
+                group=first + op.group - 1 if op.group else 0,
+            )
             for seq, op in enumerate(submission.ops, first)
         ]
 
@@ -444,8 +445,7 @@ class Writer:
             self._put_aside(sent, error)
         else:
             self._context.activity.refused(sent[0][1][0], error)
-            with CompletionBatch() as completions:
-                completions.error(sent[0][0].promise, error)
+            complete([(sent[0][0].promise, error)])
 
     def _is_late(self, sent: Sequence[Sent]) -> bool:
         """Whether there is no time left to find out whose row is locked."""
@@ -457,9 +457,7 @@ class Writer:
         if aside:
             self._journal(aside, self.side_lane())
             self._context.replay_soon()
-        with CompletionBatch() as completions:
-            for submission, _ in sent:
-                completions.error(submission.promise, error)
+        complete((submission.promise, error) for submission, _ in sent)
 
     def _halve(self, sent: Sequence[Sent], attempt: Attempt) -> None:
         """Send both halves, in order, with the sequences that they have."""
@@ -484,18 +482,14 @@ class Writer:
         """The outcome is unknown: the same ops go into the journal, under the same names (I2)."""
         self.journal_empty = False
         if self._local_state.options.fallback != "read-write":
-            with CompletionBatch() as completions:
-                for submission, ops in sent:
-                    completions.error(submission.promise, unknown_outcome(ops[0]))
+            complete((submission.promise, unknown_outcome(ops[0])) for submission, ops in sent)
             return
         failpoint("doubt-before-journal")
         try:
             self._answer(self._journaling.write_sent(sent))
         except StandfastError:
             logger.exception("writes with an unknown outcome could not be journaled")
-            with CompletionBatch() as completions:
-                for submission, ops in sent:
-                    completions.error(submission.promise, unknown_outcome(ops[0]))
+            complete((submission.promise, unknown_outcome(ops[0])) for submission, ops in sent)
 
     def _journal_sent_nowhere(self, sent: Sequence[Sent]) -> None:
         self._journal([submission for submission, _ in sent], self.lane)
@@ -516,21 +510,15 @@ class Writer:
             except StandfastError as error:
                 self._not_journaled(submissions, lane, error)
             return
-        with CompletionBatch() as completions:
-            for submission in submissions:
-                away = self._context.away(submission.ops[0])
-                self._context.activity.refused(submission.ops[0], away)
-                completions.error(submission.promise, away)
+        for submission in submissions:
+            away = self._context.away(submission.ops[0])
+            self._context.activity.refused(submission.ops[0], away)
+            complete([(submission.promise, away)])
 
     def _answer(self, answers: list[Answer]) -> None:
         self._journal_version = -1
         self._count_journaled(answers)
-        with CompletionBatch() as completions:
-            for submission, results, error in answers:
-                if error is not None:
-                    completions.error(submission.promise, error)
-                else:
-                    completions.value(submission.promise, results)
+        complete((submission.promise, error or results) for submission, results, error in answers)
         failpoint("journal-answered")
 
     def _count_journaled(self, answers: Sequence[Answer]) -> None:
@@ -551,10 +539,9 @@ class Writer:
             for submission in submissions:
                 self._journal([submission], lane)
             return
-        with CompletionBatch() as completions:
-            for submission in submissions:
-                self._context.activity.refused(submission.ops[0], error)
-                completions.error(submission.promise, error)
+        for submission in submissions:
+            self._context.activity.refused(submission.ops[0], error)
+        complete((submission.promise, error) for submission in submissions)
 
     # ---- DRAINING -> DIRECT
 
@@ -617,11 +604,6 @@ def _failed(op: Op, error: BaseException) -> DeadlineExceeded:
     )
 
 
-def _group(first: int, op: Op) -> int:
-    """The groups of a call, numbered from 1, get numbers of their own on the lane."""
-    return first + op.group - 1 if op.group else 0
-
-
 def _nested(op: Op) -> Unavailable:
     return Unavailable(
         f"{op.kind} of key {op.key!r} in `{op.collection}`: called in the middle of another write"
@@ -633,4 +615,4 @@ def _nested(op: Op) -> Unavailable:
 
 def _deadline(sent: Sequence[Sent]) -> float:
     """Until when a transaction of these may take; a little more when they have waited long."""
-    return max(min(one.deadline for one, _ in sent), time.monotonic() + SHORTEST_S)
+    return max(min([one.deadline for one, _ in sent]), time.monotonic() + SHORTEST_S)

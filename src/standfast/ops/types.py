@@ -29,6 +29,10 @@ ABSENT = 0
 KEEP_EXPIRY = -1
 
 
+# What is made for every write and holds only texts, numbers and tuples of them has `gc=False`: the
+# garbage collector, which would walk through thousands of them, finds no cycle there.
+
+
 class Redacted(msgspec.Struct, frozen=True):
     """A struct whose repr, which ends up in logs and tracebacks, never shows a document's content.
 
@@ -46,7 +50,7 @@ class Redacted(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}({shown})"
 
 
-class Op(Redacted, frozen=True, kw_only=True):
+class Op(Redacted, frozen=True, kw_only=True, gc=False):
     """One write, identified for ever by its lane and sequence.
 
     `body` is exact JSON text: the document of a put, the patch (RFC 7396), the appended element,
@@ -100,7 +104,7 @@ class Op(Redacted, frozen=True, kw_only=True):
         return self.origin or (self.lane, self.seq)
 
 
-class Outcome(Redacted, frozen=True, array_like=True):
+class Outcome(Redacted, frozen=True, array_like=True, gc=False):
     """What became of one op.
 
     `applied`: `version` is the document's new version and `text` its new JSON text (None after a
@@ -123,7 +127,7 @@ class Outcome(Redacted, frozen=True, array_like=True):
     changed: bool = True
 
 
-class State(Redacted, frozen=True):
+class State(Redacted, frozen=True, gc=False):
     """What the primary holds at one place: a document (`text`), or its absence (None).
 
     `version` is the document's, or the one that a new document there would exceed.
@@ -208,7 +212,7 @@ class ServerIdentity(msgspec.Struct, frozen=True):
     lanes: dict[str, int] | None = None
 
 
-class Row(Redacted, frozen=True):
+class Row(Redacted, frozen=True, gc=False):
     """One stored document: exact JSON text, version and times in microseconds since 1970 UTC.
 
     `seen_us`: for a row of the mirror, when the primary returned it (None: a row of the primary).
@@ -243,7 +247,7 @@ class ProvisionalVersion(int):
         return f"{int(self)}+{len(self.pending)}"
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Proof of one acknowledged write.
 
     `version` is the document's version (None when only the primary can decide it, later, or when
