@@ -1,17 +1,19 @@
 """Counts what one operation costs in our own code, over all threads, on a real PostgreSQL.
 
-    .venv/bin/python tools/callpath.py [--calls]
+    .venv/bin/python tools/callpath.py [--calls] [--url URL]
 
 For each operation, between the caller and the SQL statement and back: calls of functions in
 `src/standfast`, the files that they are in, and the types whose methods they are.  A generator or
 coroutine counts once, however often it is resumed; comprehensions, which newer versions of Python
 inline, do not count.  Each operation is done several times; the median is printed, as a Markdown
-table.  `--calls` lists the calls of each operation as well.
+table.  `--calls` lists the calls of each operation as well; without `--url`, of an empty database,
+a server is started for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -27,7 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import standfast  # noqa: E402
-from standfast.api import opening  # noqa: E402
 from standfast.engine.replicated import ReplicatedEngine  # noqa: E402
 from standfast.engine.state_machine import Lost, Mode  # noqa: E402
 from support.cluster import Cluster  # noqa: E402
@@ -89,7 +90,7 @@ def _figures(traces: list[list[tuple[str, str, str | None]]]) -> tuple[int, int,
 
 
 def _engine_of(store: standfast.Store) -> ReplicatedEngine:
-    (engine,) = opening._open  # pyright: ignore[reportPrivateUsage]
+    engine = store.calls.engine
     assert isinstance(engine, ReplicatedEngine), "a PostgreSQL store has a replicated engine"
     return engine
 
@@ -101,7 +102,7 @@ def _wait_for(mode: Mode, engine: ReplicatedEngine) -> None:
         time.sleep(0.005)
 
 
-def _measure(url: str, cluster: Cluster, data_dir: Path) -> dict[str, list[list[Any]]]:
+def _measure(url: str, data_dir: Path) -> dict[str, list[list[Any]]]:
     trace = Trace()
     threading.setprofile(trace.note)
     sys.setprofile(trace.note)
@@ -120,16 +121,15 @@ def _measure(url: str, cluster: Cluster, data_dir: Path) -> dict[str, list[list[
         for name, operation in operations.items():
             trace.of(lambda op=operation: op(0))
             found[name] = [trace.of(lambda op=operation, n=n: op(n)) for n in range(_ROUNDS)]
-        cluster.stop()
+        # As in an outage that lasts until the replay is called for.
+        engine._connector.timer.close()  # pyright: ignore[reportPrivateUsage]
         engine.post(Lost("stopped"))
         _wait_for(Mode.JOURNALING, engine)
-        engine._connector.timer.close()  # pyright: ignore[reportPrivateUsage]
         things.put("0", {"n": 0})
         time.sleep(_QUIET_S)
         found["journaled put"] = [
             trace.of(lambda n=n: things.put(str(n), {"n": n})) for n in range(1, _ROUNDS + 1)
         ]
-        cluster.start()
         engine.replayer.backend.connect(time.monotonic() + _PATIENCE_S)
         deadline = time.monotonic() + _PATIENCE_S
         replay = trace.of(lambda: engine.replayer.drain(until="empty", deadline=deadline))
@@ -143,9 +143,12 @@ def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", action="store_true", help="list the calls of each operation")
+    parser.add_argument("--url", help="an empty database to do it on")
     asked = parser.parse_args()
-    with Cluster() as cluster, tempfile.TemporaryDirectory() as folder:
-        found = _measure(cluster.url(), cluster, Path(folder) / "storage")
+    with contextlib.ExitStack() as stack:
+        url = asked.url or stack.enter_context(Cluster()).url()
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        found = _measure(url, Path(folder) / "storage")
     print("| operation | calls | files | types |\n|---|---|---|---|")
     for name, traces in found.items():
         calls, files, types = _figures(traces)

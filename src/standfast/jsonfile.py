@@ -235,11 +235,12 @@ class _File:
             part = ops[start : start + MAX_BATCH_OPS]
             results = await self._write(part, changes, base)
             hidden = self._hidden(results)
-            for op, outcome, _ in results:
-                merged = outcome.status == "merged" or op.key in merged_here
+            for result in results:
+                op = result.op
+                merged = result.outcome.status == "merged" or op.key in merged_here
                 counts["merged"] += merged
                 counts[op.kind] += op.kind == "put" or not merged
-            self._remember([op.key for op, _, _ in results], changes, base)
+            self._remember([result.op.key for result in results], changes, base)
             self._note(results)
             if hidden:
                 self._note(await self._handle.engine.submit(hidden, loop=self._handle.loop()))
@@ -282,9 +283,8 @@ class _File:
         texts = self.turns.texts
         return [
             msgspec.structs.replace(merged, base=op.body, seen="present")
-            for op, _, receipt in results
-            if receipt.durable_on != "primary"
-            and op.body is not None
+            for op in [one.op for one in results if one.receipt.durable_on != "primary"]
+            if op.body is not None
             and texts.get(op.key, op.base) != op.base
             and (merged := _merged(op, op.body, texts[op.key])).body != op.body
         ]
@@ -293,8 +293,9 @@ class _File:
         """What this process knows to be stored; nothing of what the database has merged."""
         self.turns.saves += 1
         texts = self.turns.texts
-        for op, outcome, _ in results:
-            if op.body is None or outcome.status == "merged":
+        for result in results:
+            op = result.op
+            if op.body is None or result.outcome.status == "merged":
                 texts.pop(op.key, None)
             else:
                 texts[op.key] = op.body
@@ -360,9 +361,9 @@ class _File:
             if isinstance(error, DeadlineExceeded) or not isinstance(error, StandfastError):
                 base.doubts.update((op.key, changes.puts.get(op.key)) for op in ops)
             raise
-        for op, outcome, _ in results:
-            if outcome.status == "refused" and outcome.code != "batch":
-                raise_refusal(op, outcome)
+        for result in results:
+            if result.outcome.status == "refused" and result.outcome.code != "batch":
+                raise_refusal(result.op, result.outcome)
         return results
 
     def _remember(self, keys: Sequence[str], changes: Difference, base: Base) -> None:

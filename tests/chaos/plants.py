@@ -267,7 +267,7 @@ def definite_version() -> Patch:
         result = original(op, known)
         version = view.confirmed + len(view.pending) + 1
         receipt = msgspec.structs.replace(result.receipt, version=version)
-        return result._replace(receipt=receipt)
+        return msgspec.structs.replace(result, receipt=receipt)
 
     return patch.object(journaling, "_journaled", journaled)
 
@@ -395,7 +395,8 @@ def base_not_kept() -> Patch:
 
     def journaled(op: Op, known: Any) -> Any:
         result = original(op, known)
-        return result._replace(op=msgspec.structs.replace(result.op, seen="unknown", base=None))
+        kept = msgspec.structs.replace(result.op, seen="unknown", base=None)
+        return msgspec.structs.replace(result, op=kept)
 
     return patch.object(journaling, "_journaled", journaled)
 

@@ -72,7 +72,7 @@ def test_what_is_told_does_not_wait_behind_calls(small: WriteQueue) -> None:
     collected = small.collect(small.wait())
     assert collected.submissions == [first, second]
     assert collected.notes == [Wakeup("nearly"), Connected()]
-    assert small.is_empty
+    assert small.is_empty()
 
 
 def test_a_closed_inbox_takes_no_more_and_serves_what_waits(small: WriteQueue) -> None:

@@ -251,9 +251,9 @@ class AsyncCollection(Generic[T]):
         )
 
     async def _changed_value(self, result: Result) -> Any:
-        op, outcome, receipt = result
+        op, outcome = result.op, result.outcome
         text = outcome.text
-        if text is None and receipt.durable_on != "primary":
+        if text is None and result.receipt.durable_on != "primary":
             return None
         if text is None:  # the reply was lost, and what the primary remembers has no document
             found = await self._documents.read_one(op.key)
@@ -464,10 +464,10 @@ class AsyncCollection(Generic[T]):
         self.engine.require_open()
         for start in range(0, len(ops), PAGE):
             page = ops[start : start + PAGE]
-            for op, outcome, receipt in await self.engine.submit(page, loop=self._handle.loop()):
-                if outcome.status == "refused":
-                    raise_refusal(op, outcome)
-                receipts[op.key] = receipt
+            for result in await self.engine.submit(page, loop=self._handle.loop()):
+                if result.outcome.status == "refused":
+                    raise_refusal(result.op, result.outcome)
+                receipts[result.op.key] = result.receipt
         return receipts
 
     def _contended(self, what: str, key: object, hint: str) -> ConflictError:

@@ -131,10 +131,11 @@ class BatchWrites:
             provisional=self._provisional,
             independent=self._independent,
         )
-        for op, outcome, receipt in results:
+        for result in results:
+            op, outcome = result.op, result.outcome
             if outcome.status != "refused":
-                self.receipts.append(receipt)
-                self.results.append(receipt)
+                self.receipts.append(result.receipt)
+                self.results.append(result.receipt)
             elif self._independent:
                 self.results.append(refusal_error(op, outcome))
             elif outcome.code != "batch":

@@ -104,9 +104,9 @@ async def _require_same(
 
 
 def _require_free(target: str, puts: Sequence[Result]) -> None:
-    for op, outcome, _ in puts:
-        if outcome.status == "refused" and outcome.code != "batch":
-            raise _taken(target, op.key)
+    for put in puts:
+        if put.outcome.status == "refused" and put.outcome.code != "batch":
+            raise _taken(target, put.op.key)
 
 
 def _require_two(source: str, target: str) -> None:

@@ -187,7 +187,7 @@ class EmbeddedEngine:
         self.require_open()
         begun = time.monotonic()
         view = _view(self.primary.read(collection, [key]).get(key))
-        self.activity.read("primary", (begun,))
+        self.activity.read("primary", [begun])
         return ReadResult(view, True)
 
     def scan(

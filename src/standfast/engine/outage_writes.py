@@ -161,7 +161,7 @@ def _refused(op: Op, error: StandfastError) -> Result:
 
 def _in_spool(result: Result) -> Result:
     receipt = msgspec.structs.replace(result.receipt, durable_on="spool")
-    return result._replace(receipt=receipt)
+    return msgspec.structs.replace(result, receipt=receipt)
 
 
 class _Known:

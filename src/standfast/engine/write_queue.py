@@ -22,7 +22,7 @@ from standfast.limits import (
 from standfast.ops.types import Op, Outcome, Receipt, Redacted
 
 
-class Result(NamedTuple):
+class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of one op of a submission."""
 
     op: Op
@@ -79,6 +79,8 @@ class WriteQueue:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.is_empty = self._queue.empty
+        """Whether nothing waits, as far as can be said."""
         self._lock = threading.Lock()
         self._ops = 0
         self._size = 0
@@ -98,11 +100,6 @@ class WriteQueue:
             self._ops += len(submission.ops)
             self._size += submission.size
             self._queue.put(submission)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits, as far as can be said."""
-        return self._queue.empty()
 
     def post(self, note: Wakeup | Event) -> None:
         """Queue a message for the writer."""

@@ -75,7 +75,7 @@ def confirm(
 ) -> None:
     """Confirm a batch: a caller that has its receipt reads its write here too."""
     results = on_primary([op for _, own in sent for op in own], applied.outcomes)
-    retained = [(op, outcome.version) for op, outcome, _ in results]
+    retained = [(one.op, one.outcome.version) for one in results]
     local_state.confirm(applied, lane=lane, retained=retained)
     activity.wrote("primary", [(submission.deadline, own) for submission, own in sent])
     left = iter(results)
@@ -164,7 +164,7 @@ class Writer:
             return False
         if self._context.situation.mode is not Mode.DIRECT:
             return False  # one transaction of the journal for all that wait is better than many
-        if self._wanted or not self._inbox.is_empty or may_be_reentered():
+        if self._wanted or not self._inbox.is_empty() or may_be_reentered():
             return False
         try:
             with self._role:

@@ -37,7 +37,7 @@ from standfast.backends.base import (
 from standfast.backends.sqlite import conflicts as sqlite_conflicts
 from standfast.backends.sqlite import load as sqlite_load
 from standfast.backends.sqlite import write as sqlite_write
-from standfast.backends.sqlite.errors import mapped
+from standfast.backends.sqlite.errors import from_sqlite, mapped
 from standfast.backends.sqlite.file import (
     BUSY_TIMEOUT_S,
     Inode,
@@ -152,13 +152,17 @@ class SqliteBackend:
                     yield conn
                     return
         with self._read_lock, mapped(f"{doing} in {self.display}"):
-            if self._reader is not reader or self._closed:
-                raise Unavailable(
-                    f"{self.display} was closed", code="closed", hint="open the store again"
-                )
-            if inode_of(self.path) != self._inode:
-                raise gone(self.path, "the database file")
+            self._check_reader(reader)
             yield reader
+
+    def _check_reader(self, reader: apsw.Connection) -> None:
+        """Raise where this is not the connection any more, or not to the file that is there."""
+        if self._reader is not reader or self._closed:
+            raise Unavailable(
+                f"{self.display} was closed", code="closed", hint="open the store again"
+            )
+        if inode_of(self.path) != self._inode:
+            raise gone(self.path, "the database file")
 
     @contextmanager
     def writing(self, doing: str) -> Generator[apsw.Connection]:
@@ -507,17 +511,28 @@ class SqliteBackend:
             yield conn if known else None
 
     def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
-        with self._looking(f"reading `{collection}`") as conn:
-            select = "" if conn is None else self._select(conn, collection)
-            if conn is None or not select:
-                return {}
-            if len(keys) == 1:
-                found = conn.execute(f"{select} = ?", (now_us(), collection, keys[0]))
-            else:
-                listed = sqlite_write.json_array(keys)
-                statement = f"{select} IN (SELECT value FROM json_each(?))"
-                found = conn.execute(statement, (now_us(), collection, listed))
-            return {record[0]: Row(*record) for record in found}
+        reader = self._reader
+        if reader is None:
+            with self._looking(f"reading `{collection}`") as conn:
+                return {} if conn is None else self._rows(conn, collection, keys)
+        with self._read_lock:  # as `_looking` does: this is the way of every call
+            try:
+                self._check_reader(reader)
+                return self._rows(reader, collection, keys)
+            except (apsw.Error, OSError) as error:
+                raise from_sqlite(error, f"reading `{collection}` in {self.display}") from None
+
+    def _rows(self, conn: apsw.Connection, collection: str, keys: Sequence[str]) -> dict[str, Row]:
+        select = self._select(conn, collection)
+        if not select:
+            return {}
+        if len(keys) == 1:
+            found = conn.execute(f"{select} = ?", (now_us(), collection, keys[0]))
+        else:
+            listed = sqlite_write.json_array(keys)
+            statement = f"{select} IN (SELECT value FROM json_each(?))"
+            found = conn.execute(statement, (now_us(), collection, listed))
+        return {record[0]: Row(*record) for record in found}
 
     def _select(self, conn: apsw.Connection, collection: str) -> str:
         """How documents are read by their keys; empty where there is no such collection.
