@@ -117,8 +117,6 @@ _RETAINED_BYTES = "SELECT coalesce(sum(length(batch)), 0) FROM retained"
 _CLEAR_EVERY = 256
 #: The rows are counted once in so many batches.
 _COUNT_EVERY = 4096
-
-
 #: Pauses between attempts to begin a mirror anew.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 #: The lock file of a process whose mirror missed something that is in its memory only.
@@ -795,9 +793,8 @@ def _clear(conn: apsw.Connection) -> None:
 
 def _forget_lost(conn: apsw.Connection, news: _News) -> None:
     """Versions that the primary is known to have lost give way to lower ones (R23)."""
-    for state in news.observed.states:
-        if state.key in news.lost:
-            conn.execute(
-                "DELETE FROM rows WHERE collection = ? AND key = ? AND version = ?",
-                (state.collection, state.key, news.lost[state.key]),
-            )
+    states = [one for one in news.observed.states if one.key in news.lost]
+    conn.executemany(
+        "DELETE FROM rows WHERE collection = ? AND key = ? AND version = ?",
+        [(one.collection, one.key, news.lost[one.key]) for one in states],
+    )
