@@ -2,16 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from standfast.api.sync import Store
 from support.bots import Home
-from support.faulty import Link, Open, Opened, Server, open_link
+from support.link_fixtures import memory, open_it
 from support.place_fixtures import place
 
-__all__ = ["place"]
+__all__ = ["memory", "open_it", "place"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -45,25 +43,3 @@ def embedded(tmp_path: Path) -> Iterator[Home]:
     found = Home(None, tmp_path)
     yield found
     found.close()
-
-
-@pytest.fixture
-def memory() -> Server:
-    """A primary that can go away at once."""
-    return Server()
-
-
-@pytest.fixture
-def open_it(tmp_path: Path) -> Iterator[Open]:
-    """Opens a store over a link in the test's data directory; all are closed afterwards."""
-    stores: list[tuple[Link, Store]] = []
-
-    def open_one(link: Link, *, data_dir: Path = tmp_path / "data", **options: Any) -> Opened:
-        store, engine = open_link(link, data_dir, **options)
-        stores.append((link, store))
-        return store, engine
-
-    yield open_one
-    for link, store in stores:
-        link.down = True
-        store.close(timeout_s=0.0)

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from standfast.api.sync import Store
+from standfast.api.sync import Collection
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.config.settings import parse_url
-from support.faulty import Link, Open, Opened, Serialized, Server, open_link
+from support.faulty import Link, Open, Opened, Serialized, Server, wait_direct
+from support.link_fixtures import memory, open_it
+
+__all__ = ["memory", "open_it"]
 
 
 @pytest.fixture(params=["memory", "postgresql"])
@@ -24,22 +25,18 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture
-def memory() -> Server:
-    """The primary where the kind of database does not matter."""
-    return Server()
+def link(server: Server) -> Link:
+    return Link(server)
 
 
 @pytest.fixture
-def open_it(tmp_path: Path) -> Iterator[Open]:
-    """Opens a store over a link in the test's data directory; all are closed afterwards."""
-    stores: list[tuple[Link, Store]] = []
+def opened(link: Link, open_it: Open) -> Opened:
+    """A store over `link`, with nothing pending, and its engine."""
+    store, engine = open_it(link)
+    wait_direct(engine)
+    return store, engine
 
-    def open_one(link: Link, *, data_dir: Path = tmp_path / "data", **options: Any) -> Opened:
-        store, engine = open_link(link, data_dir, **options)
-        stores.append((link, store))
-        return store, engine
 
-    yield open_one
-    for link, store in stores:
-        link.down = True
-        store.close(timeout_s=0.0)
+@pytest.fixture
+def c(opened: Opened) -> Collection:
+    return opened[0]["c"]

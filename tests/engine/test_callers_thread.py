@@ -14,11 +14,7 @@ from typing import Any
 import pytest
 
 import standfast
-from standfast.api.sync import Store
-from standfast.engine.replicated import ReplicatedEngine
-from support.faulty import Fault, Link, Open, Server, at_once, eventually, wait_direct
-
-Opened = tuple[Store, ReplicatedEngine]
+from support.faulty import Fault, Link, Opened, at_once, eventually
 
 
 class Interruption(Fault):
@@ -26,18 +22,6 @@ class Interruption(Fault):
 
     def strike(self) -> None:
         raise KeyboardInterrupt
-
-
-@pytest.fixture
-def link(server: Server) -> Link:
-    return Link(server)
-
-
-@pytest.fixture
-def opened(link: Link, open_it: Open) -> Opened:
-    store, engine = open_it(link)
-    wait_direct(engine)
-    return store, engine
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from standfast import ConflictError, DataError, StandfastError, Unavailable
 from standfast.api.sync import Collection, Store
 from standfast.engine.embedded import EmbeddedEngine
-from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.state_machine import Mode
 from standfast.limits import MAX_FRESH_CONNECTIONS
 from support.faulty import (
@@ -20,6 +19,7 @@ from support.faulty import (
     Fault,
     Link,
     Open,
+    Opened,
     Server,
     at_once,
     before,
@@ -27,26 +27,8 @@ from support.faulty import (
     wait_direct,
 )
 
-Opened = tuple[Store, ReplicatedEngine]
 SENT = ["before", "after"]
 CHECK = DataError("a CHECK refuses it", code="check")
-
-
-@pytest.fixture
-def link(server: Server) -> Link:
-    return Link(server)
-
-
-@pytest.fixture
-def opened(link: Link, open_it: Open) -> Opened:
-    store, engine = open_it(link)
-    wait_direct(engine)
-    return store, engine
-
-
-@pytest.fixture
-def c(opened: Opened) -> Collection:
-    return opened[0]["c"]
 
 
 def assert_no_outage(opened: Opened) -> None:

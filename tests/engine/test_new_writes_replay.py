@@ -12,7 +12,7 @@ import pytest
 from standfast import Receipt, Unavailable
 from standfast.api.sync import Collection, Store
 from standfast.engine.embedded import EmbeddedEngine
-from support.faulty import LOST, Link, Open, Server, after, before, cut_off, wait_direct
+from support.faulty import LOST, Link, Open, Opened, Server, after, before, cut_off, wait_direct
 from support.outage import Outage
 
 START = {"l": [1, 2], "n": 1, "gone": 0}
@@ -44,12 +44,11 @@ def seed(c: Collection[Any]) -> None:
     c.put_many(dict.fromkeys(("set", "remove", "touch", "d1"), START))
 
 
-def test_each_kind_is_replayed_once(server: Server, open_it: Open) -> None:
+def test_each_kind_is_replayed_once(
+    server: Server, link: Link, opened: Opened, c: Collection[Any]
+) -> None:
     """I2: what was journaled is applied once, as it was acknowledged; the reads agree before."""
-    link = Link(server)
-    store, engine = open_it(link)
-    wait_direct(engine)
-    c = store["c"]
+    engine = opened[1]
     seed(c)
     link.down = True
     receipts = write_each(c)
@@ -73,12 +72,11 @@ def test_each_kind_is_replayed_once(server: Server, open_it: Open) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("way", ["again", "journal"])
-def test_a_lost_reply_applies_each_once(server: Server, open_it: Open, when: Any, way: str) -> None:
+def test_a_lost_reply_applies_each_once(
+    server: Server, link: Link, opened: Opened, c: Collection[Any], when: Any, way: str
+) -> None:
     """I2: the reply is lost, before or after it took effect; sent again, or by the journal."""
-    link = Link(server)
-    store, engine = open_it(link)
-    wait_direct(engine)
-    c = store["c"]
+    engine = opened[1]
     seed(c)
     others(server).put("list", [0, 1, 2, 3])
     lost = before(LOST) if when == "before" else after(LOST)
@@ -124,12 +122,11 @@ def test_two_directories_change_different_places(
     assert {entry.state for entry in server.database.conflicts()} <= {"merged"}
 
 
-def test_a_place_that_others_changed_is_a_conflict(server: Server, open_it: Open) -> None:
+def test_a_place_that_others_changed_is_a_conflict(
+    server: Server, link: Link, opened: Opened, c: Collection[Any]
+) -> None:
     """I5: who overwrites what others changed meanwhile wins, and both values are on record."""
-    link = Link(server)
-    store, engine = open_it(link)
-    wait_direct(engine)
-    c = store["c"]
+    engine = opened[1]
     seed(c)
     link.down = True
     c.set("set", "/n", 2)
@@ -157,13 +154,12 @@ def test_a_place_that_others_changed_is_a_conflict(server: Server, open_it: Open
     }
 
 
-def test_a_touch_that_comes_late_puts_back_what_it_kept(server: Server, open_it: Open) -> None:
+def test_a_touch_that_comes_late_puts_back_what_it_kept(
+    server: Server, link: Link, opened: Opened, c: Collection[Any]
+) -> None:
     """I1: a document that was kept alive during an outage is there after it; one whose last time
     to live is over is not."""
-    link = Link(server)
-    store, engine = open_it(link)
-    wait_direct(engine)
-    c = store["c"]
+    engine = opened[1]
     c.put("kept", {"n": 1}, ttl_s=0.2)
     c.put("over", {"n": 1}, ttl_s=0.2)
     link.down = True
@@ -178,12 +174,11 @@ def test_a_touch_that_comes_late_puts_back_what_it_kept(server: Server, open_it:
     assert server.database.conflicts() == []
 
 
-def test_deletions_without_keys_need_the_primary(server: Server, open_it: Open) -> None:
+def test_deletions_without_keys_need_the_primary(
+    server: Server, link: Link, opened: Opened, c: Collection[Any]
+) -> None:
     """I4: which keys there are is said by the primary; provisionally by a mirror that has all."""
-    link = Link(server)
-    store, engine = open_it(link)
-    wait_direct(engine)
-    c = store["c"]
+    store, engine = opened
     c.put_many({"a/1": 1, "a/2": 2, "b": 3})
     list(c.items())
     link.down = True
@@ -200,12 +195,11 @@ def test_deletions_without_keys_need_the_primary(server: Server, open_it: Open) 
     assert dict(others(server).items()) == {"b": 3}
 
 
-def test_an_independent_batch_in_an_outage(server: Server, open_it: Open) -> None:
+def test_an_independent_batch_in_an_outage(
+    server: Server, link: Link, opened: Opened, c: Collection[Any]
+) -> None:
     """I6: a write that needs the primary, or does not fit, is refused alone; the rest arrives."""
-    link = Link(server)
-    store, engine = open_it(link)
-    wait_direct(engine)
-    c = store["c"]
+    store, engine = opened
     seed(c)
     link.down = True
     with store.batch(independent=True) as batch:
