@@ -116,6 +116,87 @@ def test_every_command_of_the_readme_works(bot: Place) -> None:
     assert ran == ["plan", "migrate", "rollback", "status", "doctor", "conflicts"]
 
 
+def test_the_quickstart_works(pg_database: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """docs/quickstart.md in an empty folder: the file as it is shown, each command in order, both
+    blocks of Python; then the same code on PostgreSQL, with what was stored before."""
+    monkeypatch.chdir(tmp_path)
+    page = "docs/quickstart.md"
+    text = (ROOT / page).read_text(encoding="utf-8")
+    name, content = re.search(r"^\$ cat (\S+)\n(.*)$", text, re.MULTILINE).groups()  # type: ignore[union-attr]
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    ran: list[str] = []
+
+    def run(these: list[list[str]]) -> None:
+        for program, *arguments in these:
+            if program == "standfast":
+                arguments += ["--yes"] if arguments == ["promote"] else []
+                done = run_cli(*arguments, cwd=tmp_path)
+                assert done.code == 0, (arguments, done.said)
+                ran.append(arguments[0])
+
+    found = commands(page)
+    change = found.index(["export", "DATABASE_URL=postgresql://user:password@host/db"])
+    run(found[:change])
+    for block in blocks(page, "python"):
+        exec(block, {"__name__": "block"})
+    monkeypatch.setenv("DATABASE_URL", pg_database)
+    run(found[change:])
+    assert ran == ["plan", "migrate", "list", "promote"]
+    with standfast.open() as store:
+        views = dict(store["views"].items())
+    assert views.pop("8140") == {
+        "event_mode": "doubleup",
+        "waitlist": [{"member_id": 42}],
+        "games": 1,
+    }
+    assert views == json.loads(content)
+    for block in blocks(page, "python")[1:]:
+        exec(block, {"__name__": "block"})
+    with standfast.open() as store:
+        assert store["views"].get("8140", {})["games"] == 2
+
+
+def outputs(page: str) -> dict[str, list[str]]:
+    """The commands whose output a page shows, with its lines."""
+    found: dict[str, list[str]] = {}
+    for block in blocks(page, "console"):
+        command, *lines = block.splitlines()
+        if lines and not lines[0].startswith("$ "):
+            found[command.removeprefix("$ standfast ")] = lines
+    return found
+
+
+def test_what_pages_show_of_commands_is_what_these_print(place: Place) -> None:
+    """docs/outages.md: the rows of `status` and the checks of `doctor`, in their order, with the
+    present version of the schema; the columns of the journal and of the conflicts."""
+    shown = outputs("docs/outages.md")
+    assert {*shown} == {
+        *("status", "doctor", "journal list", "doctor --adopt"),
+        *("conflicts list", "conflicts show 1"),
+    }
+    if place.postgres_url is None:
+        return  # the page is about PostgreSQL
+    with standfast.open(place.url, data_dir=place.data_dir) as store:
+        store["views"].put("8138", {"mode": "normal"})
+    status = run_cli("status", env=place.env).out.splitlines()
+    doctor = run_cli("doctor", env=place.env).out.splitlines()
+    row = re.compile(r"^(wrote here|\w+) +")
+    check = re.compile(r"^(?:ok|warn|fail) +(\S+(?: \S+)*?)  ")
+    for pattern, lines, command in ((row, status, "status"), (check, doctor, "doctor")):
+        page, printed = (
+            [
+                found[1]
+                for line in each[each.index("") + 1 if "" in each[:-1] else 0 :]
+                if (found := pattern.match(line))
+            ]
+            for each in (shown[command], lines)
+        )
+        assert page == printed, command
+    for version in (r"schema (\d+ of \d+)", r"schema +version (\d+ of \d+)"):
+        texts = ["\n".join(each) for each in (*shown.values(), status, doctor)]
+        assert len({number for text in texts for number in re.findall(version, text)}) == 1
+
+
 class Sheet:
     """A registration of the user's own."""
 
