@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
-import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import combinations
 from pathlib import Path
@@ -91,27 +93,49 @@ class FirstBot:
 
 
 @pytest.fixture
-def first_bot(database: str | None, tmp_path: Path) -> FirstBot:
-    return FirstBot(tmp_path / "bot", database)
+def folder() -> Iterator[Path]:
+    """A folder in memory: what a power cut does to files is the subject of other tests."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="standfast-bot-", dir=memory if memory.is_dir() else None
+    ) as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def first_bot(database: str | None, folder: Path) -> FirstBot:
+    return FirstBot(folder / "bot", database)
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], tuple[Any, Any]]:
+    """What each place of the older bot sees in one night, and what it leaves behind; run once for
+    each layout of its tables."""
+
+    @functools.cache
+    def night(split: bool) -> tuple[Any, Any]:
+        bot = FirstBot(tmp_path_factory.mktemp("before") / "bot", None)
+        bot.tables(split=split)
+        return bot.run("night")[0], bot.views()
+
+    return night
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["one-row", "split"])
 @pytest.mark.parametrize("modules", SETS, ids=NAMES)
 def test_the_bot_runs_with_these_modules_replaced(
-    modules: list[str], split: bool, first_bot: FirstBot, tmp_path: Path
+    modules: list[str], split: bool, first_bot: FirstBot, before: Callable[[bool], tuple[Any, Any]]
 ) -> None:
     """Whichever of its modules are ours, each place of the bot sees what it saw before, and leaves
     behind what it left before, in the layout that was there; its own modules then run on it."""
-    before = FirstBot(tmp_path / "before", None)
-    before.tables(split=split)
-    expected, _ = before.run("night")
+    expected, views = before(split)
     first_bot.tables(split=split)
     first_bot.replace(modules)
     seen, log = first_bot.run("night")
     assert list(seen) == list(expected)
     for place in expected:
         assert seen[place] == expected[place], place
-    assert first_bot.views() == before.views()
+    assert first_bot.views() == views
     assert ("default" in first_bot.rows("persisted_views")) is not split
     if not split and modules != [MODULES[2]]:
         assert log.count("--split-default") == 1, log
@@ -188,17 +212,16 @@ def test_a_development_process_reaches_its_own_guild_alone(
 
 
 @pytest.mark.parametrize("name", ["production", "main", "prod"])
-def test_a_production_process_reaches_all_guilds(name: str, first_bot: FirstBot) -> None:
+def test_a_production_process_reaches_all_guilds(
+    name: str, first_bot: FirstBot, before: Callable[[bool], tuple[Any, Any]]
+) -> None:
     """With one of these names, DEV_GUILD_ID limits nothing."""
     first_bot.tables(split=True)
     first_bot.replace(list(MODULES))
     variables = {"DEV_GUILD_ID": "5", "RAILWAY_ENVIRONMENT_NAME": name}
     seen, _ = first_bot.run("look", **variables)
     assert set(seen["views"]) == {GUILD, OTHER}
-    plain = FirstBot(first_bot.place.parent / "plain", None)
-    plain.tables(split=True)
-    expected, _ = plain.run("night")
-    assert first_bot.run("night", **variables)[0] == expected
+    assert first_bot.run("night", **variables)[0] == before(True)[0]
 
 
 # ---- moved, and taken back
@@ -207,14 +230,11 @@ def test_a_production_process_reaches_all_guilds(name: str, first_bot: FirstBot)
 def script(bot: FirstBot, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The migration script of the drop-in, in the bot's folder."""
     env = os.environ | ({} if bot.url is None else {"DATABASE_URL": bot.url})
-    return subprocess.run(
-        [sys.executable, DROP_IN / "scripts" / "migrate_json_to_database.py", *arguments],
-        cwd=bot.place,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    program = DROP_IN / "scripts" / "migrate_json_to_database.py"
+    command = command_server.start(arguments, env=env, cwd=bot.place, program=program)
+    out, err = command.communicate(timeout=120)
+    assert command.returncode is not None
+    return subprocess.CompletedProcess([str(program)], command.returncode, out, err)
 
 
 def newest_run(bot: FirstBot) -> str:
