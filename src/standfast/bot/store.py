@@ -90,7 +90,11 @@ class AsyncBotStore:
 
 
 class BotStore(Blocking[AsyncBotStore]):
-    """The state of a Discord bot over an open store, as `AsyncBotStore`.  Thread-safe."""
+    """The state of a Discord bot over an open store, which it does not own: the caller closes it.
+
+    Thread-safe.  `environment`, `modes`, `team_modes`, `settings`, `clock`, `older_entries`, the
+    errors and `store` are those of `AsyncBotStore`.
+    """
 
     def __init__(
         self,
