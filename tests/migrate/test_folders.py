@@ -151,6 +151,11 @@ def test_damaged_or_other_compression_is_named(embedded: Place) -> None:
     assert refused(embedded, embedded.write("a.json", content[:-9])).code == "truncated"
     assert refused(embedded, embedded.write("b.json", content[:12] + b"\xff" * 9)).code
     assert "bzip2" in refused(embedded, embedded.write("c.json", bz2.compress(b"{}"))).hint
+    lines = gzip.compress(b'{"id": 1}\n')
+    added = refused(embedded, embedded.write("d.jsonl.gz", lines + b'{"id": 2}\n'))
+    assert "10 bytes that are not compressed" in added.message
+    embedded.moved(embedded.write("e.jsonl.gz", lines + gzip.compress(b'{"id": 2}\n') + b"\0" * 9))
+    assert set(embedded.documents("e")) == {"1", "2"}
 
 
 def test_a_plan_names_the_fields_that_could_be_keys(embedded: Place) -> None:

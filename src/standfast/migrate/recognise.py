@@ -64,9 +64,16 @@ def expanded(data: bytes, name: str) -> tuple[bytes, str, tuple[str, ...]]:
             hint="restore it from a copy",
             where=name,
         )
-    if unpacker.unused_data:
-        more, _, _ = expanded(unpacker.unused_data, name)
-        text += more if unpacker.unused_data.startswith(GZIP) else b""
+    rest = unpacker.unused_data
+    if rest.startswith(GZIP):
+        text += expanded(rest, name)[0]
+    elif rest.strip(b"\0"):  # padding is not content
+        raise DataError(
+            f"{name}: {len(rest)} bytes that are not compressed stand behind what is",
+            code="truncated",
+            hint="look at what was added to it; to leave that out, expand it with gunzip",
+            where=name,
+        )
     return text, plain, ("expanded with gzip",)
 
 
