@@ -222,6 +222,16 @@ MAX_SNAPSHOT_IDLE_S = 60.0
 #: Bytes of one line of a backup: a document at PostgreSQL's own limit, and what is kept beside it.
 MAX_BACKUP_LINE_BYTES = 300 * 1024 * 1024
 
+#: Seconds between a backup of the schedule that failed and the next try, at first and at the
+#: longest; how long after its time one counts as missed; and how often the clock is looked at.
+BACKUP_PAUSE_S = 60.0
+BACKUP_LONGEST_PAUSE_S = 3600.0
+BACKUP_OVERDUE_S = 2 * 3600.0
+BACKUP_TURN_S = 60.0
+
+#: Tries of the schedule that fail, after which a person has to act: within about ten minutes.
+BACKUP_FAILURES = 4
+
 #: Seconds that a backup stays which was made before something was overwritten.
 SAFETY_BACKUPS_KEPT_S = 7 * 86_400.0
 

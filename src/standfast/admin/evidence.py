@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from standfast.admin.backup import schedule
 from standfast.admin.backup.folder import backups
 from standfast.admin.data_dir import Local, look
 from standfast.admin.primary import Primary, ask, connected
@@ -59,11 +60,15 @@ class Run(NamedTuple):
 class Backups(NamedTuple):
     """The newest backup that was verified, and why the newest of all is not good.
 
-    Texts for people; empty where there is none, or nothing speaks against it.
+    Texts for people; empty where there is none, or nothing speaks against it.  `verified_at`: when
+    that was, ISO 8601; `number`: how many there are; `schedule`: what came of that of `serve`.
     """
 
     verified: str = ""
     problem: str = ""
+    verified_at: str | None = None
+    number: int = 0
+    schedule: schedule.State | None = None
 
 
 class Evidence(NamedTuple):
@@ -187,16 +192,17 @@ def known_backups(data_dir: Path) -> Backups:
     """What is known of the backups in a data directory; none of them is read as a whole."""
     found = backups(data_dir)
     good = [each for each in found if each.known and each.known.verified_at and not each.problem]
-    verified = ""
+    verified, verified_at = "", None
     if good:
         newest = good[-1]
         known = newest.known
         assert known is not None, "only these were taken"
+        verified_at = known.verified_at
         made = newest.made_at.strftime("%Y-%m-%d %H:%M UTC")
         tried = f", restored for trial {known.drilled_at}" if known.drilled_at else ""
         verified = f"{newest.path.name} of {made}, verified {known.verified_at}{tried}"
     problem = f"{found[-1].path.name}: {found[-1].problem}" if found and found[-1].problem else ""
-    return Backups(verified, problem)
+    return Backups(verified, problem, verified_at, len(found), schedule.load(data_dir))
 
 
 def unfinished_runs(data_dir: Path) -> list[Run]:

@@ -7,7 +7,7 @@ import time
 import msgspec
 
 from standfast.admin.data_dir import Local
-from standfast.admin.evidence import Disk, Evidence, Run, gather
+from standfast.admin.evidence import Backups, Disk, Evidence, Run, gather
 from standfast.admin.primary import Primary
 from standfast.admin.verdict import Finding, findings, headline
 from standfast.backends.base import SCHEMA_VERSION
@@ -76,6 +76,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `lag_ops` acknowledged writes wait for it, the oldest for `lag_s` seconds.  `conflicts` counts
     them by state; it and `database` are None when the primary does not answer.
 
+    `backup` names the newest backup that was verified, `backup_verified_at` says when, `backups`
+    how many there are; `next_backup` is when `serve` makes the next one, None where it makes none,
+    and `failed_backups` how many of its tries have failed since the last that did not.
+
     What the processes report that have the store open: `since` (when it came into its state),
     `next_try`, `last_error`, `refused_writes` (since they were opened).  Times are ISO 8601, UTC.
     """
@@ -102,6 +106,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     left_open: int
     runs: list[Run]
     backup: str | None
+    backups: int
+    backup_verified_at: str | None
+    next_backup: str | None
+    failed_backups: int
     disk: Space | None
     directories: list[Wrote]
     history: Identity | None
@@ -147,6 +155,7 @@ def status_from(evidence: Evidence, *, library: str) -> Seen:
     newest = evidence.alive[0].report if evidence.alive else None
     refused = sum(sum(one.report.refused.values()) for one in evidence.alive)
     disk = evidence.disk
+    saved = Backups() if isinstance(evidence.backups, StandfastError) else evidence.backups
     status = Status(
         safe=not any(one.severity == "act" for one in problems),
         headline=headline(problems, display),
@@ -173,6 +182,10 @@ def status_from(evidence: Evidence, *, library: str) -> Seen:
         left_open=known.dead,
         runs=[] if isinstance(evidence.runs, StandfastError) else evidence.runs,
         backup=_backup(evidence),
+        backups=saved.number,
+        backup_verified_at=saved.verified_at,
+        next_backup=_iso(saved.schedule.next_at) if saved.schedule else None,
+        failed_backups=saved.schedule.failures if saved.schedule else 0,
         disk=Space(disk.free, disk.total, disk.journal) if isinstance(disk, Disk) else None,
         directories=_directories(evidence, known),
         history=_history(known),

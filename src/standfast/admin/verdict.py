@@ -13,12 +13,14 @@ from typing import Literal
 
 import msgspec
 
+from standfast.admin.backup.folder import FOLDER
+from standfast.admin.backup.schedule import FILE, State
 from standfast.admin.conflicts import open_conflicts
 from standfast.admin.data_dir import Local
 from standfast.admin.evidence import Disk, Evidence
 from standfast.engine.outages import NEEDS_ACTION, duration
 from standfast.errors import ConfigError, CorruptData, StandfastError
-from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
+from standfast.limits import BACKUP_FAILURES, MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.migrate.rundir import runs_folder
 from standfast.ops.types import from_microseconds
 
@@ -269,6 +271,25 @@ def _backups(evidence: Evidence) -> Iterator[Finding]:
     problem = found.message if isinstance(found, StandfastError) else found.problem
     if problem:
         yield Finding("act", f"the newest backup is not good: {problem}", "standfast backup create")
+    if not isinstance(found, StandfastError) and found.schedule is not None:
+        yield from _schedule(found.schedule, time.time())
+
+
+def _schedule(state: State, now: float) -> Iterator[Finding]:
+    if state.is_overdue(now):
+        text = (
+            f"a scheduled backup was due at {moment(state.next_at, now)} and was not made; where"
+            f" that schedule has ended for good, remove {FOLDER}/{FILE} in the data directory"
+        )
+        yield Finding("act", text, "standfast serve --backup-every HOURS")
+    elif state.is_failing:
+        since = moment(state.failing_since or now, now)
+        text = (
+            f"scheduled backups fail since {since}, {state.failures} time(s) so far: {state.error};"
+            f" the next try is at {moment(state.next_at, now).partition(' (')[0]}"
+        )
+        pressing = state.failures >= BACKUP_FAILURES
+        yield Finding("act" if pressing else "wait", text, "standfast backup create")
 
 
 def _unused(evidence: Evidence) -> Iterator[Finding]:

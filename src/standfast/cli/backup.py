@@ -16,6 +16,7 @@ from standfast.cli.common import (
     open_backend,
     read_settings,
     require_yes,
+    retention_options,
 )
 from standfast.cli.output import Exit, note, print_json, print_line, progress_bar, shown, warn
 
@@ -355,22 +356,7 @@ def drill_command(file: str | None, url: str | None, data_dir: str | None, as_js
 
 
 @backup_command.command("prune")
-@click.option(
-    "--keep-last", default=7, type=click.IntRange(min=1), show_default=True, cls=Decision,
-    help="The newest so many.",
-)  # fmt: skip
-@click.option(
-    "--keep-daily", default=7, type=click.IntRange(min=0), show_default=True, cls=Decision,
-    help="The newest of each of so many days.",
-)  # fmt: skip
-@click.option(
-    "--keep-weekly", default=5, type=click.IntRange(min=0), show_default=True, cls=Decision,
-    help="The newest of each of so many weeks.",
-)  # fmt: skip
-@click.option(
-    "--keep-monthly", default=12, type=click.IntRange(min=0), show_default=True, cls=Decision,
-    help="The newest of each of so many months.",
-)  # fmt: skip
+@retention_options
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would go; remove nothing.")
 @common_options("--url")
 def prune_command(

@@ -78,6 +78,27 @@ def common_options(*names: str) -> Callable[[_F], _F]:
     return decorate
 
 
+def retention_options(function: _F) -> _F:
+    """The options that say which backups stay, in `prune` and `serve` alike."""
+    number = click.IntRange(min=0)
+    for name, default, text in (
+        ("--keep-monthly", 12, "The newest of each of so many months."),
+        ("--keep-weekly", 5, "The newest of each of so many weeks."),
+        ("--keep-daily", 7, "The newest of each of so many days."),
+    ):
+        function = click.option(
+            name, default=default, type=number, show_default=True, cls=Decision, help=text
+        )(function)
+    return click.option(
+        "--keep-last",
+        default=7,
+        type=click.IntRange(min=1),
+        show_default=True,
+        cls=Decision,
+        help="The newest so many backups.",
+    )(function)
+
+
 def read_settings(url: str | None, data_dir: str | None) -> Settings:
     """The settings of a command; foreign parameters of the URL are warned about."""
     settings = load_settings(url, data_dir=data_dir)

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import click
 
-from standfast.cli.common import common_options, library_warnings, read_settings
+from standfast.cli.common import (
+    Decision,
+    common_options,
+    library_warnings,
+    read_settings,
+    retention_options,
+)
 from standfast.cli.output import Exit, note, shown
 from standfast.errors import ConfigError
 
@@ -39,12 +45,25 @@ MAX_HEAD_BYTES = 16 * 1024
     metavar="NAME",
     help="Answer under this name, too: that of a reverse proxy.",
 )
+@click.option(
+    "--backup-every",
+    type=click.FloatRange(min=0.25, max=8784),
+    metavar="HOURS",
+    cls=Decision,
+    help="Make a backup every so many hours, verify it, and remove old ones.",
+)
+@retention_options
 @common_options("--url")
 def serve_command(
     host: str,
     port: int,
     token_file: Path | None,
     hosts: tuple[str, ...],
+    backup_every: float | None,
+    keep_last: int,
+    keep_daily: int,
+    keep_weekly: int,
+    keep_monthly: int,
     url: str | None,
     data_dir: str | None,
     as_json: bool,
@@ -53,11 +72,16 @@ def serve_command(
 
     Only this machine may look without the token; contents of documents and decisions need it
     always.  Listening anywhere but on 127.0.0.1 needs a token of yours.
+
+    With --backup-every it makes backups, too; the first one at once where there is none.  A failure
+    is logged, shown by `status`, `doctor` and the page, and tried again.
     """
     settings = read_settings(url, data_dir)
     try:
         import uvicorn
 
+        from standfast.admin.backup.pruning import Retention
+        from standfast.admin.backup.schedule import Schedule
         from standfast.admin.serve.app import create_app
         from standfast.admin.serve.guard import is_loopback_host
     except ImportError as error:
@@ -77,7 +101,13 @@ def serve_command(
         token = secrets.token_urlsafe(24)
         note(f"token for contents and decisions: {token}")
     names = {*hosts} if is_loopback_host(host) or host in ("0.0.0.0", "::") else {*hosts, host}
-    app = create_app(settings.url, data_dir=settings.data_dir, token=token, hosts=names)
+    backups = None
+    if backup_every is not None:
+        retention = Retention(keep_last, keep_daily, keep_weekly, keep_monthly)
+        backups = Schedule(backup_every * 3600.0, retention)
+    app = create_app(
+        settings.url, data_dir=settings.data_dir, token=token, hosts=names, backups=backups
+    )
     app.start()
     place = f"[{host}]" if ":" in host else host
     note(f"serving the status of {shown(settings.target.display)} on http://{place}:{port}/")

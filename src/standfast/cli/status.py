@@ -111,6 +111,8 @@ def _details(status: Status) -> list[tuple[str, str]]:
     if status.runs:
         lines += [("run", f"{one.run} {one.state}, since {one.since}") for one in status.runs]
     lines.append(("backup", status.backup or "none that is verified"))
+    if status.next_backup is not None:
+        lines.append(("next backup", status.next_backup))
     if status.disk is not None:
         disk = status.disk
         limits = f"{size(disk.journal)}, {status.lag_ops} of {disk.max_journal_ops} writes"

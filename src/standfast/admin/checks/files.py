@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +143,10 @@ def backups(evidence: Evidence) -> Check:
     if found.problem:
         text = f"the newest backup is not good: {found.problem}"
         return Check("backup", "fail", text, "make another one", "standfast backup create")
+    known = found.schedule
+    if known is not None and (known.is_overdue(time.time()) or known.is_failing):
+        text = f"scheduled backups fail: {known.error}" if known.is_failing else "one was missed"
+        return Check("backup", "fail", text, "make one now", "standfast backup create")
     return Check("backup", "ok", found.verified or "none that is verified: standfast backup create")
 
 

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from standfast.admin.backup.schedule import Schedule
 from standfast.admin.conflicts import Decision, Side, find, resolve, version_now
 from standfast.admin.serve import page
 from standfast.admin.serve.guard import COOKIE, MAX_BODY_BYTES, MIN_TOKEN_CHARS, Guard, Refused
@@ -46,9 +47,16 @@ _SIDES: tuple[Side, ...] = ("mine", "theirs", "base")
 class StatusApp:
     """An ASGI app that shows how a store is doing; see `create_app`."""
 
-    def __init__(self, settings: Settings, *, token: str | None, hosts: Iterable[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        token: str | None,
+        hosts: Iterable[str],
+        backups: Schedule | None = None,
+    ) -> None:
         self._guard = Guard(token, hosts)
-        self._watcher = Watcher(settings)
+        self._watcher = Watcher(settings, backups)
         self._settings = settings
         get, both = ["GET"], ["GET", "POST"]
         self._app = Starlette(
@@ -214,12 +222,15 @@ def create_app(
     data_dir: str | os.PathLike[str] | None = None,
     token: str | None = None,
     hosts: Iterable[str] = (),
+    backups: Schedule | None = None,
 ) -> StatusApp:
     """The status of a store as an ASGI app, to be served or mounted in an app of your own.
 
     `url` and `data_dir` are those of `standfast.open`.  `token`: what must be given from anywhere
     but this machine, and for contents and decisions; at least 16 characters.  `hosts`: names under
-    which it answers, beside those of this machine.  ConfigError for a token that is too short.
+    which it answers, beside those of this machine.  `backups`: a schedule
+    (`standfast.admin.backup.schedule.Schedule`) by which backups are made.  ConfigError for a token
+    that is too short.
     """
     if token is not None and len(token) < MIN_TOKEN_CHARS:
         raise ConfigError(
@@ -228,7 +239,7 @@ def create_app(
             hint=f"give at least {MIN_TOKEN_CHARS}, at random: openssl rand -hex 16",
         )
     settings = load_settings(url, data_dir=data_dir)
-    return StatusApp(settings, token=token, hosts=hosts)
+    return StatusApp(settings, token=token, hosts=hosts, backups=backups)
 
 
 def not_ready(snapshot: Snapshot) -> str:

@@ -6,6 +6,7 @@ Counters are those of the processes that have the store open, one series each (l
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -75,6 +76,13 @@ def _status(status: Status) -> Iterator[Metric]:
     yield _gauge("standfast_pending_age_seconds", "Age of the oldest of them.", status.lag_s)
     yield _gauge("standfast_spooled_writes", "How many of them are in the spool.", status.spooled)
     yield _gauge("standfast_processes", "Processes that have it open.", len(status.processes))
+    yield _gauge("standfast_backups", "Backups in the data directory.", status.backups)
+    failed = status.failed_backups
+    yield _gauge("standfast_failed_backups", "Scheduled backups that failed in a row.", failed)
+    if status.backup_verified_at is not None:
+        verified = datetime.fromisoformat(status.backup_verified_at).timestamp()
+        text = "When the newest good backup was verified."
+        yield _gauge("standfast_backup_verified_timestamp_seconds", text, verified)
     runs = len(status.runs)
     yield _gauge("standfast_unfinished_migrations", "Migrations that have not ended.", runs)
     if status.conflicts is not None:

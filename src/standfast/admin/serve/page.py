@@ -473,6 +473,9 @@ def _runs(state: Status) -> str:
 
 def _backups(state: Status) -> str:
     text = e(state.backup) if state.backup else "None that is verified is known."
+    if state.next_backup is not None:
+        failed = f"; {state.failed_backups} tries have failed" if state.failed_backups else ""
+        text += f"</p><p>The next one is due at {e(state.next_backup)}{failed}."
     return _section("backups", "Backups", f"<p>{text}</p>")
 
 

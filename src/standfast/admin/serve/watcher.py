@@ -2,6 +2,7 @@
 
 Two threads: one looks at the files every second, one asks the database, which may take as long as
 its limits say.  A request gets what was seen last, and when that was.
+Where there is a schedule, a third one makes the backups.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+from standfast.admin.backup.schedule import Schedule, Scheduler
 from standfast.admin.data_dir import Local, look
 from standfast.admin.evidence import Asked, Evidence, ask_database, attempt, counts, gather
 from standfast.admin.status import Status, status_from
@@ -52,9 +54,9 @@ _NOT_YET = Unavailable("it has not answered yet", code="connection", hint="wait 
 
 
 class Watcher:
-    """The two threads, and what they saw.  Started by the first request."""
+    """The threads, and what they saw.  Started by the first request."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, backups: Schedule | None = None) -> None:
         self.settings = settings
         self._asked = Asked(_NOT_YET)
         self._conflicts: list[ConflictRecord] = []
@@ -65,6 +67,7 @@ class Watcher:
         self._supervisor = Supervisor()
         self._files = Timer("standfast-serve-files", self._look, self._supervisor)
         self._database = Timer("standfast-serve-database", self._ask, self._supervisor)
+        self._backups = Scheduler(settings, backups, self._supervisor) if backups else None
         self._started = False
         self.snapshot = Snapshot(time.monotonic(), time.time(), None, None, _NOT_YET, [], {})
 
@@ -77,6 +80,8 @@ class Watcher:
         for timer in (self._files, self._database):
             timer.thread.start()
             timer.schedule(time.monotonic())
+        if self._backups is not None:
+            self._backups.start()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until the files were looked at once; False when that took too long."""
@@ -90,6 +95,8 @@ class Watcher:
         """Let the threads end."""
         self._files.close()
         self._database.close()
+        if self._backups is not None:
+            self._backups.close()
 
     @property
     def is_live(self) -> bool:
