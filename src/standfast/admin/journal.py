@@ -1,4 +1,7 @@
-"""`standfast journal`: pending writes are replayed or given up, even beside a running app."""
+"""The journal of a data directory, even beside a running app: for `standfast journal` and `get`.
+
+Pending writes are replayed or given up; a document is read as the app would during an outage.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from standfast.admin.data_dir import usable
+from standfast.admin.data_dir import look, usable
 from standfast.api.opening import refuse_to_hide
 from standfast.backends.base import Backend
 from standfast.config.settings import Settings
 from standfast.document.codec import encode
 from standfast.engine.journal import Journal, Pending
-from standfast.engine.local_state import LocalState, OutageOptions
+from standfast.engine.local_state import LocalState, OutageOptions, age_s
 from standfast.engine.replay_batches import units
 from standfast.engine.replayer import Replayer
 from standfast.engine.state_machine import means_away
@@ -269,3 +272,39 @@ def about(op: Op) -> dict[str, str | int | None]:
         "collection": op.collection,
         "key": op.key,
     }
+
+
+class LocalDocument(NamedTuple):
+    """A document as a data directory knows it.
+
+    `text` is its JSON, None where there is none; `age_s` how long ago the primary returned it, None
+    if it never did; `pending` how many pending writes are in it.
+    """
+
+    text: str | None
+    source: str
+    age_s: float | None
+    pending: int
+
+
+def read_locally(settings: Settings, collection: str, key: str) -> LocalDocument:
+    """Read it without asking the database.
+
+    `Unavailable("not_mirrored")` where nothing is known of the key, which does not mean that it is
+    missing; ConfigError where the directory keeps nothing of a primary.
+    """
+    if settings.target.kind == "sqlite" or not look(settings.data_dir).journal:
+        raise ConfigError(
+            f"{settings.data_dir} keeps nothing of a PostgreSQL database",
+            code="no_primary",
+            hint="run this with the STANDFAST_DATA_DIR and DATABASE_URL of the app",
+        )
+    with opened_local_state(settings) as local_state:
+        view = local_state.read_local(collection, key)
+        pending = local_state.journal.count_at(collection, key, limit=1000)
+    return LocalDocument(
+        text=view.text,
+        source="journal" if pending and not view.seen_us else view.source,
+        age_s=age_s(view.seen_us) if view.seen_us else None,
+        pending=pending,
+    )

@@ -14,7 +14,6 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.differences import differences, triggers_without_path
 from standfast.backends.postgres.schema import ServerFacts, server_facts
 from standfast.config.settings import Settings
-from standfast.errors import StandfastError
 from standfast.limits import CONNECT_DEADLINE_S
 from standfast.ops.types import ServerIdentity
 
@@ -71,12 +70,3 @@ def ask(backend: Backend, settings: Settings, *, lanes: Sequence[str] = ()) -> P
     schema = backend.schema_version() if server is None else server.schema
     counts = backend.count_conflicts(deadline=deadline())
     return Primary(server_identity, schema, counts, server, found, triggers)
-
-
-def reach(settings: Settings, *, lanes: Sequence[str] = ()) -> Primary | StandfastError:
-    """The same over a connection of its own; the error when that cannot be made or is lost."""
-    try:
-        with connected(settings) as backend:
-            return ask(backend, settings, lanes=lanes)
-    except StandfastError as error:
-        return error

@@ -15,8 +15,7 @@ from typing import Literal, cast
 from standfast.api.aio import AsyncStore, Opening
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
-from standfast.backends.memory import MemoryBackend
-from standfast.backends.memory_server import MemoryServer
+from standfast.backends.memory import MemoryBackend, MemoryServer
 from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_settings
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine

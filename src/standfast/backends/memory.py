@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from standfast.backends.base import (
     stale,
 )
 from standfast.document.containment import contains
+from standfast.errors import Unavailable
 from standfast.ops.apply import Current
 from standfast.ops.batch import Place, apply_ops, kept, places
 from standfast.ops.reconcile import OnConflict
@@ -429,3 +431,40 @@ def _wall_clock_us() -> int:
     import time
 
     return time.time_ns() // 1000
+
+
+class MemoryServer:
+    """A `MemoryBackend` that can be away, as a server can: then every call fails, unconnected."""
+
+    def __init__(self) -> None:
+        self._inner = MemoryBackend()
+        self.is_away = False
+        self.kind = self._inner.kind
+        self.display = self._inner.display
+
+    def new_handle(self) -> MemoryServer:
+        """This one: it serves every thread."""
+        return self
+
+    @property
+    def connected(self) -> bool:
+        """Whether a call would be answered."""
+        return not self.is_away
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._inner, name)
+
+        @wraps(call)
+        def answered(*args: Any, **options: Any) -> Any:
+            if self.is_away:
+                raise Unavailable(
+                    f"{self.display} is away, as a test wants it",
+                    code="connection",
+                    hint="standfast.testing.restore(store) brings it back",
+                )
+            return call(*args, **options)
+
+        return answered

@@ -15,8 +15,7 @@ from standfast.bot.messages import Message
 from standfast.bot.promotion import Registration
 from standfast.bot.records import Statistics
 from standfast.bot.schedules import Due, DueClaim
-from standfast.bot.shared import close_shared, shared
-from standfast.bot.store import AsyncBotStore, BotStore
+from standfast.bot.store import AsyncBotStore, BotStore, close_shared, shared
 from standfast.bot.waitlist import EntryClaim
 from standfast.bot.waitlist_calls import Added
 

@@ -1,7 +1,8 @@
-"""A bot's state over an open store, synchronous and asynchronous."""
+"""A bot's state over an open store, synchronous and asynchronous, and the one of this process."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from standfast.api.aio import AsyncStore
 from standfast.api.drive import Blocking, blocking
 from standfast.api.sync import Store
 from standfast.bot.documents import AsyncGuildDocuments, GuildDocuments
-from standfast.bot.environment import Environment
+from standfast.bot.environment import PRODUCTION, Environment
 from standfast.bot.environment_check import Guard
 from standfast.bot.fields import GuildId, utc_now
 from standfast.bot.guarded import guarded_async_store, guarded_store
@@ -24,6 +25,7 @@ from standfast.bot.schedules import AsyncSchedules, Schedules
 from standfast.bot.waitlist import AsyncWaitlist, Waitlist
 from standfast.document.names import collection_name
 from standfast.engine.interfaces import Engine
+from standfast.jsonfile import close_shared_store, shared_store
 
 MODES = ("normal", "doubleup")
 TEAM_MODES = ("doubleup",)
@@ -153,3 +155,29 @@ class BotStore(Blocking[AsyncBotStore]):
         return GuildDocuments(self.calls.documents(collection, file=file))
 
     statistics = blocking(AsyncBotStore.statistics)
+
+
+_shared_lock = threading.Lock()
+_bots: dict[Environment, tuple[Store, BotStore]] = {}
+
+
+def shared() -> BotStore:
+    """The one state of this process, over the store that `JsonFile` uses by default.
+
+    It is opened when it is first asked for, and again after `close_shared`.  The environment is
+    looked at each time; a process that has no name of one is taken for production, as older bots
+    take it.  New entries of the waitlist are in the form of older bots.
+    """
+    environment = Environment.detect(unnamed=PRODUCTION)
+    store = shared_store()
+    with _shared_lock:
+        found = _bots.get(environment)
+        if found is None or found[0] is not store:
+            bot = BotStore(store, environment=environment, older_entries=True)
+            found = _bots[environment] = store, bot
+        return found[1]
+
+
+def close_shared() -> None:
+    """Close it, if it is open; what could not reach PostgreSQL is safe in the journal."""
+    close_shared_store()

@@ -78,7 +78,7 @@ def get_command(
 
 
 def _get_local(settings: Settings, collection: str, key: str, *, as_json: bool) -> int:
-    from standfast.admin.local_reads import read_locally
+    from standfast.admin.journal import read_locally
 
     with library_warnings():
         found = read_locally(settings, collection_name(collection), key_text(key))

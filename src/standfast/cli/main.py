@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from standfast import __version__
-from standfast.cli.common import Decision
+from standfast.cli.common import Decision, common_options
 from standfast.cli.output import (
     LOG_FORMAT,
     Exit,
@@ -21,6 +21,8 @@ from standfast.cli.output import (
     exit_code,
     flush,
     print_error,
+    print_json,
+    print_line,
     silence,
     use_json,
 )
@@ -56,7 +58,7 @@ _COMMANDS = {
     ),
     "demo": ("standfast.cli.demo", "See it: files moved, PostgreSQL killed, nothing lost."),
     "serve": ("standfast.cli.serve", "Serve probes, metrics and a status page over HTTP."),
-    "completion": ("standfast.cli.completion", "Print the completion script of a shell."),
+    "completion": ("standfast.cli.main", "Print the completion script of a shell."),
     "schema": ("standfast.cli.schema", "The bookkeeping tables: sql, status, apply."),
 }
 
@@ -149,6 +151,30 @@ def main(log_format: str) -> None:
     --on-conflict is STANDFAST_ON_CONFLICT.  What decides (--yes, --all, --force) has none.
     """
     LOG_FORMAT["json"] = log_format == "json"
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@common_options("--url")
+def completion_command(shell: str, url: str | None, data_dir: str | None, as_json: bool) -> int:
+    r"""Print the script by which SHELL completes commands and options.
+
+    \b
+    bash:  eval "$(standfast completion bash)"                      in ~/.bashrc
+    zsh:   eval "$(standfast completion zsh)"                       in ~/.zshrc
+    fish:  standfast completion fish > ~/.config/fish/completions/standfast.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "click completes for all of these shells"
+    made = kind(main, {}, "standfast", "_STANDFAST_COMPLETE")
+    text = (made.source_template % made.source_vars()).rstrip()
+    if as_json:
+        print_json({"shell": shell, "script": text})
+    else:
+        print_line(text)
+    return Exit.DONE
 
 
 def run() -> NoReturn:

@@ -22,8 +22,3 @@ _BEGAN_NS = time.time_ns() - _elapsed_ns()
 def now_us() -> int:
     """Microseconds since 1970 UTC, as this process counts them."""
     return (_BEGAN_NS + _elapsed_ns()) // 1000
-
-
-def step_s() -> float:
-    """How far the machine's clock was set forward since the process began (below 0: back)."""
-    return time.time() - now_us() / 1e6

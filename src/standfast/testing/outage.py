@@ -15,7 +15,7 @@ from types import TracebackType
 
 from standfast.api.aio import AsyncStore
 from standfast.api.sync import Store
-from standfast.backends.memory_server import MemoryServer
+from standfast.backends.memory import MemoryServer
 from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.state_machine import Mode
 from standfast.errors import ConfigError, DeadlineExceeded
