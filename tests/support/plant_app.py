@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 
 import standfast
 from chaos.calls import REGISTERS
@@ -27,6 +28,8 @@ def main() -> None:
             deadline_s=float(os.environ["PLANT_DEADLINE_S"]),
         )
         store[REGISTERS].put("k", "before")
+        while store.health().state != "direct" or store.health().lag_ops:
+            time.sleep(0.01)  # its table is being made; the test waits, and has a limit
         print("ready", flush=True)  # noqa: T201
         sys.stdin.readline()
         arm(os.environ["PLANT_FAILPOINT"])  # a slow machine must not pass it before
