@@ -57,7 +57,7 @@ class Proxy:
         self._links: set[_Link] = set()
         self._socket = _bound(port)
         self.port: int = self._socket.getsockname()[1]
-        self._acceptor: asyncio.Task[None] | None = None
+        self._listening = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -222,10 +222,9 @@ class Proxy:
 
     def _refuse(self) -> None:
         self.mode = "refuse"
-        if self._acceptor is not None:
+        if self._listening:
             # A bound socket that does not listen: refused, and nobody else gets the port.
-            self._acceptor.cancel()
-            self._acceptor = None
+            self._listening = not self._loop.remove_reader(self._socket)
             reserve = _bound(self.port)
             self._socket.close()
             self._socket = reserve
@@ -247,22 +246,28 @@ class Proxy:
                 link.cut()
 
     def _listen(self) -> None:
-        if self._acceptor is None:
+        if not self._listening:
+            self._socket.setblocking(False)
             self._socket.listen(128)
-            self._acceptor = self._loop.create_task(self._accept(self._socket))
+            self._loop.add_reader(self._socket, self._accept)
+            self._listening = True
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(listener)
-            client.setblocking(False)
-            link = _Link(self, client)
-            if self.mode == "blackhole":
-                link.flow.clear()
-            self._links.add(link)
-            link.task = self._loop.create_task(link.run())
-            link.task.add_done_callback(lambda task, link=link: self._ended(link, task))
+    def _accept(self) -> None:
+        """Take one connection.  Not in a task: cancelled at that moment, it would lose it."""
+        try:
+            client, _ = self._socket.accept()
+        except OSError:  # it has gone already
+            return
+        client.setblocking(False)
+        link = _Link(self, client)
+        if self.mode == "blackhole":
+            link.flow.clear()
+        self._links.add(link)
+        link.task = self._loop.create_task(link.run())
+        link.task.add_done_callback(lambda task: self._ended(link, task))
 
     def _ended(self, link: _Link, task: asyncio.Task[None]) -> None:
+        link.client.close()  # one that was cut before its task has begun never got to that
         self._links.discard(link)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.errors.append(error)
@@ -270,9 +275,7 @@ class Proxy:
     async def _shut_down(self) -> None:
         tasks = [link.task for link in self._links if link.task is not None]
         self._cut()
-        if self._acceptor is not None:
-            self._acceptor.cancel()
-            tasks.append(self._acceptor)
+        self._loop.remove_reader(self._socket)
         await asyncio.gather(*tasks, return_exceptions=True)
         self._socket.close()
 
