@@ -48,6 +48,7 @@ STATES = [
         "22023",
     ),
     *("XX001", "XX000", "08006", "08P01", "57P01", "57P03", "58030", "53100", "28000", "3D000"),
+    *("25006", "SF001", "53300"),
 ]
 
 
@@ -75,7 +76,10 @@ def test_no_error_repeats_what_a_trigger_says(
         assert store["things"].put("good", 1).version == 1
 
 
-@pytest.mark.parametrize("state", ["XX001", "08006", "57P01", "57P03", "58030", "28000"])
+CLAIMS = ["XX001", "08006", "57P01", "57P03", "58030", "28000", "25006", "SF001"]
+
+
+@pytest.mark.parametrize("state", CLAIMS)
 def test_a_claim_of_a_trigger_is_no_outage(
     pg_database: str, db: Sql, state: str, tmp_path: Path
 ) -> None:

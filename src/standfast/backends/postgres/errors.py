@@ -82,7 +82,7 @@ _QUOTED = frozenset("08 25 28 3D 3F 40 42 53 55 57 58 0A".split())
 #: Beside them: a damaged page or index, of which the text names the file.
 _DAMAGED = frozenset({"XX001", "XX002"})
 #: What only the server's state can cause, if it is true; functions can raise any of them.
-_RAISED = ("08", "28", "3D", "57P", "58", "XX", "F0", "HV")
+_RAISED = ("08", "25", "28", "3D", "57P", "58", "SF", "XX", "F0", "HV")
 #: A name that is not found; sessions of ours look names up in pg_catalog alone.
 _NAMES = frozenset({"42P01", "42883", "42703", "42704", "3F000"})
 #: The innermost function is one of the bookkeeping.
@@ -116,6 +116,8 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
         if state.startswith(_RAISED):
             # An answer on a live connection: whatever it claims, the database is there.
             kind, code, hint = _CLASSES["P0"]
+        elif state.startswith("53"):
+            kind, code, hint = _CLASSES["53"]  # of what that function uses, perhaps
         elif state in _NAMES:
             hint = "write names in functions of triggers with their schema, or SET search_path"
     return kind(f"{doing}: PostgreSQL answered {state}{said}", code=code, hint=hint)
