@@ -170,3 +170,20 @@ class _Earlier:
 
 class _Written:
     key = "k"
+
+
+@pytest.mark.parametrize("kind", ["put", *CREATING])
+def test_a_collection_that_the_bookkeeping_has_lost(
+    make_line: MakeLine, pg_database: str, kind: str
+) -> None:
+    """P4, R26: a row of `standfast.collections` is gone, then a column has another name: the table
+    is looked at again, and takes the write."""
+    lane = Lane(make_line())
+    lane.do("first", PUT)
+    with backends.looking(pg_database) as connection:
+        connection.execute("DELETE FROM standfast.collections WHERE name = 'c'")
+    (outcome,) = lane.do("k", PUT if kind == "put" else CREATING[kind])
+    assert (outcome.status, outcome.version) == ("applied", 1)
+    with backends.looking(pg_database) as connection:
+        connection.execute("ALTER TABLE c RENAME COLUMN key TO k")
+    assert lane.do("other", PUT)[0].status == "applied"

@@ -347,9 +347,15 @@ class PostgresBackend(Sessions):
                         written = fast_put.recall_versions(conn, tables[0][0], ops, written)
                     self.clock = (written.server_us, written.at)
                     return written.applied
+                except write.UnregisteredError:
+                    self._tables.clear()
+                    if attempt == MAX_TRANSACTION_ATTEMPTS:
+                        raise _unregistered() from None
                 except psycopg.Error as error:
-                    self._forget_tables(error)
+                    stale = self._forget_tables(error) and attempt == 1
                     last = attempt == MAX_TRANSACTION_ATTEMPTS
+                    if stale and time_left(deadline) > 0:
+                        continue  # as it was known here: looked at again, it may be in order
                     if error.sqlstate == "SF001" and not last and time_left(deadline) > 0:
                         self.measure_clock(conn)  # it may have jumped
                     elif error.sqlstate not in RETRIED or last or time_left(deadline) <= 0:
@@ -386,10 +392,10 @@ class PostgresBackend(Sessions):
             try:
                 written = fast_put.put_batch(conn, table, ops, options)
             except psycopg.Error as error:
-                self._forget_tables(error)
+                stale = self._forget_tables(error)
                 if error.sqlstate == "SF001":
                     self.measure_clock(conn)  # it may have jumped
-                elif error.sqlstate not in RETRIED:
+                elif error.sqlstate not in RETRIED and not stale:
                     raise
                 return None
             self.clock = (written.server_us, written.at)
@@ -469,10 +475,15 @@ class PostgresBackend(Sessions):
         with self.connection("resolving a conflict") as conn:
             return has_schema(conn) and conflicts.resolve(conn, number, resolution)
 
-    def _forget_tables(self, error: psycopg.Error) -> None:
-        """After a table was dropped or changed under us, look at all of them again."""
-        if (error.sqlstate or "").startswith(("42", "0A")):
+    def _forget_tables(self, error: psycopg.Error) -> bool:
+        """After a table was dropped or changed under us, look at all of them again.
+
+        Returns whether there is anything to be looked at again.
+        """
+        changed = (error.sqlstate or "").startswith(("42", "0A")) and bool(self._tables)
+        if changed:
             self._tables.clear()
+        return changed
 
     def close_lane(self, lane: str) -> None:
         with self.connection("closing the lane") as conn:
@@ -653,6 +664,14 @@ class PostgresBackend(Sessions):
                 "SELECT key FROM standfast.tombstones WHERE collection = %s", (collection,)
             )
             return {key for (key,) in found}
+
+
+def _unregistered() -> ConfigError:
+    return ConfigError(
+        "the bookkeeping loses a collection again and again; nothing was written",
+        code="not_adoptable",
+        hint="look who deletes rows of standfast.collections",
+    )
 
 
 def _creating(collections: Sequence[str]) -> str:

@@ -285,6 +285,10 @@ _ENTER: LiteralString = (
 )
 
 
+class UnregisteredError(Exception):
+    """The bookkeeping does not know the collection any more: its table is to be looked at again."""
+
+
 class _Batch:
     """One batch on its way through a transaction of two round trips: look, then write."""
 
@@ -338,6 +342,9 @@ class _Batch:
             self._take_rows(table, lock)
         for (table, _), versions in zip(self.tables, buried, strict=True):
             self._take_buried(table, versions)
+        for table, keys in self.tables:
+            if any((table.collection, key) not in self.rows for key in keys):
+                raise UnregisteredError(table.collection)
         if lanes is not None:
             self.watermarks.update(lanes.fetchall())
         if moved is not None:
