@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
+
 import standfast
 from chaos.plant_stage import Memory, Wire, at_step
 from standfast import DataError, StandfastError
@@ -23,7 +25,7 @@ from standfast.engine.journal import Journal
 from standfast.engine.replay_batches import next_batch
 from standfast.engine.state_machine import Mode
 from standfast.ops.build import build_op
-from standfast.ops.types import Op
+from standfast.ops.types import Op, ServerIdentity
 from support.faulty import (
     LOCKED,
     LOST,
@@ -470,6 +472,60 @@ def made_anew(stage: Memory) -> set[str]:
     store["c"].delete("k")
     versions.append(store["c"].put("k", 3).version)
     return set() if versions == [1, 2, 4] else {"version went down"}
+
+
+# ---- a failover to a standby that lagged
+
+
+class Standby:
+    """The server's database as it was when this was made; `promote` makes that its present."""
+
+    def __init__(self, stage: Memory) -> None:
+        self._database = database = stage.server.database
+        self._timeline = 1
+        original = database.server_identity
+
+        def server_identity(deadline: float, *, lanes: Sequence[str] = ()) -> ServerIdentity:
+            found = original(deadline, lanes=lanes)
+            return msgspec.structs.replace(found, system="1", timeline=self._timeline)
+
+        database.server_identity = server_identity
+        self._copy: dict[str, Any] = {}
+
+    def copy(self) -> None:
+        skipped = ("_lock", "_now_us", "server_identity")
+        parts = {name: part for name, part in vars(self._database).items() if name not in skipped}
+        self._copy = copy.deepcopy(parts)
+
+    def promote(self) -> None:
+        vars(self._database).update(self._copy)
+        self._timeline += 1
+
+
+@shows("failover-not-noticed", "retained-writes-left", "regained-blindly", "regained-whole")
+def failover(stage: Memory) -> set[str]:
+    standby = Standby(stage)
+    store, _ = stage.open(stage.link())
+    c = store["c"]
+    c.put_many({"put": 1, "contested": 1, "list": [1]})
+    standby.copy()
+    c.put("put", 2)
+    c.put("contested", 2)
+    c.append("list", "", 2)
+    store.close()
+    standby.promote()
+    stage.others.put("contested", "others")
+    stage.others.append("list", "", "others")
+    stage.open(stage.link())
+    found = dict(stage.others.items())
+    wrong: set[str] = set()
+    if found["put"] != 2:
+        wrong.add("lost")
+    if found["contested"] != "others":
+        wrong.add("stale overwrite")
+    if found["put"] == 2 and found["list"] != [1, "others", 2]:
+        wrong.add("not applied again")
+    return wrong
 
 
 def run_in_memory(name: str, folder: Path) -> set[str]:

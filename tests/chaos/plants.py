@@ -19,7 +19,7 @@ import msgspec
 from standfast.backends import base, memory
 from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres import fast_put as pgputs
-from standfast.engine import heads, lanes
+from standfast.engine import heads, lanes, local_state, replayer, time_travel
 from standfast.engine import outage_writes as journaling
 from standfast.engine.journal import History, Journal
 from standfast.engine.local_state import LocalState
@@ -454,6 +454,45 @@ def prefix_taken_from_the_mirror() -> Patch:
         return original(self, *args, **options)
 
     return patch.object(ReplicatedEngine, "pages", pages)
+
+
+@plant("R13", finds="lost")
+def failover_not_noticed() -> Patch:
+    """What the server still has of a lane is not compared with what it had confirmed."""
+    return patch.object(local_state, "loss", lambda *_: "")
+
+
+@plant("R14", finds="lost")
+def retained_writes_left() -> Patch:
+    """What a failover has lost is not put back in front of the journal."""
+    return patch.object(Journal, "put_in_front", lambda *_: 0)
+
+
+@plant("R15", finds="stale overwrite")
+def regained_blindly() -> Patch:
+    """A put that a failover has lost is made again although others have written since."""
+
+    def decide(ops: Sequence[Op], _: Any) -> list[Op]:
+        return [msgspec.structs.replace(op, regained=None) for op in ops]
+
+    return patch.object(replayer, "decide", decide)
+
+
+@plant("R16", finds="not applied again")
+def regained_whole() -> Patch:
+    """An append that a failover has lost is rejected where others have written since."""
+    original = time_travel.decide
+
+    def decide(ops: Sequence[Op], states: Any) -> list[Op]:
+        puts = [msgspec.structs.replace(op, kind="put", body="null") for op in ops]
+        rejected = [one.reject for one in original(puts, states)]
+        decided = original(ops, states)
+        return [
+            msgspec.structs.replace(op, reject=reject)
+            for op, reject in zip(decided, rejected, strict=True)
+        ]
+
+    return patch.object(replayer, "decide", decide)
 
 
 @plant("R17", finds="version went down")
