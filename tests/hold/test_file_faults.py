@@ -112,6 +112,7 @@ class Scene:
             return None
 
     def _healthy(self, store: Store) -> None:
+        self.faults.phase = ""
         wait_direct(store)
         self.faults.phase = "healthy"
         self.write(store)
@@ -139,11 +140,11 @@ class Scene:
 def alive() -> set[str]:
     """The threads of engines, but for those that come and go."""
     names = {one.name for one in threading.enumerate() if one.name.startswith("standfast-")}
-    return names - {"standfast-connect", "standfast-checkpointer", "standfast-watchdog"}
+    return names - {f"standfast-{one}" for one in ("connect", "tables", "checkpointer", "watchdog")}
 
 
 def assert_none_alive() -> None:
-    soon(lambda: not alive(), within_s=2, what=f"{alive()} are left")
+    soon(lambda: not alive(), within_s=5, what=f"{alive()} are left")
 
 
 @contextmanager
