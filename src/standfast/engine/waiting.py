@@ -177,6 +177,9 @@ class Waiting:
         """A unit is settled; returns the collections that are not held any more."""
         if unit[0].id in self.suspects:
             self.suspects = {k: v for k, v in self.suspects.items() if k != unit[0].id}
+        places = set(map(place_of, unit))
+        if not places.isdisjoint(self._locked):
+            self._locked = {k: v for k, v in self._locked.items() if k not in places}
         if not applied:
             return []
         collections = {one.op.collection for one in unit}
@@ -218,6 +221,11 @@ class Waiting:
             " journal, and are tried one by one; all other writes go on"
             for name, cause in sorted(self._doubts.items())
             if name not in suspected
+        ]
+        found += [
+            f"key {key!r} of collection `{name}` is locked by another transaction (pg_locks): its"
+            " pending writes are safe in the journal, and are tried again; all other writes go on"
+            for name, key in list(self._locked)[:MAX_SUSPECTS]
         ]
         for one in list(self.suspects.values())[:MAX_SUSPECTS]:
             tries = (
