@@ -483,6 +483,18 @@ class Journal:
             max(0, size - sum(map(_size, settled))) + sum(map(_size, spooled)),
         )
 
+    def newest(self) -> int:
+        """The id of the last pending op; what comes later has a higher one."""
+        if self._is_spooling():
+            return _SPOOLED * 2  # they get theirs when the file takes them over
+        with self._file.reading("reading the journal") as conn:
+            return conn.execute("SELECT coalesce(max(id), 0) FROM ops").get
+
+    def is_pending_through(self, last: int) -> bool:
+        """Whether anything is pending up to an id."""
+        first = next(iter(self.first(1)), None)
+        return first is not None and first.id <= last
+
     def oldest_us(self) -> int | None:
         """When the oldest pending op was acknowledged, by this machine's clock."""
         if self._settled or self._is_spooling():

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Sequence, Set
+from collections.abc import Collection, Generator, Sequence, Set
 from functools import partial
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import Literal
 
 import msgspec
@@ -51,6 +51,10 @@ another process replays."""
 
 #: Shortest time that a transaction gets, however little of the slice is left.
 _SHORTEST_S = 0.2
+#: How often lanes may take turns in a window before those of dead processes are merged.
+_MAX_TURNS = 8
+#: How often it is looked whether another thread or process has replayed what callers wait for.
+_LOOK_AGAIN_S = 0.005
 #: How long the queue is held for the last ops of the journal before the store is DIRECT again: at
 #: the least, and the share of the callers' deadline that it never exceeds.
 HANDOVER_S = 0.25
@@ -108,30 +112,62 @@ class Replayer:
         self.confirmed = False
         """Whether journals over the age limit may be replayed: the user has confirmed it."""
 
-    def drain(self, *, until: Progress, deadline: float, held_up: bool = False) -> Progress:
+    def drain(self, *, until: Progress, deadline: float) -> Progress:
         """Replay until nothing, or less than a batch, is pending, or until the deadline.
 
         No caller waits for a transaction, so it has a limit of its own (R20), and may end after the
-        deadline.  With `held_up`, callers do wait: nothing is tried that takes long, and the
-        deadline holds.  Raises the error that ended it: `Unavailable` or `DeadlineExceeded` if the
+        deadline.  Raises the error that ended it: `Unavailable` or `DeadlineExceeded` if the
         primary does not answer.
         """
-        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        return self._drain(until, deadline, ())
+
+    def finish(self, own: Collection[str], *, deadline: float) -> bool:
+        """Replay the rest of these lanes, whose callers are held up; whether nothing of it is left.
+
+        Nothing is begun that takes until after the deadline.  What other processes of the directory
+        write meanwhile is not waited for (each lane is a stream of its own), nor is what waits here
+        for a reason (`waiting`).
+        """
+        while True:
+            if self._is_finished(own):
+                return True
+            progress = self._drain("empty", deadline, own)
+            if progress != "waiting":
+                return progress == "empty"
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN_S)  # somebody else replays them
+
+    def _is_finished(self, own: Collection[str]) -> bool:
+        """Whether nothing of these lanes is pending, and no lane is left to be fenced (R1, R3)."""
+        # What was moved here to other lanes is this process's, too.
+        if any(map(self._journal.holds, [*own, *(lane.id for lane in self._adopted)])):
+            return False
+        first = self._journal.first(1)
+        if first and first[0].op.regained:
+            return False
+        return not any(lanes.is_dead(self._data_dir, lane) for lane in self._journal.lanes())
+
+    def _drain(self, until: Progress, deadline: float, own: Collection[str]) -> Progress:
+        wait_s = _LOOK_AGAIN_S if own else max(0.0, deadline - time.monotonic())
+        if not self._turn.acquire(timeout=wait_s):
             return "waiting"
         try:
             with mapped(f"locking the replay of {self._data_dir}"):
                 if not self._drain_lock.acquire():
                     return "waiting"
             failpoint("drain-locked")
-            self._limit = max(deadline, time.monotonic() + _SHORTEST_S) if held_up else None
+            self._limit = max(deadline, time.monotonic() + _SHORTEST_S) if own else None
             try:
                 while True:
-                    if held_up and self._is_to_fence():
+                    if own and self._is_to_fence():
                         return "nearly"  # which takes several round trips
+                    if own and time.monotonic() + self._took_s > deadline:
+                        return "nearly"  # one that is cut off would cost the connection
                     self._regain()
                     self._fence_dead_lanes()
                     left = self._round()
-                    if left is None:
+                    if left is None or (own and self._is_finished(own)):
                         return "empty"
                     if until == "nearly" and left < MAX_TRANSACTION_OPS and not self._is_slow():
                         return "nearly"
@@ -195,6 +231,8 @@ class Replayer:
         window = self._first(2 * MAX_TRANSACTION_OPS, MAX_WINDOW_BYTES, held)
         if window:
             self._refuse_old(window[0].op)
+            if self._limit is None and self._merge(window):
+                return window, None
             if self._separate(window, self._kinds()):
                 return window, None
         turns: list[tuple[float, frozenset[str]]] = [(float("-inf"), doubted)]
@@ -237,6 +275,22 @@ class Replayer:
             return batch[:1]
         return list(takewhile(lambda unit: not alone(unit), batch))
 
+    def _merge(self, window: list[Pending]) -> bool:
+        """Move what dead lanes have written in turns to one lane; whether anything was moved.
+
+        A transaction is of one lane, and ops of one place keep their order: it would end at each
+        turn, and a far primary would get a few ops in a round trip.
+        """
+        owners = [one.op.lane for one in window]
+        turns = sum(one != other for one, other in pairwise(owners))
+        if turns <= _MAX_TURNS:
+            return False
+        known = {lane.id for lane in self._adopted}
+        dead = [one for one in set(owners) - known if lanes.is_dead(self._data_dir, one)]
+        if len(dead) > 1:
+            self._adopt(*sorted(dead), kinds=self._kinds())
+        return len(dead) > 1
+
     def _separate(self, window: list[Pending], kinds: Kinds) -> bool:
         """Move what waits to lanes of its own (R21), so that it holds up nothing else.
 
@@ -252,7 +306,7 @@ class Replayer:
             if len(found) > 1 or ("" not in found and lane not in only_replayed)
         ]
         for lane in mixed:
-            self._adopt(lane, kinds.anew())
+            self._adopt(lane, kinds=kinds.anew())
         return bool(mixed)
 
     def _kinds(self) -> Kinds:
@@ -285,7 +339,7 @@ class Replayer:
             applied = self._send(batch, lock_timeout_s)
         except StandfastError as error:
             if error.code == "fenced":
-                self._adopt(pending[0].op.lane, self._kinds())
+                self._adopt(pending[0].op.lane, kinds=self._kinds())
                 return False
             if error.code in _MISSES:
                 self._missed(batch, error)
@@ -326,7 +380,7 @@ class Replayer:
         collections = {one.op.collection for unit in batch for one in unit}
         kinds = Kinds(doubted=collections)
         if len(set(map(kinds.of, batch))) > 1:
-            self._adopt(batch[0][0].op.lane, kinds.anew())
+            self._adopt(batch[0][0].op.lane, kinds=kinds.anew())
             return True
         if len(collections) > 1 or collections <= self._searched:
             return False
@@ -508,38 +562,45 @@ class Replayer:
         for lane in self._dead_lanes():
             self._adopt(lane)
 
-    def _adopt(self, lane: str, kinds: Kinds | None = None) -> None:
-        """Fence a lane, and re-issue its unapplied ops on new lanes, in the same order.
+    def _adopt(self, *closed: str, kinds: Kinds | None = None) -> None:
+        """Fence lanes, and re-issue their unapplied ops on new lanes, in the same order.
 
-        The fence returns the final watermark, so it is certain which ops took effect.  If the
+        The fence returns the final watermarks, so it is certain which ops took effect.  If the
         process is killed anywhere in here, the next replayer does it again.  What waits gets
         lanes of its own, by `kinds`.
         """
         failpoint("fence-before")
         directory = self._journal.directory
-        final = self.backend.fence([lane], directory=directory, deadline=self._within())[lane]
+        finals = self.backend.fence(closed, directory=directory, deadline=self._within())
         failpoint("fence-done")
-        refused: set[int] | None = None
+        refused: dict[str, set[int]] = {}
         fresh, kinds = dict[str, Lane](), kinds or Kinds()
-        for page in self._pages(lane):
-            if refused is None and page[0].op.seq <= final:
-                refused = self._refused(lane)
-            out = refused or set[int]()
-            settled = [one for one in page if one.op.seq <= final and one.op.seq not in out]
-            self._confirm_applied(settled, final)
-            rest = [one for one in page if one.op.seq > final or one.op.seq in out]
+        for page in self._pages(closed):
+            rest: list[Pending] = []
+            settled: dict[str, list[Pending]] = {}
+            for one in page:
+                lane, seq = one.op.lane, one.op.seq
+                if seq <= finals[lane] and lane not in refused:
+                    refused[lane] = self._refused(lane)
+                if seq > finals[lane] or seq in refused[lane]:
+                    rest.append(one)
+                else:
+                    settled.setdefault(lane, []).append(one)
+            for lane, applied in settled.items():
+                self._confirm_applied(applied, finals[lane])
             self._reissue(rest, kinds, fresh)
         failpoint("fence-reissued")
-        if self._journal.close_lane(lane):
-            self._local_state.forget_lane(lane)
-            lanes.forget(self._data_dir, lane)
+        for lane in closed:
+            if self._journal.close_lane(lane):
+                self._local_state.forget_lane(lane)
+                lanes.forget(self._data_dir, lane)
 
-    def _pages(self, lane: str) -> Generator[list[Pending]]:
-        """The pending ops of a lane in order, in pages that cut no batch."""
+    def _pages(self, of: Collection[str]) -> Generator[list[Pending]]:
+        """The pending ops of these lanes in order, in pages that cut no batch."""
         page: list[Pending] = []
         size = 0
         for one in self._journal.everything():
-            if one.op.lane != lane:
+            if one.op.lane not in of:
                 continue
             full = len(page) >= MAX_TRANSACTION_OPS or size > MAX_WINDOW_BYTES
             if full and len(units([page[-1], one])) == 2:

@@ -223,6 +223,7 @@ class ReplicatedEngine:
 
     def situation_changed(self, before: Situation, actions: tuple[Action, ...]) -> None:
         now = self.situation
+        pending = self._pending() if "announce" in actions else 0  # before any of it is sent
         if now.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
             self._reader.suspect = False
         if now.mode is Mode.JOURNALING:
@@ -230,7 +231,6 @@ class ReplicatedEngine:
         if "drain" in actions or (now.drain_at and now.drain_at != before.drain_at):
             self._replaying.timer.schedule(now.drain_at or time.monotonic())
         if "announce" in actions:
-            pending = self._pending()
             self.activity.changed(now, pending=pending)
             self.notifier.announce(before.mode, now.mode, now.cause, pending)
         with self._changed:
@@ -451,13 +451,18 @@ class ReplicatedEngine:
         return {key: self.local_state.view(collection, key) for key in keys}
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until everything is on the primary; returns how many writes still are not."""
+        """Wait until what is pending now is on the primary; returns how many writes still are not.
+
+        What comes meanwhile, perhaps from other processes of the directory, is not waited for.
+        """
+        journal = self.local_state.journal
         until = time.monotonic() + timeout_s
-        while (left := self.local_state.journal.totals().ops) and time.monotonic() < until:
+        last = journal.newest()
+        while journal.is_pending_through(last) and time.monotonic() < until:
             self.replay_soon()
             with self._changed:
                 self._changed.wait(min(0.05, max(0.0, until - time.monotonic())))
-        return left
+        return journal.totals().ops if journal.is_pending_through(last) else 0
 
     def require_open(self) -> None:
         """Raise when the store was closed."""

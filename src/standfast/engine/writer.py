@@ -546,15 +546,14 @@ class Writer:
     # ---- DRAINING -> DIRECT
 
     def _hand_over(self) -> None:
-        """Less than a batch is pending: hold the queue, replay the rest, and go DIRECT."""
+        """Less than a batch is pending: hold the queue, replay the rest of it, and go DIRECT."""
         if self._context.mode is not Mode.DRAINING:
             return
         failpoint("handover-begun")
         replayer = self._context.replayer
+        own = [self.lane.id, *([self._side.id] if self._side else [])]
         try:
-            progress = replayer.drain(
-                until="empty", deadline=time.monotonic() + replayer.handover_s, held_up=True
-            )
+            finished = replayer.finish(own, deadline=time.monotonic() + replayer.handover_s)
         except StandfastError as error:
             self._context.activity.failed(error)
             # One transaction that took too long, or whose connection did not last, is no outage
@@ -562,7 +561,7 @@ class Writer:
             missed = error.code in CUT or error.code == "deadline"
             self.transition(RoundFailed(error.code) if missed else failure_of(error))
             return
-        if progress == "empty":
+        if finished:
             failpoint("handover-drained")
             history = self._local_state.history
             era = (history.era, history.failovers) if history else (0, 0)
