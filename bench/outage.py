@@ -1,6 +1,6 @@
 """What callers feel of an outage: the first call, the later ones, and the way back.
 
-    python bench/outage.py [--deadline 1.0] [--writes 400] [--only FAULT]
+    python bench/outage.py [--deadline 1.0] [--writes 200] [--only FAULT]
 
 A real PostgreSQL (fsync on) behind a proxy.  For each fault, with a synchronous and an asynchronous
 caller: how long the first call takes beyond its deadline, the latencies of the later writes (one
@@ -87,6 +87,12 @@ class Case:
     draining_s: float = 0.0
     direct_s: float = 0.0
     went_round: bool = False  # the rest of the server served: the later calls were no outage
+
+
+def is_direct(store: standfast.Store | standfast.AsyncStore) -> bool:
+    """Whether the store is direct at this moment, by its engine."""
+    calls = store.calls if isinstance(store, standfast.Store) else store
+    return calls.engine.mode == "direct"
 
 
 class Watch:
@@ -214,7 +220,7 @@ def run_case(arena: Arena, name: str, api: str, url: str, deadline_s: float, wri
             healed = time.perf_counter()
             end_fault()
             ready = time.perf_counter() if name == "kill -9" else healed
-        case.went_round = store.calls.engine.mode == "direct"
+        case.went_round = is_direct(store)
         if not case.went_round:
             case.draining_s = max(0.0, watch.wait_for("draining", healed) - ready)
             case.direct_s = max(0.0, watch.wait_for("direct", healed) - ready)
@@ -241,7 +247,7 @@ def drain_10000(
         arena.proxy.heal()
         healed = time.perf_counter()
         during: list[float] = []
-        while store.calls.engine.mode != "direct" and time.perf_counter() - healed < 60:
+        while not is_direct(store) and time.perf_counter() - healed < 60:
             begin = time.perf_counter()
             call("put", "foreground", {"n": len(during)})
             during.append(time.perf_counter() - begin)
@@ -300,7 +306,7 @@ def with_tls(arena: Arena, deadline_s: float, writes: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--deadline", type=float, default=1.0, metavar="SECONDS")
-    parser.add_argument("--writes", type=int, default=400, help="later writes of each case")
+    parser.add_argument("--writes", type=int, default=200, help="later writes of each case")
     parser.add_argument("--only", help="only the fault with this name")
     arguments = parser.parse_args()
     logging.getLogger("standfast").setLevel(logging.ERROR)
