@@ -205,6 +205,9 @@ def test_local_files_that_cannot_be_looked_at(
     else:
         assert first_line(ran).startswith("act now: ")
         assert ran.code in (1, 2, 4)
+    if damage == "mirror":  # looking changes nothing: it is the app that sets it aside
+        assert path.read_bytes() == b"not a database" * 1000
+        assert not [one for one in outage.data_dir().iterdir() if "damaged" in one.name]
     if damage == "unreadable":
         assert "Permission denied" in first_line(ran)
         assert ran.code == 2

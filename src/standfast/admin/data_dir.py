@@ -164,7 +164,7 @@ def _mirrored(path: Path) -> tuple[int | None, dict[str, int]]:
     try:
         if not path.stat().st_size:
             return None, {}
-        known = Mirror(path)
+        known = Mirror(path, only_look=True)
     except (FileNotFoundError, ConfigError):
         return None, {}
     try:

@@ -28,7 +28,7 @@ import msgspec
 from standfast.backends.sqlite.file import gone, within
 from standfast.engine import clock
 from standfast.engine.overlay import CompleteMark, MirrorRow
-from standfast.engine.set_aside import COMPANIONS, remove_oldest, set_aside
+from standfast.engine.set_aside import remove_companions, replace_disposable, unheld
 from standfast.engine.sqlite_file import LocalFile
 from standfast.engine.time_travel import Retained
 from standfast.errors import ConfigError, CorruptData, StandfastError
@@ -157,10 +157,14 @@ class Mirror:
     """The mirror of one data directory.  Thread-safe, and used by all of its processes.
 
     Never raises because of its file: without one it knows nothing, and begins anew later.
+    `only_look`: for whoever looks from outside, and neither moves nor makes any file.
     """
 
-    def __init__(self, path: Path, *, forgotten: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, path: Path, *, forgotten: Callable[[], object] = lambda: None, only_look: bool = False
+    ) -> None:
         self._path = path.absolute()
+        self._only_look = only_look
         self._forgotten = forgotten
         self.changes = 0
         self._turn = threading.RLock()
@@ -189,6 +193,10 @@ class Mirror:
     def _begin(self) -> None:
         """Open the file, or a new one in the place of a damaged one."""
         try:
+            if self._only_look:
+                # One that missed something is not read; the next process of the app removes it.
+                self._file = None if self._marks_of_the_dead() else self._opened()
+                return
             if self._spoiled or self._marks_of_the_dead():
                 self._unlink()
                 self._spoiled = False
@@ -198,8 +206,7 @@ class Mirror:
             except (CorruptData, ConfigError) as error:
                 if not os.path.lexists(self._path):
                     raise
-                aside = set_aside(self._path)
-                remove_oldest(self._path)
+                aside = replace_disposable(self._path)
                 logger.warning(
                     "the mirror cannot be used (%s): it is begun anew, what was there is %s",
                     error.code,
@@ -225,7 +232,7 @@ class Mirror:
             with file.reading("looking at the mirror") as conn:
                 self._retained_bytes = conn.execute(_RETAINED_BYTES).get
                 made = conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'whole'").get
-            if not made or self._history is not None:
+            if (not made and not self._only_look) or self._history is not None:
                 with file.writing("opening the mirror", durable=False) as conn:
                     conn.execute(_WHOLE)
                     if self._history is not None:
@@ -237,13 +244,7 @@ class Mirror:
 
     def _marks_of_the_dead(self) -> list[Path]:
         """The marks of processes that ended while the mirror missed what they had in memory."""
-        found: list[Path] = []
-        for path in self._path.parent.glob(f"{self._path.name}{_BEHIND}*"):
-            probe = FileLock(path)
-            if probe.acquire():
-                found.append(path)
-                probe.release()
-        return found
+        return unheld(self._path.parent.glob(f"{self._path.name}{_BEHIND}*"))
 
     def _unlink(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -258,19 +259,18 @@ class Mirror:
         self._warn(error)
         if file is None or os.getpid() != self._process:  # a forked child has closed its copies
             return
+        if self._only_look:
+            return file.close()
         self._remove(file, damaged=isinstance(error, CorruptData) and error.code != "file_gone")
         file.close()
         if not os.path.lexists(self._path):  # SQLite removes none beside a file that is gone
-            for ending in COMPANIONS:
-                with contextlib.suppress(OSError):
-                    Path(f"{self._path}{ending}").unlink()
+            remove_companions(self._path)
 
     def _remove(self, file: LocalFile, *, damaged: bool = False) -> None:
         try:
             if file.in_place:
                 if damaged:
-                    set_aside(self._path)
-                    remove_oldest(self._path)
+                    replace_disposable(self._path)
                 else:
                     self._path.unlink()
         except (StandfastError, OSError):

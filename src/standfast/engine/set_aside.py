@@ -6,10 +6,12 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from standfast.limits import MAX_SET_ASIDE
+from standfast.system.locks import FileLock
 
 #: What SQLite keeps beside a database, by the ending of its name.
 COMPANIONS = ("-wal", "-shm")
@@ -28,6 +30,31 @@ def set_aside(path: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{path}{ending}", f"{aside}{ending}")
     return aside
+
+
+def replace_disposable(path: Path) -> Path:
+    """Set a disposable file aside and keep only the newest of those; the new name."""
+    aside = set_aside(path)
+    remove_oldest(path)
+    return aside
+
+
+def remove_companions(path: Path) -> None:
+    """Remove what SQLite keeps beside a database that is gone."""
+    for ending in COMPANIONS:
+        with contextlib.suppress(OSError):
+            Path(f"{path}{ending}").unlink()
+
+
+def unheld(marks: Iterable[Path]) -> list[Path]:
+    """The lock files that no process holds: whoever made them has ended."""
+    found: list[Path] = []
+    for path in marks:
+        probe = FileLock(path)
+        if probe.acquire():
+            found.append(path)
+            probe.release()
+    return found
 
 
 def found_aside(path: Path) -> list[Path]:
