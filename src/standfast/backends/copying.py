@@ -15,11 +15,10 @@ from standfast.backends.base import Form
 from standfast.errors import Unavailable
 from standfast.ops.types import Redacted
 
-#: Rows that are read, and written, at a time; fewer where they are more than so many characters.
+#: Rows that are read, and written, at a time; fewer where they are more than so many characters,
+#: of which the last document may be some: what is in memory does not depend on what comes next.
 PAGE_ROWS = 2000
 PAGE_CHARS = 8 * 1024 * 1024
-#: Rows of the first page, before anything is known of their size.
-FIRST_ROWS = 100
 
 
 # Thousands of both are alive at once and refer to nothing that refers to them: looking for cycles
@@ -116,12 +115,6 @@ class Filling(Protocol):
     def set_form(self, collection: str, form: Form) -> None:
         """Set how the collection looks as a file."""
         ...
-
-
-def next_size(page: Sequence[Stored]) -> int:
-    """How many rows the page after this one should have."""
-    chars = sum(len(row.text) for row in page) // max(1, len(page))
-    return max(1, min(PAGE_ROWS, PAGE_CHARS // max(1, chars)))
 
 
 def too_long(display: str) -> Unavailable:

@@ -12,7 +12,14 @@ from typing import Any, LiteralString, Self, cast
 from psycopg import Connection, sql
 
 from standfast.backends.base import Backend, Form, stale
-from standfast.backends.copying import FIRST_ROWS, Described, Stored, Writing, next_size, too_long
+from standfast.backends.copying import (
+    PAGE_CHARS,
+    PAGE_ROWS,
+    Described,
+    Stored,
+    Writing,
+    too_long,
+)
 from standfast.backends.postgres import load, write
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.handshake import is_pooled
@@ -32,14 +39,28 @@ _LIVE: LiteralString = (
 _DELETE_EXPIRED: LiteralString = (
     write.BURIED_DELETE.replace("{where}", "NOT " + _LIVE) + " SELECT count(*) FROM gone"
 )
+#: A row's texts that are longer than this together come by a statement of their own: a page of rows
+#: is fetched before anybody knows how long they are.
+_LONG = PAGE_CHARS // PAGE_ROWS
+_TEXTS: LiteralString = "{raw} AS raw, CASE WHEN {raw} IS NULL THEN t.data::text END AS data"
+# OFFSET 0: a document is made into text once, not once for each place that names it.
 _ROWS: LiteralString = (
-    "SELECT {key_text}, {raw}, CASE WHEN {raw} IS NULL THEN t.data::text END, {version},"
-    " {created_or_null}, {updated_or_null}, {expires_us}, {others} FROM {table} t WHERE "
+    "SELECT {key_text}, x.length, CASE WHEN x.length <= {long} THEN x.raw END,"
+    " CASE WHEN x.length <= {long} THEN x.data END, CASE WHEN x.length <= {long} THEN x.others END,"
+    " {version}, {created_or_null}, {updated_or_null}, {expires_us} FROM {table} t,"
+    " LATERAL (SELECT y.*, coalesce(octet_length(y.raw), octet_length(y.data), 0)"
+    " + coalesce(octet_length(y.others), 0) AS length FROM"
+    " (SELECT " + _TEXTS + ", {others} AS others OFFSET 0) y OFFSET 0) x WHERE "
+)
+_LONG_ROWS: LiteralString = (
+    "SELECT {key_text}, " + _TEXTS + ", {others} FROM {table} t"
+    " WHERE t.{key} = ANY (%b::{key_type}[])"
 )
 
 
 def _parts(table: Table) -> dict[str, sql.Composable]:
-    return {**table.parts(), "expires": table.column("expires_at", "NULL::timestamptz")}
+    expires = table.column("expires_at", "NULL::timestamptz")
+    return {**table.parts(), "expires": expires, "long": sql.Literal(_LONG)}
 
 
 def _rows(
@@ -61,17 +82,44 @@ def _rows(
         ThreadPoolExecutor(1, thread_name_prefix="standfast-copy") as thread,
     ):
         cursor.execute(statement, values)
-        found = cursor.fetchmany(FIRST_ROWS)
+        found = cursor.fetchmany(PAGE_ROWS)
         while found:
-            page = [
-                Stored(
-                    key, compact(data or "null") if raw is None else raw, *rest, exact=raw is None
-                )
-                for key, raw, data, *rest in found
-            ]
-            coming = thread.submit(cursor.fetchmany, next_size(page))
-            yield page
+            coming = thread.submit(cursor.fetchmany, PAGE_ROWS)
+            for some in _grouped(found):
+                yield _completed(conn, table, some)
             found = coming.result()
+
+
+def _grouped(records: Sequence[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    """Records in groups whose documents are a page at the most, or one document."""
+    group: list[tuple[Any, ...]] = []
+    size = 0
+    for record in records:
+        if group and size + record[1] > PAGE_CHARS:
+            yield group
+            group, size = [], 0
+        group.append(record)
+        size += record[1]
+    yield group
+
+
+def _completed(
+    conn: Connection[Any], table: Table, records: Sequence[tuple[Any, ...]]
+) -> list[Stored]:
+    """The rows of these records, with the texts that were too long to come with them."""
+    keys = write.key_values(table, [record[0] for record in records if record[1] > _LONG])
+    texts: dict[str, list[Any]] = {}
+    if keys:
+        statement = sql.SQL(_LONG_ROWS).format(**_parts(table))
+        with conn.cursor(binary=True) as cursor:
+            texts = {key: rest for key, *rest in cursor.execute(statement, [keys]).fetchall()}
+    page: list[Stored] = []
+    for key, length, raw, data, others, *rest in records:
+        if length > _LONG:
+            raw, data, others = texts[key]
+        text = compact(data or "null") if raw is None else raw
+        page.append(Stored(key, text, *rest, others=others, exact=raw is None))
+    return page
 
 
 class PostgresSnapshot:

@@ -12,7 +12,14 @@ from typing import Any, cast
 import apsw
 
 from standfast.backends.base import Backend, Form, stale
-from standfast.backends.copying import FIRST_ROWS, Described, Stored, Writing, next_size, too_long
+from standfast.backends.copying import (
+    PAGE_CHARS,
+    PAGE_ROWS,
+    Described,
+    Stored,
+    Writing,
+    too_long,
+)
 from standfast.backends.sqlite.backend import SqliteBackend, now_us
 from standfast.backends.sqlite.errors import mapped
 from standfast.backends.sqlite.file import connect, transaction
@@ -100,16 +107,29 @@ def pages(
         found: Any = conn.execute(f"{start} = ?", (at_us, key))
         yield [_stored(record, table) for record in found]
         return
-    last, bound, size = "", ">=", FIRST_ROWS  # the empty string is a key
+    last, bound = "", ">="  # the empty string is a key
     while True:
         found = conn.execute(
-            f"{start} {bound} ? ORDER BY {table.key_sql} LIMIT ?", (at_us, last, size)
+            f"{start} {bound} ? ORDER BY {table.key_sql} LIMIT ?", (at_us, last, PAGE_ROWS)
         )
-        page = [_stored(record, table) for record in found]
+        page = _page(found, table)
+        found.close()
         if not page:
             return
         yield page
-        last, bound, size = page[-1].key, ">", next_size(page)
+        last, bound = page[-1].key, ">"
+
+
+def _page(found: Any, table: Table) -> list[Stored]:
+    """The first rows of a statement, which makes each when it is asked for: up to a page's size."""
+    page: list[Stored] = []
+    chars = 0
+    for record in found:
+        page.append(_stored(record, table))
+        chars += len(page[-1].text)
+        if chars >= PAGE_CHARS:
+            break
+    return page
 
 
 def _stored(record: tuple[Any, ...], table: Table) -> Stored:
