@@ -200,6 +200,7 @@ unreadable           DataError | ConfigError : a file or a directory cannot be r
 contended            ConflictError | Unavailable * : other writers were faster too many times
 missing              ConflictError : there is no document to update
 moved                ConflictError | MigrationError : it was changed by others meanwhile
+not_empty            ConflictError : a collection that was to be dropped has documents
 claim_lapsed         ConflictError : the claim went to another caller, or the entry is gone
 condition            DataError     : on replay, the write's condition no longer held
 deleted_meanwhile    DataError     : on replay, the document had been deleted
@@ -239,6 +240,7 @@ schema_newer         ConfigError   : a newer standfast has made the schema
 other_schema         ConfigError   : the collection's table is in another schema
 foreign_owner        ConfigError   : a role that this one does not trust owns schema or table
 not_adoptable        ConfigError   : the table cannot be used as a collection
+adopted              ConfigError   : another program made the table, which is not ours to drop
 database             ConfigError   : the database refused a statement
 shutdown             Unavailable * : the server is starting, stopping, or cut the session off
 read_only            Unavailable | ConfigError * : the server, the file or its disk is read-only
@@ -274,7 +276,7 @@ directory_in_use     ConfigError   : a process uses the data directory for anoth
 other_database       CorruptData | ConfigError : it belongs to another database
 went_back            CorruptData   : the database has forgotten writes that it confirmed
 # JsonFile
-referenced           MigrationError : rows of other tables refer to rows that would be deleted
+referenced           MigrationError | ConfigError : others refer to rows, or a table, that would go
 other_file           ConfigError   : the collection was filled from another file of the name
 not_migrated         ConfigError   : the file is there, and nothing of it is stored
 # migrations and commands
@@ -299,7 +301,7 @@ no_such_document     ConfigError   : the backup has no document of that key
 damaged_backup       CorruptData   : something in the backup is not as it was written
 backup_newer         CorruptData   : a newer standfast has made the backup
 snapshot_too_long    Unavailable   : the snapshot of a backup was open for too long
-pending_writes       MigrationError : acknowledged writes wait for the database
+pending_writes       MigrationError | Unavailable * : acknowledged writes wait for the database
 not_equal            MigrationError : what was read back is not what was written
 no_entry             StandfastError : there is no conflict of this number
 no_base              ConfigError   : the conflict has no base

@@ -116,10 +116,22 @@ class AsyncStore:
 
         Each document is at every moment in exactly one of the two, also while others write; one
         whose key is taken there is a ConflictError, and stays.  The same call again completes a
-        rename that was cut short.  The old collection stays behind, empty.  In transactions of 500
-        documents; it needs the primary.
+        rename that was cut short.  The old collection is dropped when it is empty; where `drop` is
+        refused it stays behind.  In transactions of 500 documents; it needs the primary.
         """
         return await whole.move(self.handle, collection_name(name), collection_name(new_name))
+
+    async def drop(self, name: str) -> bool:
+        """Remove a collection: its documents, its table, and what is kept about it.
+
+        False: there was none.  A collection that is made later under this name is another one;
+        versions in it are above all that there were.  Conflicts stay.  It needs the primary.
+        `Unavailable("pending_writes")` while writes to it wait in the journal here; those of other
+        data directories make it again when they arrive.  ConfigError, and nothing is changed:
+        `adopted` where another program made the table, `referenced` where a view or a foreign key
+        refers to it, `no_rights` where this role does not own both table and bookkeeping.
+        """
+        return await whole.drop(self.handle, collection_name(name))
 
     async def outcome(self, receipt: Receipt) -> WriteOutcome:
         """What became of an acknowledged write; only the primary knows of what has left here."""

@@ -134,6 +134,7 @@ class Store(Blocking[AsyncStore]):
     create_index = blocking(AsyncStore.create_index)
     copy = blocking(AsyncStore.copy)
     rename = blocking(AsyncStore.rename)
+    drop = blocking(AsyncStore.drop)
     outcome = blocking(AsyncStore.outcome)
     health = blocking(AsyncStore.health)
 

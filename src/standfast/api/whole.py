@@ -56,9 +56,37 @@ async def move(handle: StoreHandle, source: str, target: str) -> int:
             if len(rows) < _PAGE:
                 break
             span = msgspec.structs.replace(span, after=rows[-1].key)
-        if not again:
+        if not again and not await _is_left(handle, source):
             return count
     raise _contended(source)
+
+
+async def drop(handle: StoreHandle, name: str, *, if_empty: bool = False) -> bool:
+    """Remove a collection with its table; whether there was one."""
+    try:
+        return await handle.engine.drop(name, if_empty=if_empty, loop=handle.loop())
+    except Unavailable as error:
+        if error.code != "not_mirrored":
+            raise
+        raise Unavailable(
+            f"drop of `{name}`: only the primary can do it, and it does not answer",
+            code="needs_primary",
+            hint="try again later; delete_many(keys) is journaled meanwhile",
+        ) from error
+
+
+async def _is_left(handle: StoreHandle, source: str) -> bool:
+    """Whether documents came into a collection that was moved away; else it is dropped.
+
+    Where that is not allowed, it stays behind, empty.
+    """
+    try:
+        await drop(handle, source, if_empty=True)
+    except ConflictError:
+        return True
+    except ConfigError:
+        pass
+    return False
 
 
 async def _page(handle: StoreHandle, name: str, span: KeyRange) -> list[Row]:

@@ -14,7 +14,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 
 from standfast.document.codec import decode
-from standfast.errors import ConfigError, CorruptData, MigrationError, Unavailable
+from standfast.errors import (
+    ConfigError,
+    ConflictError,
+    CorruptData,
+    MigrationError,
+    Unavailable,
+)
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
     Applied,
@@ -29,7 +35,7 @@ from standfast.ops.types import (
 )
 
 #: The schema that this version of the library writes and understands.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def migrations(database: str) -> list[tuple[int, str]]:
@@ -151,6 +157,16 @@ class LoadReport(msgspec.Struct, frozen=True):
     def version_of(self, key: str) -> int:
         """The version that the run gave to this row."""
         return self.versions.get(key, self.insert_version)
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """A collection that was dropped: no version of its documents was above `version`.
+
+    `watermarks` are those of the directory's lanes in the transaction that dropped it.
+    """
+
+    version: int
+    watermarks: dict[str, int] = {}
 
 
 class RunRecord(msgspec.Struct, frozen=True):
@@ -362,6 +378,28 @@ class Backend(Protocol):
         """How the collection looked as a file."""
         ...
 
+    def incarnation(self, collection: str, *, deadline: float | None = None) -> str | None:
+        """Which collection of this name there is: another one after a drop; None without any."""
+        ...
+
+    def drop(
+        self,
+        collection: str,
+        incarnation: str,
+        *,
+        if_empty: bool = False,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Dropped | None:
+        """Remove a collection with its table and all that is kept about it, in one transaction.
+
+        None, and nothing was done, unless it is the collection that `incarnation` named.  What is
+        made later, under this name or another, has versions above all that there were.  With
+        `if_empty`, ConflictError("not_empty") while there are documents.  ConfigError: `adopted`
+        where another program made the table, `referenced` where others refer to it.
+        """
+        ...
+
     def create_index(self, collection: str, *, deadline: float | None = None) -> None:
         """Make `scan(query=...)` fast, where the database can.  Idempotent.
 
@@ -443,6 +481,30 @@ def missing_table(collection: str, name: str, *, renamed: str = "") -> ConfigErr
         code="no_table",
         hint="it was dropped or renamed: restore it, or migrate its file again, which makes it"
         " anew",
+    )
+
+
+def require_droppable(collection: str, *, adopted: bool, referenced: str = "") -> None:
+    """ConfigError where dropping a collection would take what is not ours alone."""
+    if adopted:
+        raise ConfigError(
+            f"drop of `{collection}`: another program made its table; nothing was changed",
+            code="adopted",
+            hint="clear() deletes its documents; a table that you drop by SQL can be dropped here"
+            " afterwards",
+        )
+    if referenced:
+        raise ConfigError(
+            f"drop of `{collection}`: {referenced}; nothing was changed",
+            code="referenced",
+            hint="drop what refers to its table first",
+        )
+
+
+def not_empty(collection: str) -> ConflictError:
+    """The error for a collection that is dropped only when it has no documents."""
+    return ConflictError(
+        f"drop of `{collection}`: it has documents", code="not_empty", hint="look at them"
     )
 
 

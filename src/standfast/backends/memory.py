@@ -14,6 +14,7 @@ import msgspec
 
 from standfast.backends.base import (
     SCHEMA_VERSION,
+    Dropped,
     Form,
     Image,
     Load,
@@ -24,6 +25,7 @@ from standfast.backends.base import (
     collections_of,
     decode_outcomes,
     encode_outcomes,
+    not_empty,
     readable,
     skip_applied,
     skip_reissued,
@@ -50,10 +52,17 @@ from standfast.ops.types import (
 
 @dataclass
 class _Rows:
-    """One collection: rows by key, and the versions of what was deleted."""
+    """One collection: rows by key, and the versions of what was deleted.
+
+    New rows are above `floor`; `number` tells it from one that had the same name before, and
+    `runs_before` the runs that filled it from those that filled that one.
+    """
 
     rows: dict[str, Row] = field(default_factory=dict[str, Row])
     buried: dict[str, int] = field(default_factory=dict[str, int])
+    floor: int = 0
+    number: int = 0
+    runs_before: int = 0
     form: Form = field(default_factory=Form)
 
 
@@ -67,6 +76,7 @@ class MemoryBackend:
         self._now_us = now_us or _wall_clock_us
         self._identity = str(uuid.uuid4())
         self._data: dict[str, _Rows] = {}
+        self._floor = self._made = 0
         self._lanes: dict[str, tuple[int, str, str]] = {}
         self._directories: dict[str, str] = {}
         self._moved: set[Identity] = set()
@@ -81,8 +91,18 @@ class MemoryBackend:
         return SCHEMA_VERSION
 
     def install(self, collections: Sequence[str]) -> None:
-        for name in collections:
-            self._data.setdefault(name, _Rows())
+        with self._lock:
+            for name in collections:
+                self._collection(name)
+
+    def _collection(self, name: str) -> _Rows:
+        found = self._data.get(name)
+        if found is None:
+            self._made += 1
+            found = self._data[name] = _Rows(
+                floor=self._floor, number=self._made, runs_before=len(self._runs)
+            )
+        return found
 
     def identity(self) -> str | None:
         return self._identity
@@ -162,7 +182,8 @@ class MemoryBackend:
     def _state(self, collection: str, key: str) -> State:
         row = self._rows(collection).rows.get(key)
         if row is None:
-            return State(collection, key, None, self._rows(collection).buried.get(key, 0))
+            data = self._rows(collection)
+            return State(collection, key, None, data.buried.get(key, data.floor))
         text = row.text if self._live(row) else None
         times = (row.created_us, row.updated_us, row.expires_us)
         return State(collection, key, text, row.version, *times)
@@ -180,10 +201,10 @@ class MemoryBackend:
             return Observed(states, self._watermarks(directory))
 
     def _current(self, collection: str, key: str) -> Current:
-        data = self._data.setdefault(collection, _Rows())
+        data = self._collection(collection)
         row = data.rows.get(key)
         if row is None:
-            return Current(None, data.buried.get(key, 0))
+            return Current(None, data.buried.get(key, data.floor))
         return Current(
             *(row.text if self._live(row) else None, row.version),
             created_us=row.created_us,
@@ -340,6 +361,30 @@ class MemoryBackend:
         with self._lock:
             return sorted(self._data)
 
+    def incarnation(self, collection: str, *, deadline: float | None = None) -> str | None:
+        with self._lock:
+            found = self._data.get(collection)
+            return None if found is None else str(found.number)
+
+    def drop(
+        self,
+        collection: str,
+        incarnation: str,
+        *,
+        if_empty: bool = False,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Dropped | None:
+        with self._lock:
+            if self.incarnation(collection) != incarnation:
+                return None
+            if if_empty and self._sorted(collection):
+                raise not_empty(collection)
+            data = self._data.pop(collection)
+            versions = [row.version for row in data.rows.values()]
+            self._floor = max([self._floor, data.floor, *versions, *data.buried.values()])
+            return Dropped(self._floor, self._watermarks(directory))
+
     def form(self, collection: str) -> Form:
         with self._lock:
             return self._rows(collection).form
@@ -380,18 +425,18 @@ class MemoryBackend:
                 raise stale(load.collection, change.key)
 
     def _load(self, load: Load, now: int) -> LoadReport:
-        data = self._data.setdefault(load.collection, _Rows())
+        data = self._collection(load.collection)
         for key in [key for key, row in data.rows.items() if not self._live(row)]:
             data.buried[key] = data.rows.pop(key).version + 1
         versions: dict[str, int] = {}
         for index, (key, text) in enumerate(load.inserts):
-            version = data.buried.pop(key, 0) + 1
+            version = data.buried.pop(key, data.floor) + 1
             if version > 1:
                 versions[key] = version
             data.rows[key] = Row(key, text, version, now + index, now + index)
         for change in load.changes:
             old = data.rows.pop(change.key, None)
-            version = max(change.expected_version, data.buried.get(change.key, 0)) + 1
+            version = max(change.expected_version, data.buried.get(change.key, data.floor)) + 1
             versions[change.key] = version
             if change.image is not None:
                 image = change.image
@@ -414,7 +459,10 @@ class MemoryBackend:
         return msgspec.structs.replace(record) if record else None
 
     def sources(self, collection: str) -> list[tuple[str, str]]:
-        return sources_of(list(self._runs.values())[::-1], collection)
+        with self._lock:
+            found = self._data.get(collection)
+            since = [] if found is None else list(self._runs.values())[found.runs_before :]
+        return sources_of(since[::-1], collection)
 
     def filled_from(self, path: str) -> list[tuple[str, str]]:
         return collections_of(list(self._runs.values())[::-1], path)

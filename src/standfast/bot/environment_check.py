@@ -46,6 +46,16 @@ class Guard:
                 "production, or unset DEV_GUILD_ID, to see all",
             )
 
+    def check_all(self, what: str) -> None:
+        """Raise ConfigError("wrong_environment") where this process reaches only one guild."""
+        if self.environment.only_guild is not None:
+            raise ConfigError(
+                f"{what}: this process, which is of {self.environment}, reaches only the guild"
+                f" {self.environment.only_guild}",
+                code="wrong_environment",
+                hint="set STANDFAST_ENVIRONMENT=production, or unset DEV_GUILD_ID, for that",
+            )
+
     async def admit(self) -> None:
         """Let a write pass, or raise ConfigError("wrong_environment").
 

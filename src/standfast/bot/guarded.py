@@ -89,6 +89,11 @@ class _GuardedEngine:
         self._guard.check(key)
         return self._inner.read_one(collection, key, local=local, loop=loop)
 
+    async def drop(self, collection: str, **options: Any) -> bool:
+        self._guard.check_all(f"drop of `{collection}`")
+        await self._guard.admit()
+        return await self._inner.drop(collection, **options)
+
     def full_scan(self, collection: str) -> FullScan | None:
         return None if self._only else self._inner.full_scan(collection)
 

@@ -22,6 +22,7 @@ from standfast.backends.base import Backend
 from standfast.engine import clock
 from standfast.engine.activity import Activity, Report
 from standfast.engine.background import StateNotifier
+from standfast.engine.dropping import Drop
 from standfast.engine.full_scan import FullScan, Pages
 from standfast.engine.health import Health, with_activity
 from standfast.engine.interfaces import ReadResult
@@ -200,6 +201,45 @@ class EmbeddedEngine:
         """Run `work` on the local database, in the caller's thread; the promise is done."""
         self.require_open()
         return completed(lambda: work(self.primary, float("inf")), loop=loop)
+
+    def drop(
+        self,
+        collection: str,
+        *,
+        if_empty: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[bool]:
+        """Drop a collection; whether there was one."""
+        self.require_open()
+        drop, promise = Drop(collection, if_empty=if_empty), Promise[bool](loop)
+
+        def run() -> None:
+            with CompletionBatch() as completions:
+                try:
+                    with self._lock:
+                        self._require_open()
+                        done = self._dropped(drop)
+                except BaseException as error:
+                    completions.error(promise, error)
+                else:
+                    completions.value(promise, done)
+
+        if loop is None:
+            run()
+        else:
+            self._executor().submit(run)
+        return promise
+
+    def _dropped(self, drop: Drop) -> bool:
+        try:
+            try:
+                return drop(self.primary, None)
+            except Unavailable as error:
+                if error.code not in _TRIED_AGAIN:
+                    raise
+            return drop(self.primary, None)
+        except Unavailable as error:
+            raise drop.explained(error) from error
 
     def full_scan(self, collection: str) -> FullScan | None:
         """None: an embedded store has no mirror to fill."""

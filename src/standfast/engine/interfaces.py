@@ -91,6 +91,17 @@ class Engine(Protocol):
         """Run a piece of reading on the primary, with a deadline of its own."""
         ...
 
+    def drop(
+        self,
+        collection: str,
+        *,
+        if_empty: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[bool]:
+        """Drop a collection on the primary, with `if_empty` only when it has no documents; whether
+        there was one."""
+        ...
+
     def full_scan(self, collection: str) -> FullScan | None:
         """A scan of all of a collection that the mirror follows; None where there is none."""
         ...

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from standfast.backends.base import Dropped
 from standfast.engine import clock, journal, mirror
 from standfast.engine.heads import Head, head_of, is_current, seen
 from standfast.engine.histories import (
@@ -412,6 +413,18 @@ class LocalState:
             self.mirror.forget(observed.states[0].collection, higher)
         else:
             self.mirror.take_lower(newer, higher, seen_us=seen_us)
+
+    def dropped(self, collection: str, dropped: Dropped, *, seen_us: int) -> None:
+        """A collection was dropped by this process, at about this time."""
+        self.mirror.drop(
+            collection, dropped.version, watermarks=dropped.watermarks, seen_us=seen_us
+        )
+        self.snapshots.spoil([collection])
+
+    def forget_collection(self, collection: str) -> None:
+        """What is known here of a collection may not hold any more."""
+        self.mirror.forget_collection(collection)
+        self.snapshots.spoil([collection])
 
     def forget_lane(self, lane: str) -> None:
         """A lane was fenced, and nothing of it is pending."""

@@ -137,6 +137,8 @@ class _News(NamedTuple):
     retained: Sequence[tuple[Op, int | None]] = ()
     lost: Mapping[str, int] = {}
     """Versions of these keys that the primary is known to have lost (R23)."""
+    dropped: tuple[str, int] | None = None
+    """A collection that was dropped, and the highest version that it had."""
 
     @property
     def size(self) -> int:
@@ -173,6 +175,8 @@ class Mirror:
         self._batches = 0
         self._retained_bytes = 0
         self._looks: dict[Place, _Look] = {}
+        self._floors: dict[str, int] = {}
+        """The highest versions in collections that were dropped: what still says so is older."""
         self._behind: list[_News] = []
         self._behind_rows: dict[Place, MirrorRow] = {}
         self._mark: FileLock | None = None
@@ -351,12 +355,14 @@ class Mirror:
                 return
             self._forgotten()
             self._forget()
+            self._floors.clear()
             self._or_drop(lambda: self._write(note, durable=True))
 
     def clear(self) -> None:
         """Forget everything: what it holds is of no use any more."""
         self._forgotten()
         with self._turn:
+            self._floors.clear()
             self._forget()
             self._or_drop(lambda: self._write(_clear))
 
@@ -380,6 +386,7 @@ class Mirror:
 
         self._forgotten()
         with self._turn:
+            self._floors.clear()
             self._looks.clear()
             self._behind_rows.clear()
             self._or_drop(lambda: self._write(clear))
@@ -432,6 +439,34 @@ class Mirror:
         with self._turn:
             self._tell(_News(observed, seen_us, lost=lost))
 
+    def drop(
+        self, collection: str, version: int, *, watermarks: Mapping[str, int], seen_us: int
+    ) -> None:
+        """A collection was dropped, in which no version was above this one: all of it is gone.
+
+        What has a higher version is in one that was made since.
+        """
+        with self._turn:
+            self._floors[collection] = version
+            for place in [place for place in self._looks if place[0] == collection]:
+                del self._looks[place]
+            news = _News(Observed([], dict(watermarks)), seen_us, dropped=(collection, version))
+            self._tell(news)
+
+    def forget_collection(self, collection: str) -> None:
+        """Know nothing of a collection any more."""
+
+        def forget(conn: apsw.Connection) -> None:
+            conn.execute("DELETE FROM rows WHERE collection = ?", (collection,))
+            conn.execute("DELETE FROM whole WHERE collection = ?", (collection,))
+
+        with self._turn:
+            self.catch_up()
+            for place in [place for place in self._behind_rows if place[0] == collection]:
+                del self._behind_rows[place]
+            self._or_drop(lambda: self._write(forget))
+            self.changes += 1
+
     def forget(self, collection: str, keys: Iterable[str]) -> None:
         """Know nothing of these keys any more, if they can be forgotten."""
 
@@ -482,6 +517,8 @@ class Mirror:
     def _tell(self, news: _News, *, durable: bool = False) -> None:
         """Write it, behind what is in memory; a file that another process has locked waits."""
         self.changes += 1
+        if self._floors:
+            news = self._above_floors(news)
         waiting = [*self._behind, news]
 
         def write(conn: apsw.Connection) -> None:
@@ -508,6 +545,12 @@ class Mirror:
                 self._behind_rows.clear()
                 self._unmark()
 
+    def _above_floors(self, news: _News) -> _News:
+        """Without what a collection held that has been dropped since."""
+        floors, observed = self._floors, news.observed
+        states = [s for s in observed.states if not 0 < s.version <= floors.get(s.collection, 0)]
+        return news._replace(observed=msgspec.structs.replace(observed, states=states))
+
     def _is_marked(self) -> bool:
         """Say beside the file that it misses something; False when even that fails."""
         if self._mark is None:
@@ -522,7 +565,7 @@ class Mirror:
     def _keep(self, news: _News, error: StandfastError) -> None:
         self._behind.append(news)
         many = len(self._behind) > MAX_MIRROR_BEHIND
-        if many or sum(one.size for one in self._behind) > MAX_MIRROR_BEHIND_BYTES:
+        if news.dropped or many or sum(one.size for one in self._behind) > MAX_MIRROR_BEHIND_BYTES:
             self._drop(error)
             return
         for state in news.observed.states:
@@ -547,6 +590,8 @@ class Mirror:
                 for state in news.observed.states
             ],
         )
+        if news.dropped is not None:
+            _drop_rows(conn, news, *news.dropped)
         if not news.lane:
             return
         conn.execute(
@@ -789,6 +834,16 @@ def _clear(conn: apsw.Connection) -> None:
     conn.execute("DELETE FROM meta WHERE name = ?", (_LAST_LANE,))
     for table in ("rows", "lanes", "retained", "whole"):
         conn.execute(f"DELETE FROM {table}")
+
+
+def _drop_rows(conn: apsw.Connection, news: _News, collection: str, version: int) -> None:
+    tags = _encode_tags(news.observed.watermarks).decode()
+    conn.execute(
+        "UPDATE rows SET text = NULL, version = ?1, created_us = 0, updated_us = 0,"
+        " expires_us = NULL, watermarks = ?2, seen_us = ?3 WHERE collection = ?4 AND version <= ?1",
+        (version, tags, news.seen_us, collection),
+    )
+    conn.execute("INSERT OR REPLACE INTO whole VALUES (?, ?, ?)", (collection, news.seen_us, tags))
 
 
 def _forget_lost(conn: apsw.Connection, news: _News) -> None:

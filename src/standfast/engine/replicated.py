@@ -18,6 +18,7 @@ from standfast.backends.base import Backend
 from standfast.engine.activity import Activity, Report
 from standfast.engine.background import StateNotifier, Timer
 from standfast.engine.connector import Connector
+from standfast.engine.dropping import Drop
 from standfast.engine.full_scan import FullScan, MirrorPages, Pages, not_complete, require_complete
 from standfast.engine.health import Health, health_of, health_without_files, with_activity
 from standfast.engine.interfaces import EngineContext, ReadResult
@@ -45,7 +46,12 @@ from standfast.engine.trimming import Trimming
 from standfast.engine.write_queue import Result, Submission, Wakeup, WriteQueue, closed
 from standfast.engine.writer import Writer
 from standfast.errors import StandfastError, Unavailable
-from standfast.limits import CONNECT_DEADLINE_S, LOCAL_GRACE_S, SNAPSHOT_PAUSE_S
+from standfast.limits import (
+    CONNECT_DEADLINE_S,
+    DDL_DEADLINE_S,
+    LOCAL_GRACE_S,
+    SNAPSHOT_PAUSE_S,
+)
 from standfast.ops.types import Op
 from standfast.system.failpoints import failpoint
 from standfast.system.supervision import LONGEST_PAUSE_S, PROCESS, Supervisor
@@ -387,6 +393,29 @@ class ReplicatedEngine:
             return work(backend, deadline)
 
         return self._scanning.run(checked, loop=loop)
+
+    def drop(
+        self,
+        collection: str,
+        *,
+        if_empty: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Promise[bool]:
+        """Drop a collection on the primary, within a limit of its own; whether there was one."""
+        self.require_open()
+        what = f"drop of `{collection}`"
+        if self._is_away():
+            raise not_complete(what, self.situation.cause)
+        drop = Drop(collection, if_empty=if_empty, local_state=self.local_state)
+
+        def dropping(backend: Backend, deadline: float) -> bool:
+            self._wait_direct(min(deadline, time.monotonic() + self.deadline_s), what)
+            return drop(backend, deadline)
+
+        def missed(error: Unavailable) -> bool:
+            raise drop.explained(error)
+
+        return self._scanning.run(dropping, loop=loop, missed=missed, deadline_s=DDL_DEADLINE_S)
 
     def full_scan(self, collection: str) -> FullScan | None:
         """A scan of all of it that leaves the mirror with the whole collection."""

@@ -51,15 +51,17 @@ class Scanning:
         *,
         loop: asyncio.AbstractEventLoop | None,
         missed: Callable[[Unavailable], T] | None = None,
+        deadline_s: float | None = None,
     ) -> Promise[T]:
         """Do a piece of work with a connection, by a deadline that counts from now.
 
-        `missed` may answer in its place when the database does not.
+        `missed` may answer in its place when the database does not.  `deadline_s`: the time for it
+        where it is not that of a scan.
         """
         promise: Promise[T] = Promise(loop)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="standfast-scan")
-        deadline = time.monotonic() + self._deadline_s
+        deadline = time.monotonic() + (deadline_s or self._deadline_s)
         self._pool.submit(self._do, work, deadline, missed, promise)
         return promise
 

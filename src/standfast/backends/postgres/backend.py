@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import Connection, sql
 
 from standfast.backends.base import (
+    Dropped,
     Form,
     Image,
     Load,
@@ -25,6 +27,7 @@ from standfast.backends.base import (
 from standfast.backends.postgres import (
     conflicts,
     differences,
+    dropping,
     fast_put,
     load,
     read,
@@ -68,6 +71,26 @@ from standfast.system.failpoints import failpoint
 
 #: Rows that a streaming read holds at a time.
 _STREAM_ROWS = 1000
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _looking_again(read: Callable[P, R]) -> Callable[P, R]:
+    """Read once more where the table was not what was known of it: dropped, and made anew maybe.
+
+    The second time it is looked up, and one that is lost is named.
+    """
+
+    @wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return read(*args, **kwargs)
+        except ConfigError as error:
+            if error.code not in ("no_table", "no_column"):
+                raise
+        return read(*args, **kwargs)
+
+    return reading
 
 
 class PostgresBackend(Sessions):
@@ -289,6 +312,42 @@ class PostgresBackend(Sessions):
             self.require_schema(collection, place[0])
         return place is not None
 
+    def incarnation(self, collection: str, *, deadline: float | None = None) -> str | None:
+        with self.connection(f"looking at `{collection}`", deadline) as conn:
+            return dropping.incarnation(conn, collection)
+
+    def drop(
+        self,
+        collection: str,
+        incarnation: str,
+        *,
+        if_empty: bool = False,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Dropped | None:
+        doing = f"dropping `{collection}`"
+        with self.unpinned(doing, deadline) as conn:
+            if deadline is not None and self.clock is None:
+                self.measure_clock(conn)
+            expires_us = self.expires_us(deadline)
+            try:
+                with self.transaction(conn, deadline=deadline):
+                    dropping.lock_tables(conn)
+                    if dropping.incarnation(conn, collection) != incarnation:
+                        return None
+                    lost = self._lost_table(conn, collection)
+                    home, trust = self.schema_of(conn), self.target.trust
+                    table = None if lost else find_table(conn, collection, home, trust)
+                    if table is not None:
+                        self.require_own_schema(table)
+                    floor = dropping.drop(conn, collection, table, if_empty=if_empty)
+                    watermarks = read.watermarks(conn, directory)
+                    if expires_us is not None:
+                        write.expire(conn, expires_us)
+            finally:
+                self._tables.pop(collection, None)
+            return Dropped(floor, watermarks)
+
     def create_index(self, collection: str, *, deadline: float | None = None) -> None:
         doing = f"indexing `{collection}`"
         self.make_tables([collection], deadline)
@@ -503,12 +562,14 @@ class PostgresBackend(Sessions):
                 self._forget_tables(error)
                 raise
 
+    @_looking_again
     def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
         with self._reading(collection) as (conn, table):
             if table is None:
                 return {}
             return read.read_rows(conn, table, keys)
 
+    @_looking_again
     def observe(
         self,
         collection: str,
@@ -538,6 +599,7 @@ class PostgresBackend(Sessions):
             states = [read.state_of(collection, key, rows.get(key)) for key in keys]
             return Observed(states, told)
 
+    @_looking_again
     def scan(
         self,
         collection: str,
@@ -561,6 +623,7 @@ class PostgresBackend(Sessions):
                 query=query,
             )
 
+    @_looking_again
     def count(self, collection: str, *, deadline: float | None = None) -> int:
         with self._reading(collection, deadline) as (conn, table):
             if table is None:
@@ -590,6 +653,7 @@ class PostgresBackend(Sessions):
                 return
             yield from read.inconsistent_keys(conn, table)
 
+    @_looking_again
     def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
         with self._reading(collection) as (conn, table):
             if table is None:
@@ -650,7 +714,11 @@ class PostgresBackend(Sessions):
 
     def sources(self, collection: str) -> list[tuple[str, str]]:
         with self.connection("reading the runs") as conn:
-            return sources_of(load.read_runs(conn), collection) if has_schema(conn) else []
+            return (
+                sources_of(load.read_runs(conn, of=collection), collection)
+                if has_schema(conn)
+                else []
+            )
 
     def filled_from(self, path: str) -> list[tuple[str, str]]:
         with self.connection("reading the runs") as conn:

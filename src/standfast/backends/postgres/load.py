@@ -105,9 +105,13 @@ def read_run(conn: Connection[Any], run: str) -> RunRecord | None:
     return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
 
 
-def read_runs(conn: Connection[Any]) -> list[RunRecord]:
-    """The record of every run that this role may see, latest first."""
-    rows = conn.execute("SELECT run, state, report FROM standfast.runs ORDER BY started_at DESC")
+def read_runs(conn: Connection[Any], *, of: str) -> list[RunRecord]:
+    """The record of every run since the collection was made, of those that this role may see."""
+    rows = conn.execute(
+        "SELECT run, state, report FROM standfast.runs WHERE updated_at >="
+        " (SELECT created_at FROM standfast.collections WHERE name = %s) ORDER BY started_at DESC",
+        (of,),
+    )
     reports = msgspec.json.Decoder(dict[str, LoadReport])
     return [RunRecord(run, state, reports.decode(report)) for run, state, report in rows]
 

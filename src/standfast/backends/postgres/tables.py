@@ -484,8 +484,8 @@ def _register_statements(
     statements = [
         sql.SQL(
             "INSERT INTO standfast.collections"
-            " (name, table_schema, table_name, key_column, adopted)"
-            " VALUES ({}, {}, {}, {}, {})"
+            " (name, table_schema, table_name, key_column, adopted, version_floor)"
+            " SELECT {}, {}, {}, {}, {}, version_floor FROM standfast.identity"
             " ON CONFLICT (name) DO UPDATE SET key_column = excluded.key_column"
         ).format(collection, schema, name, key_column, adopted)
     ]

@@ -450,7 +450,7 @@ def apply_batch(
                 watermark = fresh[-1].seq
                 conn.execute(_ADVANCE, (watermark, encode_outcomes([*skipped, *done]), ops[0].lane))
                 if options.expires_us is not None:
-                    conn.execute(_EXPIRE, (options.expires_us,))
+                    expire(conn, options.expires_us)
             failpoint("pg-before-commit")
             # Where everything was skipped nothing is written: the lane's row stays the one that the
             # transaction which applied it has written (`fast_put.recall_versions`).
@@ -462,6 +462,11 @@ def apply_batch(
     observed = batch.observed(changed, watermark) if options.directory else Observed([])
     applied = Applied(outcomes_now, watermark, observed)
     return Written(applied, batch.server_us, batch.looked_at)
+
+
+def expire(conn: Connection[Any], expires_us: int) -> None:
+    """Abort the transaction where the server's clock is beyond this instant."""
+    conn.execute(_EXPIRE, (expires_us,))
 
 
 def _columns(names: Sequence[Identity]) -> tuple[list[str], list[int]]:

@@ -21,6 +21,7 @@ import apsw
 
 from standfast.backends.base import (
     SCHEMA_VERSION,
+    Dropped,
     Form,
     Image,
     Load,
@@ -36,6 +37,7 @@ from standfast.backends.base import (
 )
 from standfast.backends.sqlite import conflicts as sqlite_conflicts
 from standfast.backends.sqlite import load as sqlite_load
+from standfast.backends.sqlite import tables as sqlite_tables
 from standfast.backends.sqlite import write as sqlite_write
 from standfast.backends.sqlite.errors import from_sqlite, mapped
 from standfast.backends.sqlite.file import (
@@ -281,7 +283,8 @@ class SqliteBackend:
                     conn.execute(statements)
             if version == 0:
                 conn.execute(
-                    "INSERT INTO _standfast_identity VALUES (1, ?, 1, ?, NULL, NULL, ?)",
+                    "INSERT INTO _standfast_identity (single, identity, role, created_at)"
+                    " VALUES (1, ?, ?, ?)",
                     (str(uuid.uuid4()), ADOPTED if adopted else EMBEDDED, now_us()),
                 )
                 adopt(conn, adopted, now_us())
@@ -487,7 +490,11 @@ class SqliteBackend:
 
     def sources(self, collection: str) -> list[tuple[str, str]]:
         with self.using("reading the runs") as conn:
-            return [] if conn is None else sources_of(sqlite_load.read_runs(conn), collection)
+            return (
+                []
+                if conn is None
+                else sources_of(sqlite_load.read_runs(conn, of=collection), collection)
+            )
 
     def filled_from(self, path: str) -> list[tuple[str, str]]:
         with self.using("reading the runs") as conn:
@@ -657,6 +664,25 @@ class SqliteBackend:
                 "SELECT shape, key_field FROM _standfast_collections WHERE name = ?", (collection,)
             ).fetchone()
             return Form(*found) if found else Form()
+
+    def incarnation(self, collection: str, *, deadline: float | None = None) -> str | None:
+        with self._reading(collection) as conn:
+            return conn and sqlite_tables.incarnation(conn, collection)
+
+    def drop(
+        self,
+        collection: str,
+        incarnation: str,
+        *,
+        if_empty: bool = False,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Dropped | None:
+        with self.writing(f"dropping `{collection}`") as conn:
+            if sqlite_tables.incarnation(conn, collection) != incarnation:
+                return None
+            floor = sqlite_tables.drop(conn, collection, now_us(), if_empty=if_empty)
+            return Dropped(floor, sqlite_conflicts.watermarks(conn, directory))
 
     def create_index(self, collection: str, *, deadline: float | None = None) -> None:
         """SQLite has no index for containment: `find` reads the collection.  A no-op."""

@@ -89,9 +89,13 @@ def read_run(conn: apsw.Connection, run: str) -> RunRecord | None:
     return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
 
 
-def read_runs(conn: apsw.Connection) -> list[RunRecord]:
-    """Every run's record, latest first."""
-    rows = conn.execute("SELECT run, state, report FROM _standfast_runs ORDER BY started_at DESC")
+def read_runs(conn: apsw.Connection, *, of: str) -> list[RunRecord]:
+    """The record of every run since the collection was made, latest first."""
+    rows = conn.execute(
+        "SELECT run, state, report FROM _standfast_runs WHERE updated_at >="
+        " (SELECT created_at FROM _standfast_collections WHERE name = ?) ORDER BY started_at DESC",
+        (of,),
+    )
     reports = msgspec.json.Decoder(dict[str, LoadReport])
     return [RunRecord(run, state, reports.decode(report)) for run, state, report in rows]
 

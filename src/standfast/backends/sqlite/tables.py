@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from standfast.backends.base import missing_table
+from standfast.backends.base import missing_table, not_empty, require_droppable
 from standfast.limits import LOST_TABLE_VERSIONS
 
 #: Declared types of a key that is a text, in capital letters; an older table may declare none.
@@ -252,6 +252,56 @@ def remake(conn: apsw.Connection, name: str) -> None:
     _create(conn, name)
 
 
+def incarnation(conn: apsw.Connection, name: str) -> str | None:
+    """Which collection of this name there is; None without any."""
+    found: Any = conn.execute(
+        "SELECT created_at || '/' || version_floor FROM _standfast_collections WHERE name = ?",
+        (name,),
+    ).get
+    return found
+
+
+def drop(conn: apsw.Connection, name: str, now_us: int, *, if_empty: bool) -> int:
+    """Drop a collection inside the caller's transaction; returns its highest version."""
+    highest = 0
+    if lost_table(conn, name):
+        highest = LOST_TABLE_VERSIONS
+    else:
+        table = table_of(conn, name)
+        require_droppable(
+            name, adopted=table.adopted or not table.ready, referenced=_referring(conn, name)
+        )
+        live = f"SELECT EXISTS (SELECT 1 FROM {table.sql} WHERE {table.live})"
+        if if_empty and conn.execute(live, (now_us,)).get:
+            raise not_empty(name)
+        highest = conn.execute(f"SELECT coalesce(max(version), 0) FROM {table.sql}").get
+        conn.execute(f"DROP TABLE {table.sql}")
+    floor: int = conn.execute(
+        "UPDATE _standfast_identity SET version_floor = max(version_floor,"
+        " (SELECT version_floor FROM _standfast_collections WHERE name = ?1) + ?2, coalesce("
+        "(SELECT max(version) FROM _standfast_tombstones WHERE collection = ?1), 0))"
+        " RETURNING version_floor",
+        (name, highest),
+    ).get
+    conn.execute("DELETE FROM _standfast_tombstones WHERE collection = ?", (name,))
+    conn.execute("DELETE FROM _standfast_collections WHERE name = ?", (name,))
+    conn.execute(
+        "INSERT INTO _standfast_changes (collection, keys, at) VALUES (?, NULL, ?)", (name, now_us)
+    )
+    return floor
+
+
+def _referring(conn: apsw.Connection, name: str) -> str:
+    """The tables whose foreign keys refer to this one, in one sentence; empty without any."""
+    found: Any = conn.execute(
+        "SELECT DISTINCT m.name FROM sqlite_schema m, pragma_foreign_key_list(m.name) f"
+        " WHERE m.type = 'table' AND lower(f.\"table\") = lower(?) AND m.name <> ? ORDER BY 1",
+        (name, name),
+    )
+    names = ", ".join(f"`{child}`" for (child,) in found)
+    return f"foreign keys of {names} refer to its table" if names else ""
+
+
 def adopt(conn: apsw.Connection, names: Iterable[str], now_us: int) -> None:
     """Make tables of another program collections, inside the caller's transaction.
 
@@ -282,7 +332,8 @@ def preview(conn: apsw.Connection, statements: Iterable[str], names: Iterable[st
 
 def _register(conn: apsw.Connection, name: str, now_us: int) -> None:
     conn.execute(
-        "INSERT INTO _standfast_collections (name, created_at) VALUES (?, ?)"
+        "INSERT INTO _standfast_collections (name, created_at, version_floor) VALUES (?, ?,"
+        " coalesce((SELECT version_floor FROM _standfast_identity), 0))"
         " ON CONFLICT (name) DO NOTHING",
         (name, now_us),
     )
