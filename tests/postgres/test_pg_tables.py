@@ -398,8 +398,6 @@ def test_a_column_that_was_dropped(pg_database: str, db: Sql) -> None:
     with opened(pg_database) as store:
         store["things"].put("1", 1)
         db("ALTER TABLE things DROP COLUMN raw")
-        refused(lambda: store["things"].put("1", 2), "no_column")
-        assert store["things"].get("1") == 1
         value = {"b": 1, "a": 2}
         assert store["things"].put("1", value).version == 2
         assert list(store["things"].get("1")) == ["b", "a"]
@@ -429,7 +427,6 @@ def test_a_key_column_that_was_renamed(pg_database: str, db: Sql) -> None:
     with opened(pg_database) as store:
         store["things"].put("1", 1)
         db("ALTER TABLE things RENAME COLUMN key TO id")
-        refused(lambda: store["things"].put("1", 2), "no_column")
         assert store["things"].put("1", 2).version == 2
         db("UPDATE things SET data = '3' WHERE id = '1'")
         assert store["things"].read("1").version == 3

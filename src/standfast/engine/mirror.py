@@ -18,7 +18,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +25,7 @@ import apsw
 import msgspec
 
 from standfast.backends.sqlite.file import gone, within
-from standfast.engine import clock
+from standfast.engine import clock, mirror_rows
 from standfast.engine.overlay import CompleteMark, MirrorRow
 from standfast.engine.set_aside import remove_companions, replace_disposable, unheld
 from standfast.engine.sqlite_file import LocalFile
@@ -36,7 +35,6 @@ from standfast.limits import (
     MAX_MIRROR_BEHIND,
     MAX_MIRROR_BEHIND_BYTES,
     MAX_MIRROR_LOOKS,
-    MAX_MIRROR_ROWS,
     MAX_RETAINED_BYTES,
     MIRROR_LOOK_S,
     MIRROR_WAIT_S,
@@ -54,63 +52,7 @@ FILE = "mirror.db"
 #: "stnm" in ASCII.
 MARK = 0x73746E6D
 
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE rows (
-    collection TEXT NOT NULL,
-    key        TEXT NOT NULL,
-    text       TEXT,                        -- NULL: there is no document
-    version    INTEGER NOT NULL,
-    created_us INTEGER NOT NULL,
-    updated_us INTEGER NOT NULL,
-    expires_us INTEGER,
-    watermarks TEXT NOT NULL,
-    seen_us    INTEGER NOT NULL,
-    PRIMARY KEY (collection, key)
-) STRICT;
-CREATE TABLE lanes (lane TEXT PRIMARY KEY, watermark INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE retained (
-    id    INTEGER PRIMARY KEY,
-    at_us INTEGER NOT NULL,
-    lane  TEXT NOT NULL,
-    last  INTEGER NOT NULL,
-    batch BLOB NOT NULL                     -- (op, version) of a whole batch
-) STRICT;
-CREATE INDEX retained_at ON retained (at_us);
-"""
-# Collections that it holds whole; not in every file that an earlier version has made.
-_WHOLE = """
-CREATE TABLE IF NOT EXISTS whole (
-    collection TEXT PRIMARY KEY,
-    since_us   INTEGER NOT NULL,            -- when the full scan that filled it began
-    watermarks TEXT NOT NULL
-) STRICT, WITHOUT ROWID
-"""
-_content = attrgetter("text", "version", "expires_us")
-_encode_tags = msgspec.json.Encoder().encode
-_decode_tags = msgspec.json.Decoder(dict[str, int]).decode
-
-_GET = (
-    "SELECT text, version, created_us, updated_us, expires_us, watermarks, seen_us"
-    " FROM rows WHERE collection = ? AND key = ?"
-)
-# What a lower version says is older; of the same version, the later snapshot knows more lanes.
-_PUT = (
-    "INSERT INTO rows (collection, key, text, version, created_us, updated_us, expires_us,"
-    " watermarks, seen_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (collection, key) DO UPDATE SET text = excluded.text, version = excluded.version,"
-    " created_us = excluded.created_us, updated_us = excluded.updated_us,"
-    " expires_us = excluded.expires_us, watermarks = excluded.watermarks,"
-    " seen_us = excluded.seen_us"
-    " WHERE excluded.version > version"
-    " OR (excluded.version = version AND excluded.seen_us >= seen_us)"
-)
-# What a batch of ours made is newer than any row that does not hold the batch: if such a row has a
-# higher version, the primary has lost that since (R23).
-_PUT_OWN = _PUT + " OR coalesce(json_extract(watermarks, ?), 0) < ?"
 _LIVE = "collection = ? AND text IS NOT NULL AND (expires_us IS NULL OR expires_us > ?)"
-#: Where the watermark of the lane stands that was closed last.
-_LAST_LANE = "last_lane"
 _HISTORY = "SELECT value FROM meta WHERE name = 'history'"
 _RETAINED_BYTES = "SELECT coalesce(sum(length(batch)), 0) FROM retained"
 #: Retained ops are cleared once in so many batches.
@@ -125,26 +67,6 @@ _BEHIND = ".behind-"
 
 class _NoMirrorError(Exception):
     """There is no file now; it is begun anew after a pause."""
-
-
-class _News(NamedTuple):
-    """What one transaction tells the mirror; `lane` is empty for what a read showed."""
-
-    observed: Observed
-    seen_us: int
-    lane: str = ""
-    watermark: int = 0
-    retained: Sequence[tuple[Op, int | None]] = ()
-    lost: Mapping[str, int] = {}
-    """Versions of these keys that the primary is known to have lost (R23)."""
-    dropped: tuple[str, int] | None = None
-    """A collection that was dropped, and the highest version that it had."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of documents in it."""
-        texts = sum(len(state.text or "") for state in self.observed.states)
-        return texts + sum(len(op.body or "") for op, _ in self.retained) + 100
 
 
 class _Look(NamedTuple):
@@ -177,7 +99,7 @@ class Mirror:
         self._looks: dict[Place, _Look] = {}
         self._floors: dict[str, int] = {}
         """The highest versions in collections that were dropped: what still says so is older."""
-        self._behind: list[_News] = []
+        self._behind: list[mirror_rows.News] = []
         self._behind_rows: dict[Place, MirrorRow] = {}
         self._mark: FileLock | None = None
         self._pause_s, self._retry_at = _FIRST_PAUSE_S, 0.0
@@ -228,7 +150,7 @@ class Mirror:
         file = LocalFile(
             *(self._path,),
             mark=MARK,
-            schema=_SCHEMA,
+            schema=mirror_rows.SCHEMA,
             what="the mirror",
             busy_timeout_s=MIRROR_WAIT_S,
         )
@@ -238,9 +160,9 @@ class Mirror:
                 made = conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'whole'").get
             if (not made and not self._only_look) or self._history is not None:
                 with file.writing("opening the mirror", durable=False) as conn:
-                    conn.execute(_WHOLE)
+                    conn.execute(mirror_rows.WHOLE)
                     if self._history is not None:
-                        _set_history(conn, self._history)
+                        mirror_rows.set_history(conn, self._history)
         except BaseException:
             file.close()
             raise
@@ -345,9 +267,9 @@ class Mirror:
             if found == history:
                 return
             if found is not None:
-                _clear(conn)
+                mirror_rows.clear(conn)
             failpoint("mirror-emptied")
-            _set_history(conn, history)
+            mirror_rows.set_history(conn, history)
 
         with self._turn:
             self._history = history
@@ -364,7 +286,7 @@ class Mirror:
         with self._turn:
             self._floors.clear()
             self._forget()
-            self._or_drop(lambda: self._write(_clear))
+            self._or_drop(lambda: self._write(mirror_rows.clear))
 
     def _or_drop(self, write: Callable[[], None]) -> None:
         try:
@@ -394,7 +316,7 @@ class Mirror:
     def get(self, collection: str, key: str) -> MirrorRow | None:
         """What the primary last said of one place; None when it never said anything."""
         place = (collection, key)
-        row = self._read(lambda conn: _row(conn, place), otherwise=None)
+        row = self._read(lambda conn: mirror_rows.row_at(conn, place), otherwise=None)
         behind = self._behind_rows.get(place)
         if behind is not None and (row is None or behind.state.version >= row.state.version):
             return behind
@@ -414,7 +336,9 @@ class Mirror:
         with self._turn:
             places = [(one.collection, one.key) for one in observed.states]
             nothing: list[MirrorRow | None] = [None] * len(places)
-            rows = self._read(lambda conn: [_row(conn, one) for one in places], otherwise=nothing)
+            rows = self._read(
+                lambda conn: [mirror_rows.row_at(conn, one) for one in places], otherwise=nothing
+            )
             pairs = zip(observed.states, rows, strict=True)
             news = [
                 state for state, row in pairs if not self._is_known(state, row, observed, seen_us)
@@ -422,7 +346,7 @@ class Mirror:
             if not news and not self._behind:
                 return {}
             failpoint("mirror-before-take")
-            self._tell(_News(Observed(news, observed.watermarks), seen_us))
+            self._tell(mirror_rows.News(Observed(news, observed.watermarks), seen_us))
             failpoint("mirror-taken")
             found = [(state, self.get(state.collection, state.key)) for state in news]
             return {
@@ -437,7 +361,7 @@ class Mirror:
         A lower version is then the truth: the primary has lost the higher one.
         """
         with self._turn:
-            self._tell(_News(observed, seen_us, lost=lost))
+            self._tell(mirror_rows.News(observed, seen_us, lost=lost))
 
     def drop(
         self, collection: str, version: int, *, watermarks: Mapping[str, int], seen_us: int
@@ -450,7 +374,9 @@ class Mirror:
             self._floors[collection] = version
             for place in [place for place in self._looks if place[0] == collection]:
                 del self._looks[place]
-            news = _News(Observed([], dict(watermarks)), seen_us, dropped=(collection, version))
+            news = mirror_rows.News(
+                Observed([], dict(watermarks)), seen_us, dropped=(collection, version)
+            )
             self._tell(news)
 
     def forget_collection(self, collection: str) -> None:
@@ -482,7 +408,7 @@ class Mirror:
         self, state: State, row: MirrorRow | None, observed: Observed, seen_us: int
     ) -> bool:
         place = (state.collection, state.key)
-        same = row is not None and _content(row.state) == _content(state)
+        same = row is not None and mirror_rows.content(row.state) == mirror_rows.content(state)
         if row is None or not same or place in self._behind_rows:
             self._looks.pop(place, None)
             return False
@@ -506,7 +432,7 @@ class Mirror:
         """Take over what a batch of ours made: rows, the lane's watermark, and its ops (R6)."""
         failpoint("mirror-before-confirm")
         with self._turn:
-            news = _News(observed, clock.now_us(), lane, watermark, retained)
+            news = mirror_rows.News(observed, clock.now_us(), lane, watermark, retained)
             self._tell(news, durable=durable)
             self._batches += 1
             if self._looks:
@@ -514,7 +440,7 @@ class Mirror:
                     self._looks.pop((state.collection, state.key), None)
         failpoint("mirror-confirmed")
 
-    def _tell(self, news: _News, *, durable: bool = False) -> None:
+    def _tell(self, news: mirror_rows.News, *, durable: bool = False) -> None:
         """Write it, behind what is in memory; a file that another process has locked waits."""
         self.changes += 1
         if self._floors:
@@ -545,7 +471,7 @@ class Mirror:
                 self._behind_rows.clear()
                 self._unmark()
 
-    def _above_floors(self, news: _News) -> _News:
+    def _above_floors(self, news: mirror_rows.News) -> mirror_rows.News:
         """Without what a collection held that has been dropped since."""
         floors, observed = self._floors, news.observed
         states = [s for s in observed.states if not 0 < s.version <= floors.get(s.collection, 0)]
@@ -562,7 +488,7 @@ class Mirror:
                 return False
         return self._mark is not None
 
-    def _keep(self, news: _News, error: StandfastError) -> None:
+    def _keep(self, news: mirror_rows.News, error: StandfastError) -> None:
         self._behind.append(news)
         many = len(self._behind) > MAX_MIRROR_BEHIND
         if news.dropped or many or sum(one.size for one in self._behind) > MAX_MIRROR_BEHIND_BYTES:
@@ -571,27 +497,15 @@ class Mirror:
         for state in news.observed.states:
             place = (state.collection, state.key)
             known = self._behind_rows.get(place)
-            if known is None or _is_newer(state, news, known):
+            if known is None or mirror_rows.is_newer(state, news, known):
                 self._behind_rows[place] = MirrorRow(state, news.observed.watermarks, news.seen_us)
 
-    def _note(self, conn: apsw.Connection, news: _News) -> None:
+    def _note(self, conn: apsw.Connection, news: mirror_rows.News) -> None:
         if news.lost:
-            _forget_lost(conn, news)
-        tags = _encode_tags(news.observed.watermarks).decode()
-        own = (f'$."{news.lane}"', news.watermark) if news.lane else ()
-        conn.executemany(
-            _PUT_OWN if own else _PUT,
-            [
-                (
-                    *(state.collection, state.key, state.text, state.version),
-                    *(state.created_us, state.updated_us, state.expires_us, tags, news.seen_us),
-                    *own,
-                )
-                for state in news.observed.states
-            ],
-        )
+            mirror_rows.forget_lost(conn, news)
+        mirror_rows.put_rows(conn, news)
         if news.dropped is not None:
-            _drop_rows(conn, news, *news.dropped)
+            mirror_rows.drop_rows(conn, news, *news.dropped)
         if not news.lane:
             return
         conn.execute(
@@ -620,13 +534,13 @@ class Mirror:
             )
             self._retained_bytes = conn.execute(_RETAINED_BYTES).get
         if (self._batches + 1) % _COUNT_EVERY == 0:
-            _shrink(conn)
+            mirror_rows.shrink(conn)
 
     def catch_up(self) -> None:
         """Write what is in memory, if the file is free again."""
         with self._turn:
             if self._behind:
-                self._tell(_News(Observed([]), clock.now_us()))
+                self._tell(mirror_rows.News(Observed([]), clock.now_us()))
 
     # ---- whole collections
 
@@ -634,7 +548,7 @@ class Mirror:
         self, collection: str, *, since_us: int, watermarks: Mapping[str, int]
     ) -> None:
         """Note that it holds all documents that the collection had then."""
-        tags = _encode_tags(watermarks).decode()
+        tags = mirror_rows.encode_tags(watermarks).decode()
 
         def note(conn: apsw.Connection) -> None:
             conn.execute(
@@ -658,7 +572,7 @@ class Mirror:
         found = self._read(
             lambda conn: conn.execute(statement, (collection,)).fetchone(), otherwise=None
         )
-        return None if found is None else CompleteMark(found[0], _decode_tags(found[1]))
+        return None if found is None else CompleteMark(found[0], mirror_rows.decode_tags(found[1]))
 
     def whole(self) -> dict[str, int]:
         """The collections that it holds whole, and the characters of their documents."""
@@ -744,16 +658,20 @@ class Mirror:
             self._turn,
             contextlib.suppress(StandfastError, _NoMirrorError),
         ):  # a line too many does no harm
-            self._write(lambda conn: _forget_lane(conn, lane))
+            self._write(lambda conn: mirror_rows.forget_lane(conn, lane))
         failpoint("lane-forgotten")
 
     def watermarks(self) -> dict[str, int]:
         """What the primary must still know: the watermarks of the lanes and of the last one."""
 
         def find(conn: apsw.Connection) -> dict[str, int]:
-            last = conn.execute("SELECT value FROM meta WHERE name = ?", (_LAST_LANE,)).get
+            last = conn.execute(
+                "SELECT value FROM meta WHERE name = ?", (mirror_rows.LAST_LANE,)
+            ).get
             found = conn.execute("SELECT lane, watermark FROM lanes WHERE watermark > 0")
-            return (_decode_tags(last) if last else {}) | {one[0]: one[1] for one in found}
+            return (mirror_rows.decode_tags(last) if last else {}) | {
+                one[0]: one[1] for one in found
+            }
 
         nothing: dict[str, int] = {}
         return self._read(find, otherwise=nothing)
@@ -788,68 +706,3 @@ class Mirror:
             self._unmark()
             if self._file is not None:
                 self._file.close()
-
-
-def _row(conn: apsw.Connection, place: Place) -> MirrorRow | None:
-    found = conn.execute(_GET, place).fetchone()
-    if found is None:
-        return None
-    text, version, created_us, updated_us, expires_us, tags, seen_us = found
-    state = State(*place, text, version, created_us, updated_us, expires_us)
-    return MirrorRow(state, _decode_tags(tags), seen_us)
-
-
-def _forget_lane(conn: apsw.Connection, lane: str) -> None:
-    conn.execute(
-        "INSERT OR REPLACE INTO meta SELECT ?, json_object(lane, watermark) FROM lanes"
-        " WHERE lane = ? AND watermark > 0",
-        (_LAST_LANE, lane),
-    )
-    conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
-
-
-def _set_history(conn: apsw.Connection, history: str) -> None:
-    conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (history,))
-
-
-def _shrink(conn: apsw.Connection) -> None:
-    """Forget some of what is longest known, absences first, when there is too much."""
-    if conn.execute("SELECT count(*) FROM rows").get > MAX_MIRROR_ROWS:
-        conn.execute(
-            "DELETE FROM rows WHERE rowid IN"
-            " (SELECT rowid FROM rows ORDER BY text IS NOT NULL, seen_us LIMIT ?)",
-            (MAX_MIRROR_ROWS // 10,),
-        )
-        conn.execute("DELETE FROM whole")
-
-
-def _is_newer(state: State, news: _News, known: MirrorRow) -> bool:
-    """The same rules as those of the file."""
-    own = bool(news.lane) and known.watermarks.get(news.lane, 0) < news.watermark
-    lost = news.lost.get(state.key) == known.state.version
-    return state.version >= known.state.version or own or lost
-
-
-def _clear(conn: apsw.Connection) -> None:
-    conn.execute("DELETE FROM meta WHERE name = ?", (_LAST_LANE,))
-    for table in ("rows", "lanes", "retained", "whole"):
-        conn.execute(f"DELETE FROM {table}")
-
-
-def _drop_rows(conn: apsw.Connection, news: _News, collection: str, version: int) -> None:
-    tags = _encode_tags(news.observed.watermarks).decode()
-    conn.execute(
-        "UPDATE rows SET text = NULL, version = ?1, created_us = 0, updated_us = 0,"
-        " expires_us = NULL, watermarks = ?2, seen_us = ?3 WHERE collection = ?4 AND version <= ?1",
-        (version, tags, news.seen_us, collection),
-    )
-    conn.execute("INSERT OR REPLACE INTO whole VALUES (?, ?, ?)", (collection, news.seen_us, tags))
-
-
-def _forget_lost(conn: apsw.Connection, news: _News) -> None:
-    """Versions that the primary is known to have lost give way to lower ones (R23)."""
-    states = [one for one in news.observed.states if one.key in news.lost]
-    conn.executemany(
-        "DELETE FROM rows WHERE collection = ? AND key = ? AND version = ?",
-        [(one.collection, one.key, news.lost[one.key]) for one in states],
-    )

@@ -76,7 +76,7 @@ R = TypeVar("R")
 
 
 def _looking_again(read: Callable[P, R]) -> Callable[P, R]:
-    """Read once more where the table was not what was known of it: dropped, and made anew maybe.
+    """Read once more where the table that was known is gone: dropped, and made anew maybe.
 
     The second time it is looked up, and one that is lost is named.
     """
@@ -86,7 +86,7 @@ def _looking_again(read: Callable[P, R]) -> Callable[P, R]:
         try:
             return read(*args, **kwargs)
         except ConfigError as error:
-            if error.code not in ("no_table", "no_column"):
+            if error.code != "no_table":
                 raise
         return read(*args, **kwargs)
 

@@ -13,7 +13,7 @@ from psycopg import Connection, sql
 
 from standfast.backends.base import not_empty, require_droppable
 from standfast.backends.postgres.schema import DDL_LOCK
-from standfast.backends.postgres.tables import Table, has_schema, lost_table
+from standfast.backends.postgres.tables import Table, has_schema
 from standfast.backends.postgres.write import log_change
 from standfast.errors import ConfigError
 from standfast.limits import LOST_TABLE_VERSIONS
@@ -94,11 +94,6 @@ def _drop_table(conn: Connection[Any], table: Table, *, if_empty: bool) -> int:
         conn.execute(sql.SQL("DROP TABLE {table}").format(**parts))
     except psycopg.errors.DependentObjectsStillExist as error:
         # Names of objects only.
-        who = (error.diag.message_detail or "other objects").replace("\n", ", ")
+        who = ", ".join((error.diag.message_detail or "other objects").splitlines())
         require_droppable(table.collection, adopted=False, referenced=who)
     return int(highest)
-
-
-def is_lost(conn: Connection[Any], collection: str) -> bool:
-    """Whether its table is gone; ConfigError("no_table") where it was renamed."""
-    return lost_table(conn, collection) is not None
