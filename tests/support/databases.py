@@ -151,6 +151,8 @@ class Reused:
             drop = sql.SQL("DROP TABLE {} CASCADE").format(sql.SQL(", ").join(tables))
             self._admin.execute(drop)
         self._admin.execute(self._empty)
+        # What is left of collections that were dropped.
+        self._admin.execute("UPDATE standfast.identity SET version_floor = 0")
 
     def _found(self) -> list[object]:
         return self._admin.execute(_STATE).fetchall()
