@@ -50,7 +50,7 @@ KEPT: dict[str, dict[str, tuple[str, ...] | str]] = {
     "mirror.db": {
         "meta": "a handful of names",
         "rows": ("engine.mirror_rows:shrink", "MAX_MIRROR_ROWS"),
-        "lanes": ("engine.mirror:_forget_lane",),
+        "lanes": ("engine.mirror_rows:forget_lane",),
         "retained": ("engine.mirror:Mirror._trim", "RETENTION_S", "MAX_RETAINED_BYTES"),
         "whole": "one row for each collection",
     },
