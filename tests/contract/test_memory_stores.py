@@ -16,6 +16,7 @@ from standfast import ConfigError, Document, Receipt, StandfastError
 from standfast.api.sync import Store
 from standfast.testing import outage, pytest_plugin, restore
 from standfast.testing.pytest_plugin import standfast_async_store, standfast_store
+from support.databases import temporary_database
 from support.outage import Outage
 
 __all__ = ["standfast_async_store", "standfast_store"]
@@ -46,8 +47,8 @@ def test_the_fixtures_are_the_plugin(
     assert named == {"standfast": pytest_plugin.__name__}
 
 
-def test_only_a_store_in_memory_with_files_has_an_outage(tmp_path: Path) -> None:
-    """A real database is not taken away by a test helper: ConfigError."""
+def test_only_a_store_with_a_primary_elsewhere_has_an_outage(tmp_path: Path) -> None:
+    """A local database is never away: ConfigError."""
     for url in ("memory://", f"sqlite:///{tmp_path}/x.db"):
         with standfast.open(url) as store, pytest.raises(ConfigError) as caught:
             outage(store)
@@ -124,10 +125,11 @@ def prepare(store: Store) -> None:
     list(store["whole"].items())
 
 
-def test_an_outage_in_memory_is_like_a_real_one(
-    standfast_store: standfast.Store, pg_database: str, tmp_path: Path
+def test_an_outage_on_demand_is_like_a_real_one(
+    standfast_store: standfast.Store, pg_admin_url: str, pg_database: str, tmp_path: Path
 ) -> None:
-    """Journal, conditions and reads answer as with a PostgreSQL that is away; then a replay."""
+    """Journal, conditions and reads answer as with a PostgreSQL that is away, in memory and where
+    only the store's own connections are cut; then a replay."""
     real = Outage(pg_database, tmp_path)
     with real.store(deadline_s=10) as store:
         prepare(store)
@@ -136,11 +138,21 @@ def test_an_outage_in_memory_is_like_a_real_one(
             wanted = all_of(store)
         store.flush(timeout_s=30)
         wanted_after = dict(store["c"].items()), all_of(store)
-    prepare(standfast_store)
-    with outage(standfast_store):
-        standfast_store["starter"].put("1", 1)
-        assert all_of(standfast_store) == wanted
-    assert (dict(standfast_store["c"].items()), all_of(standfast_store)) == wanted_after
+    with (
+        temporary_database(pg_admin_url) as url,
+        standfast.open(url, data_dir=tmp_path / "cut", deadline_s=10) as cut,
+        standfast.open(url, data_dir=tmp_path / "other") as other,
+    ):
+        for store in (standfast_store, cut):
+            prepare(store)
+            with outage(store):
+                store["starter"].put("1", 1)
+                assert all_of(store) == wanted
+                if store is cut:
+                    assert other["there"].put("1", 1).durable_on == "primary"
+            if store is cut:
+                assert store.drop("there")
+            assert (dict(store["c"].items()), all_of(store)) == wanted_after
     outage(standfast_store)
     assert standfast_store["c"].put("k", 1).durable_on == "journal"
     restore(standfast_store)

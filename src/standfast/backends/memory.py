@@ -490,6 +490,10 @@ class MemoryServer:
         self.kind = self._inner.kind
         self.display = self._inner.display
 
+    def cut(self, *, is_cut: bool) -> None:
+        """Let it be away, or back."""
+        self.is_away = is_cut
+
     def new_handle(self) -> MemoryServer:
         """This one: it serves every thread."""
         return self

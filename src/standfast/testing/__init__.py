@@ -2,7 +2,7 @@
 
 The fixtures `standfast_store` and `standfast_async_store` come with the package as a pytest plugin:
 nothing has to be imported.  `outage(store)` and `restore(store)` take the primary of such a store,
-or of one opened with `memory://` and a `data_dir`, away and bring it back.
+of one opened with `memory://` and a `data_dir`, or of one on PostgreSQL, away and bring it back.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Outages for tests of code that uses a store: the primary of a store in memory goes away.
+"""Outages for tests of code that uses a store: the store does not reach its primary.
 
     store = standfast.open("memory://", data_dir=tmp_path)
     with outage(store):
         ...     # writes are journaled, reads come from the mirror, conditions need the primary
     ...         # everything was replayed
 
-It is the engine of a real store that goes through the outage; only the database is not real.
+It is the engine of a real store that goes through the outage.  With PostgreSQL, the connections of
+this store are cut, and no others are made; the server and everybody else are left alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import TracebackType
 from standfast.api.aio import AsyncStore
 from standfast.api.sync import Store
 from standfast.backends.memory import MemoryServer
+from standfast.backends.postgres.session import Sessions
 from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.state_machine import Mode
 from standfast.errors import ConfigError, DeadlineExceeded
@@ -46,11 +48,12 @@ class Outage:
 def outage(store: Store | AsyncStore) -> Outage:
     """Take the primary away: when this returns, the store knows that it does not answer.
 
-    For stores that were opened with `memory://` and a `data_dir`, as the fixtures are; ConfigError
-    for others.  End it with `restore(store)`, or use it as a context manager.
+    For stores on PostgreSQL, and those that were opened with `memory://` and a `data_dir`, as the
+    fixtures are; ConfigError for others, which have no outages.  Other processes, and other stores,
+    still reach the database.  End it with `restore(store)`, or use it as a context manager.
     """
-    engine, server = _parts(store)
-    server.is_away = True
+    engine = _engine(store)
+    _cut(engine, is_cut=True)
     engine.primary_missed("connection")
     _wait(engine, Mode.JOURNALING)
     return Outage(store)
@@ -61,22 +64,27 @@ def restore(store: Store | AsyncStore) -> None:
 
     DeadlineExceeded when that takes too long; see `store.health()`.
     """
-    engine, server = _parts(store)
-    server.is_away = False
+    engine = _engine(store)
+    _cut(engine, is_cut=False)
     engine.connect_soon()
     _wait(engine, Mode.DIRECT)
 
 
-def _parts(store: Store | AsyncStore) -> tuple[ReplicatedEngine, MemoryServer]:
+def _engine(store: Store | AsyncStore) -> ReplicatedEngine:
     engine = (store.calls if isinstance(store, Store) else store).engine
-    server: object = engine.primary
-    if not isinstance(engine, ReplicatedEngine) or not isinstance(server, MemoryServer):
+    if not isinstance(engine, ReplicatedEngine):
         raise ConfigError(
-            f"an outage of {engine.primary.display} cannot be made",
+            f"an outage of {engine.primary.display} cannot be made: its primary is local",
             code="usage",
-            hint="open the store with memory:// and a data_dir, or stop the database itself",
+            hint="open the store with memory:// and a data_dir, or with the URL of a PostgreSQL",
         )
-    return engine, server
+    return engine
+
+
+def _cut(engine: ReplicatedEngine, *, is_cut: bool) -> None:
+    primary: object = engine.primary
+    if isinstance(primary, MemoryServer | Sessions):
+        primary.cut(is_cut=is_cut)
 
 
 def _wait(engine: ReplicatedEngine, mode: Mode) -> None:

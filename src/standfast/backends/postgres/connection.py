@@ -70,6 +70,7 @@ class DeadlineConnection:
         self._socket_deadline: SocketDeadline | None = None
         self._busy = False
         self._closed = False
+        self._is_cut = False
         # Whether `connect` has made it: what was made for a borrower, nobody has looked at.
         self._accepted = False
         self.has_settings = False
@@ -134,8 +135,20 @@ class DeadlineConnection:
         with self._in_use(doing, deadline, sent=False) as conn:
             shake_hands(conn, self._target)
 
+    def cut(self, *, is_cut: bool) -> None:
+        """Let it be as if the server were away: what is under way ends, and none is made.
+
+        For tests of people's own code; False takes that back.
+        """
+        with self._lock:
+            self._is_cut = is_cut
+            if is_cut and self._socket_deadline is not None:
+                self._socket_deadline.shutdown()
+
     def _open_socket(self, deadline: float) -> None:
         self.drop()
+        if self._is_cut:
+            raise _missing(f"connecting to {self._display}")
         try:
             conn = self._connect(deadline)
         except psycopg.Error as error:
@@ -148,7 +161,7 @@ class DeadlineConnection:
             conn.close()
             raise
         with self._lock:
-            if not self._closed:
+            if not self._closed and not self._is_cut:
                 self._conn, self._socket_deadline = conn, socket_deadline
                 self._has_news = readable(conn.fileno())
                 return
@@ -402,6 +415,11 @@ class Connections:
                 raise _busy(f"{doing} on {self._display}")
             if open_first[0].borrow(_NEXT_S):
                 return open_first[0]
+
+    def cut(self, *, is_cut: bool) -> None:
+        """As `DeadlineConnection.cut`, all of them."""
+        for one in self.all:
+            one.cut(is_cut=is_cut)
 
     def close(self) -> None:
         """Close all of them, for good.  Idempotent."""

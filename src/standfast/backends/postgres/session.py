@@ -53,6 +53,10 @@ class Sessions:
         """Release the connections.  Idempotent."""
         (self.dedicated or self.connections).close()
 
+    def cut(self, *, is_cut: bool) -> None:
+        """Let this process, through this set of connections, not reach the server; or again."""
+        self.connections.cut(is_cut=is_cut)
+
     def unpinned(
         self, doing: str, deadline: float | None = None, *, reading: bool = False
     ) -> AbstractContextManager[Connection[Any]]:
