@@ -528,6 +528,65 @@ def failover(stage: Memory) -> set[str]:
     return wrong
 
 
+@shows("floor-not-raised")
+def dropped_and_made_anew(stage: Memory) -> set[str]:
+    store, _ = stage.open(stage.link())
+    versions = [store["c"].put("k", n).version for n in range(3)]
+    store.drop("c")
+    versions.append(store["c"].put("k", 3).version)
+    return set() if versions == [1, 2, 3, 4] else {"version went down"}
+
+
+@shows("drop-of-whatever-is-there")
+def dropped_twice(stage: Memory) -> set[str]:
+    """Another process makes the collection anew between the two attempts."""
+    link: Any = stage.link()
+    store, _ = stage.open(link)
+    store["c"].put("k", 1)
+    database = stage.server.database
+
+    def lost(*args: Any, **options: Any) -> Any:
+        del link.drop
+        database.drop(*args, **options)
+        stage.others.put("k", "theirs")
+        link.connected = False
+        raise fresh(LOST)
+
+    link.drop = lost
+    store.drop("c")
+    return set() if stage.others.get("k") == "theirs" else {"lost"}
+
+
+@shows("drop-without-mirror")
+def dropped_before_an_outage(stage: Memory) -> set[str]:
+    link = stage.link()
+    store, _ = stage.open(link, sole_writer=True)
+    store["c"].put("k", 1)
+    store.drop("c")
+    link.down = True
+    store["d"].put("starter", 1)
+    return {"read your writes"} if store["c"].get("k") == 1 else set()
+
+
+@shows("drop-past-the-journal")
+def dropped_while_a_write_waits(stage: Memory) -> set[str]:
+    """The row of one pending write is locked: it would come back after the drop."""
+    link = stage.link()
+    store, engine = stage.open(link)
+    store["c"].put("k", 1)
+    link.down = True
+    store["c"].put("k", 2)
+    stage.server.locked.add(("c", "k"))
+    link.down = False
+    eventually(lambda: engine.mode is Mode.DIRECT)
+    dropped = False
+    with contextlib.suppress(StandfastError):
+        dropped = store.drop("c")
+    stage.server.locked.clear()
+    wait_direct(engine)
+    return {"out of order"} if dropped and stage.others.exists("k") else set()
+
+
 def run_in_memory(name: str, folder: Path) -> set[str]:
     """Play the scenario of a plant; what is wrong afterwards."""
     folder.mkdir()

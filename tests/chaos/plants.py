@@ -21,6 +21,7 @@ from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres import fast_put as pgputs
 from standfast.engine import heads, lanes, local_state, replayer, time_travel
 from standfast.engine import outage_writes as journaling
+from standfast.engine.dropping import Drop
 from standfast.engine.journal import History, Journal
 from standfast.engine.local_state import LocalState
 from standfast.engine.outage_writes import Journaling
@@ -505,6 +506,47 @@ def no_tombstone() -> Patch:
         return msgspec.structs.replace(found, version=found.live_version)
 
     return patch.object(MemoryBackend, "_current", current)
+
+
+@plant("R17", finds="version went down")
+def floor_not_raised() -> Patch:
+    """A dropped collection leaves no floor for the one that is made again under its name."""
+    original = MemoryBackend.drop
+
+    def drop(self: MemoryBackend, *args: Any, **options: Any) -> Any:
+        dropped = original(self, *args, **options)
+        self._floor = 0
+        return dropped
+
+    return patch.object(MemoryBackend, "drop", drop)
+
+
+@plant("I2", finds="lost")
+def drop_of_whatever_is_there() -> Patch:
+    """A drop whose reply was lost is sent again for the collection that has the name then."""
+    original = MemoryBackend.drop
+
+    def drop(self: MemoryBackend, collection: str, incarnation: str, **options: Any) -> Any:
+        return original(self, collection, self.incarnation(collection) or "", **options)
+
+    return patch.object(MemoryBackend, "drop", drop)
+
+
+@plant("R6", finds="read your writes")
+def drop_without_mirror() -> Patch:
+    """A drop returns although the mirror still has the documents."""
+    return patch.object(LocalState, "dropped", lambda *_, **__: None)
+
+
+@plant("R3", finds="out of order")
+def drop_past_the_journal() -> Patch:
+    """A drop does not ask whether writes to the collection are still in the journal."""
+
+    def call(self: Any, backend: Any, deadline: Any) -> bool:
+        found = backend.incarnation(self.collection)
+        return bool(found and backend.drop(self.collection, found))
+
+    return patch.object(Drop, "__call__", call)
 
 
 @plant("Expiry", finds="stale overwrite")

@@ -18,8 +18,8 @@ from support.outage import Outage
 START = {"l": [1, 2], "n": 1, "gone": 0}
 
 
-def others(server: Server) -> Collection[Any]:
-    return Store(EmbeddedEngine(server.database))["c"]
+def others(server: Server, name: str = "c") -> Collection[Any]:
+    return Store(EmbeddedEngine(server.database))[name]
 
 
 def write_each(c: Collection[Any]) -> list[Any]:
@@ -241,3 +241,126 @@ c.delete_many(["d1", "d2"])
         assert touched.expires_at is not None
         assert store.health().conflicts == {}
     assert found == {**expected(START), "list": [2, 3]}
+
+
+# ---- clear, copy, rename, put_many(ttl_s)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_whole_collections_after_a_lost_reply(server: Server, open_it: Open, when: Any) -> None:
+    """I2: clear, copy and rename are sent again under the same names: each document is moved once,
+    and its version grows by one."""
+    link = Link(server)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    documents = {str(n): {"n": n} for n in range(5)}
+    receipts = {}
+    for call in (
+        lambda: receipts.update(store["c"].put_many(documents, ttl_s=3600)),
+        lambda: store.copy("c", "copied"),
+        lambda: store.rename("c", "moved"),
+        lambda: store["copied"].clear(),
+    ):
+        link.script = [before(LOST) if when == "before" else after(LOST)]
+        call()
+        assert link.script == []
+    assert all(receipts.values())
+    there = list(Store(EmbeddedEngine(server.database))["moved"].find({}))
+    assert {d.key: (d.value, d.version) for d in there} == {
+        key: (value, 1) for key, value in documents.items()
+    }
+    assert all(d.expires_at is not None for d in there)
+    assert store["copied"].count() == store["c"].count() == 0
+    assert server.database.conflicts() == []
+
+
+def test_whole_collections_that_were_cut_short(server: Server, open_it: Open) -> None:
+    """I1: an outage in the middle of copy and rename loses nothing, and the same call again
+    completes it; a clear, whose keys are known by then, is journaled."""
+    link = Link(server)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    documents = {f"{n:04}": n for n in range(1200)}
+    store["c"].put_many(documents)
+    for call in (
+        lambda: store.copy("c", "copied"),
+        lambda: store.rename("copied", "moved"),
+        lambda: store.rename("c", "kept"),
+    ):
+        link.script = [after(), after(LOST, lambda: setattr(link, "down", True))]
+        with pytest.raises(Unavailable):
+            call()
+        link.down = False
+        wait_direct(engine)
+        call()
+    link.script = [after(), after(LOST, lambda: setattr(link, "down", True))]
+    assert store["moved"].clear() == len(documents)
+    link.down = False
+    wait_direct(engine)
+    assert dict(others(server, "kept").items()) == documents
+    assert others(server, "moved").count() == 0
+    assert server.database.collections() == ["kept", "moved"]
+    assert server.database.conflicts() == []
+
+
+def test_a_clear_of_two_directories(server: Server, open_it: Open, tmp_path: Path) -> None:
+    """I5: what one directory has cleared and another has put meanwhile is there, and expires."""
+    links = [Link(server), Link(server)]
+    opened = [
+        open_it(link, data_dir=tmp_path / str(n), sole_writer=True) for n, link in enumerate(links)
+    ]
+    for _, engine in opened:
+        wait_direct(engine)
+    seed(opened[0][0]["c"])
+    for store, _ in opened:
+        list(store["c"].items())
+    for link in links:
+        link.down = True
+    opened[1][0]["c"].put_many({"d1": 1, "new": 2}, ttl_s=timedelta(hours=1))
+    assert opened[0][0]["c"].clear() == 4
+    for link, (_, engine) in zip(reversed(links), reversed(opened), strict=True):
+        link.down = False
+        wait_direct(engine)
+    found = {d.key: (d.value, d.expires_at is not None) for d in others(server).find(1)}
+    assert found == {"d1": (1, True)}
+    assert sorted(others(server)) == ["d1", "new"]
+    told = [(e.key, e.kind, e.reason) for e in server.database.conflicts()]
+    assert told == [("d1", "delete", "update_beats_delete")]
+
+
+@pytest.mark.process
+def test_whole_collections_survive_a_kill(pg_database: str, tmp_path: Path) -> None:
+    """I1: killed in the middle of a rename, no document is in both collections or in none; the
+    same call again completes it.  So does a copy, and a clear in an outage."""
+    outage = Outage(pg_database, tmp_path)
+    documents = {f"{n:04}": n for n in range(1100)}
+    with outage.store(deadline_s=20) as store:
+        store["c"].put_many(documents, ttl_s=3600)
+    for call in ('store.rename("c", "d")', 'store.copy("d", "e")'):
+        code = f"""
+import threading
+def work():
+    while True:
+        try: return {call}
+        except standfast.Unavailable: pass  # a slow machine
+threading.Thread(target=work, daemon=True).start()
+"""
+        with outage.app(code) as app:
+            app.kill()
+            app.wait()
+        with outage.store(deadline_s=20) as store:
+            if "rename" in call:
+                assert store["c"].count() + store["d"].count() == len(documents)
+            eval(call, {"store": store})
+    with outage.store(deadline_s=20) as store:
+        assert dict(store["e"].items()) == dict(store["d"].items()) == documents
+        assert store.collections() == ["d", "e"]
+    with outage.store(sole_writer=True) as store:
+        list(store["e"])
+    with outage.away(), outage.app('store["e"].clear(provisional=True)') as app:
+        app.kill()
+        app.wait()
+    with outage.store(deadline_s=20) as store:
+        store.flush(timeout_s=60)
+        assert store["e"].count() == 0
+        assert store.health().conflicts == {}
