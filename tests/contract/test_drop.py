@@ -143,8 +143,9 @@ def test_runs_do_not_outlive_it(make_backend: Make, is_app: bool) -> None:
     backend.load("r1", "loaded", [Load("c", None, [("k", "1")], source="a.json")])
     with Store(EmbeddedEngine(backend)) as store:
         assert backend.sources("c") == [("r1", "a.json")]
+        assert backend.filled_from("a.json") == [("r1", "c")]
         store.drop("c")
-        assert backend.sources("c") == []
+        assert backend.sources("c") == backend.filled_from("a.json") == []
         store["c"].put("j", 1)
         assert backend.sources("c") == []
         assert backend.buried("c") == set()

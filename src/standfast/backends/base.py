@@ -508,6 +508,28 @@ def not_empty(collection: str) -> ConflictError:
     )
 
 
+def standing_loads(
+    rows: Iterable[tuple[str, str, str, Any]], made: Mapping[str, Any]
+) -> list[RunRecord]:
+    """Records of runs, each with its state, report and time, as they are stored.
+
+    Left out is what a run loaded into a collection that was dropped since, whatever has its name
+    now; `made` is when each collection was made, by the same clock.
+    """
+    reports = msgspec.json.Decoder(dict[str, LoadReport])
+    return [
+        RunRecord(
+            *(run, state),
+            {
+                name: report
+                for name, report in reports.decode(text).items()
+                if name in made and made[name] <= at
+            },
+        )
+        for run, state, text, at in rows
+    ]
+
+
 def sources_of(records: Iterable[RunRecord], collection: str) -> list[tuple[str, str]]:
     """What `Backend.sources` returns, from all records, latest first."""
     return [

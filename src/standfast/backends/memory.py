@@ -459,13 +459,22 @@ class MemoryBackend:
         return msgspec.structs.replace(record) if record else None
 
     def sources(self, collection: str) -> list[tuple[str, str]]:
-        with self._lock:
-            found = self._data.get(collection)
-            since = [] if found is None else list(self._runs.values())[found.runs_before :]
-        return sources_of(since[::-1], collection)
+        return sources_of(self._standing(), collection)
 
     def filled_from(self, path: str) -> list[tuple[str, str]]:
-        return collections_of(list(self._runs.values())[::-1], path)
+        return collections_of(self._standing(), path)
+
+    def _standing(self) -> list[RunRecord]:
+        with self._lock:
+            made = {name: rows.runs_before for name, rows in self._data.items()}
+            records = list(enumerate(self._runs.values()))[::-1]
+        return [
+            msgspec.structs.replace(
+                record,
+                loads={n: load for n, load in record.loads.items() if made.get(n, at + 1) <= at},
+            )
+            for at, record in records
+        ]
 
     def buried(self, collection: str) -> set[str]:
         with self._lock:

@@ -714,11 +714,7 @@ class PostgresBackend(Sessions):
 
     def sources(self, collection: str) -> list[tuple[str, str]]:
         with self.connection("reading the runs") as conn:
-            return (
-                sources_of(load.read_runs(conn, of=collection), collection)
-                if has_schema(conn)
-                else []
-            )
+            return sources_of(load.read_runs(conn), collection) if has_schema(conn) else []
 
     def filled_from(self, path: str) -> list[tuple[str, str]]:
         with self.connection("reading the runs") as conn:

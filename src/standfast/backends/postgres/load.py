@@ -29,6 +29,7 @@ from standfast.backends.base import (
     referenced,
     require_known_references,
     stale,
+    standing_loads,
 )
 from standfast.backends.postgres.references import find_references
 from standfast.backends.postgres.schema import LOAD_LOCK
@@ -105,15 +106,14 @@ def read_run(conn: Connection[Any], run: str) -> RunRecord | None:
     return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
 
 
-def read_runs(conn: Connection[Any], *, of: str) -> list[RunRecord]:
-    """The record of every run since the collection was made, of those that this role may see."""
+def read_runs(conn: Connection[Any]) -> list[RunRecord]:
+    """The record of every run that this role may see, latest first; of loads of collections that
+    are there still."""
     rows = conn.execute(
-        "SELECT run, state, report FROM standfast.runs WHERE updated_at >="
-        " (SELECT created_at FROM standfast.collections WHERE name = %s) ORDER BY started_at DESC",
-        (of,),
+        "SELECT run, state, report, updated_at FROM standfast.runs ORDER BY started_at DESC"
     )
-    reports = msgspec.json.Decoder(dict[str, LoadReport])
-    return [RunRecord(run, state, reports.decode(report)) for run, state, report in rows]
+    found = conn.execute("SELECT name, created_at FROM standfast.collections")
+    return standing_loads(rows.fetchall(), dict(found.fetchall()))
 
 
 def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadReport:

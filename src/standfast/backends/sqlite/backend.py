@@ -490,11 +490,7 @@ class SqliteBackend:
 
     def sources(self, collection: str) -> list[tuple[str, str]]:
         with self.using("reading the runs") as conn:
-            return (
-                []
-                if conn is None
-                else sources_of(sqlite_load.read_runs(conn, of=collection), collection)
-            )
+            return [] if conn is None else sources_of(sqlite_load.read_runs(conn), collection)
 
     def filled_from(self, path: str) -> list[tuple[str, str]]:
         with self.using("reading the runs") as conn:

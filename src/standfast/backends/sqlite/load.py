@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
+from typing import Any
 
 import apsw
 import msgspec
@@ -16,6 +17,7 @@ from standfast.backends.base import (
     RunRecord,
     require_known_references,
     stale,
+    standing_loads,
 )
 from standfast.backends.sqlite.references import find_references
 from standfast.backends.sqlite.tables import Table, adopt, remake, table_of
@@ -89,15 +91,13 @@ def read_run(conn: apsw.Connection, run: str) -> RunRecord | None:
     return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
 
 
-def read_runs(conn: apsw.Connection, *, of: str) -> list[RunRecord]:
-    """The record of every run since the collection was made, latest first."""
-    rows = conn.execute(
-        "SELECT run, state, report FROM _standfast_runs WHERE updated_at >="
-        " (SELECT created_at FROM _standfast_collections WHERE name = ?) ORDER BY started_at DESC",
-        (of,),
+def read_runs(conn: apsw.Connection) -> list[RunRecord]:
+    """The record of every run, latest first; of loads of collections that are there still."""
+    rows: Any = conn.execute(
+        "SELECT run, state, report, updated_at FROM _standfast_runs ORDER BY started_at DESC"
     )
-    reports = msgspec.json.Decoder(dict[str, LoadReport])
-    return [RunRecord(run, state, reports.decode(report)) for run, state, report in rows]
+    found: Any = conn.execute("SELECT name, created_at FROM _standfast_collections")
+    return standing_loads(rows.fetchall(), dict(found.fetchall()))
 
 
 def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
