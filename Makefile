@@ -86,7 +86,7 @@ docs: $(VENV)/.ready-docs  ## build the documentation site in build/docs; a warn
 
 adapters:  ## run examples/adapters against the libraries that they are for, in .venv-adapters
 	@sh tools/venv.sh .venv-adapters adapters
-	@.venv-adapters/bin/python -m pytest -q -rs examples/adapters $(ARGS)
+	@.venv-adapters/bin/python -m pytest -q -rs -o pythonpath="tests examples/adapters" examples/adapters $(ARGS)
 
 clean:  ## remove what demo, builds and tests leave behind
 	@rm -rf build dist storage .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
