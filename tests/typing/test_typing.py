@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import standfast
+
 USER_CODE = Path(__file__).with_name("user_code.py")
+
+
+def test_every_call_is_in_the_user_code() -> None:
+    """Each public call of stores, collections and batches is checked, of both APIs."""
+    text = USER_CODE.read_text(encoding="utf-8")
+    awaited = "".join(re.findall(r"^async def .*?(?=^def |\Z)", text, re.DOTALL | re.MULTILINE))
+    not_calls = {"engine", "over", "is_open"}
+    for kind, code in (
+        *((standfast.Store, text), (standfast.Collection, text), (standfast.Batch, text)),
+        (standfast.AsyncStore, awaited),
+        (standfast.AsyncCollection, awaited),
+        (standfast.AsyncBatch, awaited),
+    ):
+        calls = {name for each in kind.__mro__[:-1] for name in vars(each) if name[0] != "_"}
+        missing = [name for name in calls - not_calls if not re.search(rf"\.{name}\(", code)]
+        assert missing == [], kind
 
 
 def run(*command: str) -> str:

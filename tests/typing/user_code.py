@@ -165,6 +165,51 @@ async def every_call_awaited(store: AsyncStore) -> None:
     assert_type(await players.update("ann", looked_up), Player)
     assert_type(await players.update("ann", won, default=Player("ann")), Player)
 
+    assert_type(await players.get_many(["1", 2]), dict[str, Player])
+    assert_type(await players.put_many({"1": Player("ann")}, ttl_s=60), dict[str, Receipt])
+    assert_type(await players.patch("1", {"score": 2}), Receipt)
+    assert_type(await players.append("1", "/list", 1), list[Any] | None)
+    assert_type(await players.pop("1"), Player | None)
+    assert_type(await players.pop("1", 0), Player | int)
+    assert_type(await players.get_or_create("1", Player("ann")), Player)
+    assert_type(await players.count(), int)
+
+
+def whole_collections(store: Store) -> None:
+    assert_type(store.copy("players", "copied"), int)
+    assert_type(store.rename("copied", "kept"), int)
+    assert_type(store.drop("kept"), bool)
+    assert_type(store.collections(), list[str])
+    assert_type(store.create_index("players"), None)
+    assert_type(store.flush(timeout_s=5), None)
+    assert_type(store.close(), int)
+    store.drop(1)  # type: ignore[arg-type]
+    store.on_refused(lambda refused: refused.collection)
+    store.on_rejected(lambda rejected: rejected.key)
+
+
+async def whole_collections_awaited(store: AsyncStore) -> None:
+    assert_type(await store.copy("players", "copied"), int)
+    assert_type(await store.rename("copied", "kept"), int)
+    assert_type(await store.drop("kept"), bool)
+    assert_type(await store.collections(), list[str])
+    assert_type(await store.outcome(Receipt(1, "primary")), WriteOutcome)
+    async with store.batch(independent=True) as batch:
+        batch.patch("players", "ann", {"score": 1})
+        batch.append("players", "ann", "/list", 1)
+        batch.increment("players", "ann", "/score", 1)
+        batch.set("players", "ann", "/score", 1)
+        batch.remove("players", "ann", "/score")
+        batch.touch("players", "ann", 60)
+        batch.delete("players", "ann")
+    assert_type(batch.results, list[Receipt | StandfastError])
+    store.on_state_change(said)
+    store.on_refused(print)
+    store.on_rejected(print)
+    assert_type(await store.create_index("players"), None)
+    await store.flush(timeout_s=5)
+    assert_type(await store.close(), int)
+
 
 def own_tests(store: Store) -> None:
     with outage(store) as away:
@@ -186,6 +231,9 @@ def untyped(store: Store) -> None:
         assert_type(batch, Batch)
         batch.put("waitlist_data", "1", {}, if_version=2)
         batch.delete("persisted_views", 2)
+        batch.patch("persisted_views", 2, {"open": None})
+        batch.append("persisted_views", 2, "/list", 1)
+        batch.increment("persisted_views", 2, "/n")
     assert_type(batch.receipts, list[Receipt])
 
 
