@@ -214,15 +214,14 @@ class EmbeddedEngine:
         drop, promise = Drop(collection, if_empty=if_empty), Promise[bool](loop)
 
         def run() -> None:
-            with CompletionBatch() as completions:
-                try:
-                    with self._lock:
-                        self._require_open()
-                        done = self._dropped(drop)
-                except BaseException as error:
-                    completions.error(promise, error)
-                else:
-                    completions.value(promise, done)
+            answer: bool | BaseException
+            try:
+                with self._lock:
+                    self.require_open()
+                    answer = self._dropped(drop)
+            except BaseException as error:
+                answer = error
+            complete([(promise, answer)])
 
         if loop is None:
             run()
