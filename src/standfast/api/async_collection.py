@@ -398,7 +398,7 @@ class AsyncCollection(Generic[T]):
 
         Those that are false had no document.  While the primary is away it is journaled.
         """
-        ops = [build_op("delete", self.name, key) for key in dict.fromkeys(map(key_text, keys))]
+        ops = [build_op("delete", self.name, key) for key in dict.fromkeys(self._keys(keys))]
         return await self._write_many(ops)
 
     @overload
@@ -453,11 +453,27 @@ class AsyncCollection(Generic[T]):
         `ttl_s`: they expire that long from now, as for `put`.
         """
         dump = self._documents.dump
+        if not isinstance(documents, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(
+                f"put_many in `{self.name}` got a {type(documents).__name__}",
+                code="usage",
+                hint="give a dict: documents by key",
+            )
         ops = [
             build_op("put", self.name, key, body=dump(value, key), ttl_s=ttl_s)
             for key, value in documents.items()
         ]
         return await self._write_many(ops)
+
+    def _keys(self, keys: Iterable[str | int]) -> list[str]:
+        """The texts of several keys; a single text is a mistake, and not a list of letters."""
+        if isinstance(keys, str | bytes):
+            raise ConfigError(
+                f"several keys in `{self.name}` are given as one text",
+                code="usage",
+                hint="give a list of keys",
+            )
+        return [key_text(key) for key in keys]
 
     async def _write_many(self, ops: Sequence[Op]) -> dict[str, Receipt]:
         receipts: dict[str, Receipt] = {}
@@ -524,7 +540,7 @@ class AsyncCollection(Generic[T]):
         """The values of those of the documents that exist, by key (an int key as its string)."""
         documents = self._documents
         self.engine.require_open()
-        wanted = [key_text(key) for key in keys]
+        wanted = self._keys(keys)
         values: dict[str, T] = {}
         for start in range(0, len(wanted), PAGE):
             page = wanted[start : start + PAGE]

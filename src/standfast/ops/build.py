@@ -62,6 +62,8 @@ def build_op(
                     hint="give one of them",
                 )
             if_version = ABSENT
+        if if_version is not None:
+            _require_version(if_version)
         if not isinstance(base, Missing):
             seen, base_text = _basis(base)
         if pointer:
@@ -138,6 +140,16 @@ def refused(op: Op, error: StandfastError) -> Outcome:
     if version is not None:
         message = message.removesuffix(f" (expected {op.if_version}, found {version})")
     return Outcome(op.seq, "refused", version, None, error.code, message)
+
+
+def _require_version(version: object) -> None:
+    """A version is what `Document.version` and `Receipt.version` are, and nothing like it."""
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise ConfigError(
+            f"if_version is a {type(version).__name__}, not an int",
+            code="usage",
+            hint="give the version of the document that was read",
+        )
 
 
 def refusal_error(op: Op, outcome: Outcome) -> StandfastError:
