@@ -537,9 +537,9 @@ class PostgresBackend(Sessions):
     def _forget_tables(self, error: psycopg.Error) -> bool:
         """After a table was dropped or changed under us, look at all of them again.
 
-        Returns whether there is anything to be looked at again.
+        Returns whether it was: they are looked at again, which other threads may have begun.
         """
-        changed = (error.sqlstate or "").startswith(("42", "0A")) and bool(self._tables)
+        changed = (error.sqlstate or "").startswith(("42", "0A"))
         if changed:
             self._tables.clear()
         return changed
