@@ -406,6 +406,9 @@ class PostgresBackend(Sessions):
                         written = fast_put.recall_versions(conn, tables[0][0], ops, written)
                     self.clock = (written.server_us, written.at)
                     return written.applied
+                except Unavailable as error:  # another thread has just forgotten the table
+                    if error.code != "busy" or attempt == MAX_TRANSACTION_ATTEMPTS:
+                        raise
                 except write.UnregisteredError:
                     self._tables.clear()
                     if attempt == MAX_TRANSACTION_ATTEMPTS:
