@@ -222,6 +222,9 @@ MAX_SNAPSHOT_IDLE_S = 60.0
 #: Bytes of one line of a backup: a document at PostgreSQL's own limit, and what is kept beside it.
 MAX_BACKUP_LINE_BYTES = 300 * 1024 * 1024
 
+#: Seconds to wait for the lock of what is known of the backups, which is held for milliseconds.
+NOTES_WAIT_S = 5.0
+
 #: Seconds between a backup of the schedule that failed and the next try, at first and at the
 #: longest; how long after its time one counts as missed; and how often the clock is looked at.
 BACKUP_PAUSE_S = 60.0

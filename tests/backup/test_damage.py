@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from standfast.admin.backup import folder
 from standfast.admin.backup.creating import create
 from standfast.admin.backup.folder import backups
 from standfast.admin.backup.format import GZIP_HEADER
@@ -21,6 +23,7 @@ from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.errors import CorruptData
+from standfast.system.locks import FileLock
 
 
 @pytest.fixture
@@ -164,5 +167,36 @@ def test_a_drill_finds_what_cannot_be_restored(made: Path, data_dir: Path) -> No
     assert {path.name for path in made.parent.iterdir()} == {
         "backups.lock",
         "known.json",
+        "notes.lock",
         made.name,
     }
+
+
+def test_two_that_note_at_once_lose_nothing(
+    made: Path, scratch: Backend, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of backups is read, changed and written by one at a time: a verification that
+    ends while another one notes its result waits for it, and both results stay."""
+    other = create(scratch, data_dir).path
+    at_the_lock = threading.Event()
+    real_load, real_acquire = folder._load, FileLock.acquire
+    second = threading.Thread(target=lambda: (verify(other), at_the_lock.set()))
+
+    def load(place: Path) -> dict[str, folder.Known]:
+        found = real_load(place)
+        if second.ident is None:
+            second.start()
+            assert at_the_lock.wait(20)
+        return found
+
+    def acquire(lock: FileLock) -> bool:
+        is_ours = real_acquire(lock)
+        if not is_ours:
+            at_the_lock.set()
+        return is_ours
+
+    monkeypatch.setattr(folder, "_load", load)
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    verify(made)
+    second.join(20)
+    assert all(each.known and each.known.verified_at for each in backups(data_dir))

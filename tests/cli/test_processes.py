@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -298,3 +299,16 @@ def test_a_long_step_shows_a_bar_on_a_terminal(embedded: Place) -> None:
         assert b"%" in shown
         assert len(out.splitlines()) == 1
         assert b"\x1b[3" not in shown or not colour
+
+
+def test_any_free_port_is_named(embedded: Place) -> None:
+    """`serve --port 0` says which port it got, and answers there."""
+    process = start(embedded, "serve", "--port", "0")
+    try:
+        read_until(process, b"http://127.0.0.1:")
+        port = int(read_until(process, b"/")[:-1])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=20) as answer:
+            assert answer.status == 200
+    finally:
+        process.terminate()
+        ends(process)

@@ -88,6 +88,31 @@ def test_another_database_gets_one_at_once(settings: Settings, clock: Clock) -> 
     assert due_at(known, DAY, "there") == clock.now + DAY.every_s
 
 
+def test_a_replaced_database_gets_one_at_once(settings: Settings, clock: Clock) -> None:
+    """A URL is a name: another database in the place of the old one has no backup yet, whatever was
+    made under its name.  It gets one, not one at every look."""
+    scheduler(settings, clock).turn()
+    for path in settings.data_dir.glob("fallback.db*"):
+        path.unlink()
+    with standfast.open(None, data_dir=settings.data_dir) as store:
+        store["players"].put("8138", {"mode": "another"})
+    assert scheduler(settings, clock).turn() == DAY.every_s
+    assert len(names(settings)) == 2
+    assert scheduler(settings, clock).turn() == pytest.approx(DAY.every_s)
+    assert len(names(settings)) == 2
+
+
+def test_what_does_not_answer_is_not_another_database(clock: Clock) -> None:
+    """No answer proves nothing about the database; a failure of another one waits for its pause."""
+    known = State(every_s=1.0, next_at=9e9, database="there", identity="one", made_at=clock.now)
+    assert due_at(known, DAY, "there", None) == clock.now + DAY.every_s
+    assert due_at(known, DAY, "there", "one") == clock.now + DAY.every_s
+    assert due_at(known, DAY, "there", "other") == 0.0
+    assert due_at(known, DAY, "there", "") == 0.0
+    failed = msgspec.structs.replace(known, identity="other", failures=1)
+    assert due_at(failed, DAY, "there", "other") == failed.next_at
+
+
 def test_a_clock_that_was_set_back_puts_nothing_off(settings: Settings, clock: Clock) -> None:
     """What is due further away than an interval is due now."""
     scheduler(settings, clock).turn()

@@ -110,7 +110,6 @@ def serve_command(
     )
     app.start()
     place = f"[{host}]" if ":" in host else host
-    note(f"serving the status of {shown(settings.target.display)} on http://{place}:{port}/")
     config = uvicorn.Config(
         app,
         host=host,
@@ -131,7 +130,15 @@ def serve_command(
     server = uvicorn.Server(config)
     with library_warnings():
         try:
-            server.run()
+            sockets = None
+            if not port:  # it is known once there is a socket; who reads it may connect at once
+                sockets = [config.bind_socket()]
+                sockets[0].listen(MAX_CONNECTIONS)
+                port = sockets[0].getsockname()[1]
+            note(
+                f"serving the status of {shown(settings.target.display)} on http://{place}:{port}/"
+            )
+            server.run(sockets)
         except SystemExit:
             raise ConfigError(
                 f"nothing can listen on {place}:{port}", code="usage", hint="give another --port"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,12 +14,19 @@ import msgspec
 
 from standfast.admin.backup.format import Counts, Head, opened
 from standfast.errors import ConfigError, CorruptData, Unavailable
+from standfast.limits import NOTES_WAIT_S
 from standfast.system.files import is_draft, make_directory, sha256, write_atomic
 from standfast.system.locks import FileLock
 
+logger = logging.getLogger("standfast")
+
 FOLDER = "backups"
 ENDING = ".jsonl.gz"
+SCHEDULE = "schedule.json"
 _KNOWN, _LOCK = "known.json", "backups.lock"
+#: The lock of the two small files: held for as long as one of them is read and written, while that
+#: of the folder is held for a whole backup.
+_NOTES_LOCK = "notes.lock"
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,10 +85,33 @@ def locked(data_dir: Path) -> Generator[Path]:
             hint="wait until it has ended, then run this again",
         )
     try:
-        for path in list(place.iterdir()):
-            if is_draft(path):  # of a process that was killed: whoever lives has the lock
-                path.unlink()
+        _remove_drafts(place, of_notes=False)
         yield place
+    finally:
+        lock.release()
+
+
+def _remove_drafts(place: Path, *, of_notes: bool) -> None:
+    """Remove what killed processes left: whoever lives has the lock of what it is a draft of."""
+    for path in list(place.iterdir()):
+        notes = path.name.startswith((f".{_KNOWN}.", f".{SCHEDULE}."))
+        if is_draft(path) and notes == of_notes:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _noting(place: Path) -> Generator[bool]:
+    """One thread at a time reads and writes the small files; False when that was not to be had."""
+    lock = FileLock(place / _NOTES_LOCK)
+    until = time.monotonic() + NOTES_WAIT_S
+    while not lock.acquire():
+        if time.monotonic() > until:
+            yield False
+            return
+        time.sleep(0.01)
+    try:
+        _remove_drafts(place, of_notes=True)
+        yield True
     finally:
         lock.release()
 
@@ -158,18 +191,36 @@ def _load(place: Path) -> dict[str, Known]:
 
 
 def note(path: Path, **found: object) -> None:
-    """Keep what was found out about a backup of the folder; of another file nothing is kept."""
+    """Keep what was found out about a backup of the folder; of another file nothing is kept.
+
+    It can be found out again: what cannot be noted, since another process hangs that holds the
+    lock, is said in the log.
+    """
     if path.parent.name != FOLDER or not path.name.endswith(ENDING):
         return
-    state = path.stat()
-    files = _load(path.parent)
-    about = files.get(path.name)
-    if about is None or (about.size, about.mtime_ns) != (state.st_size, state.st_mtime_ns):
-        about = Known(size=state.st_size, mtime_ns=state.st_mtime_ns)
-    files[path.name] = msgspec.structs.replace(about, **found)
-    there = {each: known for each, known in files.items() if (path.parent / each).exists()}
-    data = msgspec.json.encode(_KnownFiles(there, _checksum(there)))
-    write_atomic(path.parent / _KNOWN, msgspec.json.format(data, indent=1))
+    with _noting(path.parent) as free:
+        if not free:
+            logger.warning("what was found out about %s could not be noted", path.name)
+            return
+        state = path.stat()
+        files = _load(path.parent)
+        about = files.get(path.name)
+        if about is None or (about.size, about.mtime_ns) != (state.st_size, state.st_mtime_ns):
+            about = Known(size=state.st_size, mtime_ns=state.st_mtime_ns)
+        files[path.name] = msgspec.structs.replace(about, **found)
+        there = {each: known for each, known in files.items() if (path.parent / each).exists()}
+        data = msgspec.json.encode(_KnownFiles(there, _checksum(there)))
+        write_atomic(path.parent / _KNOWN, msgspec.json.format(data, indent=1))
+
+
+def keep_schedule(data_dir: Path, data: bytes) -> None:
+    """Put this in the place of the schedule's file.  Raises OSError."""
+    place = folder(data_dir)
+    make_directory(place)
+    with _noting(place) as free:
+        if not free:
+            raise OSError(errno.EAGAIN, "another process holds the lock")
+        write_atomic(place / SCHEDULE, data)
 
 
 def _checksum(files: dict[str, Known]) -> str:

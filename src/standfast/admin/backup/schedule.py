@@ -16,7 +16,7 @@ import msgspec
 from standfast.admin.backup import folder as folders
 from standfast.admin.backup.creating import create
 from standfast.admin.backup.pruning import Retention, prune
-from standfast.admin.backup.verifying import verify
+from standfast.admin.backup.verifying import Verified, verify
 from standfast.config.settings import Settings
 from standfast.engine.background import Timer
 from standfast.errors import StandfastError, Unavailable
@@ -26,12 +26,11 @@ from standfast.limits import (
     BACKUP_PAUSE_S,
     BACKUP_TURN_S,
 )
-from standfast.system.files import make_directory, write_atomic
 from standfast.system.supervision import Supervisor
 
 logger = logging.getLogger("standfast")
 
-FILE = "schedule.json"
+FILE = folders.SCHEDULE
 
 
 class Schedule(NamedTuple):
@@ -47,12 +46,14 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     `made_at`: when the last backup was made and found whole, `name` and `database` which;
     `failures` since then, the first at `failing_since`, with the last one's `error`; `next_at`: the
-    next try.
+    next try.  `identity`: the history of the database that was met last, empty where nothing was
+    written to it yet, None where that was never seen.
     """
 
     every_s: float
     next_at: float
     database: str = ""
+    identity: str | None = None
     made_at: float | None = None
     name: str = ""
     failures: int = 0
@@ -75,9 +76,17 @@ def pause_s(failures: int, every_s: float) -> float:
     return min(longest, BACKUP_PAUSE_S * 2.0 ** min(failures - 1, 20))
 
 
-def due_at(known: State | None, schedule: Schedule, database: str) -> float:
-    """When the next backup is due; 0, at once, where none of this database was made."""
+def due_at(
+    known: State | None, schedule: Schedule, database: str, identity: str | None = None
+) -> float:
+    """When the next backup is due; 0, at once, where none of this database was made.
+
+    `database` is what the URL shows, `identity` the history that was found there, which may be
+    another one under the same URL; None where the database does not answer, which proves nothing.
+    """
     if known is None or known.database != database:
+        return 0.0
+    if identity is not None and known.identity is not None and known.identity != identity:
         return 0.0
     if known.is_failing or known.made_at is None:
         return known.next_at
@@ -135,17 +144,18 @@ class Scheduler:
         looked at a little later.
         """
         known = load(self._settings.data_dir)
-        wait = due_at(known, self._schedule, self._database) - self._now()
+        identity = self._identity()
+        wait = due_at(known, self._schedule, self._database, identity) - self._now()
         # A clock that was set back far would put it off by as much.
         if 0 < wait <= self._schedule.every_s:
             return wait
         try:
-            path = self._make()
+            made = self._make()
         except StandfastError as error:
             if isinstance(error, Unavailable) and error.code == "locked":
                 return BACKUP_PAUSE_S
-            return self._note_failure(known, error)
-        self._note_success(known, path)
+            return self._note_failure(known, error, identity)
+        self._note_success(known, made)
         try:
             prune(self._settings.data_dir, self._schedule.retention)
         except StandfastError as error:
@@ -156,7 +166,20 @@ class Scheduler:
     def _database(self) -> str:
         return self._settings.target.display
 
-    def _make(self) -> Path:
+    def _identity(self) -> str | None:
+        """The history of the database that answers now; None where none does."""
+        from standfast.api.opening import backend_for
+
+        try:
+            backend = backend_for(self._settings.target)
+            try:
+                return backend.identity() or ""
+            finally:
+                backend.close()
+        except StandfastError:  # what is wrong is said by the backup, when one is due
+            return None
+
+    def _make(self) -> Verified:
         """A backup that was found whole."""
         from standfast.api.opening import backend_for, refuse_mirror, refuse_to_hide
 
@@ -168,24 +191,26 @@ class Scheduler:
             made = create(backend, settings.data_dir, reason="scheduled")
         finally:
             backend.close()
-        verify(made.path)
-        return made.path
+        return verify(made.path)
 
-    def _note_success(self, known: State | None, path: Path) -> None:
+    def _note_success(self, known: State | None, made: Verified) -> None:
         now = self._now()
         if known is not None and known.is_failing:
-            logger.warning("scheduled backups work again: %s", path.name)
+            logger.warning("scheduled backups work again: %s", made.path.name)
         self._keep(
             State(
                 every_s=self._schedule.every_s,
                 next_at=now + self._schedule.every_s,
                 database=self._database,
+                identity=made.head.source.identity or "",
                 made_at=now,
-                name=path.name,
+                name=made.path.name,
             )
         )
 
-    def _note_failure(self, known: State | None, error: StandfastError) -> float:
+    def _note_failure(
+        self, known: State | None, error: StandfastError, identity: str | None
+    ) -> float:
         now = self._now()
         before = known or State(every_s=self._schedule.every_s, next_at=now)
         failures = before.failures + 1
@@ -201,6 +226,7 @@ class Scheduler:
                 every_s=self._schedule.every_s,
                 next_at=now + pause,
                 database=self._database,
+                identity=before.identity if identity is None else identity,
                 failures=failures,
                 failing_since=before.failing_since or now,
                 error=error.message,
@@ -210,8 +236,7 @@ class Scheduler:
 
     def _keep(self, state: State) -> None:
         try:
-            place = folders.folder(self._settings.data_dir)
-            make_directory(place)
-            write_atomic(place / FILE, msgspec.json.format(msgspec.json.encode(state), indent=1))
+            data = msgspec.json.format(msgspec.json.encode(state), indent=1)
+            folders.keep_schedule(self._settings.data_dir, data)
         except OSError as error:  # the disk is full or gone: said in the log alone
             logger.warning("the state of the backups could not be kept: %s", error.strerror)
