@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from standfast.admin.backup.folder import backups
@@ -21,6 +22,7 @@ from support.backups import backend_of, rows_of
 from support.cli import run_cli
 from support.crash_points import CLEAN_UP
 from support.killing import killed_at
+from support.roles import app_role
 
 DAY_S = 86_400
 
@@ -155,6 +157,34 @@ def test_resolved_conflicts_go_after_90_days(backend: Backend, data_dir: Path, u
     assert (planned.rule, planned.size) == ("conflicts", 1)
     assert cleanup(backend, data_dir) == [planned]
     assert [line.seq for line in backend.conflicts()] == [1, 2]
+
+
+def test_conflicts_that_another_role_owns_are_left_and_named(
+    pg_admin_url: str, pg_database: str, data_dir: Path
+) -> None:
+    """Under the least rights resolved conflicts stay, everything else is done, and the command says
+    how many there are and whose they are; the owner removes them."""
+    with app_role(pg_admin_url, pg_database) as app:
+        backend = app.backend()
+        backend.install(["c"])
+        backend.close()
+        with psycopg.connect(app.dba_url, autocommit=True) as pg:
+            pg.execute(
+                "INSERT INTO standfast.conflicts (collection, key, kind, reason, state,"
+                " resolved_at, app) SELECT 'c', 'k', 'put', 'x', 'resolved',"
+                " now() - interval '91 days', %s",
+                (app.name,),
+            )
+        place = ("--url", app.url, "--data-dir", data_dir)
+        ran = run_cli("cleanup", "--yes", *place)
+        assert ran.code == 0, ran.said
+        assert "1 row(s) of resolved conflicts are left" in ran.said
+        assert f"`{app.owner}`" in ran.said
+        assert "0 thing(s) removed" in ran.said
+        found = run_cli("cleanup", "--yes", "--json", *place).document["removed"]
+        assert [(one["size"], one["left_to"]) for one in found] == [(1, app.owner)]
+        ran = run_cli("cleanup", "--yes", "--url", app.dba_url, "--data-dir", data_dir)
+        assert "1 thing(s) removed" in ran.said
 
 
 def test_what_writers_trim_goes_too(backend: Backend, data_dir: Path, url: str) -> None:

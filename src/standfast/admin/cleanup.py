@@ -35,11 +35,15 @@ _KEPT_FILES = ("discarded-*.json", "*.damaged-*")
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """What a rule removes: a file, a directory, or rows; `size` in bytes or rows."""
+    """What a rule removes: a file, a directory, or rows; `size` in bytes or rows.
+
+    `left_to`: the role of the database that may remove it; it was left, since ours may not.
+    """
 
     rule: str
     what: str
     size: int
+    left_to: str | None = None
 
 
 class DocumentFilter(msgspec.Struct, frozen=True):
@@ -69,7 +73,7 @@ def cleanup(
     - runs of `migrate` that ended, or were rolled back, 180 days ago: their kept originals;
     - writes that were given up, damaged files that were set aside, and files that `promote` moved
       aside, after 90 days;
-    - conflicts that were resolved 90 days ago;
+    - conflicts that were resolved 90 days ago; on PostgreSQL only their owner may;
     - backups that `prune` would remove;
     - what the writers of the database trim as well: see `Backend.trim`;
     - documents, by this filter alone: after a backup of their collection was made.
@@ -85,8 +89,9 @@ def cleanup(
                 failpoint("cleanup-removed")
         pruned = prune(data_dir, retention or Retention(), dry_run=dry_run)
         removed += [Removed("backups", each.path.name, each.size) for each in pruned.removed]
-        if count := _forget_conflicts(backend, dry_run=dry_run):
-            removed.append(Removed("conflicts", "resolved conflicts", count))
+        count, left_to = _forget_conflicts(backend, dry_run=dry_run)
+        if count:
+            removed.append(Removed("conflicts", "resolved conflicts", count, left_to))
         if not dry_run:
             _trim(backend)
         if documents is not None:
@@ -133,21 +138,23 @@ def _trim(backend: Backend) -> None:
             pass
 
 
-def _forget_conflicts(backend: Backend, *, dry_run: bool) -> int:
-    """Conflicts that were resolved so long ago; how many."""
+def _forget_conflicts(backend: Backend, *, dry_run: bool) -> tuple[int, str | None]:
+    """Conflicts that were resolved so long ago: how many, and whose they are if not ours."""
     if isinstance(backend, SqliteBackend):
         if backend.identity() is None:
-            return 0
+            return 0, None
         before_us = time.time_ns() // 1000 - int(CONFLICTS_KEPT_S * 1e6)
         with backend.writing("removing resolved conflicts") as conn:
-            return sqlite_conflicts.forget(conn, before_us, dry_run=dry_run)
+            return sqlite_conflicts.forget(conn, before_us, dry_run=dry_run), None
     from standfast.backends.postgres import conflicts as postgres_conflicts
     from standfast.backends.postgres.backend import PostgresBackend
 
     if not isinstance(backend, PostgresBackend) or backend.identity() is None:
-        return 0
+        return 0, None
     with backend.connection("removing resolved conflicts") as conn:
-        return postgres_conflicts.forget(conn, CONFLICTS_KEPT_S, dry_run=dry_run)
+        owner = postgres_conflicts.owner(conn)
+        look = dry_run or owner is not None
+        return postgres_conflicts.forget(conn, CONFLICTS_KEPT_S, dry_run=look), owner
 
 
 def _remove_documents(

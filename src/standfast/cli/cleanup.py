@@ -60,19 +60,28 @@ def cleanup_command(
     settings = read_settings(url, data_dir)
     with database(settings) as backend:
         found = cleanup(backend, settings.data_dir, documents=chosen, dry_run=True)
-        if found and not dry_run:
+        ours = [each for each in found if each.left_to is None]
+        if ours and not dry_run:
             if not as_json:
-                for each in found:
+                for each in ours:
                     note(f"plan: {each.rule}: {shown(each.what)}")
-            question = f"Remove {len(found)} thing(s)?"
+            question = f"Remove {len(ours)} thing(s)?"
             require_yes(question, yes=yes, as_json=as_json)
             found = cleanup(backend, settings.data_dir, documents=chosen)
     if as_json:
         print_json({"removed": found, "dry_run": dry_run})
         return Exit.DONE
-    for each in found:
+    ours = [each for each in found if each.left_to is None]
+    for each in ours:
         unit = "document(s)" if each.rule == "documents" else "bytes"
         unit = "row(s)" if each.rule == "conflicts" else unit
         print_line(f"{each.rule}  {shown(each.what)}  {each.size:,} {unit}")
-    note(f"{len(found)} thing(s) {'would go' if dry_run else 'removed'}")
+    for each in found:
+        if each.left_to is not None:
+            note(
+                f"{each.size:,} row(s) of {shown(each.what)} are left: only their owner, the role"
+                f" `{shown(each.left_to)}`, may remove them.  As that role:"
+                " standfast cleanup --url postgresql://..."
+            )
+    note(f"{len(ours)} thing(s) {'would go' if dry_run else 'removed'}")
     return Exit.DONE

@@ -77,6 +77,15 @@ def resolve(conn: Connection[Any], number: int, resolution: str) -> bool:
     return cur.rowcount == 1
 
 
+def owner(conn: Connection[Any]) -> str | None:
+    """The role that alone may remove lines; None where that is ours."""
+    row = conn.execute(
+        "SELECT pg_get_userbyid(relowner)::text, pg_has_role(relowner, 'USAGE') FROM pg_class"
+        " WHERE oid = 'standfast.conflicts'::regclass"
+    ).fetchone()
+    return row[0] if row and not row[1] else None
+
+
 def forget(conn: Connection[Any], age_s: float, *, dry_run: bool) -> int:
     """Remove the lines that were resolved longer ago than this; only their owner may."""
     where: LiteralString = (
