@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from standfast import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.engine import journal as journal_module
 from standfast.engine.journal import History, Journal, Totals
+from standfast.engine.salvage import Loss
 from standfast.ops.types import Op, ServerIdentity
 
 LANE = "00000000-0000-4000-8000-000000000001"
@@ -321,6 +323,70 @@ def test_a_journal_of_which_nothing_can_be_read(tmp_path: Path, what: str) -> No
     assert (loss.salvaged, loss.lost) == (0, None)
     assert (tmp_path / loss.file).exists()
     made.close()
+
+
+@pytest.mark.parametrize("what", ["log removed", "log emptied", "log zeroed", "all removed"])
+def test_a_journal_that_is_older_than_it_was_says_so(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D3: what a kill -9 left, without its log: SQLite opens it, and the loss is noticed once."""
+    left = killed_with(tmp_path, [1, 2, 3], settled=1)
+    log = left / "journal.db-wal"
+    if what == "log emptied":
+        log.write_bytes(b"")
+    elif what == "log zeroed":
+        log.write_bytes(bytes(log.stat().st_size))
+    else:
+        log.unlink()
+    if what == "all removed":
+        (left / "journal.db").unlink()
+    (loss,) = losses_of(left)
+    assert (loss.lost, loss.names) == (2, ((LANE, 3),))
+    assert "older than what it has acknowledged" in caplog.text
+    assert losses_of(left) == [loss]
+    (left / loss.file).unlink()
+    assert losses_of(left) == []
+
+
+@pytest.mark.parametrize("settled", [0, 3])
+def test_a_journal_that_has_lost_nothing_says_nothing(tmp_path: Path, settled: int) -> None:
+    """D3: with its log nothing is lost; nor is it without, where nothing was pending."""
+    left = killed_with(tmp_path, [1, 2, 3], settled=settled)
+    if settled:
+        (left / "journal.db-wal").unlink()
+    assert losses_of(left) == []
+
+
+@pytest.mark.parametrize("what", ["emptied", "zeroed", "garbage"])
+def test_nothing_is_acknowledged_in_a_log_that_is_none(journal: Journal, what: str) -> None:
+    """I1, D3: a log that was overwritten under an open journal takes commits that a kill loses."""
+    add(journal, make(1))
+    log = journal.path.with_name("journal.db-wal")
+    size = log.stat().st_size
+    log.write_bytes({"emptied": b"", "zeroed": bytes(size), "garbage": b"\xff" * size}[what])
+    with pytest.raises(CorruptData):
+        add(journal, make(2))
+
+
+def killed_with(tmp_path: Path, seqs: Sequence[int], *, settled: int) -> Path:
+    """The files as a kill -9 leaves them, after these ops and the removal of the first ones."""
+    (tmp_path / "data").mkdir()
+    made = Journal(tmp_path / "data")
+    for seq in seqs:
+        add(made, make(seq))
+    made.remove(list(made.everything())[:settled])
+    shutil.copytree(tmp_path / "data", tmp_path / "left")
+    made.close()
+    return tmp_path / "left"
+
+
+def losses_of(data_dir: Path) -> list[Loss]:
+    """What a journal says it has lost, when it is opened."""
+    opened = Journal(data_dir)
+    try:
+        return opened.losses()
+    finally:
+        opened.close()
 
 
 def test_a_journal_in_use_is_not_set_aside(tmp_path: Path) -> None:

@@ -117,6 +117,27 @@ def damage_a_page(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_a_directory_in_the_place_of_a_file_stops_no_write(far_pg: MakeFar, tmp_path: Path) -> None:
+    """D3, D5: where the spool or the lock of the replay should be: set aside, and named."""
+    far = far_pg()
+    data_dir = tmp_path / "data"
+    with standfast.open(far.url, data_dir=data_dir) as store:
+        wait_direct(store)
+        for name in ("spool.jsonl", "drain.lock"):
+            (data_dir / name).unlink(missing_ok=True)
+            (data_dir / name).mkdir()
+        assert store["c"].put("healthy", 1).durable_on == "primary"
+        with far.line.down():
+            assert store["c"].put("away", 1).durable_on == "journal"
+        wait_direct(store)
+        (problem,) = store.health().problems
+        assert "spool.jsonl.damaged-" in problem
+        (aside,) = data_dir.glob("spool.jsonl.damaged-*")
+        aside.rmdir()
+        assert store.health().healthy
+    assert on_primary(far.near_url, "c") == {"healthy": 1, "away": 1}
+
+
 def test_a_locked_mirror_holds_up_no_write(pg_database: str, tmp_path: Path) -> None:
     """D4: when the primary has answered, a write does not wait for a lock on the mirror."""
     with standfast.open(pg_database, data_dir=tmp_path / "data") as store:

@@ -150,7 +150,7 @@ def look(data_dir: Path) -> Local:
             bytes=totals.bytes,
             oldest_us=journal.oldest_us(),
             spooled=len(journal.spooled()),
-            losses=tuple(map(str, journal.losses())),
+            losses=(*map(str, journal.losses()), *journal.spool.losses()),
             lanes=lanes,
             mirrored=mirrored,
             expected=expected,

@@ -12,7 +12,7 @@ from standfast.engine.activity import LastError, Report
 from standfast.engine.local_state import LocalState
 from standfast.engine.refusals import Refusal
 from standfast.engine.state_machine import Mode, Situation
-from standfast.errors import StandfastError
+from standfast.errors import CorruptData, StandfastError
 from standfast.system.supervision import Trouble
 
 
@@ -95,11 +95,17 @@ def health_without_files(
         data_dir=str(local_state.data_dir.absolute()),
         fallback=local_state.options.fallback,
         attempts=situation.attempts,
-        problems=(
-            f"the local files cannot be read: {error.message}; what was acknowledged is safe in"
-            f" them ({error.hint})",
-        ),
+        problems=(f"the local files cannot be read: {error.message}; {_what_is_safe(error)}",),
     )
+
+
+def _what_is_safe(error: StandfastError) -> str:
+    if isinstance(error, CorruptData):
+        return (
+            "what is pending may still be saved: stop the app with SIGTERM, not with SIGKILL, and"
+            " start it again; what can be read is taken over, what cannot is counted"
+        )
+    return f"what was acknowledged is safe in them ({error.hint})"
 
 
 def health_of(
@@ -158,6 +164,7 @@ def local_problems(local_state: LocalState) -> Iterator[str]:
             " does no harm; look at the disk"
         )
     yield from map(str, journal.losses())
+    yield from journal.spool.losses()
 
 
 def _in_trouble(trouble: Trouble) -> str:

@@ -26,6 +26,7 @@ import msgspec
 
 from standfast.engine.heads import Head, pack_head, unpack_head
 from standfast.engine.histories import History, Notice
+from standfast.engine.journal_mark import JournalMark
 from standfast.engine.salvage import Loss, Salvaged, salvage
 from standfast.engine.spool import Spool
 from standfast.engine.sqlite_file import LocalFile
@@ -89,6 +90,7 @@ _HEAD = (
     " FROM heads WHERE collection = ?1 AND key = ?2"
 )
 _FORGET_HEAD = "DELETE FROM heads WHERE collection = ? AND key = ?"
+_LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'ops'"
 _PLACE = "SELECT 1 FROM ops WHERE collection = ? AND key = ? LIMIT 1"
 #: A file up to this size is checked for damage when it is opened: at about 1 ms a MB.
 _CHECKED_BYTES = 64 * 1024 * 1024
@@ -142,6 +144,8 @@ class Transaction:
 
     def __init__(self, conn: apsw.Connection) -> None:
         self._conn = conn
+        self.last: Op | None = None
+        """The last op that was added."""
 
     def at(self, collection: str, key: str) -> list[Op]:
         """The pending ops of one place, in order."""
@@ -180,6 +184,7 @@ class Transaction:
             ],
         )
         _count(self._conn, len(ops), sum(sizes))
+        self.last = ops[-1] if ops else self.last
         self._keep_heads(ops, heads)
 
     def _keep_heads(self, ops: Sequence[Op], heads: Mapping[Place, Head]) -> None:
@@ -215,11 +220,22 @@ class Journal:
         self._closed_lanes: set[str] = set()
         self._changes = 0
         self.spool = Spool(data_dir)
-        self._file = _opened((data_dir / FILE).absolute())
+        self._noted = JournalMark(data_dir)
+        self._file = _opened((data_dir / FILE).absolute(), self._noted)
         self.path = self._file.path
         self.opened: set[str] = set()
         """The lanes that were opened here, by this object."""
         self.directory = self._directory()
+        self._look_for_loss()
+
+    def _look_for_loss(self) -> None:
+        """Notice a file that is older than what it has acknowledged."""
+        with self._file.reading("looking at the journal") as conn:
+            last = conn.execute(_LAST_ID).get
+        loss = self._noted.loss(last or 0)
+        if loss is not None:
+            with self._file.writing("noting a loss", durable=True) as conn:
+                _note_loss(conn, loss)
 
     def _directory(self) -> str:
         """The UUID under which the primary knows the lanes of this directory."""
@@ -352,10 +368,16 @@ class Journal:
             with self._file.writing(doing, durable=True, wait_s=wait_s) as conn:
                 settled = self._forget_settled(conn)
                 _add_spooled(conn, spooled or [])
-                yield Transaction(conn)
+                transaction = Transaction(conn)
+                yield transaction
+                added = transaction.last or (spooled[-1] if spooled else None)
+                reached = (conn.execute(_LAST_ID).get, _ops(conn)) if added else (0, 0)
                 failpoint("journal-before-commit")
+            self._file.require_log()
             self._forgotten(settled)
             failpoint("journal-committed")
+            if added is not None:
+                self._noted.note_added(reached[0], added, pending=reached[1])
             if spooled is not None:
                 self.spool.empty()
                 self._is_spooling()  # where it cannot be emptied: what of it is pending
@@ -550,7 +572,9 @@ class Journal:
             with self._file.writing("clearing the journal", durable=durable) as conn:
                 settled = self._forget_settled(conn)
                 _remove(conn, pending)
+                left = _ops(conn)
             self._forgotten(settled)
+            self._noted.note_removed(pending=left)
         except StandfastError:
             if durable:
                 raise
@@ -650,7 +674,7 @@ def _file(path: Path) -> LocalFile:
     return LocalFile(path, mark=MARK, schema=_SCHEMA, what="the journal")
 
 
-def _opened(path: Path) -> LocalFile:
+def _opened(path: Path, noted: JournalMark) -> LocalFile:
     """The file; a new one with what can be read of a damaged one."""
     try:
         file = _file(path)
@@ -666,7 +690,9 @@ def _opened(path: Path) -> LocalFile:
         if error.code != "cannot_open" or path.is_file() or not path.exists():
             raise
         found = salvage(path)  # something that is no file is in its place
-    return _salvaged(path, found)
+    file = _salvaged(path, found)
+    noted.forget()  # of what is lost, there is a note in the file
+    return file
 
 
 def _add_spooled(conn: apsw.Connection, ops: Sequence[Op]) -> None:
@@ -716,9 +742,13 @@ def _salvaged(path: Path, found: Salvaged) -> LocalFile:
             found.ops,
         )
         _count(conn, len(found.ops), sum(row[5] for row in found.ops))
-        loss = msgspec.json.encode(found.loss).decode()
-        conn.execute("INSERT OR REPLACE INTO losses VALUES (?, ?)", (_now_us(), loss))
+        _note_loss(conn, found.loss)
     return file
+
+
+def _note_loss(conn: apsw.Connection, loss: Loss) -> None:
+    text = msgspec.json.encode(loss).decode()
+    conn.execute("INSERT OR REPLACE INTO losses VALUES (?, ?)", (_now_us(), text))
 
 
 def _remove(conn: apsw.Connection, pending: Iterable[Pending]) -> None:
@@ -754,6 +784,10 @@ def _at(
 
 def _size(op: Op) -> int:
     return len(op.body or "") + len(op.base or "") + len(op.key) + 100
+
+
+def _ops(conn: apsw.Connection) -> int:
+    return conn.execute("SELECT ops FROM totals").get
 
 
 def _count(conn: apsw.Connection, ops: int, size: int) -> None:

@@ -24,6 +24,7 @@ from standfast.engine.journal import Pending
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
 from standfast.engine.replay_batches import next_batch, size_of, units
+from standfast.engine.set_aside import clear_place
 from standfast.engine.time_travel import decide
 from standfast.engine.waiting import GRACE_S, Kinds, Waiting
 from standfast.errors import ConfigError, DataError, StandfastError, Unavailable
@@ -154,6 +155,7 @@ class Replayer:
             return "waiting"
         try:
             with mapped(f"locking the replay of {self._data_dir}"):
+                clear_place(self._drain_lock.path)
                 if not self._drain_lock.acquire():
                     return "waiting"
             failpoint("drain-locked")

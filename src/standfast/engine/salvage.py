@@ -28,14 +28,26 @@ MAX_NAMED = 1000
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """What a damaged journal has lost: how many writes (None: unknown), and which of them."""
+    """What a damaged journal has lost: how many writes (None: unknown), and which of them.
+
+    `is_older`: it is whole, but as it was before its last writes; `lost` of them at most, and the
+    last one has that name.
+    """
 
     file: str
     salvaged: int
     lost: int | None
     names: tuple[tuple[str, int], ...] = ()
+    is_older: bool = False
 
     def __str__(self) -> str:
+        if self.is_older:
+            lane, seq = self.names[0]
+            return (
+                f"the journal is older than what it has acknowledged (was it, or its -wal file,"
+                f" replaced or removed?): up to {self.lost} acknowledged writes were lost, the last"
+                f" of them {lane}/{seq}; remove {self.file} when you know of it"
+            )
         lost = "an unknown number of" if self.lost is None else self.lost
         return (
             f"the journal was damaged: {lost} acknowledged writes were lost, {self.salvaged}"

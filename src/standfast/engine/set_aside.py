@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from standfast.limits import MAX_SET_ASIDE
 from standfast.system.locks import FileLock
+
+logger = logging.getLogger("standfast")
 
 #: What SQLite keeps beside a database, by the ending of its name.
 COMPANIONS = ("-wal", "-shm")
@@ -29,6 +32,18 @@ def set_aside(path: Path) -> Path:
     for ending in COMPANIONS:
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{path}{ending}", f"{aside}{ending}")
+    return aside
+
+
+def clear_place(path: Path) -> Path | None:
+    """Set aside what is no file, in the place of one of ours; its new name.  Raises OSError.
+
+    Nothing of ours is in a directory there, and it must not stop what the file is for.
+    """
+    if path.is_file() or not os.path.lexists(path):
+        return None
+    aside = set_aside(path)
+    logger.error("%s is not a file: it was set aside as %s", path, aside.name)
     return aside
 
 

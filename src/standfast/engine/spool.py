@@ -22,7 +22,7 @@ import msgspec
 
 from standfast.backends.sqlite.errors import mapped
 from standfast.backends.sqlite.file import gone, inode_of
-from standfast.engine.set_aside import found_aside, set_aside
+from standfast.engine.set_aside import clear_place, found_aside, set_aside
 from standfast.errors import Unavailable
 from standfast.limits import MAX_SPOOL_BYTES, SPOOL_WAIT_S
 from standfast.ops.batch import Place
@@ -158,8 +158,17 @@ class Spool:
 
     @property
     def aside(self) -> list[Path]:
-        """Earlier spools with lines that could not be read."""
+        """Earlier spools with lines that could not be read, and what was in the place of one."""
         return found_aside(self.path)
+
+    def losses(self) -> list[str]:
+        """What was set aside, a sentence each, while it is there."""
+        return [
+            f"{path.name} was set aside, since not all of it could be read as a spool: writes that"
+            " were acknowledged in it may be missing on the primary; remove it when it is of no use"
+            " any more"
+            for path in self.aside
+        ]
 
     def look(self) -> None:
         """Read it if it has changed."""
@@ -175,6 +184,7 @@ class Spool:
 
     def _read(self) -> None:
         with mapped(f"reading the spool {self.path}"):
+            clear_place(self.path)
             try:
                 data, found = read_regular(self.path)
             except FileNotFoundError:

@@ -37,6 +37,7 @@ T = TypeVar("T")
 #: has to do it: 16 MB and 128 MB.
 CHECKPOINT_PAGES = 4000
 MAX_LOG_PAGES = 32_000
+_LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
 class LocalFile:
@@ -91,6 +92,22 @@ class LocalFile:
             return False
         except OSError as error:
             raise from_sqlite(error, f"looking at {self.path}") from None
+
+    def require_log(self) -> None:
+        """Raise if what has just been committed is in no write-ahead log of SQLite any more.
+
+        One that was emptied or overwritten under it still takes commits, which a kill -9 loses.
+        Source: sqlite.org/fileformat2.html, 4.1, "WAL File Format".
+        """
+        try:
+            with open(f"{self.path}-wal", "rb", buffering=0) as log:
+                is_log = log.read(4) in _LOG_MAGIC
+        except FileNotFoundError:
+            is_log = False
+        except OSError:
+            return  # which proves nothing
+        if not is_log:
+            raise gone(self.path, f"the log of {self._what}")
 
     def _install(self, mark: int, schema: str) -> None:
         conn = self._writer
