@@ -316,6 +316,7 @@ bad_lease            DataError     : not a lease
 bad_number           DataError     : not a number that can be used there
 bad_age              DataError     : not a number of days
 bad_registered       DataError     : `registered=` does not say who is registered
+not_registered       DataError     : `register` returned False
 bad_modes            ConfigError   : the event modes are not a list of different names
 unknown_mode         DataError | CorruptData : not one of the event modes
 unknown_setting      DataError     : not one of the registered settings

@@ -131,6 +131,21 @@ def test_the_row_of_all_guilds_is_read_and_written_in_place(
     assert all("--split-default" in text for text in warnings)
 
 
+@pytest.mark.parametrize("stray", [{"version": 2}, {"_meta": None}, {"2": None}, {"2": []}])
+def test_a_stray_member_hides_no_guild(shared: Home, stray: dict[str, Any]) -> None:
+    """B5: whatever else is in the row of all guilds, these are read and written in it."""
+    store = shared.store("other")
+    entry = {"discord_tag": "a", "member_id": 7, "ign": "A"}
+    store["waitlist_data"].put("default", {"1": {"waitlist": [entry]}, **stray})
+    bot = shared.bot()
+    assert tags(bot.waitlist.list(1)) == ["a"]
+    bot.waitlist.add(1, member_id=8, discord_tag="b", ign="B")
+    assert list(store["waitlist_data"].keys()) == ["default"]
+    row = store["waitlist_data"].get("default")
+    assert [one["discord_tag"] for one in row["1"]["waitlist"]] == ["a", "b"]
+    assert {key: row[key] for key in stray} == stray
+
+
 def test_a_guild_called_default_is_not_that_row(shared: Home) -> None:
     """A document `default` without a guild in it is a document like others."""
     store = shared.store("other")
@@ -325,6 +340,14 @@ def test_a_registration_that_says_nonsense_is_refused(embedded: Home, answer: An
     assert bot.waitlist.claimed(1) == []
 
 
+def test_a_registration_that_returns_false_loses_nobody(shared: Home) -> None:
+    """B1: what older code means by False; nobody leaves the list, and the error says it."""
+    bot, sheet = waiting_room(shared), Sheet(2)
+    sheet.register = lambda guild, entry: False  # type: ignore[method-assign,return-value]
+    assert code(lambda: bot.waitlist.promote_into(1, sheet)) == "not_registered"
+    assert tags(bot.waitlist.list(1)) == ["t0", "t1", "t2"]
+
+
 # ---- messages are known by name
 
 
@@ -344,6 +367,20 @@ def test_messages_are_known_by_name_not_by_look(home: Home) -> None:
     bot.messages.remove(1, "registration")
     assert bot.messages.known() == []
     assert store["persisted_views"].get("1")["allowed_roles"] == [snowflake, snowflake + 1]
+
+
+def test_what_took_the_place_of_a_message_is_no_message(shared: Home) -> None:
+    """F7: the name was a message once; what stands there now `set` has not written."""
+    bot, documents = shared.bot(), shared.bot("another").documents("persisted_views")
+    bot.messages.set(1, "panel", 5, 6)
+    documents.put("1", {"panel": [7, 8]})
+    assert bot.messages.known() == []
+    bot.messages.set(1, "panel", 5, 6)
+    bot.messages.remove(1, "panel")
+    documents.put("1", {"panel": [7, 8], "more": 1})
+    assert bot.messages.known() == []
+    bot.messages.set(1, "panel", 5, 9)
+    assert [one.message_id for one in bot.messages.known()] == [9]
 
 
 def test_an_older_form_is_kept_for_an_older_bot(

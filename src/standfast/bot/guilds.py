@@ -50,16 +50,16 @@ logger = logging.getLogger("standfast")
 
 
 def is_single_row(value: object) -> bool:
-    """Whether a document is that row: an object of objects, some of them under a guild's id.
+    """Whether a document is that row: one with an object under a guild's id.
 
-    An empty one counts too: it is what an older bot writes before its first guild.
+    Whatever else is in it, such as a version: the guilds are there all the same.  An empty object
+    counts too: it is what an older bot writes before its first guild.
     """
     if not isinstance(value, dict):
         return False
     members = cast("dict[str, Any]", value)
-    if not all(isinstance(one, dict) for one in members.values()):
-        return False
-    return not members or any(is_guild_key(key) for key in members)
+    guilds = (one for key, one in members.items() if is_guild_key(key))
+    return not members or any(isinstance(one, dict) for one in guilds)
 
 
 class Place(NamedTuple):

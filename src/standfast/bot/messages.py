@@ -31,13 +31,13 @@ class Message(Redacted, frozen=True):
 class AsyncMessages(Part):
     """Persisted messages: a place `(channel_id, message_id)` for each name.
 
-    The names that `set` has written are recorded beside the document, in `bot_messages`: what a
-    member looks like is never a reason to delete it.
+    What `set` has written is recorded beside the document, in `bot_messages`, by name and message:
+    what a member looks like is never a reason to delete it, nor that its name was a message once.
     """
 
     def __init__(self, guilds: Guilds) -> None:
         super().__init__(guilds)
-        self._recorded: builtins.set[tuple[str, str]] = builtins.set()
+        self._recorded: dict[tuple[str, str], int] = {}
 
     async def set(
         self, guild_id: GuildId, name: str, channel_id: int | str, message_id: int | str
@@ -50,9 +50,9 @@ class AsyncMessages(Part):
         place = [number_id(channel_id, "channel"), number_id(message_id, "message")]
         patch = {message_name(name): place}
         record = (self._guilds.key(guild_id), name)
-        if record not in self._recorded:
-            await self._guilds.patch(MESSAGES, guild_id, {name: True})
-            self._recorded.add(record)
+        if self._recorded.get(record) != place[1]:
+            await self._guilds.patch(MESSAGES, guild_id, {name: place[1]})
+            self._recorded[record] = place[1]
         return await self._guilds.patch(VIEWS, guild_id, patch)
 
     async def get(self, guild_id: GuildId, name: str) -> Message | None:
@@ -105,9 +105,9 @@ class AsyncMessages(Part):
     async def known(self, names: Iterable[str] = ()) -> builtins.list[Message]:
         """The messages of all guilds that are known as such, in order of guild and name.
 
-        These are the ones that `set` has written, and the members with one of `names`, which may be
-        in the older form.  In an outage as `list`; where the records are not known then, only those
-        with one of `names`, if there are any.
+        These are the ones that `set` has written, as it wrote them, and the members with one of
+        `names`, which may be in the older form.  In an outage as `list`; where the records are not
+        known then, only those with one of `names`, if there are any.
         """
         given = builtins.set(names)
         records: dict[str, Any] = {}
@@ -121,12 +121,12 @@ class AsyncMessages(Part):
             if not isinstance(value, dict):
                 continue
             members, record = cast("Members", value), records.get(key)
-            written = builtins.set(cast("Members", record)) if isinstance(record, dict) else given
-            messages = (
-                _message(key, name, members[name], smallest=1)
-                for name in sorted((given | written) & members.keys())
-            )
-            found += [message for message in messages if message is not None]
+            written = cast("Members", record) if isinstance(record, dict) else {}
+            for name in sorted((given | written.keys()) & members.keys()):
+                message = _message(key, name, members[name], smallest=1)
+                # Another value has taken the place of what was written: it may be anything.
+                if message and (name in given or written[name] == message.message_id):
+                    found.append(message)
         return found
 
 

@@ -44,7 +44,8 @@ class Registration(Protocol):
         ...
 
     def register(self, guild: Any, entry: WaitlistEntry, /) -> Any:
-        """Register a member.  Raising means that it did not: they keep their place."""
+        """Register a member.  Raising, or returning False, means that it did not: they keep their
+        place."""
         ...
 
 

@@ -33,7 +33,7 @@ from standfast.bot.promotion import (
     taken_of,
 )
 from standfast.bot.waitlist_calls import AsyncWaiting, Listed
-from standfast.errors import ConflictError, StandfastError
+from standfast.errors import ConflictError, DataError, StandfastError
 
 
 class EntryClaim(Claim, frozen=True, kw_only=True):
@@ -138,7 +138,9 @@ class AsyncWaitlist(AsyncWaiting):
         for index, claim in enumerate(claims):
             registering = said("register", msgspec.structs.replace(claim.entry, claim=None))
             try:
-                await (within(registering, lease_s * 0.9) if may_await else registering)
+                _require_done(
+                    await (within(registering, lease_s * 0.9) if may_await else registering)
+                )
             except Exception as error:
                 # After a time-out it may still take effect: its own claim is left to lapse.
                 for left in claims[index + isinstance(error, TimeoutError) :]:
@@ -283,10 +285,20 @@ class AsyncWaitlist(AsyncWaiting):
         return is_ours
 
 
-async def within(work: Awaitable[Any], limit_s: float) -> None:
+async def within(work: Awaitable[Any], limit_s: float) -> Any:
     """Wait for something of the application, for so long; TimeoutError then."""
     async with asyncio.timeout(limit_s):
-        await work
+        return await work
+
+
+def _require_done(said: object) -> None:
+    """Take False for what older code means by it: nobody was registered."""
+    if said is False:
+        raise DataError(
+            "register() returned False: the member is not registered, and keeps their place",
+            code="not_registered",
+            hint="look why the registration refused; raise an error there that says it",
+        )
 
 
 def _unmarked(entry: WaitlistEntry) -> WaitlistEntry:
