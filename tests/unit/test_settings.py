@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from standfast.config.settings import Settings, Target, load_settings, parse_url
+from standfast.config.settings import Settings, Target, load_settings, parse_url, read_dotenv
 from standfast.config.url import MAX_URL_CHARS
 from standfast.errors import ConfigError
 from support.shown import shown
@@ -118,6 +118,28 @@ def test_a_dotenv_that_nobody_reads_is_named(
     assert "secret" not in warning
     assert load_settings("sqlite:///x.db").target.warnings == ()
     assert load_settings(environ={}).target.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("\ufeffX=a\r\n", "a"),
+        ('X = "a b" # c\n', "a b"),
+        ("X=a # c\n", "a"),
+        ("X=a#b\n", "a#b"),
+        ("X='a # b'\n", "a # b"),
+        ("export  X='a\"b'", 'a"b'),
+        ("X=\n", ""),
+        ("X=# c\n", ""),
+        ("X=''\n", ""),
+        ("X=it's\n", "it's"),
+    ],
+)
+def test_a_dotenv_is_read_as_others_read_it(tmp_path: Path, text: str, value: str) -> None:
+    """A byte order mark, quotes and comments are not part of a name or a value."""
+    path = tmp_path / ".env"
+    path.write_bytes(text.encode())
+    assert read_dotenv(path) == {"X": value}
 
 
 SECRET_FILE = "/run/secrets/x"

@@ -131,6 +131,8 @@ class Target:
 
 #: Where many programs look for variables; ours do not, unless they are asked to.
 DOTENV = ".env"
+_QUOTED = re.compile(r"""(['"])(.*?)\1\s*(?:#.*)?""")
+_COMMENT = re.compile(r"(?:^|\s+)#")
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)")
 
 
@@ -391,14 +393,21 @@ def _unread(dotenv: Path) -> tuple[str, ...]:
 def read_dotenv(path: Path) -> dict[str, str]:
     """The variables of a `.env` file; none of one that cannot be read.
 
-    `NAME=VALUE` lines, with `export` in front or not, the value in quotes or not; no expansion.
+    `NAME=VALUE` lines, with `export` in front or not, the value in quotes or not; ` #` begins a
+    comment outside of quotes.  No expansion.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError):
         return {}
     found = (_ASSIGNMENT.fullmatch(line) for line in lines)
-    return {line[1]: line[2].strip().strip("'\"") for line in found if line}
+    return {line[1]: _dotenv_value(line[2].strip()) for line in found if line}
+
+
+def _dotenv_value(text: str) -> str:
+    if (quoted := _QUOTED.fullmatch(text)) is not None:
+        return quoted[2]
+    return _COMMENT.split(text, maxsplit=1)[0]
 
 
 def _url_from_file(file: str, name: str, read_file: Callable[[str], str]) -> str:
