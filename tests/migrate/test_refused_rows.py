@@ -91,6 +91,54 @@ def test_what_a_table_demands_is_named(place: Place, demand: str, code: str, nam
     assert len(list(all_runs(place.data_dir))) == 1
 
 
+NUMBER = GENERATED.replace("ADD COLUMN n", "ADD COLUMN number")
+LATE_KEY = "ALTER TABLE things ADD CONSTRAINT late UNIQUE (number) DEFERRABLE INITIALLY DEFERRED"
+LATE_TRIGGER = (
+    "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.key = '207' THEN"
+    " RAISE EXCEPTION 'secret'; END IF; RETURN NULL; END $$;"
+    " CREATE CONSTRAINT TRIGGER no AFTER INSERT ON things DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW EXECUTE FUNCTION no()"
+)
+
+
+@needs_triggers
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("demand", "code", "named"),
+    [(LATE_KEY, "constraint", "late"), (LATE_TRIGGER, "trigger", "P0001")],
+    ids=["key", "trigger"],
+)
+def test_what_is_asked_at_the_end_is_named(
+    place: Place, demand: str, code: str, named: str
+) -> None:
+    """Deferred constraints: what they refuse is named, and what they allow is moved; nothing is
+    left of what was refused, not even the table of another file."""
+    table(place, f"{NUMBER}; {demand}")
+    bad = place.write("things.json", FILES | {"207": {"n": 3}})
+    other = place.write("other.json", FILES)
+    with pytest.raises(DataError) as caught:
+        place.migrate(bad, other)
+    assert caught.value.code == code
+    assert named in caught.value.message
+    assert place.backend.collections() == ["things"]
+    good = {key: value for key, value in FILES.items() if key != "207"}
+    place.moved(place.write("things.json", good))
+    assert len(place.documents("things")) == len(good) + 1
+
+
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+def test_a_database_that_takes_no_write_is_named_by_the_plan(place: Place) -> None:
+    """default_transaction_read_only, as on a standby: the plan says it, not the load."""
+    path = place.write("v.json", {"1": {}})
+    with psycopg.connect(str(place.postgres_url), autocommit=True) as conn:
+        name = psycopg.sql.Identifier(conn.info.dbname)
+        setting = "ALTER DATABASE {} SET default_transaction_read_only = on"
+        conn.execute(psycopg.sql.SQL(setting).format(name))
+    planned = run_cli("plan", str(path), env=place.env)
+    assert planned.code == 2
+    assert "read-only" in planned.err
+
+
 def test_a_check_in_a_sqlite_file_is_named(embedded: Place) -> None:
     embedded.data_dir.mkdir()
     with apsw.Connection(str(embedded.data_dir / "fallback.db")) as conn:

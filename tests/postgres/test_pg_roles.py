@@ -607,3 +607,17 @@ def test_functions_that_nobody_may_execute_by_default(app: AppRole, db: Sql) -> 
     with opened(app.url) as store:
         assert store["things"].put("1", 1).version == 1
         assert store["things"].delete("1").version == 2
+
+
+@pytest.mark.parametrize("name", ["tombstones", "changes", "runs"])
+def test_a_right_that_was_taken_back_is_named(name: str, app: AppRole, db: Sql) -> None:
+    """F16: `doctor` and `schema status` name a right on the bookkeeping that this role lacks, and a
+    plan that would fail for it does not end green."""
+    app.run_script(["things"])
+    with closing(PostgresBackend(parse_url(app.url))) as backend:
+        assert backend.differences() == []
+        assert backend.adoptable("things") == ""
+    db(f"REVOKE ALL ON standfast.{name} FROM {app.name}")
+    with closing(PostgresBackend(parse_url(app.url))) as backend:
+        assert f"on standfast.{name}" in " ".join(backend.differences())
+        assert f"on standfast.{name}" in backend.adoptable("things")

@@ -10,7 +10,7 @@ import pytest
 
 from standfast import Unavailable
 from standfast.api.sync import Store
-from standfast.backends.base import Load
+from standfast.backends.base import Form, Load
 from support.pg import Sql, opened, url_as
 
 #: Documents whose text jsonb keeps, changes without loss, and cannot hold.
@@ -412,3 +412,14 @@ def test_a_trigger_that_sets_the_time(store: Store, db: Sql) -> None:
     assert version(store, "1") == 2
     assert store["things"].put("1", 3).version == 3
     assert db.one("SELECT count(*) FROM things WHERE updated_at < created_at") == 0
+
+
+@pytest.mark.parametrize("fires", ["ENABLE", "ENABLE ALWAYS", "ENABLE REPLICA", "DISABLE"])
+def test_a_load_leaves_triggers_as_they_were(store: Store, db: Sql, fires: str) -> None:
+    """They sleep while rows are added, and fire then as an administrator has set it before."""
+    state = "SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1"
+    db(f"ALTER TABLE things {fires} TRIGGER standfast_stamp_insert")
+    before = db(state)
+    store.calls.engine.primary.load("run", "loaded", [Load("things", Form(), [("1", "{}")])])
+    assert db(state) == before
+    assert store["things"].get("1") == {}

@@ -281,12 +281,17 @@ class PostgresBackend(Sessions):
         if not missing:
             return
         with self.transaction(conn):
-            home, trust = self.schema_of(conn), self.target.trust
-            tables = {n: schema.ensure_table(conn, n, home, trust) for n in missing}
-            for table in tables.values():
-                self.require_own_schema(table)
-            failpoint("pg-tables-made")
+            tables = self._made(conn, missing)
         self._tables.update(tables)
+
+    def _made(self, conn: Connection[Any], collections: Sequence[str]) -> dict[str, Table]:
+        """Tables made inside the caller's transaction: gone with it when that is refused."""
+        home, trust = self.schema_of(conn), self.target.trust
+        tables = {name: schema.ensure_table(conn, name, home, trust) for name in collections}
+        for table in tables.values():
+            self.require_own_schema(table)
+        failpoint("pg-tables-made")
+        return tables
 
     def adoptable(self, collection: str) -> str:
         with self.connection(f"looking at table `{collection}`") as conn:
@@ -297,6 +302,12 @@ class PostgresBackend(Sessions):
                 if table is not None:
                     schema.require_rights(table)
                 schema.require_privileges(conn, table, self.schema_of(conn))
+                if has_schema(conn) and (lacking := differences.missing_grants(conn, _LOADED)):
+                    raise ConfigError(
+                        f"this role lacks the right {', '.join(lacking)}",
+                        code="no_rights",
+                        hint="hand a DBA the output of `standfast schema sql`",
+                    )
             except ConfigError as error:
                 return f"{error.message} ({error.hint})"
         return ""
@@ -696,9 +707,16 @@ class PostgresBackend(Sessions):
                         for name in lost:
                             home, trust = self.schema_of(conn), self.target.trust
                             schema.remake_table(conn, name, home, trust)
-                self.writable(conn, [load.collection for load in loads])
+                names = [load.collection for load in loads]
+                # A table that is there is adopted before: changing it shuts its readers out.
+                there = [name for name in names if self._table(conn, name) is not None]
+                self.writable(conn, there)
                 with self.transaction(conn, lane=run):
-                    return load.load_run(conn, self._tables, run, state, loads)
+                    load.take_load_lock(conn)
+                    made = self._made(conn, [name for name in names if name not in there])
+                    reports = load.load_run(conn, self._tables | made, run, state, loads)
+                self._tables.update(made)
+                return reports
             except psycopg.Error as error:
                 self._forget_tables(error)
                 raise
@@ -731,6 +749,10 @@ class PostgresBackend(Sessions):
                 "SELECT key FROM standfast.tombstones WHERE collection = %s", (collection,)
             )
             return {key for (key,) in found}
+
+
+#: Tables of the bookkeeping to which a load writes.
+_LOADED = ("collections", "changes", "tombstones", "runs")
 
 
 def _unregistered() -> ConfigError:

@@ -7,13 +7,13 @@ which tables show their rows by a policy, and which triggers a collection's tabl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, LiteralString
 
 from psycopg import Connection
 
 from standfast.backends.base import migrations
-from standfast.backends.postgres.script import FUNCTIONS
+from standfast.backends.postgres.script import FUNCTIONS, GRANTS
 from standfast.backends.postgres.tables import TRIGGERS
 
 _FUNCTION = re.compile(
@@ -88,7 +88,40 @@ def _inputs(arguments: str) -> int:
 
 def differences(conn: Connection[Any]) -> list[str]:
     """Sentences about what is missing, was changed or added; empty when all is as installed."""
-    return [*_functions(conn), *_rows(conn), *_triggers(conn), *_session(conn)]
+    return [
+        *_functions(conn),
+        *(f"this role lacks the right {right}" for right in missing_grants(conn)),
+        *_rows(conn),
+        *_triggers(conn),
+        *_session(conn),
+    ]
+
+
+def missing_grants(conn: Connection[Any], tables: Collection[str] = ()) -> list[str]:
+    """The rights on the bookkeeping, or some of its tables, that the app's statements need and this
+    role lacks."""
+    wanted = [
+        (privilege, table, column.strip())
+        for privileges, table in GRANTS
+        if table in tables or not tables
+        for privilege, columns in _PRIVILEGE.findall(privileges)
+        for column in columns.split(",")
+    ]
+    found = conn.execute(_LACKING, tuple(map(list, zip(*wanted, strict=True)))).fetchall()
+    return [f"{privilege} on standfast.{table}" for privilege, table in found]
+
+
+_PRIVILEGE = re.compile(r"([A-Z]+)(?: \(([^)]*)\))?")
+_LACKING: LiteralString = """
+SELECT DISTINCT w.privilege, w.name
+  FROM unnest(%s::text[], %s::text[], %s::text[]) AS w (privilege, name, col)
+  JOIN pg_class c ON c.relname = w.name
+  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'standfast'
+  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.col
+ WHERE NOT CASE WHEN w.col = '' THEN has_table_privilege(c.oid, w.privilege)
+                ELSE has_column_privilege(c.oid, a.attnum, w.privilege) END
+ ORDER BY 2, 1
+"""
 
 
 def _functions(conn: Connection[Any]) -> Iterator[str]:

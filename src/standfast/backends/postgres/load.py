@@ -134,6 +134,9 @@ def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadR
         keys = [key for key, _ in load.inserts]
         with quick_inserts(conn, table), _naming(conn, table, keys):
             _copy(conn, table, _insert_blocks(table, load, now_us, floor + 1, versions))
+            # What waits for the end of the transaction is asked now: while anything is pending the
+            # triggers cannot be switched on again, and later nobody could name the collection.
+            conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
     if versions:
         conn.execute(
             "DELETE FROM standfast.tombstones WHERE collection = %s AND key = ANY (%s)",
@@ -157,15 +160,31 @@ def quick_inserts(conn: Connection[Any], table: Table) -> Generator[None]:
     """Put our triggers for foreign inserts to sleep, inside this transaction alone.
 
     They would do nothing, but a BEFORE trigger makes COPY insert row by row, and a transition
-    table copies every row.  No other process inserts meanwhile: the table is locked.
+    table copies every row.  No other process inserts meanwhile: the table is locked.  Afterwards
+    each fires when it did before: an administrator may have made it ENABLE ALWAYS, or disabled it.
     """
-    triggers = ("standfast_stamp_insert", "standfast_log_insert") if table.owned else ()
+    found = conn.execute(_AWAKE, (table.schema, table.name)) if table.owned else ()
+    awake = [(sql.Identifier(name), _ENABLE[fires]) for name, fires in found]
     alter = sql.SQL("ALTER TABLE {} {} TRIGGER {}")
-    for name in triggers:
-        conn.execute(alter.format(table.sql, sql.SQL("DISABLE"), sql.Identifier(name)))
+    for name, _ in awake:
+        conn.execute(alter.format(table.sql, sql.SQL("DISABLE"), name))
     yield
-    for name in triggers:
-        conn.execute(alter.format(table.sql, sql.SQL("ENABLE"), sql.Identifier(name)))
+    for name, enable in awake:
+        conn.execute(alter.format(table.sql, sql.SQL(enable), name))
+
+
+_AWAKE = (
+    "SELECT t.tgname::text, t.tgenabled::text FROM pg_trigger t"
+    " JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = %s AND c.relname = %s AND t.tgenabled <> 'D'"
+    " AND t.tgname IN ('standfast_stamp_insert', 'standfast_log_insert')"
+)
+#: By `pg_trigger.tgenabled`.  Source: PostgreSQL's documentation, "pg_trigger", "ALTER TABLE".
+_ENABLE: dict[str, LiteralString] = {
+    "O": "ENABLE",
+    "R": "ENABLE REPLICA",
+    "A": "ENABLE ALWAYS",
+}
 
 
 def _check_versions(conn: Connection[Any], table: Table, load: Load) -> None:

@@ -193,6 +193,14 @@ _TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 def require_privileges(conn: Connection[Any], table: Table | None, home: str) -> None:
     """Raise unless this role may do to a collection's table, or for it, what a load does."""
+    row = conn.execute("SELECT current_setting('transaction_read_only')").fetchone()
+    if row == ("on",):
+        raise ConfigError(
+            "nothing can be written here: transactions are read-only",
+            code="no_rights",
+            hint="use the primary; else look at default_transaction_read_only of the database and"
+            " of this role",
+        )
     if table is not None:
         missing = conn.execute(
             "SELECT string_agg(p, ', ') FROM unnest(%s::text[]) AS p"
