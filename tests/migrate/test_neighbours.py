@@ -6,7 +6,9 @@ files that bring more than one collection.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from standfast import ConfigError, JsonFile, Store
+from standfast.backends.base import Change, Form, Load
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.errors import MigrationError
 from standfast.migrate.rollback import rollback
@@ -193,3 +196,123 @@ def test_an_app_that_was_moved_gets_its_files_back(place: Place, tmp_path: Path)
     assert path.read_text().split() == '{ "1": { "n": 1 }, "2": {} }'.split()
     assert not place.root.exists()
     moved.close()
+
+
+# ---- a second file that would go beside another one's documents
+
+
+def test_another_file_of_that_name_asks_although_no_key_is_in_both(place: Place) -> None:
+    """Two files that are called alike, moved by separate commands: without a name or a policy the
+    second is refused, in the plan too, and both are named; nothing of it is stored."""
+    first = place.write("a-b.json", {"1": {"n": 1}})
+    second = place.write("a_b.json", {"2": {"n": 2}})
+    assert migrate(place, first).code == 0
+    before = place.snapshot()
+    for command in ("plan", "migrate"):
+        done = run_cli(command, str(second), env=place.env, cwd=place.root)
+        assert done.code == 4, done.said
+        assert str(first) in done.said
+        assert str(second) in done.said
+        assert "--name" in done.said
+    assert place.snapshot() == before
+    assert migrate(place, second, "--name", "a_b.json=others").code == 0
+    assert everything(place) == {"a_b": {"1": {"n": 1}}, "others": {"2": {"n": 2}}}
+
+
+@pytest.mark.parametrize("meant", [("--name", "a_b.json=a_b"), ("--on-conflict", "file")])
+def test_two_files_may_share_a_collection_when_that_is_said(
+    place: Place, meant: tuple[str, ...]
+) -> None:
+    """A name or a policy says that it is meant; from then on each is a file of this collection."""
+    place.moved(place.write("a-b.json", {"1": {"n": 1}}))
+    second = place.write("a_b.json", {"2": {"n": 2}})
+    assert migrate(place, second, *meant).code == 0
+    place.moved(place.write("a-b.json", {"1": {"n": 3}}))
+    place.moved(place.write("a_b.json", {"2": {"n": 2}, "3": {}}))
+    assert place.documents("a_b") == {"1": {"n": 3}, "2": {"n": 2}, "3": {}}
+
+
+def test_the_other_files_are_moved_without_it(place: Place) -> None:
+    """--skip-bad sets it aside like any file that is refused."""
+    place.moved(place.write("a-b.json", {"1": {"n": 1}}))
+    second = place.write("d/a_b.json", {"2": {"n": 2}})
+    place.write("d/c.json", {"3": {}})
+    assert migrate(place, place.root / "d", "--yes", "--skip-bad").code == 4
+    assert everything(place) == {"a_b": {"1": {"n": 1}}, "c": {"3": {}}}
+    assert second.exists()
+
+
+def test_a_file_of_which_everything_is_stored_is_no_question(place: Place) -> None:
+    """The same documents at another place: nothing would be added, so nothing is asked."""
+    place.moved(place.write("a-b.json", {"1": {"n": 1}, "2": {}}))
+    place.moved(place.write("a_b.json", {"2": {}}))
+    assert place.documents("a_b") == {"1": {"n": 1}, "2": {}}
+
+
+# ---- a row `default`, split before
+
+
+SPLIT: dict[str, Any] = {"default": {"a": {"x": 1}}, "1": {"n": {"y": 1}}}
+
+
+@pytest.mark.parametrize("by_file", [True, False], ids=["file", "rows"])
+def test_what_was_split_is_not_split_again(place: Place, by_file: bool) -> None:
+    """A member called `default`, an object of objects like the row that it was in: the same command
+    again leaves it whole, with the file or without it."""
+    path = place.write("views.json", {"default": SPLIT})
+    assert migrate(place, path, *(["--split-default"] if by_file else [])).code == 0
+    for _ in range(3):
+        done = migrate(place, "views", "--split-default")
+        assert done.code == 0, done.said
+        assert place.documents("views") == SPLIT
+    assert (
+        migrate(place, place.write("views.json", {"default": SPLIT}), "--split-default").code == 0
+    )
+    assert place.documents("views") == SPLIT
+
+
+def test_a_files_default_takes_the_place_of_the_row_that_is_split(place: Place) -> None:
+    """The row has no member of that name, the file has: both are stored, in one run."""
+    place.moved(place.write("views.json", {"default": {"1": {"n": 1}}}))
+    path = place.write("views.json", {"default": {"default": {"a": {}}, "2": {}}})
+    done = migrate(place, path, "--split-default", "--replace-form", "--on-conflict", "file")
+    assert done.code == 0, done.said
+    assert place.documents("views")["default"] == {"a": {}}
+    assert place.documents("views")["2"] == {}
+
+
+# ---- what a refused or undone run leaves behind
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives away")
+def test_a_folder_that_is_gone_comes_back_as_it_was(embedded: Place) -> None:
+    """The folder was removed after the move: it is made again with its owner and mode, so that the
+    app reaches its file."""
+    path = embedded.write("data/deep/s.json", {"1": {}})
+    folders = (path.parent, path.parent.parent)
+    for each in (*folders, path):
+        os.chown(each, 65534, 65533)
+        each.chmod(0o750)
+    run = str(embedded.moved(path).run)
+    for each in folders:
+        each.rmdir()
+    rollback(embedded.backend, embedded.data_dir, run)
+    for each in (*folders, path):
+        state = each.stat()
+        assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (65534, 65533, 0o750)
+
+
+def test_a_load_that_is_refused_leaves_no_table(place: Place) -> None:
+    """A row changed between plan and load: other collections of the run are not there either."""
+    place.moved(place.write("a.json", {"1": {"n": 1}}))
+    before = place.stored()
+    loads = [
+        Load("fresh", Form(), [("1", "{}")], [], "x"),
+        Load("a", Form(), [], [Change("1", 7, '{"n":2}')], "y"),
+    ]
+    with pytest.raises(MigrationError) as caught:
+        place.backend.load("20990101-000000-00000000", "loaded", loads)
+    assert caught.value.code == "plan_stale"
+    assert place.stored() == before
+    place.moved(place.write("fresh.json", {"1": {}}))
+    assert place.documents("fresh") == {"1": {}}

@@ -56,14 +56,14 @@ def test_a_deletion_of_another_files_document_drops_nothing(place: Place) -> Non
     """What was deleted of one file is not held against another file's document of that key."""
     place.moved(place.write("a/settings.json", {"g": {"n": 1}, "h": 1}))
     stored(place, "settings").delete("g")
-    place.moved(place.write("b/settings.json", {"g": {"n": 1}}))
+    place.moved(place.write("b/settings.json", {"g": {"n": 1}}), collection="settings")
     assert place.documents("settings")["g"] == {"n": 1}
 
 
 def test_each_file_keeps_its_own_base(place: Place) -> None:
     """Two files that fill one collection, in turn: each is compared with what it brought itself."""
     place.moved(place.write("a/s.json", {"a": {"n": 1}}))
-    place.moved(place.write("b/s.json", {"b": {"n": 1}}))
+    place.moved(place.write("b/s.json", {"b": {"n": 1}}), collection="s")
     place.moved(place.write("a/s.json", {"a": {"n": 2}}))
     place.moved(place.write("b/s.json", {"b": {"n": 2}}))
     assert place.documents("s") == {"a": {"n": 2}, "b": {"n": 2}}

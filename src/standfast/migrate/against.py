@@ -45,7 +45,12 @@ def compare_with_database(
             plan.problems.append(problem)
             plan.sources = [source for source in plan.sources if source.collection != name]
             continue
-        plan.collections.append(_compared(name, sources, backend, options, earlier, lost=lost))
+        compared = _compared(name, sources, backend, options, earlier, lost=lost)
+        if (problem := _mixed(compared, sources, backend, options, earlier)) is not None:
+            plan.problems.append(problem)
+            plan.sources = [source for source in plan.sources if source.collection != name]
+            continue
+        plan.collections.append(compared)
     failpoint("planned")
 
 
@@ -62,6 +67,44 @@ def _misfit(name: str, sources: Sequence[Source], backend: Backend) -> Problem |
             )
             return Problem(source.path, error)
     return None
+
+
+def _mixed(
+    plan: CollectionPlan,
+    sources: Sequence[Source],
+    backend: Backend,
+    options: Options,
+    earlier: _Earlier,
+) -> Problem | None:
+    """A file whose documents would go beside another file's, only since the two are called alike.
+
+    No key need be in both: nothing else would ask.  A name or a policy that was given says that it
+    is meant, as does an earlier run of this very file; where keys are in both the conflict asks.
+    """
+    other = _other_source(plan, backend)
+    is_meant = options.on_conflict != "fail" or any(_is_named(each, options) for each in sources)
+    if other is None or is_meant or plan.open_conflicts or not plan.writes:
+        return None
+    if any(path == plan.source for _, path in backend.sources(plan.collection)):
+        return None
+    if any(earlier.last_of(source) is not None for source in sources):
+        return None  # from where the application was then
+    run, path = other
+    error = ConfigError(
+        f"{plan.source}: collection `{plan.collection}` was filled from another file, {path}, by"
+        f" run {run}",
+        code="other_file",
+        hint="give this file a collection of its own with --name FILE=COLLECTION; if the two are"
+        f" the same data, name `{plan.collection}`, or say with --on-conflict which one counts",
+    )
+    return Problem(sources[0].path, error)
+
+
+def _is_named(source: Source, options: Options) -> bool:
+    """Whether the command itself names the collection of a file, or of its folder."""
+    place = source.group or source.path
+    named = (name == place.name or Path(name).resolve() == place for name in options.names)
+    return options.collection is not None or any(named)
 
 
 def _compared(
@@ -97,6 +140,7 @@ def _compared(
         *(plan, documents, () if lost else backend.dump(name), base, policy),
         buried=lambda: backend.buried(name),
         old_form=base.old_form,
+        made_by_split=lambda: earlier.left_member(name),
     )
     _note_other_source(plan, backend)
     if not sources and not plan.removed and not plan.updates:
@@ -122,15 +166,19 @@ def _as_before(source: Source, backend: Backend) -> Source:
 
 def _note_other_source(plan: CollectionPlan, backend: Backend) -> None:
     """Say whose data a collection holds, when it is another file's."""
-    for run, path in backend.sources(plan.collection) if plan.source else ():
-        if path and path != plan.source:
-            plan.notes.append(
-                f"this collection was filled from {path} by run {run}: if these are not the same"
-                " data, give this file another with --collection NAME"
-            )
-            return
-        if path:
-            return
+    if (other := _other_source(plan, backend)) is not None:
+        run, path = other
+        plan.notes.append(
+            f"this collection was filled from {path} by run {run}: if these are not the same"
+            " data, give this file another with --collection NAME"
+        )
+
+
+def _other_source(plan: CollectionPlan, backend: Backend) -> tuple[str, str] | None:
+    """The run and the file that filled the collection last, when that is another file."""
+    found = backend.sources(plan.collection) if plan.source else ()
+    last = next(((run, path) for run, path in found if path), None)
+    return None if last is None or last[1] == plan.source else last
 
 
 class _Earlier:
@@ -161,13 +209,28 @@ class _Earlier:
         database has never seen: then there is no common ground, and the policy decides.
         """
         name = source.collection
-        if name not in self._known:
-            self._known[name] = {run for run, _ in self._backend.sources(name)}
-        for run_dir, state in self._runs:
-            for record in state.sources if state.run in self._known[name] else ():
+        for run_dir, state in self._known_runs(name):
+            for record in state.sources:
                 if (record.collection, record.path) == (name, str(source.path)):
                     return run_dir, record
         return None
+
+    def left_member(self, name: str) -> bool:
+        """Whether a split has made the collection's row `default` out of a member of that name."""
+        for run_dir, state in self._known_runs(name):
+            splits = any(each.collection == name and each.split_default for each in state.sources)
+            changes = run_dir.load_changes().get(name) if splits else None
+            if changes is None:
+                continue
+            written = [each.before.key for each in changes.updated if each.after is not None]
+            if WHOLE_KEY in (*changes.inserted, *written):
+                return True
+        return False
+
+    def _known_runs(self, name: str) -> Iterator[tuple[RunDir, RunState]]:
+        if name not in self._known:
+            self._known[name] = {run for run, _ in self._backend.sources(name)}
+        return ((run_dir, state) for run_dir, state in self._runs if state.run in self._known[name])
 
 
 class _Base(Mapping[str, str]):

@@ -95,6 +95,7 @@ def compare(
     *,
     buried: Callable[[], set[str]] = set,
     old_form: Callable[[], Mapping[str, str]] = dict,
+    made_by_split: Callable[[], bool] = bool,
 ) -> CollectionPlan:
     """Fill in a plan: each document of the file against the row of the same key.
 
@@ -105,10 +106,11 @@ def compare(
     lost, not deleted: it is brought again.  Where that would leave nothing of the file, the
     deletions need a decision.  `old_form` gives what the same file brought in another form: that
     is replaced on request, and a question otherwise.  Other rows that only the database has are
-    never touched.
+    never touched.  `made_by_split` says whether the row `default` is what an earlier split left of
+    a member of that name: that is a document like others, and not split again.
     """
     stored = {row.key: row for row in rows}
-    virtual = _split_row(plan, stored, policy)
+    virtual = _split_row(plan, stored, policy, made_by_split)
     decided = _Decisions(plan, policy, buried)
     if not stored and not virtual and not base:
         plan.inserts = list(documents)
@@ -129,6 +131,11 @@ def compare(
     for key, row in virtual.items():
         if key not in seen:
             decided.write(key, row.text, row)
+    if WHOLE_KEY in plan.removed and (own := dict(plan.inserts).get(WHOLE_KEY)) is not None:
+        # The file's document of this name takes the place of the row that is split.
+        plan.inserts = [each for each in plan.inserts if each[0] != WHOLE_KEY]
+        plan.removed.remove(WHOLE_KEY)
+        plan.updates.append((WHOLE_KEY, own))
     plan.updates = list(dict(plan.updates).items())
     plan.only_database = sum(1 for key in stored if key not in seen)
     if decided.deleted == len(seen) and decided.deleted:
@@ -195,14 +202,17 @@ def _replace_form(
 
 
 def _split_row(
-    plan: CollectionPlan, stored: dict[str, StoredText], policy: Policy
+    plan: CollectionPlan,
+    stored: dict[str, StoredText],
+    policy: Policy,
+    made_by_split: Callable[[], bool],
 ) -> dict[str, StoredText]:
     """The members of a row `default` that holds everything, as rows that do not exist yet."""
     row = stored.get(WHOLE_KEY)
     if row is None or plan.form.shape == "document":
         return {}
     members = split_members(encode(decode(row.text)))
-    if members is None:
+    if members is None or made_by_split():
         return {}
     if not policy.split_default:
         plan.notes.append(

@@ -67,6 +67,7 @@ class Source:
     mode: int
     mtime_ns: int
     owner: tuple[int, int]
+    folder: tuple[int, int, int]
     collection: str
     contents: Contents
     read: ReadOptions
@@ -84,6 +85,7 @@ class Source:
             mtime_ns=self.mtime_ns,
             uid=self.owner[0],
             gid=self.owner[1],
+            folder=self.folder,
             collection=self.collection,
             form=self.contents.form,
             documents=len(self.contents.documents),
@@ -244,6 +246,7 @@ def read_sources(
             hint="correct its mode or owner, or leave it out",
         ) from None
     _require_movable(path, options)
+    above = path.parent.stat()
     sources: list[Source] = []
     parts, notes = _parts(path, data, options, collection, group)
     for to, read in parts:
@@ -263,6 +266,7 @@ def read_sources(
                 mode=stat.S_IMODE(state.st_mode),
                 mtime_ns=state.st_mtime_ns,
                 owner=(state.st_uid, state.st_gid),
+                folder=(stat.S_IMODE(above.st_mode), above.st_uid, above.st_gid),
                 collection=to,
                 contents=replace(contents, notes=(*notes, *contents.notes)),
                 read=read,

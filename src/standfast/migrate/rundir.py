@@ -58,6 +58,8 @@ _OURS = (_STATE_FILE, _CHANGES_FILE, _LOG_FILE, "SHA256SUMS")
 class SourceRecord(msgspec.Struct, frozen=True):
     """What a run brings to one collection from one file, and under which name its copy is kept.
 
+    `folder` is the mode, user and group of the folder that it was in.
+
     Several records may be of one file, and several files of one collection.  A record without a
     path is of rows that were in the database before, as those that a split takes apart.
     """
@@ -81,6 +83,7 @@ class SourceRecord(msgspec.Struct, frozen=True):
     key: str | None = None
     uid: int = -1
     gid: int = -1
+    folder: tuple[int, int, int] | None = None
 
     @classmethod
     def of_rows(cls, collection: str) -> SourceRecord:
