@@ -164,13 +164,13 @@ def quick_inserts(conn: Connection[Any], table: Table) -> Generator[None]:
     each fires when it did before: an administrator may have made it ENABLE ALWAYS, or disabled it.
     """
     found = conn.execute(_AWAKE, (table.schema, table.name)) if table.owned else ()
-    awake = [(sql.Identifier(name), _ENABLE[fires]) for name, fires in found]
+    awake = [(sql.Identifier(name), sql.SQL(_ENABLE[fires])) for name, fires in found]
     alter = sql.SQL("ALTER TABLE {} {} TRIGGER {}")
     for name, _ in awake:
         conn.execute(alter.format(table.sql, sql.SQL("DISABLE"), name))
     yield
     for name, enable in awake:
-        conn.execute(alter.format(table.sql, sql.SQL(enable), name))
+        conn.execute(alter.format(table.sql, enable, name))
 
 
 _AWAKE = (
