@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +13,8 @@ from standfast.system.failpoints import failpoint
 from standfast.system.files import (
     beside,
     fsync_directory,
-    make_directory,
     read_regular,
+    remake_directory,
     sha256,
     write_atomic,
 )
@@ -64,7 +62,7 @@ class Originals:
                 return False
             if data is not None and newer:
                 self.archive(f"newer-{source.stored}", data)
-            _make_folder(path.parent, source)
+            remake_directory(path.parent, source.folder)
             write_atomic(
                 path,
                 self._run_dir.original(source),
@@ -109,22 +107,6 @@ class Originals:
             if each.path == source.path
         }
         return sha256(data) not in {source.sha256, *kept}
-
-
-def _make_folder(path: Path, source: SourceRecord) -> None:
-    """The folder of an original, where it is gone: of the owner and mode that it had.
-
-    So are those above it that are gone too: whoever could reach the file can reach it again.
-    """
-    missing = [each for each in (path, *path.parents) if not each.is_dir()]
-    make_directory(path)
-    if source.folder is None:
-        return
-    mode, *owner = source.folder
-    for each in missing:
-        with contextlib.suppress(PermissionError):  # the note on the file's owner says it
-            os.chown(each, *owner)
-        each.chmod(mode)
 
 
 def _content(path: Path) -> bytes | None:

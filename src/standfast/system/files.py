@@ -62,6 +62,24 @@ def make_directory(path: Path) -> None:
     fsync_directory(path.parent)
 
 
+def remake_directory(path: Path, was: tuple[int, int, int] | None) -> None:
+    """As `make_directory`, with the mode, user and group that a directory which is gone had.
+
+    Those above it that are gone too get the same: whoever could reach into it can again, as far as
+    this process may give them away.
+    """
+    missing = [each for each in (path, *path.parents) if not each.is_dir()]
+    make_directory(path)
+    if was is None:
+        return
+    mode, user, group = was
+    for each in missing:
+        if hasattr(os, "chown"):
+            with contextlib.suppress(PermissionError):
+                os.chown(each, user, group)
+        each.chmod(mode)
+
+
 def is_there(path: Path) -> bool:
     """Whether there is anything at a path; OSError where that cannot be found out."""
     try:
