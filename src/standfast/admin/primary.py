@@ -63,7 +63,9 @@ def ask(backend: Backend, settings: Settings, *, lanes: Sequence[str] = ()) -> P
     server_identity = backend.server_identity(deadline(), lanes=lanes)
     server, found, triggers = None, list[str](), list[str]()
     if isinstance(backend, PostgresBackend):
-        with backend.connection("looking at the server", deadline()) as conn:
+        # It has just answered in time; this takes many round trips, each of them far at a far one.
+        far_s = max(settings.deadline_s, CONNECT_DEADLINE_S)
+        with backend.connection("looking at the server", time.monotonic() + far_s) as conn:
             server = server_facts(conn)
             if server.schema == SCHEMA_VERSION:
                 found, triggers = differences(conn), triggers_without_path(conn)
