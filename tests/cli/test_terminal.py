@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
+import standfast
 from standfast.cli import output
 from standfast.cli.common import library_warnings
+from standfast.cli.main import main
 from standfast.cli.output import LOG_FORMAT
 from support.cli import run_cli
 from support.commands import run
@@ -92,6 +95,28 @@ def test_completion(shell: str) -> None:
     )
     assert "status" in done.stdout
     assert "doctor" not in done.stdout
+
+
+def test_completion_of_collections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a collection is asked for, those of the database that is meant; none, and not a word,
+    where it does not answer."""
+    with standfast.open(None, data_dir=tmp_path) as store:
+        for name in ("guilds", "players", "plans"):
+            store[name].put("a", 1)
+
+    def completed(command: str, *words: str, begun: str = "", url: str = "") -> list[str]:
+        asked = ShellComplete(main, {}, "standfast", "_STANDFAST_COMPLETE")
+        place = ["--data-dir", str(tmp_path), *(["--url", url] if url else [])]
+        found = asked.get_completions([*command.split(), *place, *words], begun)
+        return [each.value for each in found]
+
+    assert completed("get", begun="pl") == ["plans", "players"]
+    assert completed("list", begun="g") == ["guilds"]
+    assert completed("cleanup", "--documents") == ["guilds", "plans", "players"]
+    assert completed("backup create", "--collection", begun="p") == ["plans", "players"]
+    away = "postgresql://nobody:secret@127.0.0.1:1/none"
+    assert completed("get", url=away) == []
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_warnings_as_json(

@@ -11,6 +11,7 @@ import click
 
 from standfast.cli.common import (
     Decision,
+    collection_names,
     common_options,
     library_warnings,
     open_backend,
@@ -63,7 +64,13 @@ def say_step(step: str, what: str) -> None:
     help="Where to write it, if not in the folder of the backups; never over another file.",
 )
 @click.option(
-    "--collection", "only", metavar="NAME", multiple=True, cls=Decision, help="Only this one."
+    "--collection",
+    "only",
+    metavar="NAME",
+    multiple=True,
+    cls=Decision,
+    shell_complete=collection_names,
+    help="Only this one.",
 )
 @click.option(
     "--limit",
@@ -196,7 +203,13 @@ def verify_command(file: str | None, url: str | None, data_dir: str | None, as_j
 @backup_command.command("restore")
 @_FILE
 @click.option(
-    "--collection", "only", metavar="NAME", multiple=True, cls=Decision, help="Only this one."
+    "--collection",
+    "only",
+    metavar="NAME",
+    multiple=True,
+    cls=Decision,
+    shell_complete=collection_names,
+    help="Only this one.",
 )
 @click.option("--key", metavar="KEY", cls=Decision, help="Only the document of this key.")
 @click.option(

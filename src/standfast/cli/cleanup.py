@@ -5,14 +5,24 @@ from __future__ import annotations
 import click
 
 from standfast.cli.backup import database
-from standfast.cli.common import Decision, common_options, read_settings, require_yes
+from standfast.cli.common import (
+    Decision,
+    collection_names,
+    common_options,
+    read_settings,
+    require_yes,
+)
 from standfast.cli.output import Exit, note, print_json, print_line, shown
 from standfast.errors import ConfigError
 
 
 @click.command("cleanup")
 @click.option(
-    "--documents", metavar="COLLECTION", cls=Decision, help="Old documents of this collection too."
+    "--documents",
+    metavar="COLLECTION",
+    cls=Decision,
+    shell_complete=collection_names,
+    help="Old documents of this collection too.",
 )
 @click.option(
     "--older-than",

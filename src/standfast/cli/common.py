@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,23 @@ def read_settings(url: str | None, data_dir: str | None) -> Settings:
     for warning in settings.target.warnings:
         warn(f"{settings.source}: {warning}")
     return settings
+
+
+def collection_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """The collections whose names begin so, for the shell; none where the database does not answer
+    within its deadline: a shell says nothing of errors."""
+    from standfast.api.opening import backend_for
+
+    try:
+        settings = load_settings(ctx.params.get("url"), data_dir=ctx.params.get("data_dir"))
+        backend = backend_for(settings.target)
+        try:
+            names = backend.collections(deadline=time.monotonic() + settings.deadline_s)
+        finally:
+            backend.close()
+    except StandfastError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from standfast.cli.common import (
+    collection_names,
     common_options,
     library_warnings,
     open_backend,
@@ -40,7 +41,7 @@ MAX_LIST = 10_000
 
 
 @click.command("get")
-@click.argument("collection")
+@click.argument("collection", shell_complete=collection_names)
 @click.argument("key")
 @click.option("--local", is_flag=True, help="Read the mirror and the journal, not the database.")
 @common_options("--url")
@@ -105,7 +106,7 @@ def _get_local(settings: Settings, collection: str, key: str, *, as_json: bool) 
 
 
 @click.command("put")
-@click.argument("collection")
+@click.argument("collection", shell_complete=collection_names)
 @click.argument("key")
 @click.argument("value", required=False)
 @click.option("--if-version", type=int, help="Only when the document has this version (0: none).")
@@ -138,7 +139,7 @@ def put_command(
 
 
 @click.command("patch")
-@click.argument("collection")
+@click.argument("collection", shell_complete=collection_names)
 @click.argument("key")
 @click.argument("patch", required=False)
 @click.option("--if-version", type=int, help="Only when the document has this version.")
@@ -177,7 +178,7 @@ def _given(text: str | None) -> Any:
 
 
 @click.command("delete")
-@click.argument("collection")
+@click.argument("collection", shell_complete=collection_names)
 @click.argument("key")
 @click.option("--if-version", type=int, help="Only when the document has this version.")
 @common_options("--url")
@@ -199,7 +200,7 @@ def delete_command(
 
 
 @click.command("list")
-@click.argument("collection", required=False)
+@click.argument("collection", required=False, shell_complete=collection_names)
 @click.option("--prefix", default="", help="Only keys that begin with this.")
 @click.option("--after", help="Only keys after this one, in bytewise order.")
 @click.option("--limit", type=click.IntRange(1, MAX_LIST), default=1000, show_default=True)
@@ -255,7 +256,7 @@ def _no_collection(collection: str, known: list[str], *, as_json: bool) -> int:
 
 
 @click.command("export")
-@click.argument("collection")
+@click.argument("collection", shell_complete=collection_names)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
 @click.option("-f", "--force", is_flag=True, help="Replace the file when it exists.")
 @common_options("--url")
