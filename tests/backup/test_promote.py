@@ -181,4 +181,6 @@ def test_the_command(bot: Bot, tmp_path: Path) -> None:
     assert "there was no answer" in ran.err
     ran = run_cli("promote", "--yes", cwd=tmp_path, env=env)
     assert (ran.code, "all read back" in ran.err) == (0, True)
+    (aside,) = (bot.data_dir / "promoted").iterdir()
+    assert f"run {aside.name}: 10 row(s)" in ran.err
     assert run_cli("get", "players", "later", cwd=tmp_path, env=env).out == "1\n"

@@ -12,7 +12,7 @@ from standfast.cli.common import (
     read_settings,
     require_yes,
 )
-from standfast.cli.output import Exit, note, print_json, print_line, shown
+from standfast.cli.output import Exit, busy, note, print_json, print_line, shown
 from standfast.errors import ConfigError
 
 
@@ -69,7 +69,8 @@ def cleanup_command(
         chosen = DocumentFilter(documents, older_than_days, prefix)
     settings = read_settings(url, data_dir)
     with database(settings) as backend:
-        found = cleanup(backend, settings.data_dir, documents=chosen, dry_run=True)
+        with busy("look"):
+            found = cleanup(backend, settings.data_dir, documents=chosen, dry_run=True)
         ours = [each for each in found if each.left_to is None]
         if ours and not dry_run:
             if not as_json:
@@ -77,7 +78,8 @@ def cleanup_command(
                     note(f"plan: {each.rule}: {shown(each.what)}")
             question = f"Remove {len(ours)} thing(s)?"
             require_yes(question, yes=yes, as_json=as_json)
-            found = cleanup(backend, settings.data_dir, documents=chosen)
+            with busy("clean up"):
+                found = cleanup(backend, settings.data_dir, documents=chosen)
     if as_json:
         print_json({"removed": found, "dry_run": dry_run})
         return Exit.DONE

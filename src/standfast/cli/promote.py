@@ -103,7 +103,8 @@ def _say(result: Promoted, *, dry_run: bool) -> None:
     if dry_run:
         note(f"{result.plan.writes} row(s) would be written or removed; nothing was changed")
         return
-    note(f"{result.plan.writes} row(s) written or removed in {shown(result.target)}, all read back")
+    done = f"{result.plan.writes} row(s) written or removed in {shown(result.target)}"
+    note(f"run {result.run}: {done}, all read back" if result.run else f"{done}: all were there")
     if result.safety is not None:
         note(f"what was overwritten is in {shown(result.safety)}")
     for path in result.kept:
