@@ -43,15 +43,16 @@ _DELETE_EXPIRED: LiteralString = (
 #: is fetched before anybody knows how long they are.
 _LONG = PAGE_CHARS // PAGE_ROWS
 _TEXTS: LiteralString = "{raw} AS raw, CASE WHEN {raw} IS NULL THEN t.data::text END AS data"
+_LENGTH: LiteralString = (
+    "coalesce(octet_length(x.raw), octet_length(x.data), 0) + coalesce(octet_length(x.others), 0)"
+)
 # OFFSET 0: a document is made into text once, not once for each place that names it.
 _ROWS: LiteralString = (
-    "SELECT {key_text}, x.length, CASE WHEN x.length <= {long} THEN x.raw END,"
-    " CASE WHEN x.length <= {long} THEN x.data END, CASE WHEN x.length <= {long} THEN x.others END,"
+    "SELECT {key_text}, LENGTH, CASE WHEN LENGTH <= {long} THEN x.raw END,"
+    " CASE WHEN LENGTH <= {long} THEN x.data END, CASE WHEN LENGTH <= {long} THEN x.others END,"
     " {version}, {created_or_null}, {updated_or_null}, {expires_us} FROM {table} t,"
-    " LATERAL (SELECT y.*, coalesce(octet_length(y.raw), octet_length(y.data), 0)"
-    " + coalesce(octet_length(y.others), 0) AS length FROM"
-    " (SELECT " + _TEXTS + ", {others} AS others OFFSET 0) y OFFSET 0) x WHERE "
-)
+    " LATERAL (SELECT " + _TEXTS + ", {others} AS others OFFSET 0) x WHERE "
+).replace("LENGTH", _LENGTH)
 _LONG_ROWS: LiteralString = (
     "SELECT {key_text}, " + _TEXTS + ", {others} FROM {table} t"
     " WHERE t.{key} = ANY (%b::{key_type}[])"
