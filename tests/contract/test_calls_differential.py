@@ -30,6 +30,7 @@ from standfast import (
     lt,
 )
 from standfast.api.sync import Collection, Store
+from support.hold import wait_direct
 from support.outage import Outage
 
 NAME = "things"
@@ -626,7 +627,7 @@ def check_whole(stores: tuple[dict[str, Store], Outage], healthy: range, away: r
             store["starter"].put("first", 1)
             play_whole({"outage": store}, model, away, away=True)
             assert store.health().state == "journaling"
-        store.flush(timeout_s=60)
+        wait_direct(store, within_s=60)
         assert store.health().conflicts == {}
         for name in WHOLE:
             wanted = model.expected("items", name)

@@ -37,7 +37,12 @@ def test_an_outage_in_the_log_and_in_the_report(
         link.down = False
         wait_direct(engine)
         store["c"].get("0")
-    lines = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+
+        def warnings() -> list[str]:
+            return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+
+        eventually(lambda: len(warnings()) >= 2)  # the end is logged just behind the change of mode
+    lines = warnings()
     assert len(lines) == 2
     assert "does not answer" in lines[0]
     assert str(tmp_path / "data" / "journal.db") in lines[0]

@@ -64,7 +64,8 @@ HANDOVER_SHARE = 0.6
 PROBE_LOCK_TIMEOUT_S = 0.02
 #: Unavailable, but the server answers: it may be one write that it fails on.
 _FAILS = frozenset(
-    {"server_internal", "server_io", "timeout", "contended", "resources", "retry", "expired"}
+    {"server_internal", "server_io", "timeout", "contended", "resources", "disk_full", "retry"}
+    | {"expired"}
 )
 #: The transaction took too long, or the connection did not last.
 _MISSES = frozenset({"deadline", "connection_lost"})

@@ -116,8 +116,8 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
         if state.startswith(_RAISED):
             # An answer on a live connection: whatever it claims, the database is there.
             kind, code, hint = _CLASSES["P0"]
-        elif state.startswith("53"):
-            kind, code, hint = _CLASSES["53"]  # of what that function uses, perhaps
+        elif state == "53300":
+            kind, code, hint = _CLASSES["53"]  # of what that function uses; we are connected
         elif state in _NAMES:
             hint = "write names in functions of triggers with their schema, or SET search_path"
     return kind(f"{doing}: PostgreSQL answered {state}{said}", code=code, hint=hint)
