@@ -17,6 +17,7 @@ from chaos.nemesis import chosen_seeds
 from support.cluster import Cluster
 from support.leash import Leash
 from support.outage_points import (
+    DROP,
     FAILOVER,
     FRESH,
     HOLD,
@@ -166,7 +167,7 @@ def test_every_failpoint_of_the_engine_has_a_crash_test() -> None:
     found = list(in_engine())
     assert [where for where, name in found if not name] == []
     names = [name for _, name in found]
-    assert set(names) == HOLD.keys() | LAST_RESORT | FAILOVER
+    assert set(names) == HOLD.keys() | LAST_RESORT | FAILOVER | DROP
     assert len(set(names)) == len(names), "a name means one step"
 
 

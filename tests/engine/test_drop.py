@@ -25,6 +25,7 @@ from support.faulty import (
     fresh,
     wait_direct,
 )
+from support.killing import killed_at
 from support.outage import Outage
 
 
@@ -285,3 +286,24 @@ c.put("b", 3)
         assert caught.value.code == "needs_primary"
     with outage.store() as store:
         assert dict(store["c"].items()) == {"b": 3}
+
+
+def test_a_drop_that_is_killed_has_changed_nothing(pg_database: str, tmp_path: Path) -> None:
+    """A process killed between the table and its bookkeeping leaves the collection whole."""
+
+    def opened(name: str) -> Store:
+        return standfast.open(pg_database, data_dir=tmp_path / name, deadline_s=30)
+
+    with opened("one") as store:
+        before = store["c"].put("k", {"v": 1}).version
+
+    def work() -> None:
+        with opened("two") as store:
+            store.drop("c")
+
+    assert killed_at("pg-table-dropped", work)
+    with opened("one") as store:
+        assert store["c"].read("k").version == before
+        assert store.drop("c")
+        assert store["c"].get("k") is None
+        assert (store["c"].put("k", 2).version or 0) > (before or 0)

@@ -89,6 +89,8 @@ LAST_RESORT = frozenset(
 )
 #: Steps of a failover that lost writes: killed at in `hold.test_failover`.
 FAILOVER = frozenset("journal-before-front journal-fronted regained regained-page".split())
+#: The step of a drop: killed at in `engine.test_drop`.
+DROP = frozenset({"pg-table-dropped"})
 
 
 def in_engine() -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ with app_role(pg_admin_url, pg_database) as app:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -15,6 +15,7 @@ from typing import Any, LiteralString, cast
 import psycopg
 from psycopg import Connection, sql
 
+from standfast.backends.base import Load, LoadReport
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.connection import DeadlineConnection
 from standfast.backends.postgres.script import ScriptOptions, script
@@ -91,10 +92,16 @@ class _AppBackend(PostgresBackend):
         self._app = app
 
     def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
-        missing = [name for name in collections if name not in self._tables]
-        if missing:
-            self._app.run_script(missing)
+        self._ask_for(collections)
         super().writable(conn, collections)
+
+    def load(self, run: str, state: str, loads: Sequence[Load]) -> Mapping[str, LoadReport]:
+        self._ask_for([load.collection for load in loads])
+        return super().load(run, state, loads)
+
+    def _ask_for(self, collections: Sequence[str]) -> None:
+        if missing := [name for name in collections if name not in self._tables]:
+            self._app.run_script(missing)
 
     def create_index(self, collection: str, *, deadline: float | None = None) -> None:
         self._app.run_script([collection], indexes=True)
