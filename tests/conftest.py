@@ -42,7 +42,7 @@ _TEST_RTT_MS = float(os.environ.get("TEST_RTT_MS", "0"))
 
 #: Fixtures that need a server, and the names that tests give the database that needs one.
 _SERVER_FIXTURES = {"pg_cluster", "pg_admin_url", "pg_url", "pg_database"}
-_SERVER_PARAMETERS = {"postgresql", "pg"}
+_SERVER_PARAMETERS = {"postgresql", "postgresql-app", "pg"}
 #: Where nearly every test starts programs and kills them.
 _PROCESS_FOLDERS = {"crash", "chaos", "hold"}
 
