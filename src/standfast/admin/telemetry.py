@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
+from standfast.admin import library_version
 from standfast.api.aio import AsyncStore
 from standfast.api.store import StoreHandle
 from standfast.api.sync import Store
@@ -166,7 +166,7 @@ def observe(
         ) from None
     calls = store.calls if isinstance(store, Store) else store
     handle = weakref.ref(calls.handle)
-    meter = api.get_meter("standfast", _library(), meter_provider=meter_provider)
+    meter = api.get_meter("standfast", library_version(), meter_provider=meter_provider)
     makers = {
         "gauge": meter.create_observable_gauge,
         "counter": meter.create_observable_counter,
@@ -199,10 +199,3 @@ def _callback(
         return [observation(value, {**attributes, **more}) for value, more in values]
 
     return observed
-
-
-def _library() -> str:
-    try:
-        return version("standfast")
-    except PackageNotFoundError:
-        return ""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+from standfast.admin import library_version
 from standfast.admin.backup.schedule import Schedule, Scheduler
 from standfast.admin.data_dir import Local, look
 from standfast.admin.evidence import Asked, Evidence, ask_database, attempt, counts, gather
@@ -109,7 +109,7 @@ class Watcher:
             error: StandfastError | None = None
             status: Status | None = None
             try:
-                status = status_from(evidence, library=_library()).status
+                status = status_from(evidence, library=library_version()).status
             except StandfastError as failure:
                 error = failure
             self.snapshot = Snapshot(
@@ -141,14 +141,6 @@ class Watcher:
             if not isinstance(documents, StandfastError):
                 self._documents = documents
         self._turns += 1
-
-
-def _library() -> str:
-    """The version of this package; empty where it is not installed."""
-    try:
-        return version("standfast")
-    except PackageNotFoundError:
-        return ""
 
 
 def on_database(settings: Settings, work: Callable[[Backend], object]) -> object:

@@ -343,7 +343,7 @@ class PostgresBackend(Sessions):
             expires_us = self.expires_us(deadline)
             try:
                 with self.transaction(conn, deadline=deadline):
-                    dropping.lock_tables(conn)
+                    schema.lock_tables(conn)
                     if dropping.incarnation(conn, collection) != incarnation:
                         return None
                     lost = self._lost_table(conn, collection)

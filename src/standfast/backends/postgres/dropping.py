@@ -12,7 +12,6 @@ import psycopg
 from psycopg import Connection, sql
 
 from standfast.backends.base import not_empty, require_droppable
-from standfast.backends.postgres.schema import DDL_LOCK
 from standfast.backends.postgres.tables import Table, has_schema
 from standfast.backends.postgres.write import log_change
 from standfast.errors import ConfigError
@@ -45,11 +44,6 @@ def incarnation(conn: Connection[Any], collection: str) -> str | None:
         return None
     row = conn.execute(_INCARNATION, (collection,)).fetchone()
     return str(row[0]) if row else None
-
-
-def lock_tables(conn: Connection[Any]) -> None:
-    """Keep others from making, adopting and dropping tables until the transaction ends."""
-    conn.execute("SELECT pg_advisory_xact_lock(%s)", (DDL_LOCK,))
 
 
 def drop(conn: Connection[Any], collection: str, table: Table | None, *, if_empty: bool) -> int:

@@ -56,6 +56,11 @@ def require_known(version: int) -> None:
         )
 
 
+def lock_tables(conn: Connection[Any]) -> None:
+    """Keep others from making, adopting and dropping tables until the transaction ends."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (DDL_LOCK,))
+
+
 def install(conn: Connection[Any], trusted: Sequence[str] = ()) -> int:
     """Bring the schema up to date inside the caller's transaction; returns the number applied.
 
@@ -68,7 +73,7 @@ def install(conn: Connection[Any], trusted: Sequence[str] = ()) -> int:
         (_INSTALL_WAIT,),
     ).fetchone()
     assert row is not None, "a SELECT without FROM returns a row"
-    conn.execute("SELECT pg_advisory_xact_lock(%s)", (DDL_LOCK,))
+    lock_tables(conn)
     conn.execute("SELECT set_config('lock_timeout', %s, true)", (row[0],))
     require_trusted(conn, trusted)
     present = schema_version(conn)
