@@ -76,18 +76,19 @@ R = TypeVar("R")
 
 
 def _looking_again(read: Callable[P, R]) -> Callable[P, R]:
-    """Read once more where the table that was known is gone: dropped, and made anew maybe.
+    """Read again where the table that was known is gone: dropped, and made anew maybe.
 
-    The second time it is looked up, and one that is lost is named.
+    It is looked up then, and one that is lost is named; another drop may come in between.
     """
 
     @wraps(read)
     def reading(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return read(*args, **kwargs)
-        except ConfigError as error:
-            if error.code != "no_table":
-                raise
+        for _ in range(MAX_TRANSACTION_ATTEMPTS - 1):
+            try:
+                return read(*args, **kwargs)
+            except ConfigError as error:
+                if error.code != "no_table":
+                    raise
         return read(*args, **kwargs)
 
     return reading
@@ -425,8 +426,8 @@ class PostgresBackend(Sessions):
                     if attempt == MAX_TRANSACTION_ATTEMPTS:
                         raise _unregistered() from None
                 except psycopg.Error as error:
-                    stale = self._forget_tables(error) and attempt == 1
                     last = attempt == MAX_TRANSACTION_ATTEMPTS
+                    stale = self._forget_tables(error) and not last
                     if stale and time_left(deadline) > 0:
                         continue  # as it was known here: looked at again, it may be in order
                     if error.sqlstate == "SF001" and not last and time_left(deadline) > 0:
