@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from standfast import ConfigError, ConflictError, Unavailable
+import standfast
+from standfast import ConflictError, Unavailable
 from standfast.backends.base import Change, Load
+from standfast.backends.postgres import tables
 from standfast.backends.postgres.tables import _Column, _require_columns, find_table
 from standfast.ops.types import Op
 from support.pg import Sql, opened, refused
@@ -440,11 +443,45 @@ def test_a_key_column_whose_type_was_changed(pg_database: str, db: Sql) -> None:
             store["things"].put(n % 2, n)
             store["things"].get("1")
         db("ALTER TABLE things ALTER COLUMN id TYPE text")
-        with pytest.raises(ConfigError):
-            store["things"].get("1")
         assert store["things"].get("1") == 11
         assert store["things"].put("one", 1).version == 1
         assert store["things"].put("1", 12).version == 7
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_table_that_is_dropped_while_it_is_looked_at(
+    pg_database: str, db: Sql, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """A look at a table is one snapshot: what is dropped, or made anew, during it is not half
+    there."""
+    with opened(pg_database) as one, opened(pg_database) as two:
+        one["things"].put("1", 1)
+
+        def drop(*_: object) -> None:
+            monkeypatch.undo()
+            one.drop("things")
+            if again:
+                one["things"].put("1", 2)
+
+        monkeypatch.setattr(tables, "require_trusted", drop)
+        assert two["things"].get("1") == (2 if again else None)
+
+
+def test_a_collection_that_the_bookkeeping_has_lost(
+    pg_database: str, db: Sql, tmp_path: Path
+) -> None:
+    """I4: somebody deletes its line of the bookkeeping: its documents are read, no thread fails,
+    and the next write notes it again."""
+    with standfast.open(pg_database, data_dir=tmp_path, deadline_s=10) as store:
+        store["things"].put("1", 1)
+        assert store["things"].get("1") == 1
+        db("DELETE FROM standfast.collections")
+        assert (store["things"].get("1"), store["things"].get("2")) == (1, None)
+        assert dict(store["things"].items()) == {"1": 1}
+        assert store.health().problems == ()
+        assert (store["things"].put("1", 2).version or 0) > 1
+        assert db("SELECT name FROM standfast.collections") == [("things",)]
+        assert store["things"].get("1") == 2
 
 
 def test_a_write_needs_no_second_chance(pg_database: str, db: Sql) -> None:

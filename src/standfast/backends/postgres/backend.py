@@ -69,6 +69,8 @@ from standfast.ops.types import (
 )
 from standfast.system.failpoints import failpoint
 
+#: Codes of what a statement meets that was made for a table as it was.
+_STALE = ("no_table", "database")
 #: Rows that a streaming read holds at a time.
 _STREAM_ROWS = 1000
 P = ParamSpec("P")
@@ -76,7 +78,7 @@ R = TypeVar("R")
 
 
 def _looking_again(read: Callable[P, R]) -> Callable[P, R]:
-    """Read again where the table that was known is gone: dropped, and made anew maybe.
+    """Read again where the table is not as it was known: dropped, and made anew maybe.
 
     It is looked up then, and one that is lost is named; another drop may come in between.
     """
@@ -87,9 +89,14 @@ def _looking_again(read: Callable[P, R]) -> Callable[P, R]:
             try:
                 return read(*args, **kwargs)
             except ConfigError as error:
-                if error.code != "no_table":
+                if error.code not in _STALE:
                     raise
-        return read(*args, **kwargs)
+            except write.UnregisteredError:
+                pass
+        try:
+            return read(*args, **kwargs)
+        except write.UnregisteredError:
+            raise _unregistered() from None
 
     return reading
 
@@ -421,8 +428,8 @@ class PostgresBackend(Sessions):
                 except Unavailable as error:  # another thread has just forgotten the table
                     if error.code != "busy" or attempt == MAX_TRANSACTION_ATTEMPTS:
                         raise
-                except write.UnregisteredError:
-                    self._tables.clear()
+                except write.UnregisteredError as error:
+                    self._forget_tables(error)
                     if attempt == MAX_TRANSACTION_ATTEMPTS:
                         raise _unregistered() from None
                 except psycopg.Error as error:
@@ -549,12 +556,13 @@ class PostgresBackend(Sessions):
         with self.connection("resolving a conflict") as conn:
             return has_schema(conn) and conflicts.resolve(conn, number, resolution)
 
-    def _forget_tables(self, error: psycopg.Error) -> bool:
+    def _forget_tables(self, error: psycopg.Error | write.UnregisteredError) -> bool:
         """After a table was dropped or changed under us, look at all of them again.
 
         Returns whether it was: they are looked at again, which other threads may have begun.
         """
-        changed = (error.sqlstate or "").startswith(("42", "0A"))
+        changed = isinstance(error, write.UnregisteredError)
+        changed = changed or (error.sqlstate or "").startswith(("42", "0A"))
         if changed:
             self._tables.clear()
         return changed
@@ -573,7 +581,7 @@ class PostgresBackend(Sessions):
         with self.connection(f"reading `{collection}`", deadline, reading=True) as conn:
             try:
                 yield conn, self._table(conn, collection)
-            except psycopg.Error as error:
+            except (psycopg.Error, write.UnregisteredError) as error:
                 self._forget_tables(error)
                 raise
 
@@ -599,7 +607,7 @@ class PostgresBackend(Sessions):
             def look(conn: Connection[Any]) -> Observed:
                 try:
                     return read.observe(conn, table, keys, directory)
-                except psycopg.Error as error:
+                except (psycopg.Error, write.UnregisteredError) as error:
                     self._forget_tables(error)
                     raise
 
@@ -758,7 +766,7 @@ _LOADED = ("collections", "changes", "tombstones", "runs")
 
 def _unregistered() -> ConfigError:
     return ConfigError(
-        "the bookkeeping loses a collection again and again; nothing was written",
+        "the bookkeeping loses a collection again and again; nothing was changed",
         code="not_adoptable",
         hint="look who deletes rows of standfast.collections",
     )

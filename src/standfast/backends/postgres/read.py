@@ -9,7 +9,13 @@ from psycopg import Connection, sql
 
 from standfast.backends.postgres.prepared import TEXT, TEXTS, UUID, array, fetch, parameters
 from standfast.backends.postgres.tables import Table
-from standfast.backends.postgres.write import LANES, decode_watermarks, key_values, statement
+from standfast.backends.postgres.write import (
+    LANES,
+    UnregisteredError,
+    decode_watermarks,
+    key_values,
+    statement,
+)
 from standfast.document.codec import decode
 from standfast.document.containment import contains
 from standfast.document.jsonb import compact, jsonb_columns, project, same_in_jsonb
@@ -49,7 +55,8 @@ def observe(
 ) -> Observed:
     """What these places hold, and the lanes' watermarks, in one statement and so one snapshot.
 
-    If there is no row, the version is the one that a new document would exceed.
+    If there is no row, the version is the one that a new document would exceed.  Raises
+    `UnregisteredError`.
     """
     values = (
         directory.encode() if directory else None,
@@ -68,6 +75,8 @@ def observe(
         else:
             shown = compact(text) if live else None
             states.append(State(table.collection, key, shown, version, created, updated, expires))
+    if not found:
+        raise UnregisteredError(table.collection)
     return Observed(states, decode_watermarks(lanes) if lanes else {})
 
 

@@ -134,8 +134,9 @@ def _micros(stamp: sql.Composable, *, keep_null: bool = False) -> sql.Composable
     return sql.SQL(form if keep_null else "coalesce(" + form + ", 0)").format(stamp)
 
 
+# One statement, and so one snapshot: between two, the table may be dropped and made anew.
 _DESCRIBE = """
-SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relrowsecurity,
+SELECT c.relkind::text, c.relpersistence::text, c.relrowsecurity,
        pg_has_role(c.relowner, 'USAGE'),
        EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent)),
        (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_index i
@@ -143,17 +144,15 @@ SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relrowsecurity,
          WHERE i.indrelid = c.oid AND i.indisprimary),
        (SELECT i.indimmediate FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
        (SELECT array_agg(g.tgname::text) FROM pg_trigger g
-         WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)
+         WHERE g.tgrelid = c.oid AND NOT g.tgisinternal),
+       (SELECT jsonb_agg(jsonb_build_array(a.attname, t.typname, a.attnotnull,
+                 a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' OR a.attidentity = 'a',
+                 coalesce(l.collname, ''), coalesce(l.collisdeterministic, true)))
+          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+          LEFT JOIN pg_collation l ON l.oid = a.attcollation
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s
-"""
-_COLUMNS = """
-SELECT a.attname, t.typname, a.attnotnull, a.atthasdef OR a.attidentity <> '',
-       a.attgenerated <> '' OR a.attidentity = 'a', coalesce(l.collname, ''),
-       coalesce(l.collisdeterministic, true)
-  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-  LEFT JOIN pg_collation l ON l.oid = a.attcollation
- WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 
@@ -170,7 +169,6 @@ SELECT n.nspname || '.' || c.relname
 class _Found(NamedTuple):
     """A row of `_DESCRIBE`."""
 
-    oid: int
     kind: str
     persistence: str
     row_security: bool
@@ -179,10 +177,11 @@ class _Found(NamedTuple):
     primary: list[str] | None
     immediate: bool | None
     triggers: list[str] | None
+    columns: list[list[Any]] | None
 
 
 class _Column(NamedTuple):
-    """A row of `_COLUMNS`."""
+    """A column as `_DESCRIBE` shows it."""
 
     name: str
     type: str
@@ -215,8 +214,7 @@ def find_table(
                 raise missing_table(collection, f"{place[0]}.{place[1]}")
             return None
         require_trusted(conn, trusted, trust_tables(place[0], [place[1]]))
-        columns = [_Column(*record) for record in cur.execute(_COLUMNS, (found[0],))]
-    return _judge(collection, place, _Found(*found), columns, registered and registered[2])
+    return _judge(collection, place, _Found(*found), registered and registered[2])
 
 
 def lost_table(conn: Connection[Any], collection: str) -> tuple[str, str] | None:
@@ -255,12 +253,12 @@ def _judge(
     collection: str,
     place: tuple[str, str],
     found: _Found,
-    columns: list[_Column],
     registered_key: str | None,
 ) -> Table:
     """The table as ours, or the reason why it cannot be."""
     _require_ordinary(collection, found)
     assert found.primary, "an ordinary table has a primary key"
+    columns = [_Column(*record) for record in found.columns or ()]
     key = next(column for column in columns if column.name == found.primary[0])
     _require_columns(collection, key, columns, adopted=registered_key is not None)
     types = {column.name: column.type for column in columns}
