@@ -247,6 +247,8 @@ CONFLICTS_KEPT_S = 90 * 86_400.0
 #: By how much the versions of a collection rise when its lost table is made anew: more than any of
 #: the lost rows can have been written, since a million writes a second to one row take an hour.
 LOST_TABLE_VERSIONS = 1 << 32
+#: What a drop raises the versions of collections made later to, at most: half of what is there.
+MAX_DROPPED_VERSION = 1 << 62
 
 #: Rows that a report names; beyond them it counts.
 MAX_NAMED_ROWS = 20

@@ -78,6 +78,39 @@ def test_versions_never_fall(make_backend: Make, is_app: bool) -> None:
         assert (c.put("late", 1).version or 0) > max(versions.values())
 
 
+def test_versions_rise_by_what_was_written(make_backend: Make, is_app: bool) -> None:
+    """R17, I7: a collection can be dropped and made anew as often as one likes: each drop adds no
+    more than the writes before it.  A made-up version does not use up those of all collections."""
+    if is_app:
+        return
+    with Store(EmbeddedEngine(make_backend())) as store:
+        versions: list[int] = []
+        for _ in range(4):
+            versions += [store["c"].put(key, 1).version or 0 for key in "aba"]
+            store["c"].delete("b")
+            store.drop("c")
+        assert versions == [1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8]
+
+
+def test_a_version_that_was_made_up(make_backend: Make, request: pytest.FixtureRequest) -> None:
+    """I7: the version of one row does not use up those of all collections when that is dropped."""
+    place = request.node.callspec.params["make_backend"]
+    if place not in ("postgresql", "sqlite"):
+        return
+    backend: Any = make_backend()
+    with Store(EmbeddedEngine(backend)) as store:
+        store["c"].put("k", 1)
+        if place == "sqlite":
+            with backend.writing("made up") as conn:
+                conn.execute("UPDATE c SET version = ?", ((1 << 63) - 2,))
+        else:
+            with backend.connection("made up") as conn:
+                conn.execute(f"UPDATE public.c SET version = {(1 << 63) - 2}")
+        store.drop("c")
+        assert store["d"].put("k", 1).version == (1 << 62) + 1
+        assert store["c"].put("k", 1).version == (1 << 62) + 1
+
+
 def test_others_have_the_new_collection(make_backend: Make, is_app: bool) -> None:
     """A process that had it open reads that it is empty, and makes it anew by its next write."""
     if is_app:

@@ -34,6 +34,7 @@ from standfast.backends.base import (
 )
 from standfast.document.containment import contains
 from standfast.errors import Unavailable
+from standfast.limits import MAX_DROPPED_VERSION
 from standfast.ops.apply import Current
 from standfast.ops.batch import Place, apply_ops, kept, places
 from standfast.ops.reconcile import OnConflict
@@ -382,7 +383,8 @@ class MemoryBackend:
                 raise not_empty(collection)
             data = self._data.pop(collection)
             versions = [row.version for row in data.rows.values()]
-            self._floor = max([self._floor, data.floor, *versions, *data.buried.values()])
+            highest = max([data.floor, *versions, *data.buried.values()])
+            self._floor = max(self._floor, min(MAX_DROPPED_VERSION, highest))
             return Dropped(self._floor, self._watermarks(directory))
 
     def form(self, collection: str) -> Form:

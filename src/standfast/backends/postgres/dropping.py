@@ -15,7 +15,7 @@ from standfast.backends.base import not_empty, require_droppable
 from standfast.backends.postgres.tables import Table, has_schema
 from standfast.backends.postgres.write import log_change
 from standfast.errors import ConfigError
-from standfast.limits import LOST_TABLE_VERSIONS
+from standfast.limits import LOST_TABLE_VERSIONS, MAX_DROPPED_VERSION
 from standfast.system.failpoints import failpoint
 
 #: When it was registered, and which table it has.
@@ -30,10 +30,12 @@ _MAY: LiteralString = (
     " AND has_column_privilege('standfast.identity', 'version_floor', 'UPDATE')"
     " FROM standfast.collections k WHERE k.name = %s"
 )
+#: A version that another program made up does not use up those of all collections.
 _RAISE_FLOOR: LiteralString = (
-    "UPDATE standfast.identity SET version_floor = greatest(version_floor,"
-    " %(highest)s + (SELECT k.version_floor FROM standfast.collections k WHERE k.name = %(name)s),"
-    " (SELECT max(t.version) FROM standfast.tombstones t WHERE t.collection = %(name)s))"
+    "UPDATE standfast.identity SET version_floor = greatest(version_floor, least(%(limit)s,"
+    " greatest(%(highest)s, %(lost)s +"
+    " (SELECT k.version_floor FROM standfast.collections k WHERE k.name = %(name)s),"
+    " (SELECT max(t.version) FROM standfast.tombstones t WHERE t.collection = %(name)s))))"
     " RETURNING version_floor"
 )
 
@@ -59,12 +61,18 @@ def drop(conn: Connection[Any], collection: str, table: Table | None, *, if_empt
             code="no_rights",
             hint="let a role that owns both call it, or use clear(), which deletes the documents",
         )
-    highest = LOST_TABLE_VERSIONS
+    highest = 0
     if table is not None:
         require_droppable(collection, adopted=adopted)
         highest = _drop_table(conn, table, if_empty=if_empty)
     failpoint("pg-table-dropped")
-    row = conn.execute(_RAISE_FLOOR, {"highest": highest, "name": collection}).fetchone()
+    versions = {
+        "highest": highest,
+        "lost": LOST_TABLE_VERSIONS if table is None else 0,
+        "limit": MAX_DROPPED_VERSION,
+        "name": collection,
+    }
+    row = conn.execute(_RAISE_FLOOR, versions).fetchone()
     assert row is not None, "the bookkeeping has one identity"
     log_change(conn, collection, None)
     conn.execute("DELETE FROM standfast.tombstones WHERE collection = %s", (collection,))

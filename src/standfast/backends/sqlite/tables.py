@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from standfast.backends.base import missing_table, not_empty, require_droppable
-from standfast.limits import LOST_TABLE_VERSIONS
+from standfast.limits import LOST_TABLE_VERSIONS, MAX_DROPPED_VERSION
 
 #: Declared types of a key that is a text, in capital letters; an older table may declare none.
 _TEXT_TYPES = ("", "TEXT", "VARCHAR", "CHAR", "STRING")
@@ -263,9 +263,9 @@ def incarnation(conn: apsw.Connection, name: str) -> str | None:
 
 def drop(conn: apsw.Connection, name: str, now_us: int, *, if_empty: bool) -> int:
     """Drop a collection inside the caller's transaction; returns its highest version."""
-    highest = 0
+    highest, lost = 0, 0
     if lost_table(conn, name):
-        highest = LOST_TABLE_VERSIONS
+        lost = LOST_TABLE_VERSIONS
     else:
         table = table_of(conn, name)
         require_droppable(
@@ -277,11 +277,12 @@ def drop(conn: apsw.Connection, name: str, now_us: int, *, if_empty: bool) -> in
         highest = conn.execute(f"SELECT coalesce(max(version), 0) FROM {table.sql}").get
         conn.execute(f"DROP TABLE {table.sql}")
     floor: int = conn.execute(
-        "UPDATE _standfast_identity SET version_floor = max(version_floor,"
-        " (SELECT version_floor FROM _standfast_collections WHERE name = ?1) + ?2, coalesce("
-        "(SELECT max(version) FROM _standfast_tombstones WHERE collection = ?1), 0))"
+        # A version that another program made up does not use up those of all collections.
+        "UPDATE _standfast_identity SET version_floor = max(version_floor, min(?4, max(?2,"
+        " (SELECT version_floor FROM _standfast_collections WHERE name = ?1) + ?3, coalesce("
+        "(SELECT max(version) FROM _standfast_tombstones WHERE collection = ?1), 0))))"
         " RETURNING version_floor",
-        (name, highest),
+        (name, highest, lost, MAX_DROPPED_VERSION),
     ).get
     conn.execute("DELETE FROM _standfast_tombstones WHERE collection = ?", (name,))
     conn.execute("DELETE FROM _standfast_collections WHERE name = ?", (name,))
