@@ -561,8 +561,9 @@ class PostgresBackend(Sessions):
 
         Returns whether it was: they are looked at again, which other threads may have begun.
         """
-        changed = isinstance(error, write.UnregisteredError)
-        changed = changed or (error.sqlstate or "").startswith(("42", "0A"))
+        changed = isinstance(error, write.UnregisteredError) or (
+            (error.sqlstate or "").startswith(("42", "0A"))
+        )
         if changed:
             self._tables.clear()
         return changed
