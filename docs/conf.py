@@ -34,6 +34,8 @@ autodoc_preserve_defaults = True
 # Docstrings write code between single backticks.
 default_role = "code"
 nitpicky = False
+# `--yes` stays two hyphens, and quotes are those that can be copied.
+smartquotes = False
 
 # Prompts and output are not copied.
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "

@@ -192,3 +192,24 @@ def test_errors_have_the_class_of_their_code_and_a_hint() -> None:
                 case _:
                     pass
     assert wrong == []
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    """docs/guarantees.md: each invariant has faults, and each fault a file and the tests in it."""
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (I\d+):", text, re.M) == [f"I{n}" for n in range(1, 13)]
+    parts = re.split(r"^## ", text, flags=re.M)[1:]
+    rows = 0
+    for part in parts:
+        table = [line.split("|") for line in part.splitlines() if re.match(r"\|.*`tests/", line)]
+        assert table or not re.match(r"I\d+:", part), part[:40]
+        for _, what, files, tests, _ in table:
+            code = "".join(
+                (ROOT / file).read_text(encoding="utf-8") for file in re.findall(r"`(.+?)`", files)
+            )
+            named = re.findall(r"`(\w+)`", tests)
+            assert what.strip()
+            assert named or tests.strip() == "all"
+            assert [name for name in named if f"def {name}(" not in code] == []
+            rows += 1
+    assert rows > 50
