@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
 import pytest
 
-from standfast import CorruptData
+from standfast import ConfigError, CorruptData, Unavailable
 from standfast.engine import mirror as mirror_module
 from standfast.engine.mirror import Mirror
+from standfast.engine.sqlite_file import LocalFile
 from standfast.ops.types import Observed, Op, State
+from standfast.system import elsewhere
+from standfast.system.locks import FileLock
 
 LANE = "lane"
 
@@ -207,6 +213,98 @@ def test_what_a_locked_file_missed_is_not_forgotten(mirror: Mirror, ending: str)
     assert again.count() == 0
     assert list(mirror._path.parent.glob("mirror.db.behind-*")) == []
     again.close()
+
+
+@contextmanager
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing on the disk can be written, made or removed."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        patch.setattr(FileLock, "acquire", refuse)
+        patch.setattr(LocalFile, "write", refuse_write)
+        yield
+
+
+def refuse_write(*_: Any, **__: Any) -> Any:
+    raise ConfigError("read-only", code="read_only")
+
+
+def refuse_busy(*_: Any, **__: Any) -> Any:
+    raise Unavailable("another program has it", code="locked")
+
+
+def test_a_disk_that_was_read_only_for_a_while(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I12, R25: what was acknowledged while the file could be neither written nor removed nor
+    marked is not in it; so the next process, on a disk that is in order again, does not read it."""
+    confirm(mirror, 1)
+    with read_only(monkeypatch):
+        confirm(mirror, 2)
+        assert mirror.get("c", "k") is None
+        looking = Mirror(mirror._path, only_look=True)
+        assert not looking.usable
+    assert elsewhere.is_marked(mirror._path)
+    again = Mirror(mirror._path)
+    assert again.usable
+    assert again.get("c", "k") is None
+    assert not elsewhere.is_marked(mirror._path)
+    confirm(again, 3)
+    again.close()
+    once_more = Mirror(mirror._path)
+    assert once_more.get("c", "k").state == state(3)  # type: ignore[union-attr]
+    once_more.close()
+
+
+@pytest.mark.parametrize("ending", ["stay", "kill"])
+def test_what_was_missed_before_it_could_be_opened(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """I12: news that came while the file could not be opened is not in it, however well it opens
+    afterwards, here or in the next process."""
+    confirm(mirror, 1)
+    mirror.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "_opened", refuse_busy)
+        late = Mirror(mirror._path)
+        confirm(late, 2)
+    if ending == "kill":
+        assert late._mark is not None
+        late._mark.release()  # as its end would
+        late = Mirror(mirror._path)
+    monkeypatch.setattr(late, "_retry_at", 0.0)
+    confirm(late, 3, key="other")
+    assert late.get("c", "other") is not None
+    assert late.get("c", "k") is None
+    late.close()
+
+
+def test_marks_elsewhere_are_this_user_s(tmp_path: Path) -> None:
+    """A mark that another user has made, or that is no file, is none; and a new file has none."""
+    path = tmp_path / "file"
+    path.touch()
+    assert not elsewhere.is_marked(path)
+    assert elsewhere.mark(path)
+    assert elsewhere.mark(path)
+    assert elsewhere.is_marked(path)
+    marks = [one for one in elsewhere.marks_of(path) if one.exists()]
+    assert {one.stat().st_mode & 0o777 for one in marks} == {0o600}
+    for one in marks:
+        one.unlink()
+        one.symlink_to(path)
+    assert not elsewhere.mark(path)
+    assert not elsewhere.is_marked(path)
+    for one in marks:
+        one.unlink()
+    elsewhere.mark(path)
+    marks = elsewhere.marks_of(path)
+    path.unlink()
+    elsewhere.forget(marks)
+    assert not any(one.exists() for one in marks)
 
 
 def test_a_locked_file_is_caught_up(mirror: Mirror) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from standfast import Unavailable
 from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.snapshot import Snapshots
+from standfast.ops.types import Row
 from support.faulty import Link, Open, Server, eventually, wait_direct
 
 
@@ -123,3 +126,32 @@ def test_large_collections_get_none(memory: Server, open_it: Open) -> None:
         assert list(store[name].items())
     taken(engine, "small")
     assert not engine.local_state.snapshots.path("large").exists()
+
+
+def test_one_that_could_not_be_removed_is_not_read_by_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I12: what was written while nothing on the disk could be changed is not hidden later by a
+    snapshot of before; when that can be removed again, new ones are read."""
+
+    def write(snapshots: Snapshots, text: str) -> None:
+        rows = [Row("k", text, 1, 1, 1, None)]
+        snapshots.write("c", lambda: rows, history="h", seen_us=1, watermarks={})
+
+    first = Snapshots(tmp_path)
+    write(first, "1")
+    assert Snapshots(tmp_path).row("c", "k", history="h") is not None
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        patch.setattr(os, "truncate", refuse)
+        first.spoil(["c"])
+        assert Snapshots(tmp_path).row("c", "k", history="h") is None
+    again = Snapshots(tmp_path)
+    assert again.row("c", "k", history="h") is None
+    write(again, "2")
+    assert again.row("c", "k", history="h") is not None
+    assert Snapshots(tmp_path).row("c", "k", history="h") is not None

@@ -7,6 +7,7 @@ written in one transaction (R6): safe from kill -9 at once, from a power cut a m
 A call whose answer the primary has given does not fail, and hardly waits, because of the mirror.
 While another process has its file locked, what it missed is in memory, and a lock file says so; one
 that missed anything in another way is removed at once, also on a full disk, and begun anew (R25).
+One that cannot be removed is marked: beside it, or elsewhere when its disk takes nothing any more.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from standfast.limits import (
 )
 from standfast.ops.batch import Place
 from standfast.ops.types import Observed, Op, Row, State, pack_batch, unpack_batch
+from standfast.system import elsewhere
 from standfast.system.failpoints import failpoint
 from standfast.system.locks import FileLock
 
@@ -119,11 +121,12 @@ class Mirror:
     def _begin(self) -> None:
         """Open the file, or a new one in the place of a damaged one."""
         try:
+            spoiled = self._spoiled or self._marks_of_the_dead() or elsewhere.is_marked(self._path)
             if self._only_look:
                 # One that missed something is not read; the next process of the app removes it.
-                self._file = None if self._marks_of_the_dead() else self._opened()
+                self._file = None if spoiled else self._opened()
                 return
-            if self._spoiled or self._marks_of_the_dead():
+            if spoiled:
                 self._unlink()
                 self._spoiled = False
                 self._unmark()
@@ -173,7 +176,9 @@ class Mirror:
         return unheld(self._path.parent.glob(f"{self._path.name}{_BEHIND}*"))
 
     def _unlink(self) -> None:
+        marks = elsewhere.marks_of(self._path)
         self._path.unlink(missing_ok=True)
+        elsewhere.forget(marks)
         for path in self._marks_of_the_dead():
             path.unlink(missing_ok=True)
 
@@ -201,8 +206,14 @@ class Mirror:
                     self._path.unlink()
         except (StandfastError, OSError):
             logger.exception("the mirror that missed something cannot be removed")
-            self._spoiled = True  # neither this process nor, by the mark, the next one reads it
-            self._is_marked()
+            self._spoil()
+
+    def _spoil(self) -> None:
+        """Neither this process nor, by a mark, the next one reads what is there."""
+        if not self._spoiled and os.path.lexists(self._path):
+            self._spoiled = True
+            if not self._is_marked() and not elsewhere.mark(self._path):
+                logger.error("it cannot be marked either: the next process would read it")
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
@@ -292,7 +303,7 @@ class Mirror:
         try:
             write()
         except _NoMirrorError:
-            pass  # it is begun anew later, from nothing
+            self._spoil()  # it is begun anew later, from nothing
         except StandfastError as error:
             self._drop(error)
             self._begin()
@@ -455,7 +466,7 @@ class Mirror:
         try:
             self._write(write, durable=durable)
         except _NoMirrorError:
-            pass
+            self._spoil()
         except StandfastError as error:
             if error.code == "file_gone":  # another process began it anew: there it goes
                 self._drop(error)

@@ -19,6 +19,7 @@ import msgspec
 from standfast.document.codec import encode
 from standfast.engine.overlay import MirrorRow
 from standfast.ops.types import Row, State
+from standfast.system import elsewhere
 from standfast.system.failpoints import failpoint
 from standfast.system.files import make_directory, read_regular, write_atomic
 
@@ -45,8 +46,18 @@ class Snapshots:
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / FOLDER
         self._names: dict[str, str] = {}
-        self._distrusted = False
+        self._distrusted = elsewhere.is_marked(self._folder)
         self._read: dict[str, tuple[tuple[str | int, ...], dict[str, MirrorRow]]] = {}
+
+        if self._distrusted:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Remove what an earlier process could not."""
+        self.spoil_all()
+        if not any(note.stat().st_size for note in self._folder.glob(".*.note")):
+            elsewhere.forget(elsewhere.marks_of(self._folder))
+            self._distrusted = False
 
     def path(self, collection: str) -> Path:
         """Where the snapshot of a collection is."""
@@ -131,8 +142,10 @@ class Snapshots:
         self._distrust(failure)
 
     def _distrust(self, error: OSError) -> None:
+        """Neither this process nor, by a mark, the next one reads any."""
         if not self._distrusted:
             logger.warning("snapshots are not read: they cannot be removed: %s", error.strerror)
+            elsewhere.mark(self._folder)
         self._distrusted = True
 
     # ---- reading
