@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from standfast.admin.backup import folder
+from standfast.admin.backup import format as form
 from standfast.admin.backup.creating import create
 from standfast.admin.backup.folder import backups
 from standfast.admin.backup.format import GZIP_HEADER
@@ -24,6 +25,7 @@ from standfast.backends.base import Backend
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.errors import CorruptData
 from standfast.system.locks import FileLock
+from support.backups import rows_in
 
 
 @pytest.fixture
@@ -78,6 +80,22 @@ def test_every_truncation_is_found(made: Path, data_dir: Path, tmp_path: Path) -
     refused(made, data_dir, tmp_path)
 
 
+@pytest.mark.parametrize("by_line", [True, False])
+def test_a_good_file_is_good_wherever_its_blocks_end(
+    made: Path, monkeypatch: pytest.MonkeyPatch, by_line: bool
+) -> None:
+    """A block of the text that is unpacked may end anywhere: just before the last line, too."""
+    text = gzip.decompress(made.read_bytes())
+    end = text.rindex(b'{"end":')
+    for cut in (1, 60, end - 1, end, end + 1, end + 7, len(text) - 1):
+        pieces = iter((text[:cut], text[cut:]))
+        monkeypatch.setattr(form._Unpacking, "block", lambda _, left=pieces: next(left, None))
+        monkeypatch.setattr(form._Unpacking, "is_whole", lambda _: True)
+        with form.opened(made) as reader:
+            assert sum(len(one) for one in reader.items(by_line=by_line) if isinstance(one, list))
+            assert reader.counts is not None
+
+
 def rewritten(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     """The file with other lines, each with its right checksum, packed as ours are."""
     lines = [
@@ -114,6 +132,20 @@ def test_right_checksums_of_wrong_lines_do_not_help(
     """The whole has a checksum and counts of its own: no line can go, come or change places."""
     rewritten(made, CHANGES[change])
     refused(made, data_dir, tmp_path)
+
+
+def test_a_file_that_changes_after_it_was_checked_changes_nothing(
+    backend: Backend, made: Path, data_dir: Path
+) -> None:
+    """What is written while the file is read once more is taken back when its checksum differs."""
+
+    def change(lines: list[bytes]) -> list[bytes]:
+        return [line.replace(b"player 7", b"player 8") for line in lines]
+
+    with pytest.raises(CorruptData) as found:
+        restore(backend, data_dir, made, Choice(), confirm=lambda _: rewritten(made, change))
+    assert found.value.code == "damaged_backup"
+    assert all(not rows for rows in rows_in(backend).values())
 
 
 def test_a_newer_format_is_refused(made: Path, data_dir: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ what stops it in the middle, and what a server allows a statement."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,14 @@ def rows(count: int, *, then: Any = None) -> Iterator[Stored]:
             then()
 
 
+def paged(brought: Iterator[Stored]) -> Iterator[list[Stored]]:
+    while page := list(islice(brought, 1000)):
+        yield page
+
+
 def run(backend: Backend, brought: Iterator[Stored], count: int) -> None:
     execute(
-        *(backend, lambda: iter([Part("players", Form("object"), brought)]), Choice()),
+        *(backend, lambda: iter([Part("players", Form("object"), paged(brought))]), Choice()),
         plan_of_all([("players", Form("object"), count)]),
         run=new_run_id(),
     )

@@ -90,6 +90,10 @@ class Snapshot(Protocol):
         """The live documents, or the one of this key, in the bytewise order of keys."""
         ...
 
+    def pages(self, collection: str, *, key: str | None = None) -> Iterator[list[Stored]]:
+        """The same, a page at a time."""
+        ...
+
 
 class Filling(Protocol):
     """One transaction that writes to whole collections; nobody else writes to them meanwhile."""

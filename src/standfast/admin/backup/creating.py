@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from standfast.admin import library_version
 from standfast.admin.backup import folder as folders
 from standfast.admin.backup.databases import snapshot
 from standfast.admin.backup.format import FORMAT, Counts, Head, Source, Writer, written
@@ -89,7 +90,7 @@ def _create(
             standfast_backup=FORMAT,
             id=number,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            made_by=f"standfast {_version()}",
+            made_by=f"standfast {library_version()}",
             source=Source(backend.kind, backend.display, source.identity),
             snapshot_us=source.taken_us,
             reason=reason,
@@ -108,12 +109,6 @@ def _create(
     folders.note(path, counts=counts)
     failpoint("backup-known")
     return Created(path, number, counts, path.stat().st_size)
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("standfast")
 
 
 @contextmanager

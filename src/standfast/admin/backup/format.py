@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
+from operator import lt
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -43,9 +45,10 @@ _BLOCK_BYTES = 512 * 1024
 _WAITING = 4
 #: What our files begin with, to the bit.  RFC 1952: no name, no time, any operating system.
 GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_DOCUMENT, _COLLECTION, _PENDING = b'{"key":', b'{"collection":', b'{"pending":'
 _VALUE, _CRC = b',"value":', b',"crc32":"'
 _CRC_END = len(_CRC) + 8 + 2
-_END = b'\n{"end":'
+_END = b'{"end":'
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -132,13 +135,13 @@ class Opened(NamedTuple):
 
 #: Called with how much of a file was read, and how much there is.
 Report = Callable[[int, int], None]
-#: What a reader yields between the first line and the last.
-Item = Opened | Stored | PendingWrite
+#: What a reader yields between the first line and the last: documents in pages.
+Item = Opened | list[Stored] | PendingWrite
 
 _encode = msgspec.json.Encoder().encode
 _decode_head = msgspec.json.Decoder(Head).decode
 _decode_format = msgspec.json.Decoder(dict[str, Any]).decode
-_decode_document = msgspec.json.Decoder(_Document).decode
+_decode_documents = msgspec.json.Decoder(list[_Document]).decode
 _decode_collection = msgspec.json.Decoder(_Collection).decode
 _decode_pending = msgspec.json.Decoder(_Pending).decode
 _decode_end = msgspec.json.Decoder(_End).decode
@@ -258,6 +261,16 @@ def written(path: Path, *, replace: bool = False) -> Generator[Writer]:
 # ---- reading
 
 
+def _is_document(body: bytes) -> bool:
+    return body.startswith(_DOCUMENT)
+
+
+def _in_order(last: str | None, page: list[Stored]) -> bool:
+    """Whether each key is above the one before: characters are in the order of their bytes."""
+    keys = [row.key for row in page] if last is None else [last, *(row.key for row in page)]
+    return all(map(lt, keys, keys[1:]))
+
+
 class Reader:
     """Reads one backup and checks it on the way; `items` must be read to the end to know it whole.
 
@@ -274,38 +287,41 @@ class Reader:
         self._file = file
         self._thread = thread
         self._hash = hashlib.sha256()
-        self._quick = False
-        self._lines = self._checked_lines()
+        self._by_line = True
+        self._runs = self._checked_runs()
         self.head = self._read_head()
 
-    def items(self) -> Iterator[Item]:
+    def items(self, *, by_line: bool = True) -> Iterator[Item]:
         """Everything between the first line and the last, in order.
 
-        Raises CorruptData("damaged_backup") at the first thing that is not as it was written.
+        Raises CorruptData("damaged_backup") at the first thing that is not as it was written;
+        without `by_line` that may be at the end only, by the checksum of the whole.
         """
+        self._by_line = by_line
         counts: dict[str, int] = {}
         pending = 0
         name = last = None
-        for body, before in self._lines:
-            if body.startswith(b'{"key":'):
-                row = self._document(body)
-                if name is None or (last is not None and row.key.encode() <= last):
+        for run in self._runs:
+            body = run[0]
+            if body.startswith(_DOCUMENT):
+                page = self._documents(run)
+                if name is None or not _in_order(last, page):
                     raise self._damaged("a document is not in its place")
-                last = row.key.encode()
-                counts[name] += 1
-                yield row
-            elif body.startswith(b'{"collection":'):
+                last = page[-1].key
+                counts[name] += len(page)
+                yield page
+            elif body.startswith(_COLLECTION):
                 found = self._parsed(_decode_collection, body + b"}")
                 name, last = found.collection, None
                 if name in counts:
                     raise self._damaged(f"collection `{name}` stands in it twice")
                 counts[name] = 0
                 yield Opened(name, Form(found.shape, found.key_field))
-            elif body.startswith(b'{"pending":'):
+            elif body.startswith(_PENDING):
                 pending += 1
                 yield self._parsed(_decode_pending, body + b"}").pending
             else:
-                self._end(body, before, Counts(sum(counts.values()), pending, counts))
+                self._end(body, Counts(sum(counts.values()), pending, counts))
                 return
         raise self._damaged("its end is missing")
 
@@ -314,43 +330,50 @@ class Reader:
 
         The checksum of the whole says of every line that it is as it was written.
         """
-        self._quick = True
+        self._by_line = False
         found: list[Opened] = []
-        for body, before in self._lines:
-            if body.startswith(b'{"collection":'):
+        for body, *_ in self._runs:
+            if body.startswith(_COLLECTION):
                 one = self._parsed(_decode_collection, body + b"}")
                 found.append(Opened(one.collection, Form(one.shape, one.key_field)))
-            elif not body.startswith(b'{"pending":'):
-                self._end(body, before, None)
+            elif not body.startswith((_DOCUMENT, _PENDING)):
+                self._end(body, None)
                 return found
         raise self._damaged("its end is missing")
 
-    def _document(self, body: bytes) -> Stored:
-        at = body.find(_VALUE)
-        if at < 0:
+    def _documents(self, bodies: list[bytes]) -> list[Stored]:
+        """The documents of these lines; what stands before their values is parsed at once."""
+        places = [body.find(_VALUE) for body in bodies]
+        heads = b"},".join([body[:at] for body, at in zip(bodies, places, strict=True)])
+        found: list[_Document] = self._parsed(_decode_documents, b"[" + heads + b"}]")
+        if min(places) < 0 or len(found) != len(bodies):
             raise self._damaged("a document has no value")
-        found = self._parsed(_decode_document, body[:at] + b"}")
         try:
-            text = body[at + len(_VALUE) :].decode()
+            texts = [
+                body[at + len(_VALUE) :].decode() for body, at in zip(bodies, places, strict=True)
+            ]
         except UnicodeDecodeError:
             raise self._damaged("a document is not UTF-8") from None
-        return Stored(
-            *(found.key, text, found.version),
-            *(found.created_us, found.updated_us, found.expires_us, found.columns, found.exact),
-        )
+        return [
+            Stored(
+                *(each.key, text, each.version, each.created_us, each.updated_us),
+                *(each.expires_us, each.columns, each.exact),
+            )
+            for each, text in zip(found, texts, strict=True)
+        ]
 
-    def _end(self, body: bytes, sha256: str, found: Counts | None) -> None:
+    def _end(self, body: bytes, found: Counts | None) -> None:
         end = self._parsed(_decode_end, body + b"}")
-        if end.sha256 != sha256:
+        if end.sha256 != self._hash.hexdigest():
             raise self._damaged("its checksum differs")
         if found is not None and end.end != found:
             raise self._damaged("its counts differ")
-        if next(self._lines, None) is not None:
+        if next(self._runs, None) is not None:
             raise self._damaged("something follows its end")
         self.counts = end.end
 
     def _read_head(self) -> Head:
-        first = next(self._lines, None)
+        first = next(self._runs, None)
         if first is None:
             raise self._damaged("it is empty")
         text = first[0] + b"}"
@@ -371,9 +394,13 @@ class Reader:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise self._damaged("a line is not what it should be") from None
 
-    def _checked_lines(self) -> Iterator[tuple[bytes, str]]:
-        """Every line whose checksum is right; with the last one, that of all lines before it."""
-        rest, ended = b"", False
+    def _checked_runs(self) -> Iterator[list[bytes]]:
+        """Every line, without its checksum, which was right: documents that follow one another
+        together, as far as they are in a block, and each other line by itself.
+
+        What is hashed when the last line comes are all lines before it.
+        """
+        rest = b""
         for block in self._blocks():
             text = rest + block
             cut = text.rfind(b"\n") + 1
@@ -381,18 +408,21 @@ class Reader:
             if len(rest) > MAX_BACKUP_LINE_BYTES:
                 raise self._damaged("a line is longer than the limit")
             # A line break stands nowhere but at the end of a line.
-            end = text.rfind(_END)
-            hashed = self._thread.submit(self._hash.update, text if end < 0 else text[: end + 1])
-            for line in text.split(b"\n")[:-1]:
-                if self._quick and not ended and line.startswith(b'{"key":'):
-                    continue
-                body, crc = line[:-_CRC_END], line[-_CRC_END:]
-                if crc != b'%b%08x"}' % (_CRC, zlib.crc32(body)):
-                    raise self._damaged("a line's checksum differs")
-                ended = line.startswith(b'{"end":')
-                if ended:
-                    hashed.result()
-                yield body, self._hash.hexdigest() if ended else ""
+            end = 0 if text.startswith(_END) else text.rfind(b"\n" + _END) + 1 or len(text)
+            hashed = self._thread.submit(self._hash.update, text[:end])
+            lines = text.split(b"\n")[:-1]
+            bodies = [line[:-_CRC_END] for line in lines]
+            if self._by_line:
+                for line, body in zip(lines, bodies, strict=True):
+                    if line[-_CRC_END:] != b'%b%08x"}' % (_CRC, zlib.crc32(body)):
+                        raise self._damaged("a line's checksum differs")
+            if end < len(text):
+                hashed.result()
+            for are_documents, run in groupby(bodies, _is_document):
+                if are_documents:
+                    yield list(run)
+                else:
+                    yield from ([body] for body in run)
         if rest:
             raise self._damaged("it ends in the middle of a line")
 

@@ -137,12 +137,9 @@ def restore(
     )
     announce("restore", f"writing {planned.plan.writes} document(s) in one transaction")
     result.run = new_run_id()
-    source = _File(path, progress)
+    parts = partial(_File(path, progress).parts, choice, "restore", by_line=False)
     with disk_errors("reading a backup"):
-        planned.plan = execute(
-            *(backend, lambda: source.parts(choice, "restore"), choice, planned.plan),
-            run=result.run,
-        )
+        planned.plan = execute(backend, parts, choice, planned.plan, run=result.run)
     return result
 
 
@@ -177,18 +174,20 @@ class _File:
         self._progress = progress
         self._next: Item | None = None
 
-    def parts(self, choice: Choice, step: str) -> Iterator[Part]:
-        """Its collections; at the end, every checksum of the file was right."""
+    def parts(self, choice: Choice, step: str, *, by_line: bool = True) -> Iterator[Part]:
+        """Its collections; at the end, every checksum of the file was right.
+
+        Without `by_line` that is known of the whole, at the end: enough where it was read before.
+        """
         with opened(self._path, partial(self._progress, step)) as reader:
             self.head = reader.head
-            items = reader.items()
+            items = reader.items(by_line=by_line)
             self._next = next(items, None)
             while (item := self._next) is not None:
-                rows = self._rows(items)
+                pages = self._pages(items, choice.key)
                 if isinstance(item, Opened) and (not choice.only or item.name in choice.only):
-                    chosen = (row for row in rows if choice.key in (None, row.key))
-                    yield Part(item.name, item.form, chosen)
-                for _ in rows:  # what was not asked for is checked too
+                    yield Part(item.name, item.form, pages)
+                for _ in pages:  # what was not asked for is checked too
                     pass
             self.counts = reader.counts
 
@@ -206,12 +205,12 @@ class _File:
             if not choice.only or name in choice.only
         )
 
-    def _rows(self, items: Iterator[Item]) -> Iterator[Stored]:
+    def _pages(self, items: Iterator[Item], key: str | None) -> Iterator[list[Stored]]:
         for item in items:
-            if not isinstance(item, Stored):
+            if not isinstance(item, list):
                 self._next = item
                 return
-            yield item
+            yield item if key is None else [row for row in item if row.key == key]
         self._next = None
 
 
@@ -247,10 +246,8 @@ def drill(
             planned = plan_restore(backend, path, choice, progress=progress)
             source = _File(path, progress)
             if planned.plan.writes:
-                execute(
-                    *(backend, lambda: source.parts(choice, "restore"), choice, planned.plan),
-                    run=new_run_id(),
-                )
+                parts = partial(source.parts, choice, "restore", by_line=False)
+                execute(backend, parts, choice, planned.plan, run=new_run_id())
             again = plan(backend, lambda: source.parts(choice, "compare"), choice)
         finally:
             backend.close()

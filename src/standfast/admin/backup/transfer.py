@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
 from standfast.admin.backup.databases import filling, snapshot
 from standfast.backends.base import Backend, Form
@@ -51,11 +52,12 @@ class Choice(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One collection that is brought: its documents in the bytewise order of their keys."""
+    """One collection that is brought: its documents in the bytewise order of their keys, in pages
+    that fit into memory."""
 
     name: str
     form: Form
-    rows: Iterable[Stored]
+    pages: Iterable[Sequence[Stored]]
 
 
 #: Characters of documents that are handed to the digest at a time.
@@ -109,12 +111,6 @@ class Plan:
         return [part.name for part in self.parts if any(map(part.count, LOSES))]
 
 
-class _Sight(Protocol):
-    """The database's side of a comparison."""
-
-    def __call__(self, collection: str, *, key: str | None = None) -> Iterator[Stored]: ...
-
-
 def plan(backend: Backend, parts: Parts, choice: Choice) -> Plan:
     """Compare what is brought with the database; nothing is written."""
     # Nothing is asked of it while a collection is read that is not there.
@@ -122,7 +118,8 @@ def plan(backend: Backend, parts: Parts, choice: Choice) -> Plan:
         work = _Comparison(choice, there.taken_us)
         names = {each.name for each in there.collections()}
         for part in parts():
-            rows = there.rows if part.name in names else _nothing
+            known = part.name in names
+            rows = there.rows(part.name, key=choice.key) if known else iter(())
             doomed: list[str] = []
             for action, _, theirs in work.compare(part, rows):
                 if action == "remove" and theirs is not None:
@@ -189,9 +186,25 @@ def execute(backend: Backend, parts: Parts, choice: Choice, planned: Plan, *, ru
 def _fill(work: Filling, comparison: _Comparison, part: Part) -> str:
     """Write one collection; returns the digest of what must stand in it afterwards."""
     wanted = _Marks()
+    there = work.before(part.name, key=comparison.choice.key)
+    first = next(there, None)
+    if first is None:
+        for page in comparison.all_new(part):
+            work.write(part.name, [Writing(row.key, row) for row in page])
+            wanted.add(page)
+    else:
+        _merge(work, comparison, part, chain([first], there), wanted)
+    if not comparison.plan.parts[-1].there_before and comparison.choice.key is None:
+        work.set_form(part.name, part.form)
+    return wanted.hexdigest()
+
+
+def _merge(
+    work: Filling, comparison: _Comparison, part: Part, there: Iterable[Stored], wanted: _Marks
+) -> None:
     waiting: list[Writing] = []
     chars = 0
-    for action, mine, theirs in comparison.compare(part, work.before):
+    for action, mine, theirs in comparison.compare(part, there):
         stays = mine if action in ("new", "replace") else theirs
         if action in WRITES:
             key, version = (mine or theirs or _missing()).key, theirs.version if theirs else 0
@@ -201,18 +214,15 @@ def _fill(work: Filling, comparison: _Comparison, part: Part) -> str:
                 work.write(part.name, waiting)
                 waiting, chars = [], 0
         if stays is not None and action not in ("remove", "expired"):
-            wanted.add(stays)
+            wanted.add([stays])
     if waiting:
         work.write(part.name, waiting)
-    if not comparison.plan.parts[-1].there_before and comparison.choice.key is None:
-        work.set_form(part.name, part.form)
-    return wanted.hexdigest()
 
 
 def _require_same(work: Filling, name: str, wanted: str, key: str | None) -> None:
     found = _Marks()
     for row in work.after(name, key=key):
-        found.add(row)
+        found.add([row])
     if found.hexdigest() != wanted:
         raise MigrationError(
             f"collection `{name}`: what was written is not what is read back; nothing was changed",
@@ -229,10 +239,11 @@ class _Marks:
         self._texts: list[str] = []
         self._chars = 0
 
-    def add(self, row: Stored) -> None:
-        """The next row."""
-        self._texts += row.key, str(row.expires_us), row.text
-        self._chars += len(row.text)
+    def add(self, rows: Iterable[Stored]) -> None:
+        """The next rows."""
+        for row in rows:
+            self._texts += row.key, str(row.expires_us), row.text
+            self._chars += len(row.text)
         if self._chars > _MARKED_CHARS:
             self._flush()
 
@@ -252,10 +263,6 @@ def _missing() -> Any:
     raise AssertionError("one side is there")
 
 
-def _nothing(collection: str, *, key: str | None = None) -> Iterator[Stored]:
-    return iter(())
-
-
 class _Comparison:
     """Goes through both sides of each collection, and keeps count."""
 
@@ -265,14 +272,27 @@ class _Comparison:
         self._now_us = now_us
         self._lost = hashlib.sha256()
 
+    def all_new(self, part: Part) -> Iterator[list[Stored]]:
+        """What is written, page by page, where nothing is there."""
+        counted = PartPlan(part.name, part.form)
+        self.plan.parts.append(counted)
+        for page in part.pages:
+            live = [row for row in page if not _has_expired(row, self._now_us)]
+            if len(live) < len(page):
+                counted.counts["expired"] = counted.count("expired") + len(page) - len(live)
+            if live:
+                counted.counts["new"] = counted.count("new") + len(live)
+                yield live
+        self.plan.digest = self._lost.hexdigest()
+
     def compare(
-        self, part: Part, there: _Sight
+        self, part: Part, there: Iterable[Stored]
     ) -> Iterator[tuple[Action, Stored | None, Stored | None]]:
         """Every key of either side with what is done to it."""
         counted = PartPlan(part.name, part.form)
         self.plan.parts.append(counted)
         counts = counted.counts
-        for mine, theirs in side_by_side(part.rows, there(part.name, key=self.choice.key)):
+        for mine, theirs in side_by_side(chain.from_iterable(part.pages), there):
             action = decide(mine, theirs, self.choice, self._now_us)
             counts[action] = counts.get(action, 0) + 1
             counted.there_before += theirs is not None
@@ -287,14 +307,15 @@ class _Comparison:
 def side_by_side(
     mine: Iterable[Stored], theirs: Iterable[Stored]
 ) -> Iterator[tuple[Stored | None, Stored | None]]:
-    """Rows of two sides by key: both are in the bytewise order of keys."""
+    """Rows of two sides by key: both are in the bytewise order of keys, which is that of their
+    characters."""
     one, other = iter(mine), iter(theirs)
     a, b = next(one, None), next(other, None)
     while a is not None and b is not None:
         if a.key == b.key:
             yield a, b
             a, b = next(one, None), next(other, None)
-        elif a.key.encode() < b.key.encode():
+        elif a.key < b.key:
             yield a, None
             a = next(one, None)
         else:
@@ -310,7 +331,7 @@ def side_by_side(
 
 def decide(mine: Stored | None, theirs: Stored | None, choice: Choice, now_us: int) -> Action:
     """What is done to one key; a document that has expired by now is not brought."""
-    expired = mine is not None and mine.expires_us is not None and mine.expires_us <= now_us
+    expired = mine is not None and _has_expired(mine, now_us)
     if theirs is None:
         return "expired" if expired else "new"
     if mine is None or expired:
@@ -321,6 +342,10 @@ def decide(mine: Stored | None, theirs: Stored | None, choice: Choice, now_us: i
         return "replace" if (mine.updated_us or 0) > (theirs.updated_us or 0) else "keep"
     policies: dict[str, Action] = {"file": "replace", "database": "keep", "fail": "conflict"}
     return policies[choice.on_conflict]
+
+
+def _has_expired(row: Stored, now_us: int) -> bool:
+    return row.expires_us is not None and row.expires_us <= now_us
 
 
 def limited_to(found: Sequence[Described], only: Sequence[str]) -> list[Described]:
@@ -344,4 +369,4 @@ def require_collections(there: Iterable[str], only: Iterable[str]) -> None:
 def parts_of(source: Snapshot, choice: Choice) -> Iterator[Part]:
     """A database's snapshot as what is brought."""
     for each in limited_to(source.collections(), choice.only):
-        yield Part(each.name, each.form, source.rows(each.name, key=choice.key))
+        yield Part(each.name, each.form, source.pages(each.name, key=choice.key))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from types import TracebackType
 from typing import Any, LiteralString, Self, cast
 
@@ -30,8 +31,8 @@ from standfast.errors import DataError
 from standfast.limits import MAX_SNAPSHOT_S
 from standfast.system.failpoints import failpoint
 
-#: Rows of one block that is handed to COPY.
-_BLOCK_ROWS = 100
+#: Rows of one block that is handed to COPY, of a page at the most.
+_BLOCK_ROWS = 500
 _NOW: LiteralString = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LIVE: LiteralString = (
     "({expires} IS NULL OR {expires} > 'epoch'::timestamptz + %s * interval '1 microsecond')"
@@ -157,6 +158,10 @@ class PostgresSnapshot:
 
     def rows(self, collection: str, *, key: str | None = None) -> Iterator[Stored]:
         """The live documents, or the one of this key, in the bytewise order of keys."""
+        return chain.from_iterable(self.pages(collection, key=key))
+
+    def pages(self, collection: str, *, key: str | None = None) -> Iterator[list[Stored]]:
+        """The same, a page at a time."""
         backend = self._backend
         table = find_table(
             self._conn, collection, backend.schema_of(self._conn), backend.target.trust
@@ -167,7 +172,7 @@ class PostgresSnapshot:
         for page in _rows(self._conn, table, self.taken_us, key):
             if time.monotonic() > self._until:
                 raise too_long(backend.display)
-            yield from page
+            yield page
 
 
 @contextmanager
@@ -245,8 +250,7 @@ class PostgresFilling:
     def after(self, collection: str, *, key: str | None = None) -> Iterator[Stored]:
         """What is live now."""
         self._end_adding()
-        for page in _rows(self._conn, self._tables[collection], self.now_us, key):
-            yield from page
+        return chain.from_iterable(_rows(self._conn, self._tables[collection], self.now_us, key))
 
     def write(self, collection: str, rows: Sequence[Writing]) -> None:
         """Write rows, in order."""
@@ -317,9 +321,8 @@ class PostgresFilling:
     ) -> Iterator[load.Record]:
         """All columns of rows that are written: key, data, raw, version and times."""
         floor = self._floors[table.collection]
-        for each, (data, raw) in zip(rows, _exact_columns(rows), strict=True):
-            row = each.row
-            assert row is not None, "deletes are left out"
+        stored = [each.row for each in rows if each.row]  # deletes are left out
+        for each, row, (data, raw) in zip(rows, stored, _exact_columns(stored), strict=True):
             known = max(each.expected_version, floor, lowest.get(each.key, 0) if lowest else 0)
             version = row.version if not known else max(row.version, known + 1)
             created_us = row.created_us or row.updated_us or self.now_us
@@ -333,7 +336,7 @@ class PostgresFilling:
         for start in range(0, len(rows), _BLOCK_ROWS):
             block = rows[start : start + _BLOCK_ROWS]
             _require_fit(table, block)
-            yield "".join(map(_line, self._columns(table, block, lowest)))
+            yield "".join([_line(record) for record in self._columns(table, block, lowest)])
 
     def _update(self, table: Table, rows: Sequence[Writing], lowest: Mapping[str, int]) -> None:
         if not rows:
@@ -365,21 +368,18 @@ class PostgresFilling:
             write.log_change(self._conn, collection, keys)
 
 
-def _exact_columns(rows: Sequence[Writing]) -> Iterator[tuple[str, str | None]]:
+def _exact_columns(rows: Sequence[Stored]) -> list[tuple[str, str | None]]:
     """`data` and `raw` of each; of a text that jsonb is known to keep nothing is looked at, and of
     one that it is known not to keep, only whether it takes it as it is."""
     texts: dict[bool | None, list[str]] = {False: [], None: []}
-    for each in rows:
-        if each.row and not each.row.exact:
-            texts[each.row.exact].append(each.row.text)
+    for row in rows:
+        if not row.exact:
+            texts[row.exact].append(row.text)
     columns = {
         exact: iter(jsonb_columns_of_many(some, kept=exact) if some else ())
         for exact, some in texts.items()
     }
-    for each in rows:
-        row = each.row
-        assert row is not None, "deletes are left out"
-        yield (row.text, None) if row.exact else next(columns[row.exact])
+    return [(row.text, None) if row.exact else next(columns[row.exact]) for row in rows]
 
 
 def _line(record: load.Record) -> str:
@@ -396,7 +396,7 @@ def _line(record: load.Record) -> str:
 
 
 def _require_fit(table: Table, rows: Sequence[Writing]) -> None:
-    for each in rows:
+    for each in () if table.key_type == "text" else rows:
         if not write.key_fits(table, each.key):
             raise DataError(
                 f"collection `{table.collection}`: key {each.key!r} does not fit the table's"

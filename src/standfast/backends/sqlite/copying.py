@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,13 +82,17 @@ class SqliteSnapshot:
 
     def rows(self, collection: str, *, key: str | None = None) -> Iterator[Stored]:
         """The live documents, or the one of this key, in the bytewise order of keys."""
+        return chain.from_iterable(self.pages(collection, key=key))
+
+    def pages(self, collection: str, *, key: str | None = None) -> Iterator[list[Stored]]:
+        """The same, a page at a time."""
         if self._conn is None:
             return
         table = table_of(self._conn, collection)
         for page in pages(self._conn, table, self.taken_us, key):
             if time.monotonic() > self._until:
                 raise too_long(self._display)
-            yield from page
+            yield page
 
 
 def pages(
