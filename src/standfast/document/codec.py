@@ -2,18 +2,17 @@
 
 The text of a document is its JSON without insignificant white space.  A value that Python encodes
 gets the *canonical* text (msgspec's compact form); a text that comes from a file keeps its tokens
-(`1.0e2` stays `1.0e2`).  Encoding verifies itself: the text is decoded again and compared with
-the value, so whatever JSON would change silently (NaN, bytes, datetimes, tuples, int keys, sets)
-is refused before any I/O, with its place.
+(`1.0e2` stays `1.0e2`).  Only values of JSON's own Python types are left to the encoder in C; an
+exact one in Python looks at all others, so whatever JSON would change silently (NaN, bytes,
+datetimes, tuples, int keys, sets) is refused before any I/O, with its place.
 """
 
 from __future__ import annotations
 
 import json
-import marshal
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from standfast.limits import MAX_DEPTH, MAX_DOCUMENT_BYTES, MAX_INTEGER_DIGITS
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_type: Callable[[object], type[Any]] = type
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
@@ -34,6 +34,8 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 # hostile input, never applies, however an application has set it; our own limit is far above.
 _SHORT_INTEGER_DIGITS = 640
 _SHORT_INTEGER_BITS = 2100
+#: Integers up to 64 bits need no second look.
+_WORD = 1 << 64
 #: Nesting takes two characters a level: what is not longer cannot be too deep.
 _SHALLOW_BYTES = 2 * MAX_DEPTH
 _TOKEN = re.compile(r'[{}\[\]]|"(?:[^"\\]++|\\.)*+"|[^\s{}\[\]:,"]++', re.DOTALL)
@@ -50,12 +52,10 @@ def encode(value: Any) -> str:
     NaN and Infinity, documents over the limits of depth, size and integer digits.
     """
     try:
-        # It refuses subclasses: an OrderedDict has another order than the C encoder sees.
-        marshal.dumps(value, 2)
         raw = _encode(value)
         if len(raw) > MAX_DOCUMENT_BYTES:  # before many times its size is made of it
             raise too_large(len(raw))
-        exact = _decode(raw) == value and (len(raw) <= _SHALLOW_BYTES or not _too_deep(raw))
+        exact = (len(raw) <= _SHALLOW_BYTES or not _too_deep(raw)) and _is_plain(value)
     except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
         exact, raw = False, b""
     if not exact:
@@ -63,6 +63,35 @@ def encode(value: Any) -> str:
         _refuse_too_large(text)
         return text
     return raw.decode()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is of JSON's own Python types throughout, which the C encoder keeps exactly.
+
+    No subclasses: an OrderedDict has another order than that encoder sees.
+    """
+    outer = _type(value)
+    items: Iterable[Any] = (value,)
+    if outer is dict:
+        for name in value:
+            if _type(name) is not str:
+                return False
+        items = value.values()
+    elif outer is list:
+        items = value
+    for item in items:
+        kind = _type(item)
+        if kind is str or kind is bool or item is None:
+            continue
+        if kind is int:
+            if not -_WORD < item < _WORD:
+                return False
+        elif kind is float:
+            if item - item != 0.0:  # NaN and Infinity
+                return False
+        elif (kind is not dict and kind is not list) or not _is_plain(item):
+            return False
+    return True
 
 
 def too_large(size_bytes: int) -> DataError:
