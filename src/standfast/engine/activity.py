@@ -38,8 +38,14 @@ class Latencies(msgspec.Struct):
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
     sum_s: float = 0.0
 
-    def add(self, begun: Iterable[float], now: float) -> None:
-        """Count calls that began at these instants, and end now."""
+    def add(self, begun: Sequence[float], now: float) -> None:
+        """Count calls, one at least, that began at these instants, and end now."""
+        latest, earliest = max(begun), min(begun)
+        place = bisect_left(LATENCY_BOUNDS_S, now - latest)
+        if latest <= now and place == bisect_left(LATENCY_BOUNDS_S, now - earliest):
+            self.counts[place] += len(begun)  # those of a batch took about the same time
+            self.sum_s += now * len(begun) - sum(begun)
+            return
         for instant in begun:
             seconds = max(0.0, now - instant)
             self.counts[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
@@ -151,22 +157,18 @@ class Activity:
 
     # ---- what the hot paths add
 
-    def wrote(self, durable_on: str, calls: Iterable[tuple[float, Sequence[Op]]]) -> None:
+    def wrote(self, durable_on: str, calls: Sequence[tuple[float, Sequence[Op]]]) -> None:
         """The ops of these calls became durable there; each call with its deadline."""
-        now = time.monotonic()
+        begun = [deadline - self._deadline_s for deadline, _ in calls]
+        count = sum([len(ops) for _, ops in calls])
+        lines: Iterable[str] = ()
         with self._lock:
             self.version += 1
-            count = 0
-            begun: list[float] = []
-            taken: set[str] = set()
-            for deadline, ops in calls:
-                count += len(ops)
-                begun.append(deadline - self._deadline_s)
-                if self._refusals.now:
-                    taken.update(op.collection for op in ops)
-            self._write_latency.add(begun, now)
+            self._write_latency.add(begun, time.monotonic())
             self._writes[durable_on] = self._writes.get(durable_on, 0) + count
-            lines = self._refusals.taken(taken, time.time()) if taken else ()
+            if self._refusals.now:
+                taken = {op.collection for _, ops in calls for op in ops}
+                lines = self._refusals.taken(taken, time.time())
         for line in lines:
             logger.warning("%s", line)
 
@@ -175,7 +177,8 @@ class Activity:
         begun = [deadline - self._deadline_s for deadline in deadlines]
         with self._lock:
             self.version += 1
-            self._read_latency.add(begun, time.monotonic())
+            if begun:
+                self._read_latency.add(begun, time.monotonic())
             self._reads[source] = self._reads.get(source, 0) + (len(begun) or 1)
 
     # ---- what goes wrong

@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS whole (
 ) STRICT, WITHOUT ROWID
 """
 content = attrgetter("text", "version", "expires_us")
+_row = attrgetter("collection", "key", "text", "version", "created_us", "updated_us", "expires_us")
 encode_tags = msgspec.json.Encoder().encode
 decode_tags = msgspec.json.Decoder(dict[str, int]).decode
 
@@ -165,15 +166,10 @@ def forget_lost(conn: apsw.Connection, news: News) -> None:
 def put_rows(conn: apsw.Connection, news: News) -> None:
     """Write what is newer than the rows that are there."""
     tags = encode_tags(news.observed.watermarks).decode()
-    own: tuple[Any, ...] = (f'$."{news.lane}"', news.watermark) if news.lane else ()
+    common: tuple[Any, ...] = (tags, news.seen_us)
+    if news.lane:
+        common += (f'$."{news.lane}"', news.watermark)
     conn.executemany(
-        _PUT_OWN if own else _PUT,
-        [
-            (
-                *(state.collection, state.key, state.text, state.version),
-                *(state.created_us, state.updated_us, state.expires_us, tags, news.seen_us),
-                *own,
-            )
-            for state in news.observed.states
-        ],
+        _PUT_OWN if news.lane else _PUT,
+        [_row(state) + common for state in news.observed.states],
     )

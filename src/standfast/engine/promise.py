@@ -43,15 +43,17 @@ class Promise(Generic[T]):
         assert self._gate is not None, "a promise with a loop is awaited"
         if not self._gate.acquire(timeout=timeout_s):
             raise stuck(timeout_s)
-        if isinstance(self._answer, BaseException):
-            raise self._answer
-        return cast(T, self._answer)
+        return self._result()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        if self._future is not None:
-            return (yield from self._future)
-        if not self.done:
-            return (yield self)  # to a driver, which waits for it and sends the answer
+        future = self._future
+        return self._driven() if future is None else future.__await__()
+
+    def _driven(self) -> Generator[Any, Any, T]:
+        """How a driver waits for it: it is yielded, and the answer is sent back."""
+        return self._result() if self.done else (yield self)
+
+    def _result(self) -> T:
         if isinstance(self._answer, BaseException):
             raise self._answer
         return cast(T, self._answer)

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from itertools import islice
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgspec
@@ -74,12 +74,17 @@ def confirm(
     activity: Activity,
 ) -> None:
     """Confirm a batch: a caller that has its receipt reads its write here too."""
-    results = on_primary([op for _, own in sent for op in own], applied.outcomes)
-    retained = [(one.op, one.outcome.version) for one in results]
+    outcomes = applied.outcomes
+    ops = [op for _, own in sent for op in own]
+    retained = [(op, done.version) for op, done in zip(ops, outcomes, strict=True)]
     local_state.confirm(applied, lane=lane, retained=retained)
     activity.wrote("primary", [(submission.deadline, own) for submission, own in sent])
-    left = iter(results)
-    complete((submission.promise, list(islice(left, len(own)))) for submission, own in sent)
+    results = on_primary(ops, outcomes)
+    ends = accumulate([len(own) for _, own in sent])
+    complete(
+        (submission.promise, results[end - len(own) : end])
+        for (submission, own), end in zip(sent, ends, strict=True)
+    )
     failpoint("confirm-answered")
 
 

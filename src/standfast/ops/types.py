@@ -50,7 +50,7 @@ class Redacted(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}({shown})"
 
 
-class Op(Redacted, frozen=True, kw_only=True, gc=False):
+class Op(Redacted, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One write, identified for ever by its lane and sequence.
 
     `body` is exact JSON text: the document of a put, the patch (RFC 7396), the appended element,

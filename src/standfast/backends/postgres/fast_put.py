@@ -182,24 +182,26 @@ def put_batch(
     """Apply plain puts; the server's SF002 says that the general way has to."""
     first, last = ops[0], ops[-1]
     written, form, times = ops, _PUT, None
-    if len(ops) > 1 and len(latest := {op.key: op for op in ops}) < len(ops):
-        written, form = list(latest.values()), _PUT_AGAIN
-        counted = Counter(op.key for op in ops)
-        times = array(INT8S, [int8(counted[op.key]) for op in written])
+    names = [op.key for op in ops]
+    if len(ops) > 1 and len(set(names)) < len(ops):
+        written, form = list({op.key: op for op in ops}.values()), _PUT_AGAIN
+        counted, names = Counter(names), [op.key for op in written]
+        times = array(INT8S, [int8(counted[name]) for name in names])
     keys = None
     if table.key_type == "text":
         form = _BY_TEXT[form]
     else:
-        keys = array(INT8S, list(map(int8, key_values(table, (op.key for op in written)))))
+        keys = array(INT8S, list(map(int8, key_values(table, names))))
     data, keep, raw = _columns(written)
-    times_to_live = [int8(op.ttl_us) if op.ttl_us else None for op in written]
+    lives = [op.ttl_us for op in written]
+    times_to_live = [int8(one) if one else None for one in lives] if any(lives) else None
     values = (
         *(first.lane.encode(), options.directory.encode() if options.directory else None),
         *(int8(options.expected_watermark), int8(first.seq), int8(last.seq)),
-        *(array(TEXTS, [op.key.encode() for op in written]), array(TEXTS, data)),
+        *(array(TEXTS, [name.encode() for name in names]), array(TEXTS, data)),
         # An array that is too short is filled up with NULL.
         *(array(BOOLS, keep), array(TEXTS, raw) if raw else EMPTY[TEXTS]),
-        array(INT8S, times_to_live) if any(times_to_live) else EMPTY[INT8S],
+        array(INT8S, times_to_live) if times_to_live else EMPTY[INT8S],
         *(table.collection.encode(), int8(len(written))),
         *(None if options.expires_us is None else int8(options.expires_us), keys, times),
     )

@@ -11,7 +11,7 @@ import itertools
 import struct
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from psycopg import Connection, pq, waiting
 from psycopg.adapt import Transformer
@@ -62,7 +62,12 @@ def array(kind: int, items: Sequence[bytes | None]) -> bytes:
     """An array as a parameter; None is NULL."""
     if not items:
         return EMPTY[kind]
-    parts = [_array_head(1, int(None in items), _OF[kind], len(items), 1)]
+    nulls = None in items
+    parts = [_array_head(1, int(nulls), _OF[kind], len(items), 1)]
+    if not nulls:
+        there = cast("Sequence[bytes]", items)
+        parts += itertools.chain.from_iterable(zip(map(_int4, map(len, there)), there, strict=True))
+        return b"".join(parts)
     for item in items:
         parts += (_NULL, b"") if item is None else (_int4(len(item)), item)
     return b"".join(parts)
