@@ -21,7 +21,12 @@ from psycopg import Connection, IsolationLevel, pq
 from standfast.backends.postgres.connecting import make_connection
 from standfast.backends.postgres.deadline import SocketDeadline
 from standfast.backends.postgres.errors import explain, forget, from_psycopg
-from standfast.backends.postgres.handshake import Handshake, ServerProcess, shake_hands
+from standfast.backends.postgres.handshake import (
+    Handshake,
+    ServerProcess,
+    pin_session,
+    shake_hands,
+)
 from standfast.backends.postgres.prepared import PreparingConnection
 from standfast.config.settings import Target, may_send_cleartext
 from standfast.errors import DeadlineExceeded, StandfastError, Unavailable
@@ -133,7 +138,7 @@ class DeadlineConnection:
         self._open_socket(deadline)
         doing = f"preparing the session on {self._display}"
         with self._in_use(doing, deadline, sent=False) as conn:
-            shake_hands(conn, self._target)
+            pin_session(conn, self._target)
 
     def cut(self, *, is_cut: bool) -> None:
         """Let it be as if the server were away: what is under way ends, and none is made.

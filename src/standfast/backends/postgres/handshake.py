@@ -187,6 +187,26 @@ def shake_hands(
     )
 
 
+def pin_session(conn: Connection[Any], target: Target) -> str:
+    """Pin the settings of the session if it is ours; returns what a handshake calls `home`.
+
+    For connections that are judged elsewhere, or not at all: nothing is asked of the bookkeeping,
+    which costs the server more than making the connection.
+    """
+    ours = _is_ours(conn, target)
+    pin = sql.SQL(_PIN).format(local=sql.SQL("NOT ") + ours)
+    home = sql.SQL("SELECT {}, current_setting('standfast.home', true)").format(ours)
+    cur = conn.execute(sql.SQL(";").join([pin, home]), prepare=False)
+    while cur.nextset():
+        pass
+    row = cur.fetchone()
+    assert row is not None, "a SELECT without FROM returns a row"
+    is_ours, found = row
+    if not is_ours:
+        conn.prepare_threshold = None  # as after a handshake
+    return found or ""
+
+
 def _is_ours(conn: Connection[Any], target: Target) -> sql.Composable:
     """Whether the session is the one that the start-up packet has named, as an expression."""
     if target.pooler or is_pooled(conn):

@@ -12,7 +12,12 @@ from psycopg import Connection
 from standfast.backends.base import SCHEMA_VERSION
 from standfast.backends.postgres import schema
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
-from standfast.backends.postgres.handshake import Handshake, is_pooled, shake_hands
+from standfast.backends.postgres.handshake import (
+    Handshake,
+    is_pooled,
+    pin_session,
+    shake_hands,
+)
 from standfast.backends.postgres.pinned import PIN_TRANSACTION
 from standfast.backends.postgres.trust import require_trusted
 from standfast.backends.postgres.write import TransactionOptions
@@ -179,7 +184,7 @@ class Sessions:
         Asked once: it stays the same for as long as the store is open.
         """
         if self._schema is None:
-            self._schema = _require_home(shake_hands(conn, self.target).home)
+            self._schema = _require_home(pin_session(conn, self.target))
         return self._schema
 
     def limited(
