@@ -14,7 +14,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("pg_database")
+    found: str = request.getfixturevalue("pg_prepared")
     return found
 
 
@@ -39,8 +39,8 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pg_backend(pg_database: str) -> Iterator[Backend]:
+def pg_backend(pg_prepared: str) -> Iterator[Backend]:
     """A fresh PostgreSQL database."""
-    made = backend_of(pg_database)
+    made = backend_of(pg_prepared)
     yield made
     made.close()

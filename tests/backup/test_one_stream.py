@@ -91,11 +91,11 @@ def test_what_stops_it_in_the_middle_changes_nothing(backend: Backend) -> None:
 
 
 def test_a_statement_may_take_as_long_as_the_collection_needs(
-    pg_backend: Backend, pg_database: str
+    pg_backend: Backend, pg_prepared: str
 ) -> None:
     """A role's or a host's statement_timeout does not end a restore: one statement takes all new
     rows of a collection."""
-    with psycopg.connect(pg_database, autocommit=True) as conn:
+    with psycopg.connect(pg_prepared, autocommit=True) as conn:
         name = conn.info.dbname
         conn.execute(f'ALTER DATABASE "{name}" SET statement_timeout = 300'.encode())
 

@@ -76,12 +76,12 @@ def test_documents_that_grow_suddenly_sqlite(scratch: Backend, tmp_path: Path) -
 
 @pytest.mark.parametrize("keys", ["text", "bigint"])
 def test_long_documents_keep_everything(
-    pg_backend: Backend, pg_database: str, scratch: Backend, keys: str
+    pg_backend: Backend, pg_prepared: str, scratch: Backend, keys: str
 ) -> None:
     """What comes by a statement of its own is the document exactly, with its times and the columns
     of other programs, in a table whose keys are numbers, too."""
     long, short = '{"z": 1, "a": "' + "x" * 9000 + '"}', "{}"
-    with psycopg.connect(pg_database, autocommit=True) as conn:
+    with psycopg.connect(pg_prepared, autocommit=True) as conn:
         conn.execute(f"CREATE TABLE c (id {keys} PRIMARY KEY, data jsonb, note text)".encode())
         for key, data, note in ((1, long, "y"), (2, short, "n" * 9000), (3, short, None)):
             conn.execute("INSERT INTO c VALUES (%s, %s, %s)", (key, data, note))

@@ -31,7 +31,7 @@ class Bot(NamedTuple):
 
 
 @pytest.fixture
-def bot(pg_database: str, data_dir: Path) -> Bot:
+def bot(pg_prepared: str, data_dir: Path) -> Bot:
     """A bot's directory with an embedded database, on the day it gets a PostgreSQL."""
     with standfast.open(data_dir=data_dir) as store:
         store["players"].put_many(
@@ -42,7 +42,7 @@ def bot(pg_database: str, data_dir: Path) -> Bot:
         store["players"].put("later", 1, ttl_s=3600)
         store["players"].delete("8")
         store["board"].put("only", None)
-    return Bot(pg_database, data_dir)
+    return Bot(pg_prepared, data_dir)
 
 
 def embedded(bot: Bot) -> dict[str, list[Stored]]:

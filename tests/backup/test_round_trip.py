@@ -174,10 +174,10 @@ def test_ordinary_tools_read_it(backend: Backend, data_dir: Path) -> None:
 
 
 def test_what_waits_in_the_journal_is_in_it(
-    pg_backend: Backend, pg_database: str, data_dir: Path
+    pg_backend: Backend, pg_prepared: str, data_dir: Path
 ) -> None:
     """A write that was acknowledged and has not reached the database is in the backup, by name."""
-    with standfast.open(pg_database, data_dir=data_dir) as store:
+    with standfast.open(pg_prepared, data_dir=data_dir) as store:
         store["c"].put("there", 1)
     journal = Journal(data_dir)
     op = Op(lane="5c0ddd3f-4f55-4b6a-9a53-4c2f0c7e8a01", seq=7, kind="put", collection="c", key="k")
@@ -217,14 +217,14 @@ def test_what_changes_after_the_plan_stops_it(backend: Backend, data_dir: Path) 
 
 
 def test_what_is_read_back_differently_is_not_committed(
-    pg_backend: Backend, pg_database: str, data_dir: Path
+    pg_backend: Backend, pg_prepared: str, data_dir: Path
 ) -> None:
     """A trigger of another program that changes the rows: found before the commit."""
     store = Store(EmbeddedEngine(pg_backend))
     store["c"].put("x", {"n": 1})
     made = create(pg_backend, data_dir)
     store["c"].delete("x")
-    with psycopg.connect(pg_database, autocommit=True) as conn:
+    with psycopg.connect(pg_prepared, autocommit=True) as conn:
         conn.execute(
             "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN NEW.data = '{}'; NEW.raw = NULL; RETURN NEW; END $$"

@@ -17,7 +17,7 @@ def database(request: pytest.FixtureRequest) -> str | None:
     """The URL of a fresh database; None: SQLite."""
     if request.param == "sqlite":
         return None
-    url: str = request.getfixturevalue("pg_database")
+    url: str = request.getfixturevalue("pg_prepared")
     return url
 
 

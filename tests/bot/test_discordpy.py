@@ -131,8 +131,8 @@ def fake() -> Iterator[FakeDiscord]:
 
 
 @pytest.fixture
-def outage(pg_database: str, tmp_path: Path) -> Outage:
-    return Outage(pg_database, tmp_path)
+def outage(pg_prepared: str, tmp_path: Path) -> Outage:
+    return Outage(pg_prepared, tmp_path)
 
 
 @pytest.fixture

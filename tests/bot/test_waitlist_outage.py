@@ -31,9 +31,9 @@ _FLUSH_S = 20.0
 
 
 @pytest.fixture(params=["blocking", "awaited"])
-def home(request: pytest.FixtureRequest, pg_database: str, tmp_path: Path) -> Iterator[Home]:
+def home(request: pytest.FixtureRequest, pg_prepared: str, tmp_path: Path) -> Iterator[Home]:
     """PostgreSQL through both APIs."""
-    found = Home(pg_database, tmp_path, face=request.param)
+    found = Home(pg_prepared, tmp_path, face=request.param)
     yield found
     found.close()
 

@@ -70,14 +70,14 @@ Start = Callable[[str], Process]
 
 
 @pytest.fixture
-def start(pg_database: str, tmp_path: Path) -> Iterator[Start]:
+def start(pg_prepared: str, tmp_path: Path) -> Iterator[Start]:
     """Starts a bot of one API, in a data directory of its own; none outlives the test."""
     started: list[Process] = []
     with Leash() as leash:
 
         def start_one(face: str) -> Process:
             data_dir = tmp_path / f"{face}-{len(started)}"
-            started.append(Process(pg_database, data_dir, face, leash))
+            started.append(Process(pg_prepared, data_dir, face, leash))
             started[-1].answer()
             return started[-1]
 
@@ -139,14 +139,14 @@ class Tournament:
 
 @pytest.mark.parametrize("rounds", [60, pytest.param(200, marks=pytest.mark.slow)])
 def test_two_processes_promote_at_once(
-    pg_database: str, tmp_path: Path, start: Start, rounds: int
+    pg_prepared: str, tmp_path: Path, start: Start, rounds: int
 ) -> None:
     """Many rounds on PostgreSQL, one process through each API: no double claim, the capacity is
     never exceeded, nobody is lost.  In some rounds a process is killed between claim and
     registration: its entries are back when the claims lapse, and not before."""
     processes = {face: start(face) for face in ("blocking", "awaited")}
     retries = 0
-    with standfast.open(pg_database, data_dir=tmp_path / "own", deadline_s=10.0) as store:
+    with standfast.open(pg_prepared, data_dir=tmp_path / "own", deadline_s=10.0) as store:
         for number in range(rounds):
             tournament = Tournament(number)
             tournament.fill(store)

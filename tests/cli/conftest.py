@@ -21,7 +21,7 @@ def filled(embedded: Place) -> Place:
 
 
 @pytest.fixture
-def outage(pg_database: str, pg_admin_url: str, tmp_path: Path) -> Outage:
+def outage(pg_prepared: str, pg_admin_url: str, tmp_path: Path) -> Outage:
     """A fresh PostgreSQL database that the test can take away, with its data directories."""
     # It refuses at once: no call has to wait for a deadline, however slow the machine is.
-    return Outage(pg_database, tmp_path, admin_url=pg_admin_url, deadline_s=10.0)
+    return Outage(pg_prepared, tmp_path, admin_url=pg_admin_url, deadline_s=10.0)

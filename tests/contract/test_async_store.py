@@ -41,7 +41,7 @@ def opening(
         return
     url = f"sqlite:///{tmp_path}/x.db"
     if request.param == "postgresql":
-        url = request.getfixturevalue("pg_database")
+        url = request.getfixturevalue("pg_prepared")
     options: dict[str, Any] = {"data_dir": tmp_path / "data", "deadline_s": 10.0}
     yield (
         lambda: standfast.open(url, **options),

@@ -193,8 +193,8 @@ def test_runs_do_not_outlive_it(make_backend: Make, is_app: bool) -> None:
 
 
 @pytest.fixture
-def pg(pg_database: str, tmp_path: Path) -> Outage:
-    return Outage(pg_database, tmp_path)
+def pg(pg_prepared: str, tmp_path: Path) -> Outage:
+    return Outage(pg_prepared, tmp_path)
 
 
 def test_what_refers_to_its_table_is_named(pg: Outage) -> None:

@@ -15,7 +15,7 @@ from standfast import Unavailable
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'one.db'}"
-    return request.getfixturevalue("pg_database")
+    return request.getfixturevalue("pg_prepared")
 
 
 def test_both_faces_are_one_store(url: str, tmp_path: Path) -> None:

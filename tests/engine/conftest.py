@@ -19,7 +19,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     if request.param == "memory":
         yield Server()
         return
-    backend = PostgresBackend(parse_url(request.getfixturevalue("pg_database")))
+    backend = PostgresBackend(parse_url(request.getfixturevalue("pg_prepared")))
     yield Server(Serialized(backend))
     backend.close()
 

@@ -16,9 +16,9 @@ from support.cluster import Cluster
 
 
 @pytest.fixture
-def store(pg_database: str, tmp_path: Path) -> Iterator[Store]:
+def store(pg_prepared: str, tmp_path: Path) -> Iterator[Store]:
     """A store that is direct, with one document in each of two collections."""
-    with standfast.open(pg_database, data_dir=tmp_path / "storage", deadline_s=2.0) as store:
+    with standfast.open(pg_prepared, data_dir=tmp_path / "storage", deadline_s=2.0) as store:
         store["views"].put("1", {"n": 1})
         store["others"].put("1", {"n": 1})
         yield store
@@ -32,8 +32,8 @@ def changes(store: Store) -> list[StateChange]:
     return seen
 
 
-def owner(pg_database: str) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(pg_database, autocommit=True)
+def owner(pg_prepared: str) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(pg_prepared, autocommit=True)
 
 
 def refuse_in_sql(conn: psycopg.Connection[tuple[object, ...]], condition: str, error: str) -> None:
@@ -78,11 +78,11 @@ def put_together(store: Store, *keys: str) -> None:
 
 @pytest.mark.parametrize("code", ["23514", "22023", "P0001"])
 def test_a_refused_value_is_its_callers_alone(
-    store: Store, changes: list[StateChange], pg_database: str, code: str
+    store: Store, changes: list[StateChange], pg_prepared: str, code: str
 ) -> None:
     """I4, I6: of twenty puts at once the one that a constraint refuses fails, with no word of its
     content, and the other nineteen are on the primary; the store stays direct."""
-    with owner(pg_database) as conn:
+    with owner(pg_prepared) as conn:
         refuse_in_sql(conn, "NEW.key = 'bad'", code)
     errors = together(store, ["bad", *map(str, range(19))])
     refused = errors.pop("bad")
@@ -94,9 +94,9 @@ def test_a_refused_value_is_its_callers_alone(
     assert (store.health().state, changes) == ("direct", [])
 
 
-def test_a_batch_with_a_refused_value_is_refused_whole(store: Store, pg_database: str) -> None:
+def test_a_batch_with_a_refused_value_is_refused_whole(store: Store, pg_prepared: str) -> None:
     """I6: all or nothing, also when the database itself refuses one of the writes."""
-    with owner(pg_database) as conn:
+    with owner(pg_prepared) as conn:
         refuse_in_sql(conn, "NEW.key = 'bad'", "23514")
     with pytest.raises(DataError):
         put_together(store, "good", "bad")
@@ -104,12 +104,12 @@ def test_a_batch_with_a_refused_value_is_refused_whole(store: Store, pg_database
 
 
 def test_a_locked_row_waits_alone(
-    store: Store, changes: list[StateChange], pg_database: str
+    store: Store, changes: list[StateChange], pg_prepared: str
 ) -> None:
     """Breaker, R3: a row that somebody has locked takes its writes into the journal, in order; the
     other writes stay direct; a conditional one is refused, and what waits is applied afterwards."""
     views = store["views"]
-    with psycopg.connect(pg_database) as other:
+    with psycopg.connect(pg_prepared) as other:
         other.execute("SELECT 1 FROM views WHERE key = '1' FOR UPDATE")
         assert views.put("1", {"n": 2}).durable_on == "journal"
         assert views.put("2", {"n": 2}).durable_on == "primary"
@@ -120,17 +120,17 @@ def test_a_locked_row_waits_alone(
         assert {key: value["n"] for key, value in views.items()} == {"1": 3, "2": 2}
         assert views.count() == 2
     store.flush(timeout_s=20)
-    with owner(pg_database) as conn:
+    with owner(pg_prepared) as conn:
         row = conn.execute("SELECT data FROM views WHERE key = '1'").fetchone()
     assert row == ({"n": 3},)
     assert [change.after for change in changes] == []
 
 
-def test_a_deadlock_is_tried_again(store: Store, pg_database: str) -> None:
+def test_a_deadlock_is_tried_again(store: Store, pg_prepared: str) -> None:
     """Breaker: when the server ends our transaction to break a deadlock, it is run again, and its
     caller hears nothing of it."""
     store["views"].put("2", {"n": 1})
-    with psycopg.connect(pg_database) as other:
+    with psycopg.connect(pg_prepared) as other:
         other.execute("SET deadlock_timeout = '10s'")
         other.execute("SELECT 1 FROM views WHERE key = '2' FOR UPDATE")
         done: list[object] = []
@@ -157,10 +157,10 @@ def test_a_deadlock_is_tried_again(store: Store, pg_database: str) -> None:
 
 
 def test_a_time_limit_of_the_role_is_no_outage(
-    store: Store, changes: list[StateChange], pg_database: str
+    store: Store, changes: list[StateChange], pg_prepared: str
 ) -> None:
     """Breaker: 57014 is the answer of a living server; the caller hears of it, the mode stays."""
-    with owner(pg_database) as conn:
+    with owner(pg_prepared) as conn:
         refuse_in_sql(conn, "NEW.key = 'slow'", "57014")
     with pytest.raises(Unavailable) as caught:
         store["views"].put("slow", 1)
@@ -170,10 +170,10 @@ def test_a_time_limit_of_the_role_is_no_outage(
 
 
 def test_a_full_disk_of_the_server_is_told(
-    store: Store, changes: list[StateChange], pg_database: str
+    store: Store, changes: list[StateChange], pg_prepared: str
 ) -> None:
     """I4: 53100 is a sure refusal: one clear error, nothing is diverted, the mode stays."""
-    with owner(pg_database) as conn:
+    with owner(pg_prepared) as conn:
         refuse_in_sql(conn, "NEW.key = 'big'", "53100")
     with pytest.raises(Unavailable) as caught:
         store["views"].put("big", 1)
@@ -191,11 +191,11 @@ def test_a_full_disk_of_the_server_is_told(
     ],
 )
 def test_a_changed_table_fails_its_own_writes(
-    store: Store, changes: list[StateChange], pg_database: str, statement: str, code: str
+    store: Store, changes: list[StateChange], pg_prepared: str, statement: str, code: str
 ) -> None:
     """I4, I6: a table that was dropped or changed under the store is an error of its writes, or is
     made whole again; the other collections are written as before, and the mode stays."""
-    with owner(pg_database) as conn:
+    with owner(pg_prepared) as conn:
         conn.execute(statement)
     (error,) = together(store, ["1"]).values()
     if error is None:
@@ -208,10 +208,10 @@ def test_a_changed_table_fails_its_own_writes(
     assert changes == []
 
 
-def test_revoked_rights_are_told(pg_admin_url: str, pg_database: str, tmp_path: Path) -> None:
+def test_revoked_rights_are_told(pg_admin_url: str, pg_prepared: str, tmp_path: Path) -> None:
     """I4: a role that may no longer write hears so, and goes on where it may."""
-    role = f"limited_{pg_database.rpartition('_')[2]}"
-    with owner(pg_database) as conn:
+    role = f"limited_{pg_prepared.rpartition('_')[2]}"
+    with owner(pg_prepared) as conn:
         conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
         conn.execute(f"GRANT ALL ON SCHEMA public TO {role}")
         conn.execute(f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role}")

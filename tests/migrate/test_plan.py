@@ -92,17 +92,21 @@ def test_a_difference_shows_five_places_at_the_most(place: Place) -> None:
 
 
 @pytest.mark.parametrize("on_conflict", ["fail", "file", "database", "newest"])
-def test_a_plan_writes_nothing_at_all(place: Place, on_conflict: str) -> None:
+def test_a_plan_writes_nothing_at_all(untouched: Place, on_conflict: str) -> None:
     """Planning leaves no file, no directory, no schema and no table behind."""
-    paths = [place.write("views.json", {"a": 1}), place.write("bad.json", "{"), place.root]
-    before = tree(place.root), sorted(os.listdir(place.root))
-    database = catalog(place.postgres_url) if place.postgres_url else None
-    place.plan(*paths, on_conflict=on_conflict)
-    assert not place.data_dir.exists()
-    assert (tree(place.root), sorted(os.listdir(place.root))) == before
-    if place.postgres_url:
-        assert catalog(place.postgres_url) == database
-        assert not any(schema == ("standfast",) for schema in catalog(place.postgres_url)[0])
+    paths = [
+        untouched.write("views.json", {"a": 1}),
+        untouched.write("bad.json", "{"),
+        untouched.root,
+    ]
+    before = tree(untouched.root), sorted(os.listdir(untouched.root))
+    database = catalog(untouched.postgres_url) if untouched.postgres_url else None
+    untouched.plan(*paths, on_conflict=on_conflict)
+    assert not untouched.data_dir.exists()
+    assert (tree(untouched.root), sorted(os.listdir(untouched.root))) == before
+    if untouched.postgres_url:
+        assert catalog(untouched.postgres_url) == database
+        assert not any(schema == ("standfast",) for schema in catalog(untouched.postgres_url)[0])
 
 
 def test_a_plan_over_existing_rows_writes_nothing(place: Place) -> None:

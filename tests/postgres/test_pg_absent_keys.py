@@ -22,9 +22,9 @@ MakeLine = Callable[[], PostgresBackend]
 
 
 @pytest.fixture
-def make_line(pg_database: str) -> Iterator[MakeLine]:
+def make_line(pg_prepared: str) -> Iterator[MakeLine]:
     """Makes connections as those of engines, to a database whose collection `c` has a table."""
-    pool = PostgresBackend(parse_url(pg_database))
+    pool = PostgresBackend(parse_url(pg_prepared))
     pool.install(["c"])
     made: list[PostgresBackend] = []
 
@@ -69,7 +69,7 @@ CREATING = {
 
 @pytest.mark.parametrize("kind", CREATING)
 def test_a_version_never_goes_back(
-    make_line: MakeLine, pg_database: str, monkeypatch: pytest.MonkeyPatch, kind: str
+    make_line: MakeLine, pg_prepared: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """I3, R17: while one writer is about to create a document, another has created and deleted it
     several times, and its tombstone may have been trimmed: the new version is above them all."""
@@ -89,7 +89,7 @@ def test_a_version_never_goes_back(
                     done = other.do(key, PUT) + other.do(key, DELETE)
                     theirs.extend(outcome.version for outcome in done)
                 if trimmed:
-                    trim_all(pg_database, monkeypatch)
+                    trim_all(pg_prepared, monkeypatch)
 
         monkeypatch.setattr(write, "failpoint", meanwhile)
         (outcome,) = mine.do(key, CREATING[kind])
@@ -97,7 +97,7 @@ def test_a_version_never_goes_back(
         highest = max(version for version in theirs if version is not None)
         assert outcome.status == "applied"
         assert outcome.version == highest + 1, (buried_before, trimmed, theirs)
-        with backends.looking(pg_database) as connection:
+        with backends.looking(pg_prepared) as connection:
             row = connection.execute("SELECT version FROM c WHERE key = %s", (key,)).fetchone()
             left = connection.execute("SELECT key FROM standfast.tombstones").fetchall()
         assert row == (outcome.version,)
@@ -128,7 +128,7 @@ class Between:
 
 
 def test_a_load_sees_what_is_trimmed_meanwhile(
-    make_line: MakeLine, pg_database: str, monkeypatch: pytest.MonkeyPatch
+    make_line: MakeLine, pg_prepared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R17: a run and a restore write above the version of a tombstone that another process trims
     while they look."""
@@ -137,9 +137,9 @@ def test_a_load_sees_what_is_trimmed_meanwhile(
         other.do("k", PUT, DELETE)  # versions 1 to 6
 
     def trimmed() -> None:
-        trim_all(pg_database, monkeypatch)
+        trim_all(pg_prepared, monkeypatch)
 
-    with psycopg.connect(pg_database) as connection:
+    with psycopg.connect(pg_prepared) as connection:
         table = find_table(connection, "c", "public")
         assert table is not None
         floor, buried = load._buried(Between(connection, trimmed), table)  # type: ignore[arg-type]
@@ -147,18 +147,18 @@ def test_a_load_sees_what_is_trimmed_meanwhile(
 
 
 def test_a_restore_sees_what_is_trimmed_meanwhile(
-    make_line: MakeLine, pg_database: str, monkeypatch: pytest.MonkeyPatch
+    make_line: MakeLine, pg_prepared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R17: the same between the pages of a restore."""
     other = Lane(make_line())
     for _ in range(3):
         other.do("k", PUT, DELETE)
-    with psycopg.connect(pg_database) as connection:
+    with psycopg.connect(pg_prepared) as connection:
         table = find_table(connection, "c", "public")
         assert table is not None
         filling = copying.PostgresFilling(connection, _Earlier(), {"c": table})  # type: ignore[arg-type]
         filling.open("c")
-        trim_all(pg_database, monkeypatch)
+        trim_all(pg_prepared, monkeypatch)
         lowest = filling._lowest("c", [_Written()])  # type: ignore[list-item]
         assert max(filling._floors["c"], lowest.get("k", 0)) == 6  # pyright: ignore[reportPrivateUsage]
         connection.rollback()
@@ -174,16 +174,16 @@ class _Written:
 
 @pytest.mark.parametrize("kind", ["put", *CREATING])
 def test_a_collection_that_the_bookkeeping_has_lost(
-    make_line: MakeLine, pg_database: str, kind: str
+    make_line: MakeLine, pg_prepared: str, kind: str
 ) -> None:
     """P4, R26: a row of `standfast.collections` is gone, then a column has another name: the table
     is looked at again, and takes the write."""
     lane = Lane(make_line())
     lane.do("first", PUT)
-    with backends.looking(pg_database) as connection:
+    with backends.looking(pg_prepared) as connection:
         connection.execute("DELETE FROM standfast.collections WHERE name = 'c'")
     (outcome,) = lane.do("k", PUT if kind == "put" else CREATING[kind])
     assert (outcome.status, outcome.version) == ("applied", 1)
-    with backends.looking(pg_database) as connection:
+    with backends.looking(pg_prepared) as connection:
         connection.execute("ALTER TABLE c RENAME COLUMN key TO k")
     assert lane.do("other", PUT)[0].status == "applied"

@@ -40,12 +40,12 @@ def patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("patient_server")
 @pytest.mark.parametrize("directory", [None, make_lane()], ids=["long", "short"])
 def test_i3_what_outlived_its_deadline_does_not_take_effect(
-    pg_database: str, db: Sql, directory: str | None
+    pg_prepared: str, db: Sql, directory: str | None
 ) -> None:
     """I3: a batch that waits on the server beyond its deadline, all of it sent and its commit too,
     has no effect when the wait ends: its caller was answered, and others have written since."""
     lane = make_lane()
-    with connected(pg_database) as backend, connected(pg_database) as other:
+    with connected(pg_prepared) as backend, connected(pg_prepared) as other:
         backend.apply([make_op(lane, 1, "put", "1", '"first"')])
         db(GATE)
         with db.connection.transaction():
@@ -64,10 +64,10 @@ def test_i3_what_outlived_its_deadline_does_not_take_effect(
         assert other.fence([lane]) == {lane: 1}
 
 
-def test_a_clock_that_was_wrong_is_measured_again(pg_database: str, db: Sql) -> None:
+def test_a_clock_that_was_wrong_is_measured_again(pg_prepared: str, db: Sql) -> None:
     """A batch that only seems to be late, since the clock that it goes by is wrong, is tried again
     with the right one, and takes effect once."""
-    with connected(pg_database) as backend:
+    with connected(pg_prepared) as backend:
         lane = make_lane()
         backend.apply([add(lane, 1)])
         backend.clock = (0, time.monotonic())  # the server's clock has jumped by decades since
@@ -77,11 +77,11 @@ def test_a_clock_that_was_wrong_is_measured_again(pg_database: str, db: Sql) -> 
 
 
 def test_a_deadline_that_has_passed_writes_nothing(
-    pg_database: str, monkeypatch: pytest.MonkeyPatch
+    pg_prepared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I3: also where no deadline ends the call, the server refuses an expired batch as a whole."""
     monkeypatch.setattr(SocketDeadline, "arm", lambda *_, **__: None)
-    backend = PostgresBackend(parse_url(pg_database))
+    backend = PostgresBackend(parse_url(pg_prepared))
     try:
         lane = make_lane()
         backend.apply([add(lane, 1)])
@@ -94,12 +94,12 @@ def test_a_deadline_that_has_passed_writes_nothing(
 
 @pytest.mark.parametrize("lock_timeout_s", [None, 0.05])
 def test_a_foreign_lock_is_told_before_the_deadline(
-    pg_database: str, db: Sql, lock_timeout_s: float | None
+    pg_prepared: str, db: Sql, lock_timeout_s: float | None
 ) -> None:
     """I4: a row that somebody else has locked is `locked`, not a deadline: the connection stays,
     and so do all others of the batch's rows as they were."""
     lane = make_lane()
-    with connected(pg_database) as backend:
+    with connected(pg_prepared) as backend:
         backend.apply([add(lane, 1), add(lane, 2, "2")])
         with db.connection.transaction():
             db("SELECT FROM things WHERE key = '1' FOR UPDATE")
@@ -115,10 +115,10 @@ def test_a_foreign_lock_is_told_before_the_deadline(
         assert [o.version for o in backend.apply(batch).outcomes] == [2, 2, 1]
 
 
-def test_every_transaction_has_its_limits(pg_database: str, db: Sql) -> None:
+def test_every_transaction_has_its_limits(pg_prepared: str, db: Sql) -> None:
     """I7, I8: lock, statement and idle time are limited by the deadline; without one the first two
     are the role's or ours, and nobody may sit on locks for ever."""
-    with connected(pg_database) as backend:
+    with connected(pg_prepared) as backend:
         lane = make_lane()
         backend.apply([add(lane, 1)])
         db(
@@ -143,13 +143,13 @@ def test_every_transaction_has_its_limits(pg_database: str, db: Sql) -> None:
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("kind", ["put", "increment"])
 def test_every_batch_is_read_committed(
-    pg_database: str, db: Sql, isolation: str, kind: Kind
+    pg_prepared: str, db: Sql, isolation: str, kind: Kind
 ) -> None:
     """I3: whatever the server's default isolation is, also a batch that is one statement sees what
     was committed while it waited."""
     name = db.connection.info.dbname
     db(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
-    with connected(pg_database) as backend:
+    with connected(pg_prepared) as backend:
         lane, directory = make_lane(), make_lane()
         backend.apply([add(lane, 1)], directory=directory)
         db(
@@ -168,11 +168,11 @@ def test_every_batch_is_read_committed(
     [("off", "on"), ("local", "on"), ("on", "on"), ("remote_apply", "remote_apply")],
 )
 def test_i1_a_commit_is_on_disk_whatever_the_role_says(
-    pg_database: str, db: Sql, setting: str, used: str
+    pg_prepared: str, db: Sql, setting: str, used: str
 ) -> None:
     """I1: where the database turned `synchronous_commit` off, our transactions turn it on."""
     db(f"ALTER DATABASE {db.connection.info.dbname} SET synchronous_commit = '{setting}'")
-    with connected(pg_database) as backend:
+    with connected(pg_prepared) as backend:
         lane = make_lane()
         backend.apply([add(lane, 1)])
         db(
@@ -190,13 +190,13 @@ def test_i1_a_commit_is_on_disk_whatever_the_role_says(
 
 
 def test_r8_a_place_that_was_filled_meanwhile_is_not_told_as_absent(
-    pg_database: str, db: Sql
+    pg_prepared: str, db: Sql
 ) -> None:
     """R8: while a batch waits for one row, another lane of the directory makes a document in a
     place that the batch has found empty.  The batch tells that lane's watermark, and so it does
     not tell that the place is empty."""
     directory, lane, other = make_lane(), make_lane(), make_lane()
-    with connected(pg_database) as first, connected(pg_database) as second:
+    with connected(pg_prepared) as first, connected(pg_prepared) as second:
         first.apply([add(lane, 1, "2")], directory=directory)
         with ThreadPoolExecutor(1) as pool:
             with db.connection.transaction():
@@ -216,12 +216,12 @@ def test_r8_a_place_that_was_filled_meanwhile_is_not_told_as_absent(
 
 @pytest.mark.parametrize("table", ["lanes", "conflicts", "changes"])
 def test_r12_ledger_and_watermark_are_one_transaction(
-    pg_database: str, db: Sql, table: str
+    pg_prepared: str, db: Sql, table: str
 ) -> None:
     """R12: when the bookkeeping of a batch fails at any place, nothing of the batch is there: no
     line, no document, no watermark; and the batch can come again."""
     lane = make_lane()
-    with connected(pg_database) as backend:
+    with connected(pg_prepared) as backend:
         backend.apply([make_op(lane, 1, "put", "1", '"text"')])
         db(
             "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -245,11 +245,11 @@ def test_r12_ledger_and_watermark_are_one_transaction(
         assert [(e.seq, e.reason) for e in backend.conflicts()] == [(2, "wrong_type")]
 
 
-def test_fences_are_forgotten_at_last(pg_database: str, db: Sql) -> None:
+def test_fences_are_forgotten_at_last(pg_prepared: str, db: Sql) -> None:
     """I7: a fence of long ago, of which nothing can be on its way any more, is cleared by later
     ones; a younger one is kept, and so are open lanes of the last year."""
     old, young, idle, fresh = (make_lane() for _ in range(4))
-    with connected(pg_database) as backend:
+    with connected(pg_prepared) as backend:
         backend.apply([add(idle, 1)])
         backend.fence([old, young])
         for lane, days in ((old, 8), (young, 6), (idle, 300)):
@@ -264,9 +264,9 @@ def test_fences_are_forgotten_at_last(pg_database: str, db: Sql) -> None:
         assert kept == {young, idle, fresh}
 
 
-def test_two_threads_may_use_lines_of_one_backend(pg_database: str) -> None:
+def test_two_threads_may_use_lines_of_one_backend(pg_prepared: str) -> None:
     """Each sibling has a connection of its own: one that waits does not hold up the other."""
-    with connected(pg_database) as one, connected(pg_database) as two:
+    with connected(pg_prepared) as one, connected(pg_prepared) as two:
         barrier = threading.Barrier(2)
 
         def work(backend: PostgresBackend) -> None:

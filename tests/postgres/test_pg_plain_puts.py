@@ -20,9 +20,9 @@ DIRECTORY = str(uuid.uuid4())
 
 
 @pytest.fixture
-def line(pg_database: str) -> Iterator[PostgresBackend]:
+def line(pg_prepared: str) -> Iterator[PostgresBackend]:
     """A connection of the engine's, on a database whose collection `c` has a table."""
-    pool = PostgresBackend(parse_url(pg_database))
+    pool = PostgresBackend(parse_url(pg_prepared))
     pool.install(["c"])
     made = pool.new_handle()
     made.connect(time.monotonic() + 30)
@@ -80,11 +80,11 @@ def test_repeated_puts_are_one_statement(line: PostgresBackend, short: list[int]
 
 @pytest.mark.parametrize("floor", [0, 41])
 def test_random_batches_as_one_op_after_the_other(
-    line: PostgresBackend, short: list[int], pg_database: str, floor: int
+    line: PostgresBackend, short: list[int], pg_prepared: str, floor: int
 ) -> None:
     """R2, R17: versions, texts and outcomes are those of the general way, whatever repeats."""
     if floor:
-        with backends.looking(pg_database) as connection:
+        with backends.looking(pg_prepared) as connection:
             connection.execute("UPDATE standfast.collections SET version_floor = 41")
     memory, lane, rng, seq = MemoryBackend(), str(uuid.uuid4()), random.Random(floor), 1
     for _ in range(25):
@@ -123,14 +123,14 @@ def test_a_resend_has_the_versions_of_the_first(line: PostgresBackend) -> None:
 
 
 def test_a_resend_after_another_change_has_no_version(
-    line: PostgresBackend, pg_database: str
+    line: PostgresBackend, pg_prepared: str
 ) -> None:
     """R19, R11: a version that nobody can know any more is not made up."""
     lane = str(uuid.uuid4())
     line.apply(puts(lane, 1, "ab"), directory=DIRECTORY)
     ops = puts(lane, 3, "ab")
     first = line.apply(ops, expected_watermark=2, directory=DIRECTORY)
-    with backends.looking(pg_database) as connection:
+    with backends.looking(pg_prepared) as connection:
         connection.execute("UPDATE c SET data = '1' WHERE key = 'a'")
     again = line.apply(ops, expected_watermark=2, directory=DIRECTORY)
     assert [one.version for one in again.outcomes] == [None, first.outcomes[1].version]

@@ -13,6 +13,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from standfast.backends.postgres.backend import PostgresBackend
+from standfast.config.settings import parse_url
+
 #: The name of the settings that every database of a run of tests has, as an environment variable.
 ODD_SERVER = "TEST_ODD_SERVER"
 #: Settings of a database that change what statements mean or return, in groups.
@@ -50,6 +53,10 @@ SELECT array_agg(c.relname::text)
 _TABLES = """
 SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
 """
+#: A copy would be taken for the database that it is a copy of.
+_NEW_HISTORY = sql.SQL(
+    "UPDATE standfast.identity SET identity = gen_random_uuid(), created_at = now()"
+)
 #: All that a test could leave: who the database is, and every object that is not the server's.
 _STATE = """
 SELECT (SELECT array_agg(i::text) FROM standfast.identity i),
@@ -117,6 +124,23 @@ def create_database(
     connection.execute(create)
 
 
+def install_bookkeeping(url: str) -> None:
+    """Make what the first open of a store makes in a database, and no table of a collection."""
+    backend = PostgresBackend(parse_url(url))
+    try:
+        backend.install(())
+    finally:
+        backend.close()
+
+
+@contextmanager
+def prepared_database(admin_url: str, template: str) -> Generator[str]:
+    """The URL of a copy of a database with the bookkeeping; its history is its own."""
+    with temporary_database(admin_url, template=template) as url:
+        _execute(url, _NEW_HISTORY)
+        yield url
+
+
 class Reused:
     """One database for tests that take turns, brought back to what it was in between.
 
@@ -158,6 +182,6 @@ class Reused:
         return self._admin.execute(_STATE).fetchall()
 
 
-def _execute(url: str, statement: sql.Composed) -> None:
+def _execute(url: str, statement: sql.Composable) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement)
