@@ -27,19 +27,19 @@ def states(place: Place) -> list[RunState]:
     return [run.load_state() for run in all_runs(place.data_dir)]
 
 
-@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
-def test_a_first_try_that_was_refused_leaves_no_run(place: Place) -> None:
+@pytest.mark.parametrize("untouched", ["postgresql"], indirect=True)
+def test_a_first_try_that_was_refused_leaves_no_run(untouched: Place) -> None:
     """A load that was surely refused is no run: the next command may name another database."""
-    assert place.postgres_url, "a SQLite file has no rights of its own"
-    with new_role(place.postgres_url) as name:
-        other = Place(place.root, url_as(place.postgres_url, name))
+    assert untouched.postgres_url, "a SQLite file has no rights of its own"
+    with new_role(untouched.postgres_url) as name:
+        other = Place(untouched.root, url_as(untouched.postgres_url, name))
         with pytest.raises(ConfigError) as caught:
-            other.migrate(place.write("v.json", {"1": {}}))
+            other.migrate(untouched.write("v.json", {"1": {}}))
         other.close()
     assert caught.value.code == "not_adoptable"
     assert "right CREATE" in caught.value.message
-    assert states(place) == []
-    place.moved(place.root / "v.json")
+    assert states(untouched) == []
+    untouched.moved(untouched.root / "v.json")
 
 
 def test_a_run_is_given_up_without_its_database(place: Place) -> None:
