@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-import os
 import random
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,8 +22,9 @@ from support.moving import Place
 
 #: Random sequences, in parts that workers can share. Of those with an outage, which take three
 #: times as long, all are run where time is not short.
-SEQUENCES, PARTS = 2000, 2
-OUTAGE_SEQUENCES = 500 if os.environ.get("CI") else 100
+SEQUENCES, OUTAGE_SEQUENCES, PARTS = 2000, 500, 20
+#: The default run has a twentieth of them.
+SEVERAL = [pytest.param(0), *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, PARTS))]
 
 
 @pytest.fixture
@@ -308,22 +308,29 @@ class _Crew:
         assert self.store.health().conflicts.get("open", 0) == 0
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+def seeds(part: int, count: int) -> range:
+    return range(part * count // PARTS, (part + 1) * count // PARTS)
+
+
+@pytest.mark.parametrize("part", SEVERAL)
 def test_random_interleavings_lose_nothing(part: int) -> None:
     """2 to 8 tasks and threads over 1 to 3 objects, awaited and blocking: every update is there,
     and nothing is gone that nobody deleted."""
-    for seed in range(part * SEQUENCES // PARTS, (part + 1) * SEQUENCES // PARTS):
+    for seed in seeds(part, SEQUENCES):
         with Store(EmbeddedEngine(MemoryBackend())) as store:
             crew = _Crew(seed, store)
             crew.run()
             crew.check()
 
 
-def test_random_interleavings_with_an_outage_lose_nothing(memory: Server, open_it: Open) -> None:
+@pytest.mark.parametrize("part", SEVERAL)
+def test_random_interleavings_with_an_outage_lose_nothing(
+    memory: Server, open_it: Open, part: int
+) -> None:
     """The same with the primary away in the middle: all of it arrives when it is back."""
     link = Link(memory)
     store, _ = open_it(link)
-    for seed in range(OUTAGE_SEQUENCES):
+    for seed in seeds(part, OUTAGE_SEQUENCES):
         crew = _Crew(seed, store, f"g{seed}")
         crew.run()
         link.down = True

@@ -182,6 +182,6 @@ class Reused:
         return self._admin.execute(_STATE).fetchall()
 
 
-def _execute(url: str, statement: sql.Composable) -> None:
+def _execute(url: str, statement: sql.SQL | sql.Composed) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement)
