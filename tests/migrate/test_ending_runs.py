@@ -106,7 +106,7 @@ def test_runs_say_what_is_left_to_do(place: Place) -> None:
     """For each run: what can still be done, and the command; also as JSON."""
     run = place.moved(place.write("v.json", {"1": {}})).run
     shown = run_cli("runs", env=place.env)
-    assert f"nothing; to undo it: standfast rollback {run}" in shown.out
+    assert f"nothing is left to do; to undo it: standfast rollback {run}" in shown.out
     assert '"left_to_do"' in run_cli("runs", "--json", env=place.env).out
     rollback(place.backend, place.data_dir, str(run))
     assert "rollback" not in run_cli("runs", env=place.env).out

@@ -145,6 +145,13 @@ def test_origin_names_the_op() -> None:
     assert view_of(None, [moved], now_us=NOW_US).pending == (("lane-a", 7),)
 
 
+def test_a_provisional_version_is_shown_with_what_is_pending() -> None:
+    """A version that is not definite says so: confirmed plus pending, `?` where none is known."""
+    row = MirrorRow(State("c", "k", "1", 3), {}, 9)
+    known, unknown = (view_of(each, [op_of("put", "x")], now_us=NOW_US) for each in (row, None))
+    assert (repr(known.version), repr(unknown.version)) == ("3+1", "?+1")
+
+
 def test_a_view_does_not_show_its_content() -> None:
     """No repr shows a document's content."""
     row = MirrorRow(State("c", "k", '"secret"', 4), {}, 9)

@@ -142,7 +142,7 @@ class _Display:
         health, done = self._store.health(), self._bot.durable_on
         seconds = time.monotonic() - self._begin
         return (
-            f"{seconds:5.1f} s  {what:<34} {health.state:<10}"
+            f"{seconds:5.1f} s  {what:<35} {health.state:<10}"
             f" acknowledged {done.total():>6,}, waiting {health.lag_ops:>6,}"
         )
 

@@ -137,9 +137,9 @@ def left_to_do(state: RunState) -> list[str]:
         case "rolling-back":
             return [f"finish its rollback: {undo}", give_up]
         case "done":
-            return [f"nothing; to undo it: {undo}"]
+            return [f"nothing is left to do; to undo it: {undo}"]
         case "rolled-back" | "abandoned":
-            return ["nothing"]
+            return ["nothing is left to do"]
 
 
 def _show_why_not(plan: Plan) -> None:

@@ -232,8 +232,9 @@ class Row(Redacted, frozen=True, gc=False):
 class ProvisionalVersion(int):
     """The version of a document that own pending ops have changed since the primary confirmed it.
 
-    As a number it is the confirmed version.  Given as `if_version=` it means exactly the document
-    that was read: that version with these pending ops applied, and nothing else.
+    As a number it is the confirmed version, -1 where that is not known; it is shown as `3+1`, or
+    `?+1`.  Given as `if_version=` it means exactly the document that was read: that version with
+    these pending ops applied, and nothing else.
     """
 
     pending: tuple[Identity, ...]
@@ -244,7 +245,7 @@ class ProvisionalVersion(int):
         return version
 
     def __repr__(self) -> str:
-        return f"{int(self)}+{len(self.pending)}"
+        return f"{int(self) if self >= 0 else '?'}+{len(self.pending)}"
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
