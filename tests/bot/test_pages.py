@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,47 @@ def _execute(statement: str, names: dict[str, Any]) -> None:
     indent = line[: len(line) - len(line.lstrip())]
     replaced = f"{indent}with pytest.raises(error):\n{indent}    {raising}"
     exec(statement.replace(line, replaced), names)
+
+
+def test_the_loop_of_the_errors_page_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/errors.md: what is retryable is tried again, anything else is raised at once."""
+    (loop,) = blocks("docs/errors.md", "python")
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+
+    class Views:
+        """A collection whose writes fail in turn."""
+
+        def __init__(self, *errors: Exception | None) -> None:
+            self.errors = list(errors)
+
+        def put(self, key: str, value: object) -> None:
+            if (error := self.errors.pop(0)) is not None:
+                raise error
+
+    away = standfast.Unavailable("away", code="journal_full", hint="wait")
+    wrong = standfast.DataError("wrong", code="not_json", hint="mend it")
+    views = Views(away, away, None)
+    exec(loop, {"standfast": standfast, "time": time, "views": views})
+    assert (views.errors, waits) == ([], [1, 2])
+    with pytest.raises(standfast.DataError):
+        exec(loop, {"standfast": standfast, "time": time, "views": Views(wrong, None)})
+
+
+def test_the_python_of_the_operations_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/operations.md: the hooks, the mounted page, the observed store."""
+    pytest.importorskip("starlette")
+    pytest.importorskip("opentelemetry")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STANDFAST_TOKEN", "0123456789abcdef")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    hooks, mounted, observed = blocks("docs/operations.md", "python")
+    exec(hooks, {})
+    exec(mounted, {})
+    with standfast.open() as store:
+        exec(observed, {"store": store})
 
 
 def test_the_waitlist_page_runs(bot: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,3 +213,59 @@ def test_every_guarantee_names_tests_that_exist() -> None:
             assert [name for name in named if f"def {name}(" not in code] == []
             rows += 1
     assert rows > 50
+
+
+#: Which test runs the blocks of Python of a page.
+RUN_BY = {
+    "README.md": "tests/bot/test_pages.py",
+    "docs/backup.md": "tests/backup/test_backup_docs.py",
+    "docs/bot.md": "tests/bot/test_bot_state.py",
+    "docs/bot_waitlist.md": "tests/bot/test_pages.py",
+    "docs/collections.md": "tests/contract/test_collections_page.py",
+    "docs/errors.md": "tests/bot/test_pages.py",
+    "docs/json_file.md": "tests/bot/test_pages.py",
+    "docs/move_your_bot.md": "tests/bot/test_pages.py",
+    "docs/operations.md": "tests/bot/test_pages.py",
+    "docs/outages.md": "tests/bot/test_pages.py",
+    "docs/quickstart.md": "tests/bot/test_pages.py",
+    "examples/drop_in/README.md": "tests/bot/test_drop_in_docs.py",
+}
+
+
+def test_every_block_of_python_has_a_test_that_runs_it() -> None:
+    """A page with a block of Python is in the list, and its test names the page."""
+    with_code = {
+        str(page.relative_to(ROOT))
+        for page in PAGES
+        if "```python" in page.read_text(encoding="utf-8")
+    }
+    assert with_code == set(RUN_BY)
+    for page, test in RUN_BY.items():
+        assert Path(page).name in (ROOT / test).read_text(encoding="utf-8"), page
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """Every command line of ours that a page shows: in blocks, and between backticks."""
+    for block in re.findall(r"^```(?:console|sh|text|yaml|ini)\n(.*?)^```", text, re.S | re.M):
+        yield from re.findall(r"(?:^|[ /=(])(standfast [a-z][^#\n)|]*)", block, re.M)
+    yield from re.findall(r"`(standfast [a-z][^`]*)`", prose(text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_pages_show_exist(page: Path) -> None:
+    """Every command that a page shows exists, and has the options that are shown with it."""
+    known = {" ".join(words): command for words, command in COMMANDS}
+    wrong: list[str] = []
+    for line in commands_in(page.read_text(encoding="utf-8")):
+        words = line.replace(",", " ").split()[1:]
+        name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in known), None)
+        if name is None:
+            wrong.append(line)
+            continue
+        options = {opt for param in known[name].params for opt in param.opts} | {"--help"}
+        wrong += [
+            f"{line}: {word}"
+            for word in words
+            if word.startswith("--") and word.partition("=")[0].rstrip(".;") not in options
+        ]
+    assert wrong == []
