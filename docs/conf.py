@@ -20,7 +20,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "sphinx_copyb
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"standfast {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # Headings get anchors, so that pages can link to each other's sections as they do on a code host.
 myst_heading_anchors = 4

@@ -40,8 +40,9 @@ def blocks(page: str, kind: str) -> list[str]:
 
 def bot_folder(place: Place) -> None:
     """The two files of a bot, in the older layout."""
-    views = {str(GUILD): {"event_mode": "normal"}, "8138": {"waitlist": []}}
-    waitlist = {str(GUILD): {"waitlist": [{"discord_tag": "kelp"}]}, "8138": {"waitlist": []}}
+    views: dict[str, Any] = {str(GUILD): {"event_mode": "normal"}, "8138": {"waitlist": []}}
+    kelp = {"waitlist": [{"discord_tag": "kelp"}]}
+    waitlist: dict[str, Any] = {str(GUILD): kelp, "8138": {"waitlist": []}}
     place.write("persisted_views.json", {"default": views})
     place.write("waitlist_data.json", {"default": waitlist})
 

@@ -68,9 +68,11 @@ def messages_of(tree: ast.Module) -> Iterator[ast.Constant]:
     """The texts of a module that may reach a user: with a space in them, and no docstrings."""
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if is_text and " " in str(node.value) and id(node) not in docstrings:
-            yield node
+        match node:
+            case ast.Constant(str(text)) if " " in text and id(node) not in docstrings:
+                yield node
+            case _:
+                pass
 
 
 def test_messages_use_the_words_of_the_glossary() -> None:
@@ -185,7 +187,10 @@ def test_errors_have_the_class_of_their_code_and_a_hint() -> None:
                     given = {option.arg: option.value for option in options}
                     place = f"{path.relative_to(PACKAGE)}:{node.lineno}"
                     code = given.get("code")
-                    if isinstance(code, ast.Constant) and name not in CODES[code.value].classes:
+                    if (
+                        isinstance(code, ast.Constant)
+                        and name not in CODES[str(code.value)].classes
+                    ):
                         wrong.append(f"{place}: {name}({code.value})")
                     if "hint" not in given and None not in given:
                         wrong.append(f"{place}: no hint")

@@ -30,6 +30,18 @@ def op_of(kind: str, body: Any, *, lane: str = "lane-a", seq: int = 1, pointer: 
     )
 
 
+CHANGES: list[tuple[Any, Any, str]] = [
+    ("put", {"n": 1}, ""),
+    ("put", {"n": 7, "l": []}, ""),
+    ("put", "text", ""),
+    ("patch", {"m": True}, ""),
+    ("patch", {"n": None}, ""),
+    ("append", "x", "/l"),
+    ("increment", 2, "/n"),
+    ("delete", None, ""),
+]
+
+
 @st.composite
 def pending_ops(draw: st.DrawFn) -> list[Op]:
     """Ops of two lanes in the order of a journal: sequences rise within each lane."""
@@ -38,27 +50,21 @@ def pending_ops(draw: st.DrawFn) -> list[Op]:
     for _ in range(draw(st.integers(0, 8))):
         lane = draw(st.sampled_from(LANES))
         seqs[lane] += draw(st.integers(1, 3))
-        kind, body, pointer = draw(
-            st.sampled_from(
-                [
-                    ("put", {"n": 1}, ""),
-                    ("put", {"n": 7, "l": []}, ""),
-                    ("put", "text", ""),
-                    ("patch", {"m": True}, ""),
-                    ("patch", {"n": None}, ""),
-                    ("append", "x", "/l"),
-                    ("increment", 2, "/n"),
-                    ("delete", None, ""),
-                ]
-            )
-        )
+        kind, body, pointer = draw(st.sampled_from(CHANGES))
         found.append(op_of(kind, body, lane=lane, seq=seqs[lane], pointer=pointer))
     return found
 
 
 TEXTS = st.sampled_from([None, '{"n":1}', '{"n":1,"l":[1]}', '"text"'])
+
+
+def row_of(text: str | None, version: int, marks: dict[str, int]) -> MirrorRow:
+    """A row of the mirror with this text and these watermarks."""
+    return MirrorRow(State("c", "k", text, version, 5, 6), marks, 99)
+
+
 ROWS = st.builds(
-    lambda text, version, marks: MirrorRow(State("c", "k", text, version, 5, 6), marks, 99),
+    row_of,
     TEXTS,
     st.integers(1, 9),
     st.dictionaries(st.sampled_from(LANES), st.integers(0, 9)),
@@ -67,7 +73,8 @@ ROWS = st.builds(
 
 def folded(row: MirrorRow, ops: list[Op]) -> tuple[str | None, list[Op]]:
     """What the primary would make of the row, and the ops that change something."""
-    current, changing = Current(row.state.text, row.state.version), []
+    current = Current(row.state.text, row.state.version)
+    changing: list[Op] = []
     for op in ops:
         try:
             changed = apply_op(current, op)

@@ -157,7 +157,7 @@ def main(log_format: str) -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @common_options("--url")
 def completion_command(shell: str, url: str | None, data_dir: str | None, as_json: bool) -> int:
-    r"""Print the script by which SHELL completes commands and options.
+    """Print the script by which SHELL completes commands and options.
 
     \b
     bash:  eval "$(standfast completion bash)"                      in ~/.bashrc
