@@ -110,6 +110,80 @@ SQL = {
         "has version 99",
         "DELETE FROM standfast.schema_version WHERE version = 99",
     ),
+    "a bookkeeping table that is gone": Broken(
+        "ALTER TABLE standfast.tombstones RENAME TO gone",
+        "installation",
+        "table standfast.tombstones is missing",
+        "ALTER TABLE standfast.gone RENAME TO tombstones",
+        "warn",
+    ),
+    "a right on the bookkeeping that was revoked": Broken(
+        "REVOKE UPDATE ON standfast.lanes FROM CURRENT_USER",
+        "installation",
+        "lacks the right UPDATE on standfast.lanes",
+        "GRANT UPDATE ON standfast.lanes TO CURRENT_USER",
+        "warn",
+    ),
+    "triggers that are switched off": Broken(
+        "ALTER TABLE views DISABLE TRIGGER USER",
+        "installation",
+        "trigger standfast_log_update is switched off",
+        "ALTER TABLE views ENABLE TRIGGER USER",
+        "warn",
+    ),
+    "no primary key": Broken(
+        "ALTER TABLE views DROP CONSTRAINT views_pkey",
+        "`views`",
+        "it has no primary key",
+        "ALTER TABLE views ADD PRIMARY KEY (key)",
+    ),
+    "a table in another schema": Broken(
+        "CREATE SCHEMA other; ALTER TABLE views SET SCHEMA other",
+        "`views`",
+        "is missing",
+        "ALTER TABLE other.views SET SCHEMA public; DROP SCHEMA other",
+    ),
+    "a search path to nowhere": Broken(
+        "ALTER ROLE CURRENT_USER SET search_path = nosuch",
+        "connection",
+        "no schema of the connection's search_path exists",
+        "ALTER ROLE CURRENT_USER RESET search_path",
+    ),
+    "a read-only role, or a standby": Broken(
+        "ALTER ROLE CURRENT_USER SET default_transaction_read_only = on",
+        "connection",
+        "is a standby or read-only",
+        "SET transaction_read_only = off;"
+        " ALTER ROLE CURRENT_USER RESET default_transaction_read_only",
+    ),
+}
+
+#: What only an administrator breaks and mends, and what the check `connection` says.
+ADMIN = {
+    "a password that has expired": (
+        "ALTER ROLE {role} VALID UNTIL '2020-01-01'",
+        "ALTER ROLE {role} VALID UNTIL 'infinity'",
+        "password authentication failed",
+        "expired",
+    ),
+    "a role that may not log in": (
+        "ALTER ROLE {role} NOLOGIN",
+        "ALTER ROLE {role} LOGIN",
+        "is not permitted to log in",
+        "ALTER ROLE ... LOGIN",
+    ),
+    "no connection is left": (
+        "ALTER ROLE {role} CONNECTION LIMIT 0",
+        "ALTER ROLE {role} CONNECTION LIMIT -1",
+        "too many connections",
+        "raise the server's limit",
+    ),
+    "a database that was closed to the role": (
+        "REVOKE CONNECT ON DATABASE {name} FROM PUBLIC",
+        "GRANT CONNECT ON DATABASE {name} TO PUBLIC",
+        "permission denied for database",
+        "ask for the right",
+    ),
 }
 
 
@@ -196,6 +270,23 @@ def test_what_sql_breaks(shared: Outage, name: str) -> None:
     finally:
         command = check["command"] if broken.mend is None else broken.mend
         mend(shared, command.replace("{known}", str(SCHEMA_VERSION)))
+    in_order(shared)
+
+
+@pytest.mark.parametrize("name", ADMIN)
+def test_what_an_administrator_breaks(shared: Outage, pg_admin_url: str, name: str) -> None:
+    """Nobody is let in: why, as far as the server says it, and what a DBA does."""
+    breaks, mends, found, hint = ADMIN[name]
+    parts = urlsplit(shared.url)
+    names = {"role": f'"{parts.username}"', "name": f'"{parts.path[1:]}"'}
+    with psycopg.connect(pg_admin_url, autocommit=True) as conn:
+        conn.execute(breaks.format(**names).encode())
+        try:
+            check = doctor(shared)["connection"]
+            assert found in check["found"]
+            assert hint in check["hint"]
+        finally:
+            conn.execute(mends.format(**names).encode())
     in_order(shared)
 
 
@@ -384,6 +475,26 @@ def test_a_disk_that_is_nearly_full(shared: Outage, monkeypatch: pytest.MonkeyPa
     assert check["found"] == "50.0 MB of 10.0 GB free: an outage could fill the disk"
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("file", "is a file"), ("link", "which is not there")],
+    ids=["a file in its place", "a link to a disk that is not mounted"],
+)
+def test_no_data_directory(shared: Outage, tmp_path: Path, kind: str, words: str) -> None:
+    """One check says so, and no other asks for rights that a file has not."""
+    place = tmp_path / "place"
+    if kind == "file":
+        place.write_text("")
+    else:
+        place.symlink_to(tmp_path / "volume")
+    found = named(shared.run("doctor", "--json", "--data-dir", str(place)))
+    assert (found["data directory"]["verdict"], words in found["data directory"]["found"]) == (
+        "fail",
+        True,
+    )
+    assert not {"owner", "privacy"} & set(found)
+
+
 @pytest.mark.parametrize("damage", ["mirror.db", JOURNAL_FILE])
 def test_damaged_local_files(shared: Outage, damage: str) -> None:
     """R4: named, the other checks run; the mirror is deleted by the command, the journal is not."""
@@ -500,4 +611,4 @@ def test_set_ups_are_counted() -> None:
     tests: list[Callable[..., Any]] = [
         value for name, value in globals().items() if name.startswith("test_")
     ]
-    assert len(SQL) + len(tests) >= 25
+    assert len(SQL) + len(ADMIN) + len(tests) - 2 >= 25

@@ -270,8 +270,7 @@ def test_an_outage_is_safe(outage: Outage) -> None:
             store["views"].put("b", {"v": CANARY})
             ran = reported(outage, "next try in")
             assert ran.code == 3
-            assert first_line(ran).startswith("safe: the database does not answer: ")
-            assert " since 20" in first_line(ran)
+            assert first_line(ran).startswith("safe: the database does not answer since 20")
             assert "1 write(s) are safe in the journal" in first_line(ran)
             assert "pending    1 write(s), " in ran.out
             assert CANARY not in ran.said

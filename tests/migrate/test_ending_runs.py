@@ -224,3 +224,16 @@ def test_an_owner_that_cannot_be_restored_is_said(
     assert path.exists()
     if ROOT:
         assert "belonged to user 65534" in result.notes[0]
+
+
+def test_a_rollback_says_how_far_it_has_come(place: Place) -> None:
+    """R11: rows and files are counted while they are put back."""
+    run = place.moved(place.write("v.json", {str(n): {"n": n} for n in range(2500)})).run
+    seen: dict[str, set[tuple[int, int]]] = {}
+
+    def progress(step: str, done: int, total: int) -> None:
+        seen.setdefault(step, set()).add((done, total))
+
+    rollback(place.backend, place.data_dir, str(run), progress=progress)
+    assert {(0, 2500), (1000, 2500), (2000, 2500)} <= seen["roll back v"]
+    assert (0, 1) in seen["put files back"]

@@ -7,6 +7,7 @@ accessibility rules where axe-core is (`tools/axe.sh` gets it from npm).
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +16,14 @@ from typing import Any
 import psycopg
 import pytest
 
+import standfast
 from standfast.admin import evidence as evidence_module
+from standfast.admin.backup.folder import backups
+from standfast.admin.backup.schedule import Schedule, Scheduler
 from standfast.admin.serve import watcher
+from standfast.config.settings import load_settings
 from standfast.engine import replicated
+from standfast.system.supervision import Supervisor
 from support.hold import on_primary, soon, wait_direct
 from support.outage import Outage
 from support.serving import TOKEN, Served, serving
@@ -136,8 +142,12 @@ def test_the_page_through_an_outage(outage: Outage, page: Any) -> None:
         with outage.away():
             for number in range(7):
                 store["persisted_views"].put(str(number), {"v": CANARY, "n": number})
-            text = sentence(page, served, "does not answer")
+            text = sentence(page, served, "7 write(s) are safe in the journal")
             assert text.startswith("safe")
+            assert "does not answer" in text
+            facts = page.inner_text(".facts").replace("\n", " ")
+            assert "State journaling since" in facts
+            assert "Waiting writes 7" in facts
             shoot(page, "degraded")
             lock.close()
             lock = psycopg.connect(outage_admin(outage), application_name="pgadmin")
@@ -210,6 +220,29 @@ def test_a_conflict_is_decided_in_the_browser(outage: Outage, page: Any) -> None
         assert on_primary(outage.url, "views")["8138"]["mode"] == "solo"
         assert store["views"].get("8138")["mode"] == "solo"
         sentence(page, served, "nothing to do")
+
+
+def test_scheduled_backups_on_the_page(tmp_path: Path, page: Any) -> None:
+    """The newest verified backup, and when the next one is due; one that was missed is the first
+    sentence, with what to do."""
+    place = tmp_path / "storage"
+    with standfast.open(None, data_dir=place) as store:
+        store["players"].put("8138", {"mode": CANARY})
+    settings, daily = load_settings(None, data_dir=place), Schedule(24 * 3600.0)
+    Scheduler(settings, daily, Supervisor()).turn()
+    (made,) = backups(place)
+    with serving(None, place) as served:
+        sentence(page, served, "nothing to do")
+        text = page.inner_text("section[aria-labelledby=backups]")
+        assert made.path.name in text
+        assert "The next one is due at" in text
+        assert "ago" in page.inner_text(".facts div:has(dt:text-is('Last verified backup'))")
+        shoot(page, "backup")
+        Scheduler(settings, daily, Supervisor(), now=lambda: time.time() - 3 * 86400).turn()
+        text = sentence(page, served, "a scheduled backup was due")
+        assert text.startswith("act now")
+        assert "standfast serve --backup-every HOURS" in page.inner_text(".todo")
+        shoot(page, "backup-missed")
 
 
 def test_the_page_renews_itself(outage: Outage, page: Any) -> None:

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -34,6 +35,9 @@ T = TypeVar("T")
 
 #: A session of somebody else that has held a lock for less than this is not in the way yet.
 BLOCKING_AFTER_S = 3.0
+
+
+_MINUTE = "%Y-%m-%d %H:%M UTC"
 
 
 class Disk(NamedTuple):
@@ -198,11 +202,16 @@ def known_backups(data_dir: Path) -> Backups:
         known = newest.known
         assert known is not None, "only these were taken"
         verified_at = known.verified_at
-        made = newest.made_at.strftime("%Y-%m-%d %H:%M UTC")
-        tried = f", restored for trial {known.drilled_at}" if known.drilled_at else ""
-        verified = f"{newest.path.name} of {made}, verified {known.verified_at}{tried}"
+        made = newest.made_at.strftime(_MINUTE)
+        tried = f", restored for trial {_minute(known.drilled_at)}" if known.drilled_at else ""
+        verified = f"{newest.path.name} of {made}, verified {_minute(known.verified_at)}{tried}"
     problem = f"{found[-1].path.name}: {found[-1].problem}" if found and found[-1].problem else ""
     return Backups(verified, problem, verified_at, len(found), schedule.load(data_dir))
+
+
+def _minute(text: str | None) -> str:
+    """A time in ISO 8601, for people."""
+    return datetime.fromisoformat(text).astimezone(UTC).strftime(_MINUTE) if text else ""
 
 
 def unfinished_runs(data_dir: Path) -> list[Run]:

@@ -165,7 +165,7 @@ def status_from(evidence: Evidence, *, library: str) -> Seen:
         code=unreachable.code if unreachable else None,
         kind=settings.target.kind,
         primary=display,
-        since=_iso(newest.since) if newest else None,
+        since=_since(evidence, state),
         next_try=_iso(newest.next_try) if newest and newest.next_try else None,
         last_error=newest.last_error if newest else None,
         refused_writes=refused,
@@ -209,6 +209,12 @@ def _backup(evidence: Evidence) -> str | None:
 
 def _iso(seconds: float) -> str:
     return from_microseconds(int(seconds * 1e6)).isoformat()
+
+
+def _since(evidence: Evidence, state: str) -> str | None:
+    """Since when the processes are in this state; None where none of them is, or not yet."""
+    found = [one.report.since for one in evidence.alive if one.report.state == state]
+    return _iso(min(found)) if found else None
 
 
 def _history(known: Local) -> Identity | None:

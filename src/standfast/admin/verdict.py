@@ -236,10 +236,11 @@ def _away(evidence: Evidence, error: StandfastError) -> Finding:
             next_try = f"; next try in {duration(report.next_try - now)}"
     pending = 0 if isinstance(evidence.local, StandfastError) else evidence.local.ops
     kept = f"; {pending} write(s) are safe in the journal and are sent when it is back"
-    text = f"{error.message}{since}{kept if pending else ''}{next_try}"
+    known = f"{since}{kept if pending else ''}{next_try}"
     if needs_action:
-        return Finding("act", text, error.hint)
-    return Finding("wait", f"the database does not answer: {text}", error.hint)
+        return Finding("act", f"{error.message}{known}", error.hint)
+    # What a person wants to know first; the server's words may be long.
+    return Finding("wait", f"the database does not answer{known}: {error.message}", error.hint)
 
 
 def _conflicts(evidence: Evidence) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from standfast.cli.common import (
     read_settings,
     require_yes,
     retention_options,
+    transfer_options,
 )
 from standfast.cli.output import Exit, note, print_json, print_line, progress_bar, shown, warn
 
@@ -212,19 +213,11 @@ def verify_command(file: str | None, url: str | None, data_dir: str | None, as_j
     help="Only this one.",
 )
 @click.option("--key", metavar="KEY", cls=Decision, help="Only the document of this key.")
-@click.option(
-    "--on-conflict",
-    type=click.Choice(["file", "database", "newest", "fail"]),
-    default="fail",
-    show_default=True,
-    cls=Decision,
-    help="Which side wins where backup and database differ.",
+@transfer_options(
+    on_conflict="Which side wins where backup and database differ.",
+    exact="Remove documents that are only in the database.",
+    yes="Overwrite and remove without asking.",
 )
-@click.option(
-    "--exact", is_flag=True, cls=Decision, help="Remove documents that are only in the database."
-)
-@click.option("-n", "--dry-run", is_flag=True, help="Show what would happen; change nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Overwrite and remove without asking.")
 @common_options("--url")
 def restore_command(
     file: str | None,

@@ -40,6 +40,33 @@ def _read_env_file(_: click.Context, __: click.Parameter, path: Path | None) -> 
             os.environ[name] = value
 
 
+def transfer_options(*, on_conflict: str, exact: str, yes: str) -> Callable[[_F], _F]:
+    """The options of commands that bring documents into a database, with what they mean there."""
+    policies = click.Choice(["file", "database", "newest", "fail"])
+    options = (
+        click.option(
+            "--on-conflict",
+            type=policies,
+            default="fail",
+            show_default=True,
+            cls=Decision,
+            help=on_conflict,
+        ),
+        click.option("--exact", is_flag=True, cls=Decision, help=exact),
+        click.option(
+            "-n", "--dry-run", is_flag=True, help="Show what would happen; change nothing."
+        ),
+        click.option("-y", "--yes", is_flag=True, help=yes),
+    )
+
+    def decorate(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def common_options(*names: str) -> Callable[[_F], _F]:
     """The options `--to`, `--data-dir` and `--json`; `names` are other spellings of `--to`."""
 

@@ -358,9 +358,12 @@ def rollback_command(
     from standfast.migrate.rollback import rollback
 
     settings = read_settings(url, data_dir)
-    with open_backend(settings) as backend, busy("roll back"):
+    with open_backend(settings) as backend, busy("roll back") as progress:
         result = rollback(
-            backend, settings.data_dir, run, discard_newer=discard_newer, announce=_announce_step
+            *(backend, settings.data_dir, run),
+            discard_newer=discard_newer,
+            announce=_announce_step,
+            progress=progress,
         )
     if as_json:
         print_json(

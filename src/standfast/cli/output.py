@@ -253,15 +253,15 @@ def progress_bar() -> Generator[Progress]:
 
 
 @contextmanager
-def busy(step: str) -> Generator[None]:
-    """The same for a step of which it is not known how far it has come."""
+def busy(step: str) -> Generator[Progress]:
+    """The same, and at once for a step of which it is not known how far it has come."""
     with progress_bar() as show:
         show(step, 0, 0)
         timer = threading.Timer(BAR_AFTER_S, show, (step, 0, 0))
         timer.daemon = True
         timer.start()
         try:
-            yield
+            yield show
         finally:
             timer.cancel()
 

@@ -13,6 +13,7 @@ from standfast.cli.common import (
     library_warnings,
     read_settings,
     require_yes,
+    transfer_options,
 )
 from standfast.cli.output import Exit, note, print_json, progress_bar, shown, warn
 
@@ -24,22 +25,11 @@ if TYPE_CHECKING:
 @click.option(
     "--back", is_flag=True, cls=Decision, help="From PostgreSQL to SQLite in the data directory."
 )
-@click.option(
-    "--on-conflict",
-    type=click.Choice(["file", "database", "newest", "fail"]),
-    default="fail",
-    show_default=True,
-    cls=Decision,
-    help="Which side wins where both have a document: `file` is the side that gives.",
+@transfer_options(
+    on_conflict="Which side wins where both have a document: `file` is the side that gives.",
+    exact="Remove documents that only the side that gets has.",
+    yes="Do not ask.",
 )
-@click.option(
-    "--exact",
-    is_flag=True,
-    cls=Decision,
-    help="Remove documents that only the side that gets has.",
-)
-@click.option("-n", "--dry-run", is_flag=True, help="Show what would happen; change nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @common_options("--url")
 def promote_command(
     back: bool,

@@ -45,7 +45,7 @@ from standfast.migrate.rundir import (
     find_run,
     remove_stateless,
 )
-from standfast.migrate.steps import Announce, disk_errors, silent
+from standfast.migrate.steps import Announce, Counted, Progress, counted, disk_errors, silent
 from standfast.migrate.verify import Expected
 from standfast.system.failpoints import failpoint
 
@@ -75,6 +75,7 @@ def rollback(
     *,
     discard_newer: bool = False,
     announce: Announce = silent,
+    progress: Progress = silent,
 ) -> RollbackResult:
     """Take a run back; resumable, and a no-op for a run that was taken back already.
 
@@ -97,7 +98,7 @@ def rollback(
             return result
         announce("roll back", f"run {state.run} in {backend.display}")
         undone = [each for each in all_runs(data_dir) if each.run > state.run]
-        _Rollback(backend, run_dir, state, discard_newer, result, undone).do()
+        _Rollback(backend, run_dir, state, discard_newer, result, undone, progress).do()
         return result
 
 
@@ -112,12 +113,14 @@ class _Rollback:
         discard_newer: bool,
         result: RollbackResult,
         later: Sequence[RunDir] = (),
+        progress: Progress = silent,
     ) -> None:
         self._backend = backend
         self._run_dir = run_dir
         self._state = state
         self._discard_newer = discard_newer or state.discard_newer
         self._result = result
+        self._progress = progress
         self._record_name = f"{state.run}:rollback"
         self._later = [(each, each.load_state()) for each in later]
         self._undone = [each for _, each in self._later if each.state == "rolled-back"]
@@ -144,7 +147,7 @@ class _Rollback:
             self._load(loads, before)
             failpoint("rollback-committed")
             result.rows = sum(len(load.changes) for load in loads)
-        for source in state.taken:
+        for source in counted(state.taken, "put files back", len(state.taken), self._progress):
             with disk_errors(f"restoring {source.path}"):
                 if not self._originals.put_back(source, discard_newer=self._discard_newer):
                     # It came while the rollback was under way.
@@ -259,7 +262,8 @@ class _Rollback:
             found += [key for key in present if key in odd and key not in found]
             if found:
                 moved[name] = {key: present.get(key) for key in found}
-            undo = Load(name, self._form(records[0], each), (), _undo(present, each))
+            changes_back = Counted(_undo(present, each), f"roll back {name}", self._progress)
+            undo = Load(name, self._form(records[0], each), (), changes_back)
             references = backend.references(name, undo.doomed)
             if references:
                 self._references[name] = references

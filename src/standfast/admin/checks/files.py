@@ -16,7 +16,7 @@ from standfast.admin.checks.check import Check
 from standfast.admin.data_dir import Local
 from standfast.admin.evidence import Evidence
 from standfast.admin.verdict import is_used, size, too_little_free
-from standfast.config.settings import Settings
+from standfast.config.settings import Settings, read_dotenv
 from standfast.engine.outages import duration
 from standfast.errors import StandfastError
 from standfast.system.disks import (
@@ -44,23 +44,11 @@ def url(settings: Settings, folder: Path) -> Check:
     names = ("STANDFAST_DATABASE_URL", "DATABASE_URL")
     if settings.source != "default":
         return Check("url", "ok", f"from {settings.source}")
-    if any(name in _names_in(folder / _DOT_ENV) for name in names):
+    if any(map(read_dotenv(folder / _DOT_ENV).get, names)):
         found = f"{folder / _DOT_ENV} names a database, and nothing has read it: SQLite is used"
         hint = "put its variables into the environment of the app and of this command"
         return Check("url", "warn", found, hint, f"set -a; . {shlex.quote(str(folder / _DOT_ENV))}")
     return Check("url", "ok", "none is set: SQLite in the data directory is the database")
-
-
-def _names_in(path: Path) -> set[str]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace")[:100_000].splitlines()
-    except OSError:
-        return set()
-    return {
-        line.removeprefix("export ").split("=", 1)[0].strip()
-        for line in lines
-        if "=" in line and not line.lstrip().startswith("#")
-    }
 
 
 def used(evidence: Evidence) -> Check:
@@ -154,7 +142,13 @@ def disk(data_dir: Path) -> Check:
     """What kind of file system the data directory is on."""
     where = data_dir.absolute()
     if not data_dir.exists():
+        if data_dir.is_symlink():
+            found = f"{where} is a link to {os.readlink(data_dir)}, which is not there"
+            return Check("data directory", "fail", found, "mount that disk, or correct the link")
         return Check("data directory", "ok", f"{where} is not there yet")
+    if not data_dir.is_dir():
+        hint = "name a directory with STANDFAST_DATA_DIR or --data-dir"
+        return Check("data directory", "fail", f"{where} is a file", hint)
     kind = filesystem_of(data_dir, mounts())
     move = "put STANDFAST_DATA_DIR on a disk of its own that outlives a restart"
     if kind in VOLATILE:
@@ -171,7 +165,7 @@ def disk(data_dir: Path) -> Check:
 
 def owner(data_dir: Path) -> Check:
     """Whether the files belong to the user who runs this."""
-    if not data_dir.exists() or not hasattr(os, "getuid"):
+    if not data_dir.is_dir() or not hasattr(os, "getuid"):
         return Check("owner", "ok", "not checked")
     user = os.stat(data_dir).st_uid
     foreign = [path.name for path in sorted(data_dir.iterdir()) if path.lstat().st_uid != user]
@@ -184,7 +178,7 @@ def owner(data_dir: Path) -> Check:
 
 def privacy(data_dir: Path) -> Check:
     """Who may enter the data directory."""
-    mode = mode_of(data_dir) if data_dir.exists() else 0o700
+    mode = mode_of(data_dir) if data_dir.is_dir() else 0o700
     if mode is None:
         found = "not checked: this system does not say by a mode who may enter it"
         return Check("privacy", "ok", found)

@@ -7,8 +7,10 @@ conflict alone, which needs the token.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from html import escape
 from typing import Any, cast
 
@@ -28,6 +30,9 @@ TIMELINE_S = 24 * 3600.0
 MAX_LISTED = 20
 #: Places of a document that are compared one by one.
 MAX_PLACES = 200
+#: A time is shown without its day for this long, in seconds.
+_SAME_DAY_S = 12 * 3600.0
+_CODE = re.compile("`([^`]+)`")
 _STATES = {
     "direct": "Writes go to the database.",
     "draining": "The database is back; waiting writes are being sent to it.",
@@ -37,11 +42,39 @@ _STATES = {
     "journal_old": "Writes of more than a day ago wait for a confirmation.",
     "unknown": "The local files cannot be looked at.",
 }
+_NOTHING_TO_DO = Finding("wait", "nothing to do: every write is on the database")
+_FOOT = '<footer class="quiet">Times are UTC. The page renews itself.</footer>'
 
 
 def e(text: object) -> str:
     """The text as HTML: nothing in it is markup."""
     return escape(str(text).encode("utf-8", "backslashreplace").decode(), quote=True)
+
+
+def _said(text: str) -> str:
+    """A sentence as HTML; what stands in backticks is code."""
+    return _CODE.sub(r"<code>\1</code>", e(text))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _time(at: float, now: float) -> str:
+    """A time (UTC), with its day where that is another one, and how long ago it was."""
+    when = datetime.fromtimestamp(at, UTC)
+    far = now - at > _SAME_DAY_S
+    shown = when.strftime("%Y-%m-%d %H:%M" if far else "%H:%M:%S")
+    return (
+        f'<time datetime="{when.isoformat(timespec="seconds")}"'
+        f' title="{e(moment(at, now))}">{shown}</time>'
+        f' <span class="quiet ago">{e(duration(now - at))} ago</span>'
+    )
+
+
+def _time_of(text: str, now: float) -> str:
+    """The same of a time in ISO 8601."""
+    return _time(datetime.fromisoformat(text).timestamp(), now)
 
 
 def root(request: Request) -> str:
@@ -66,9 +99,9 @@ def _header(at: str, *, knows: bool | None = None) -> str:
         ""
         if knows is None
         else (
-            '<span class="quiet">may decide</span>'
+            '<span class="quiet">token accepted</span>'
             if knows
-            else f'<a href="{e(at)}/login">give the token</a>'
+            else f'<a href="{e(at)}/login">enter the token</a>'
         )
     )
     return f'<header><a class="name" href="{e(at)}/">standfast</a>{login}</header>'
@@ -127,59 +160,67 @@ def status(snapshot: Snapshot, *, root: str, may_decide: bool) -> str:
         _processes(alive, now),
     ]
     word = "safe" if state.safe else "act now"
-    body = f'{_header(root, knows=may_decide)}<main id="main">{"".join(parts)}</main>'
+    body = f'{_header(root, knows=may_decide)}<main id="main">{"".join(parts)}</main>{_FOOT}'
     return _document(f"standfast: {word}", body, root, live=True)
 
 
 def _verdict(state: Status, snapshot: Snapshot, now: float) -> str:
     kind = "act" if not state.safe else "wait" if state.findings else "safe"
-    word, _, rest = state.headline.partition(":")
-    if kind == "safe":
-        word, rest = "safe", state.headline.removeprefix("safe, ")
-    rest = rest.partition(" (and ")[0] if state.findings else rest
+    word = "safe" if state.safe else "act now"
+    first = state.findings[0] if state.findings else _NOTHING_TO_DO
+    todo = f'<p class="todo">{_todo(first)}</p>' if first.command else ""
     more = "".join(_finding(one) for one in state.findings[1:])
     age = now - snapshot.at
     stale = f' <strong class="act">looked at {e(duration(age))} ago</strong>' if age > 15 else ""
     listed = f'<ul class="findings">{more}</ul>' if more else ""
     return (
         f'<section aria-labelledby="now"><h1 id="now" class="{kind}" role="status"><span>{e(word)}'
-        f"</span> {e(rest.strip())}</h1>{listed}"
+        f"</span> {_said(first.text)}</h1>{todo}{listed}"
         f'<p class="quiet">{e(_STATES.get(state.state, state.state))} {e(state.primary)}{stale}</p>'
         "</section>"
     )
 
 
+def _todo(one: Finding) -> str:
+    """What mends it; of what mends itself, a hint."""
+    text = e(one.command)
+    if one.command.startswith("standfast "):
+        text = f"<code>{text}</code>"
+    return f"To do: {text}" if one.severity == "act" else text
+
+
 def _finding(one: Finding) -> str:
     command = f" <code>{e(one.command)}</code>" if one.command else ""
     word = "act now" if one.severity == "act" else "safe"
-    return f'<li class="{e(one.severity)}"><span>{word}</span> {e(one.text)}{command}</li>'
+    return f'<li class="{e(one.severity)}"><span>{word}</span> {_said(one.text)}{command}</li>'
 
 
 def _facts(state: Status, now: float) -> str:
     """The section with the figures of a store: what waits, what failed, disk, last backup."""
-    pending = "none"
+    pending = conflicts = "none"
     if state.lag_ops:
-        pending = f"{state.lag_ops}, the oldest for {duration(state.lag_s)}"
-    error = state.last_error
+        oldest = f"the oldest for {duration(state.lag_s)}"
+        pending = f'{_count(state.lag_ops)} <span class="quiet ago">{e(oldest)}</span>'
+    if state.conflicts is None:
+        conflicts = "not known"
+    elif state.open_conflicts:
+        conflicts = _count(state.open_conflicts)
+    error, backup = state.last_error, state.backup_verified_at
+    since = f' <span class="ago">since {_time_of(state.since, now)}</span>' if state.since else ""
     facts = {
-        "State": f"{state.state}"
-        + (f" since {state.since[:19].replace('T', ' ')}" if state.since else ""),
+        "State": e(state.state.replace("_", " ")) + since,
         "Waiting writes": pending,
-        "Refused writes": str(state.refused_writes) if state.refused_writes else "none",
-        "Open conflicts": "not known" if state.conflicts is None else str(state.open_conflicts),
-        "Free disk": size(state.disk.free) if state.disk else "not known",
-        "Last verified backup": state.backup or "none",
+        "Refused writes": _count(state.refused_writes) if state.refused_writes else "none",
+        "Open conflicts": conflicts,
+        "Free disk": e(size(state.disk.free)) if state.disk else "not known",
+        "Last verified backup": _time_of(backup, now) if backup else "none",
     }
     if state.next_try:
-        facts["Next try"] = state.next_try[11:19] + " UTC"
-    items = "".join(
-        f"<div><dt>{e(name)}</dt><dd>{e(text)}</dd></div>" for name, text in facts.items()
-    )
+        facts["Next try"] = e(state.next_try[11:19])
+    items = "".join(f"<div><dt>{e(name)}</dt><dd>{html}</dd></div>" for name, html in facts.items())
     last = ""
     if error is not None:
-        last = (
-            f'<p class="last quiet">Last error, {e(moment(error.at, now))}: {e(error.message)}</p>'
-        )
+        last = f'<p class="last quiet">Last error at {_time(error.at, now)}: {e(error.message)}</p>'
     return f'<section aria-label="Facts"><dl class="facts">{items}</dl>{last}</section>'
 
 
@@ -241,12 +282,12 @@ def _outage(one: Outage, now: float) -> list[str]:
     sending = duration((one.ended or now) - one.answered) if one.answered else "-"
     ongoing = " (now)" if one.ended is None else ""
     return [
-        e(moment(one.began, now)),
+        _time(one.began, now),
         f"<code>{e(one.cause)}</code>",
         e(away + (ongoing if one.answered is None else "")),
         e(sending + (ongoing if one.answered is not None else "")),
-        e(one.most_pending),
-        e(one.sent),
+        _count(one.most_pending),
+        _count(one.sent),
     ]
 
 
@@ -266,8 +307,8 @@ def _traffic(alive: list[Report]) -> str:
         _percentiles("Write", [one.write_latency for one in alive]),
         _percentiles("Read of the primary", [one.read_latency for one in alive]),
     ]
-    head = ("Call", "Count", "50 %", "95 %", "99 %")
-    table = _table(head, rows, "How long calls took, at most")
+    head = ("Call", "Count", "50 % within", "95 % within", "99 % within")
+    table = _table(head, rows, "How long calls took")
     return _section("traffic", "Writes and reads", f'<div class="bars">{bars}</div>{table}')
 
 
@@ -282,7 +323,7 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 def _bars(title: str, counts: Mapping[str, int]) -> str:
     most = max(counts.values(), default=1) or 1
     rows = "".join(
-        f"<tr><th scope='row'>{e(name)}</th><td class='n'>{count}</td>"
+        f"<tr><th scope='row'>{e(name)}</th><td class='n'>{_count(count)}</td>"
         f"<td class='meter'><svg viewBox='0 0 100 8' preserveAspectRatio='none' aria-hidden='true'>"
         f"<rect class='bar' width='{100 * count / most:.1f}' height='8'/></svg></td></tr>"
         for name, count in sorted(counts.items(), key=lambda one: -one[1])
@@ -297,7 +338,7 @@ def _percentiles(name: str, every: list[Latencies]) -> list[str]:
         sum_s=sum(one.sum_s for one in every),
     )
     count = sum(total.counts)
-    return [e(name), str(count), *(e(_bound(total.percentile_s(p))) for p in (0.5, 0.95, 0.99))]
+    return [e(name), _count(count), *(e(_bound(total.percentile_s(p))) for p in (0.5, 0.95, 0.99))]
 
 
 def _bound(seconds: float | None) -> str:
@@ -434,7 +475,7 @@ def _collections(documents: Mapping[str, int | None]) -> str:
     if not documents:
         return _section("collections", "Collections", "<p>None is known yet.</p>")
     rows = [
-        [e(name), "not counted in time" if count is None else f"{count}"]
+        [e(name), "not counted in time" if count is None else _count(count)]
         for name, count in documents.items()
     ]
     table = _table(("Collection", "Documents"), rows, "Collections")
@@ -449,10 +490,10 @@ def _journal(state: Status) -> str:
     share = min(
         1.0, max(state.lag_ops / disk.max_journal_ops, state.lag_bytes / disk.max_journal_bytes)
     )
+    most = f"{_count(disk.max_journal_ops)} writes, {e(size(disk.max_journal_bytes))}"
     text = (
-        f"<p>{state.lag_ops} write(s), {e(size(state.lag_bytes))}, of at most"
-        f" {disk.max_journal_ops} and {e(size(disk.max_journal_bytes))}; its files take"
-        f" {e(size(disk.journal))}.</p>"
+        f"<p>{_count(state.lag_ops)} waiting write(s) of {e(size(state.lag_bytes))}. It holds at"
+        f" most {most}. Its files take {e(size(disk.journal))} of the disk.</p>"
         '<meter aria-label="How full the journal is" min="0" max="1" high="0.5"'
         f' value="{share:.3f}">'
         f"{share:.0%}</meter>"
@@ -472,10 +513,13 @@ def _runs(state: Status) -> str:
 
 
 def _backups(state: Status) -> str:
-    text = e(state.backup) if state.backup else "None that is verified is known."
+    text = "None is verified yet: <code>standfast backup create</code>, or serve --backup-every."
+    if state.backup:
+        text = f"The newest that was verified: {e(state.backup)}."
     if state.next_backup is not None:
         failed = f"; {state.failed_backups} tries have failed" if state.failed_backups else ""
-        text += f"</p><p>The next one is due at {e(state.next_backup)}{failed}."
+        due = state.next_backup[:16].replace("T", " ")
+        text += f"</p><p>The next one is due at {e(due)}{failed}."
     return _section("backups", "Backups", f"<p>{text}</p>")
 
 
@@ -483,7 +527,12 @@ def _processes(alive: list[Report], now: float) -> str:
     if not alive:
         return _section("processes", "Processes", "<p>None has the store open.</p>")
     rows = [
-        [e(f"{one.pid} on {one.host}"), e(moment(one.opened_at, now)), e(one.state), e(one.pending)]
+        [
+            e(f"{one.pid} on {one.host}"),
+            _time(one.opened_at, now),
+            e(one.state),
+            _count(one.pending),
+        ]
         for one in alive
     ]
     table = _table(("Process", "Opened", "State", "Waiting"), rows, "Processes with the store open")

@@ -89,6 +89,7 @@ def _inputs(arguments: str) -> int:
 def differences(conn: Connection[Any]) -> list[str]:
     """Sentences about what is missing, was changed or added; empty when all is as installed."""
     return [
+        *_tables(conn),
         *_functions(conn),
         *(f"this role lacks the right {right}" for right in missing_grants(conn)),
         *_rows(conn),
@@ -122,6 +123,20 @@ SELECT DISTINCT w.privilege, w.name
                 ELSE has_column_privilege(c.oid, a.attnum, w.privilege) END
  ORDER BY 2, 1
 """
+
+
+_MISSING: LiteralString = """
+SELECT w.name FROM unnest(%s::text[]) AS w (name)
+ WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                    WHERE n.nspname = 'standfast' AND c.relname = w.name)
+ ORDER BY 1
+"""
+
+
+def _tables(conn: Connection[Any]) -> Iterator[str]:
+    names = sorted({table for _, table in GRANTS})
+    for (name,) in conn.execute(_MISSING, (names,)):
+        yield f"table standfast.{name} is missing"
 
 
 def _functions(conn: Connection[Any]) -> Iterator[str]:

@@ -28,7 +28,11 @@ _EXACT: dict[str, tuple[type[StandfastError], str, str]] = {
     "25P03": (Unavailable, "shutdown", "the session was idle in its transaction for too long"),
     "25006": (Unavailable, "read_only", "this server is a standby or read-only: use the primary"),
     "55P03": (Unavailable, "locked", "another transaction holds a lock on it: try again"),
-    "57014": (Unavailable, "timeout", "the server's time limit cut the statement off"),
+    "57014": (
+        Unavailable,
+        "timeout",
+        "the server's time limit cut the statement off: look at statement_timeout of the role",
+    ),
     "53300": (Unavailable, "too_many_connections", "wait, or raise the server's limit"),
     "53100": (Unavailable, "disk_full", "free space on the database server"),
     "SF001": (Unavailable, "expired", "the server was too slow, or its clock jumped: try again"),
@@ -55,7 +59,12 @@ _CLASSES: dict[str, tuple[type[StandfastError], str, str]] = {
     "23": (DataError, "constraint", "a constraint of the table refuses this row"),
 }
 
-_AUTH = (Unavailable, "auth", "correct the user and the password in the URL")
+_AUTH = (
+    Unavailable,
+    "auth",
+    "correct the user and the password in the URL; or a DBA does, where the role's password has"
+    " expired or it may not log in: ALTER ROLE ... LOGIN VALID UNTIL 'infinity'",
+)
 _OTHER = (Unavailable, "not_postgresql", "something else answers there: check host and port")
 _TLS = (ConfigError, "tls", "correct sslmode in the URL, or the server's certificate")
 #: A certificate or a protocol was refused.  Whatever else ends a TLS handshake (a reset, an end of
