@@ -185,6 +185,7 @@ def test_local_files_that_cannot_be_looked_at(
 ) -> None:
     """R4: one damaged file hides nothing else: the database is asked all the same."""
     begin(outage)
+    path = outage.data_dir() / ("mirror.db" if damage == "mirror" else JOURNAL_FILE)
     if damage == "unreadable":
         from standfast.admin import data_dir
 
@@ -193,7 +194,6 @@ def test_local_files_that_cannot_be_looked_at(
 
         monkeypatch.setattr(data_dir, "opened_journal", refuse)
     else:
-        path = outage.data_dir() / ("mirror.db" if damage == "mirror" else JOURNAL_FILE)
         for extra in ("-wal", "-shm"):
             Path(f"{path}{extra}").unlink(missing_ok=True)
         path.write_bytes(b"not a database" * 1000)
@@ -219,7 +219,11 @@ def test_local_files_that_cannot_be_looked_at(
 def test_a_disk_that_is_nearly_full(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
     """R5: little free space, and a journal near its limits, are each the first line."""
     begin(outage)
-    monkeypatch.setattr(evidence_module, "disk_of", lambda _: Disk(50_000_000, 10**10, 1000))
+
+    def nearly_full(data_dir: Path) -> Disk:
+        return Disk(50_000_000, 10**10, 1000)
+
+    monkeypatch.setattr(evidence_module, "disk_of", nearly_full)
     ran = outage.run("status")
     assert ran.code == 1
     assert first_line(ran).startswith("act now: only 50.0 MB are free on the disk of ")

@@ -64,16 +64,21 @@ def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1100, "height": 1000})
     found = context.new_page()
     wrong: list[str] = []
-    found.on("pageerror", lambda error: wrong.append(str(error)))
-    found.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    found.on(
-        "request",
-        lambda request: (
-            None
-            if "//127.0.0.1:" in request.url or request.url.startswith("data:")
-            else wrong.append(request.url)
-        ),
-    )
+
+    def failed(error: object) -> None:
+        wrong.append(str(error))
+
+    def logged(said: Any) -> None:
+        if said.type == "error":
+            wrong.append(said.text)
+
+    def asked(request: Any) -> None:
+        if "//127.0.0.1:" not in request.url and not request.url.startswith("data:"):
+            wrong.append(request.url)
+
+    found.on("pageerror", failed)
+    found.on("console", logged)
+    found.on("request", asked)
     yield found
     context.close()
     assert [one for one in wrong if "status of 40" not in one] == []
@@ -218,7 +223,7 @@ def test_a_conflict_is_decided_in_the_browser(outage: Outage, page: Any) -> None
         page.keyboard.press("Enter")
         page.wait_for_selector("#now")
         assert on_primary(outage.url, "views")["8138"]["mode"] == "solo"
-        assert store["views"].get("8138")["mode"] == "solo"
+        assert store["views"].get("8138", {})["mode"] == "solo"
         sentence(page, served, "nothing to do")
 
 
