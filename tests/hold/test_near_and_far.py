@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -259,6 +260,30 @@ def test_no_call_waits_longer_than_its_deadline(
         longest = max(in_threads([calls[call]] * 12))
         proxy.heal()
         # The machine may be busy; a queue that is not counted shows in multiples of the deadline.
+        assert longest < 0.4 + 0.1 + 0.5
+
+
+def test_no_scan_waits_behind_what_takes_long(
+    pg_cluster: Cluster, pg_database: str, tmp_path: Path
+) -> None:
+    """N6, I8: a drop and an index that are under way have limits of their own; scans do not wait
+    for these, on a primary that says nothing and on one that is busy."""
+    with (
+        Proxy(pg_cluster.port) as proxy,
+        standfast.open(proxy.url(pg_database), data_dir=tmp_path / "data", deadline_s=0.4) as store,
+    ):
+        wait_direct(store)
+        store["c"].put("k", 1)
+        store["gone"].put("k", 1)
+        assert list(store["c"].items()) == [("k", 1)]
+        proxy.blackhole()
+        long = [lambda: store.drop("gone"), lambda: store.create_index("c")]
+        beside = threading.Thread(target=in_threads, args=(long,))
+        beside.start()
+        calls = [store["c"].count, lambda: list(store["c"].items()), store.collections]
+        longest = max(in_threads(calls * 3))
+        proxy.heal()
+        beside.join()
         assert longest < 0.4 + 0.1 + 0.5
 
 

@@ -100,7 +100,7 @@ class AsyncStore:
             backend.create_index(collection, deadline=deadline)
 
         what, loop = f"index of `{collection}`", self.handle.loop()
-        await self.engine.scan(work, what=what, loop=loop)
+        await self.engine.scan(work, what=what, is_long=True, loop=loop)
 
     async def copy(self, source: str, target: str) -> int:
         """Put every document of one collection into another; returns how many there are.

@@ -196,6 +196,7 @@ class EmbeddedEngine:
         work: Callable[[Backend, float], T],
         *,
         what: str,
+        is_long: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
         """Run `work` on the local database, in the caller's thread; the promise is done."""

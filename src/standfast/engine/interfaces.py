@@ -86,9 +86,13 @@ class Engine(Protocol):
         work: Callable[[Backend, float], T],
         *,
         what: str,
+        is_long: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
-        """Run a piece of reading on the primary, with a deadline of its own."""
+        """Run a piece of work on the primary, with a deadline of its own.
+
+        `is_long`: it may go on for longer, and scans do not wait behind it.
+        """
         ...
 
     def drop(

@@ -150,6 +150,7 @@ class ReplicatedEngine:
         self._scanning = Scanning(
             primary,
             self._connector.ensure,
+            self.supervisor,
             deadline_s=deadline_s,
             max_connections=local_state.options.max_connections,
         )
@@ -381,9 +382,13 @@ class ReplicatedEngine:
         work: Callable[[Backend, float], T],
         *,
         what: str,
+        is_long: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Promise[T]:
-        """Run a piece of reading on the primary, with a deadline of its own."""
+        """Run a piece of work on the primary, with a deadline of its own.
+
+        `is_long`: it may go on for longer, and scans do not wait behind it.
+        """
         self.require_open()
         if self._is_away():
             raise not_complete(what, self.situation.cause)
@@ -392,7 +397,7 @@ class ReplicatedEngine:
             self._wait_direct(deadline, what)
             return work(backend, deadline)
 
-        return self._scanning.run(checked, loop=loop)
+        return self._scanning.run(checked, loop=loop, long_s=self.deadline_s if is_long else None)
 
     def drop(
         self,
@@ -415,7 +420,7 @@ class ReplicatedEngine:
         def missed(error: Unavailable) -> bool:
             raise drop.explained(error)
 
-        return self._scanning.run(dropping, loop=loop, missed=missed, deadline_s=DDL_DEADLINE_S)
+        return self._scanning.run(dropping, loop=loop, missed=missed, long_s=DDL_DEADLINE_S)
 
     def full_scan(self, collection: str) -> FullScan | None:
         """A scan of all of it that leaves the mirror with the whole collection."""
