@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,9 @@ def test_a_write_that_the_server_is_slow_with_arrives(pg_database: str, tmp_path
 def slow_trigger(url: str, table: str, *, seconds: float) -> None:
     with backends.looking(url) as connection:
         connection.execute(
-            "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS"
-            f" 'BEGIN IF NEW.key = ''k'' THEN PERFORM pg_sleep({seconds}); END IF; RETURN NEW; END'"
+            b"CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS"
+            b" 'BEGIN IF NEW.key = ''k'' THEN PERFORM pg_sleep(%f); END IF; RETURN NEW; END'"
+            % seconds
         )
         connection.execute(
             sql.SQL(
@@ -318,7 +319,7 @@ def test_every_address_of_a_name_gets_its_share(pg_cluster: Cluster, tmp_path: P
 
 
 @contextmanager
-def silent() -> Iterator[int]:
+def silent() -> Generator[int]:
     """A port that takes connections and never says anything."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         yield listener.getsockname()[1]
