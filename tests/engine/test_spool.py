@@ -349,3 +349,51 @@ def test_a_spool_outlives_its_process(memory: Server, open_it: Open) -> None:
     store, engine = open_it(link)
     wait_direct(engine)
     assert store["c"].get("k") == 1
+
+
+def test_one_that_may_not_be_read_stops_no_write(
+    memory: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D5, I2, R26: a spool with wrong rights is set aside and named; writes go on, directly and in
+    an outage.  With its rights corrected and its name restored, it is replayed, once."""
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    store["c"].put("k", 0)
+    link.down = True
+    holder = locked(engine.local_state.journal.path)
+    assert store["c"].increment("k", "", 1) == 1
+    path = engine.local_state.journal.spool.path
+    kept = path.read_bytes()
+    holder.execute("ROLLBACK")
+    holder.close()
+    store.close()
+    path.write_bytes(kept)
+    read_regular = spool_module.read_regular
+
+    def read(at: Path) -> Any:
+        if at.exists() and at.stat().st_mode & 0o777 == 0:
+            raise PermissionError(errno.EACCES, "permission denied")
+        return read_regular(at)
+
+    monkeypatch.setattr(spool_module, "read_regular", read)
+    path.chmod(0)
+    for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    store, engine = open_it(link)
+    assert store["c"].put("j", 1).durable_on == "journal"
+    assert any("spool.jsonl.damaged-" in problem for problem in store.health().problems)
+    link.down = False
+    wait_direct(engine)
+    assert store["c"].put("j", 2).durable_on == "primary"
+    assert store["c"].get("k") == 0
+    store.close()
+    (aside,) = path.parent.glob("spool.jsonl.damaged-*")
+    aside.chmod(0o600)
+    aside.rename(path)
+    for _ in range(2):
+        store, engine = open_it(link)
+        wait_direct(engine)
+        assert store["c"].get("k") == 1
+        assert store.health().problems == ()
+        store.close()

@@ -7,6 +7,7 @@ after what is in the journal, which takes it over as soon as it can be written a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -34,6 +35,8 @@ from standfast.system.locks import FileLock
 logger = logging.getLogger("standfast")
 
 FILE = "spool.jsonl"
+#: Errors that the next attempt meets again: the rights of the file are wrong, or it is a link.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _DEFAULTS = {
@@ -165,7 +168,8 @@ class Spool:
         """What was set aside, a sentence each, while it is there."""
         return [
             f"{path.name} was set aside, since not all of it could be read as a spool: writes that"
-            " were acknowledged in it may be missing on the primary; remove it when it is of no use"
+            " were acknowledged in it may be missing on the primary; if only its rights are wrong,"
+            f" correct them, stop the app and rename it to {FILE}; remove it when it is of no use"
             " any more"
             for path in self.aside
         ]
@@ -189,12 +193,24 @@ class Spool:
                 data, found = read_regular(self.path)
             except FileNotFoundError:
                 data, found = b"", None
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise  # it may be read later
+                self._set_aside(error)
+                data, found = b"", None
         self._state = found and (found.st_ino, found.st_size, found.st_mtime_ns)
         self._content = content_of(data)
         if not self._content.ops:
             self._settled.clear()
         self._index_anew()
         self.changes += 1
+
+    def _set_aside(self, failure: OSError) -> None:
+        """It must not stop every write: what is in it waits for a person."""
+        aside = set_aside(self.path)
+        logger.error(
+            "the spool cannot be read (%s), and was set aside as %s", failure.strerror, aside.name
+        )
 
     def _index_anew(self) -> None:
         self._places = {}
