@@ -23,7 +23,7 @@ from standfast.engine.spool import Spool, line_of
 from standfast.ops.types import Op
 from support.faulty import Link, Open, Server, eventually, wait_direct
 
-BIG = {"max_ops": 10**6, "max_bytes": 10**9}
+BIG: dict[str, Any] = {"max_ops": 10**6, "max_bytes": 10**9}
 
 
 def make(seq: int, *, key: str = "k", body: str | None = "1", lane: str = "l", **more: Any) -> Op:
@@ -72,7 +72,7 @@ def test_a_spool_that_is_cut_anywhere(tmp_path: Path, wanted: int) -> None:
     calls: list[list[Op]] = []
     seq = 0
     while len(calls) < 25:
-        ops = []
+        ops: list[Op] = []
         for _ in range(rng.choice([1, 1, 1, 3])):
             seq += 1
             ops.append(make(seq, key=str(rng.randrange(3)), body=f'"{"x" * rng.randrange(40)}"'))

@@ -162,7 +162,8 @@ class Spool:
     @property
     def aside(self) -> list[Path]:
         """Earlier spools with lines that could not be read, and what was in the place of one."""
-        return found_aside(self.path)
+        with mapped(f"looking for what was set aside beside {self.path}"):
+            return found_aside(self.path)
 
     def losses(self) -> list[str]:
         """What was set aside, a sentence each, while it is there."""
