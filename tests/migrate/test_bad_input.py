@@ -6,7 +6,7 @@ import codecs
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,7 @@ def test_a_pipe_is_refused_without_waiting(embedded: Place) -> None:
 
 
 @contextmanager
-def without_privileges() -> Iterator[None]:
+def without_privileges() -> Generator[None]:
     """Root may read everything: become somebody else for the while."""
     if os.geteuid() != 0:
         yield
@@ -401,9 +401,12 @@ def test_skip_bad_sets_bad_files_aside(place: Place) -> None:
 
 
 def test_skip_bad_with_nothing_good_left(embedded: Place) -> None:
-    """--skip-bad over bad files alone migrates nothing, and still says so with exit 4."""
+    """--skip-bad over bad files alone migrates nothing, says so, exit 4, and is not proposed."""
     path = embedded.write("bad.json", "")
     before = embedded.snapshot()
     ran = migrate(embedded, path, "--skip-bad")
     assert (ran.code, ran.document["run"]) == (4, None)
     assert_untouched(embedded, before)
+    said = run_cli("migrate", path, "--skip-bad", env=embedded.env).err
+    assert "correct them" in said
+    assert "--skip-bad" not in said

@@ -146,7 +146,8 @@ def _show_why_not(plan: Plan) -> None:
     show_plan(plan)
     if plan.problems:
         note(f"{len(plan.problems)} file(s) refused; nothing was changed")
-        note("correct them, or set them aside with --skip-bad")
+        # Where nothing else is to be moved, leaving them out leaves nothing.
+        note("correct them" + (", or set them aside with --skip-bad" if plan.sources else ""))
     elif plan.open_conflicts:
         note(f"{plan.open_conflicts} document(s) differ; nothing was changed")
         note("decide with --on-conflict file, database or newest")
