@@ -194,11 +194,13 @@ def test_the_change_log_of_sqlite_is_trimmed(tmp_path: Path) -> None:
         for number in range(50):
             store["c"].put(str(number), 1)
     with apsw.Connection(str(path)) as connection:
+        # As another program does: of our own writes there is no log.
+        connection.execute("UPDATE c SET data = '2'")
         connection.execute("UPDATE _standfast_changes SET at = 1000")
     connection.close()
     with standfast.open(data_dir=path.parent) as store:
         store["c"].put("new", 1)
-    assert rows(path) <= 3
+    assert rows(path) == 0
 
 
 def test_a_deleted_document_that_was_forgotten_continues_above_its_version(tmp_path: Path) -> None:

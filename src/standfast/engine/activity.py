@@ -181,6 +181,16 @@ class Activity:
                 self._read_latency.add(begun, time.monotonic())
             self._reads[source] = self._reads.get(source, 0) + (len(begun) or 1)
 
+    def read_one(self, source: str, begun: float) -> None:
+        """One read that began at this instant was answered from there."""
+        seconds = time.monotonic() - begun
+        with self._lock:
+            self.version += 1
+            latency = self._read_latency
+            latency.counts[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
+            latency.sum_s += seconds
+            self._reads[source] = self._reads.get(source, 0) + 1
+
     # ---- what goes wrong
 
     def refused(self, op: Op, error: StandfastError) -> None:

@@ -187,9 +187,9 @@ class EmbeddedEngine:
         """Read one place of the local database, in the caller's thread."""
         self.require_open()
         begun = time.monotonic()
-        view = _view(self.primary.read(collection, [key]).get(key))
-        self.activity.read("primary", [begun])
-        return ReadResult(view, True)
+        row = self.primary.read(collection, (key,)).get(key)
+        self.activity.read_one("primary", begun)
+        return ReadResult(_ABSENT if row is None else _view(row), True)
 
     def scan(
         self,
@@ -316,8 +316,10 @@ class EmbeddedEngine:
         return 0
 
 
-def _view(row: Row | None) -> View:
-    if row is None:
-        return View("absent", None, 0)
-    times = (row.created_us, row.updated_us, 0, row.expires_us)
-    return View("present", row.text, row.version, (), *times)
+_ABSENT = View("absent", None, 0)
+
+
+def _view(row: Row) -> View:
+    return View(
+        "present", row.text, row.version, (), row.created_us, row.updated_us, 0, row.expires_us
+    )

@@ -13,7 +13,7 @@ import msgspec
 
 from standfast.ops.apply import Current, Refusal, apply_op, new_text
 from standfast.ops.reconcile import OnConflict, entry_of, reconcile
-from standfast.ops.types import ConflictRecord, Identity, Op, Outcome
+from standfast.ops.types import KEEP_EXPIRY, ConflictRecord, Identity, Op, Outcome
 
 Place = tuple[str, str]
 """Collection and key: what an op touches."""
@@ -92,6 +92,23 @@ def places(ops: Sequence[Op]) -> dict[str, list[str]]:
 def kept(ops: Sequence[Op]) -> list[Op]:
     """The ops that are to take effect: those to be rejected leave a record, and touch no table."""
     return [op for op in ops if not op.reject]
+
+
+def is_plain(ops: Sequence[Op]) -> bool:
+    """Whether a batch is puts to one collection without conditions, and nothing else."""
+    first = ops[0]
+    for op in ops:
+        if (
+            op.kind != "put"
+            or op.if_version is not None
+            or op.group
+            or op.replay
+            or op.ttl_us == KEEP_EXPIRY
+            or op.seen != "unknown"
+            or op.collection != first.collection
+        ):
+            return False
+    return True
 
 
 def groups(ops: Sequence[Op]) -> list[Sequence[Op]]:

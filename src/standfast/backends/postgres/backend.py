@@ -55,7 +55,7 @@ from standfast.limits import (
     MAX_TRIMMED_ROWS,
     TRIM_STATEMENT_S,
 )
-from standfast.ops.batch import kept, places
+from standfast.ops.batch import is_plain, kept, places
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
     Applied,
@@ -391,7 +391,7 @@ class PostgresBackend(Sessions):
         lock_timeout_s: float | None = None,
     ) -> Applied:
         plain = False
-        if directory is not None and lock_timeout_s is None and fast_put.is_plain(ops):
+        if directory is not None and lock_timeout_s is None and is_plain(ops):
             options = write.TransactionOptions(
                 expected_watermark, expires_us=self.expires_us(deadline), directory=directory
             )

@@ -40,7 +40,7 @@ from standfast.backends.postgres.write import (
     statement,
 )
 from standfast.document.jsonb import jsonb_columns_of_many
-from standfast.ops.types import KEEP_EXPIRY, Applied, Observed, Op, Outcome, State
+from standfast.ops.types import Applied, Observed, Op, Outcome, State
 
 #: What `$1` to `$15` are: lane, directory, the watermark that is expected, the first and the last
 #: sequence, keys, `data`, whether `raw` is the same text, `raw` where it is another one, times to
@@ -95,23 +95,6 @@ _BY_TEXT: dict[LiteralString, LiteralString] = {
     form: form.replace("$14::{key_type}[]", "$6") for form in (_PUT, _PUT_AGAIN)
 }
 _YES, _NO = b"\1", b"\0"
-
-
-def is_plain(ops: Sequence[Op]) -> bool:
-    """Whether a batch is puts to one collection without conditions, and nothing else."""
-    first = ops[0]
-    for op in ops:
-        if (
-            op.kind != "put"
-            or op.if_version is not None
-            or op.group
-            or op.replay
-            or op.ttl_us == KEEP_EXPIRY
-            or op.seen != "unknown"
-            or op.collection != first.collection
-        ):
-            return False
-    return True
 
 
 def _versions(ops: Sequence[Op], final: Mapping[str, int]) -> list[int]:

@@ -40,6 +40,7 @@ from standfast.backends.sqlite import load as sqlite_load
 from standfast.backends.sqlite import tables as sqlite_tables
 from standfast.backends.sqlite import write as sqlite_write
 from standfast.backends.sqlite.errors import from_sqlite, mapped
+from standfast.backends.sqlite.fast_put import NotPlain, put_batch
 from standfast.backends.sqlite.file import (
     BUSY_TIMEOUT_S,
     Inode,
@@ -51,6 +52,7 @@ from standfast.backends.sqlite.file import (
     transaction,
     within,
 )
+from standfast.backends.sqlite.known import KnownTables
 from standfast.backends.sqlite.references import enforced_references, find_references
 from standfast.backends.sqlite.tables import (
     adopt,
@@ -64,6 +66,7 @@ from standfast.backends.sqlite.trim import Trimmer, trim_bookkeeping, trim_expir
 from standfast.document.containment import contains
 from standfast.errors import ConfigError, Unavailable
 from standfast.limits import MAX_EXPIRED_ROWS, MAX_TRIMMED_ROWS
+from standfast.ops.batch import is_plain
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
     Applied,
@@ -108,6 +111,7 @@ class SqliteBackend:
     def __init__(self, path: str | Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         # Absolute: a program may change its directory, and ":memory:" is a file name here.
         self.path = Path(path).absolute()
+        self._place = str(self.path)
         self._busy_timeout_ms = int(busy_timeout_s * 1000)
         self._conn: apsw.Connection | None = None
         self._adopting = False  # the file is another program's until our first write
@@ -117,7 +121,8 @@ class SqliteBackend:
         # Of their own: a read must not wait for a write that waits for another process.
         self._reader: apsw.Connection | None = None
         self._trimmer = Trimmer()
-        self._selects: tuple[int, dict[str, str]] = (-1, {})
+        self._known: KnownTables | None = None  # to the connection that reads
+        self._puts: KnownTables | None = None  # and to the one that writes
         self._read_lock = threading.Lock()
         self._in_use = False
         watch(self)
@@ -163,7 +168,7 @@ class SqliteBackend:
             raise Unavailable(
                 f"{self.display} was closed", code="closed", hint="open the store again"
             )
-        if inode_of(self.path) != self._inode:
+        if inode_of(self._place) != self._inode:
             raise gone(self.path, "the database file")
 
     @contextmanager
@@ -192,15 +197,15 @@ class SqliteBackend:
 
         It is an error until the same file is back: a new one would silently start from nothing.
         """
-        if self._inode is not None and inode_of(self.path) != self._inode:
+        if self._inode is not None and inode_of(self._place) != self._inode:
             self._drop_connection()
             raise gone(self.path, "the database file")
 
     def _drop_connection(self) -> None:
         self._adopting = self._in_use = False
-        self._selects = (-1, {})
         with self._read_lock:
             reader, self._reader = self._reader, None
+            self._known = self._puts = None
         conn, self._conn = self._conn, None
         for one in (reader, conn):
             if one is not None:
@@ -213,6 +218,7 @@ class SqliteBackend:
     def close_in_child(self) -> None:
         """The connections are the parent's; the child makes its own when it needs them."""
         self._conn, self._reader, inherited = None, None, (self._reader, self._conn)
+        self._known = self._puts = None
         self._adopting = self._in_use = False
         for one in inherited:
             if one is not None:
@@ -388,6 +394,9 @@ class SqliteBackend:
         on_conflict: OnConflict = "mine",
         lock_timeout_s: float | None = None,
     ) -> Applied:
+        if directory is None and is_plain(ops):
+            with contextlib.suppress(NotPlain):
+                return self._put(ops, expected_watermark)
         with self.writing("writing") as conn:
             applied = sqlite_write.apply_batch(
                 *(conn, ops),
@@ -397,6 +406,33 @@ class SqliteBackend:
                 on_conflict=on_conflict,
             )
             self._trimmer.after(conn, ops, now_us())
+            return applied
+
+    def _put(self, ops: Sequence[Op], expected_watermark: int) -> Applied:
+        """Apply plain puts, as `writing` does: this is the way of most calls."""
+        with self._lock:
+            conn, now = self._conn, now_us()
+            if self._closed or conn is None or not (self._in_use or self._reader is None):
+                raise NotPlain
+            known = self._puts
+            if known is None or known.conn is not conn:
+                known = self._puts = KnownTables(conn)
+            try:
+                try:
+                    conn.execute("BEGIN IMMEDIATE")
+                    applied = put_batch(
+                        conn, known, ops, expected_watermark=expected_watermark, now_us=now
+                    )
+                    self._trimmer.after(conn, ops, now)
+                    conn.execute("COMMIT")
+                except BaseException:
+                    if conn.in_transaction:
+                        conn.execute("ROLLBACK")
+                    raise
+                self._check_inode()
+            except (apsw.Error, OSError) as error:
+                raise from_sqlite(error, f"writing in {self.display}") from None
+            known.note_own()
             return applied
 
     def fence(
@@ -526,36 +562,32 @@ class SqliteBackend:
                 raise from_sqlite(error, f"reading `{collection}` in {self.display}") from None
 
     def _rows(self, conn: apsw.Connection, collection: str, keys: Sequence[str]) -> dict[str, Row]:
-        select = self._select(conn, collection)
-        if not select:
-            return {}
-        if len(keys) == 1:
-            found = conn.execute(f"{select} = ?", (now_us(), collection, keys[0]))
-        else:
-            listed = sqlite_write.json_array(keys)
-            statement = f"{select} IN (SELECT value FROM json_each(?))"
-            found = conn.execute(statement, (now_us(), collection, listed))
-        return {record[0]: Row(*record) for record in found}
-
-    def _select(self, conn: apsw.Connection, collection: str) -> str:
-        """How documents are read by their keys; empty where there is no such collection.
-
-        Looked up once, until anybody changes the file's tables.
-        """
-        version = conn.execute("PRAGMA schema_version").get
-        if self._selects[0] != version:
-            self._selects = (version, {})
-        known = self._selects[1]
-        if collection not in known:
-            if not sqlite_write.is_collection(conn, collection):
-                return ""
-            table = table_of(conn, collection)
-            known[collection] = (
-                f"{table.row} FROM {table.sql} WHERE {table.live} AND EXISTS"
-                " (SELECT 1 FROM _standfast_collections WHERE name = ?)"
-                f" AND {table.key_sql}"
-            )
-        return known[collection]
+        known = self._known
+        if known is None or known.conn is not conn:
+            known = self._known = KnownTables(conn)
+        while True:
+            table = known.get(collection)
+            if table is None:
+                return {}
+            try:
+                if len(keys) == 1:
+                    found = known.execute(table.read_one, (keys[0],)).fetchall()
+                else:
+                    found = known.execute(
+                        table.read_some, (sqlite_write.json_array(keys),)
+                    ).fetchall()
+            except apsw.SQLError:
+                if known.hold():
+                    raise
+                continue
+            if known.hold():
+                now = 0
+                rows: dict[str, Row] = {}
+                for record in found:
+                    expires_us = record[5]
+                    if expires_us is None or expires_us > (now := now or now_us()):
+                        rows[record[0]] = Row(*record)
+                return rows
 
     def observe(
         self,

@@ -27,7 +27,7 @@ from standfast.backends.sqlite.file import connect, transaction
 from standfast.backends.sqlite.load import record_run
 from standfast.backends.sqlite.references import enforced_references
 from standfast.backends.sqlite.tables import Table, adoptable_tables, table_of
-from standfast.backends.sqlite.write import ensure_table, json_array, log_change
+from standfast.backends.sqlite.write import ensure_table, json_array
 from standfast.document.jsonb import compact
 from standfast.errors import Unavailable
 from standfast.limits import MAX_SNAPSHOT_S
@@ -195,7 +195,6 @@ class SqliteFilling:
     def __init__(self, conn: apsw.Connection) -> None:
         self._conn = conn
         self.now_us = now_us()
-        self._touched: dict[str, list[str]] = {}
         self._floors: dict[str, int] = {}
 
     def open(self, collection: str) -> None:
@@ -221,8 +220,6 @@ class SqliteFilling:
         """Write rows, in order."""
         table = table_of(self._conn, collection)
         lowest = self._lowest(collection, rows)
-        touched = self._touched.setdefault(collection, [])
-        touched += [each.key for each in rows][: 1001 - len(touched)]
         doomed = [(each.key,) for each in rows if each.row is None]
         self._conn.executemany(f"DELETE FROM {table.sql} WHERE {table.key_sql} = ?", doomed)
         self._update(table, [each for each in rows if each.row and each.expected_version], lowest)
@@ -284,11 +281,6 @@ class SqliteFilling:
             (form.shape, form.key_field, collection),
         )
 
-    def finish(self) -> None:
-        """Log what was changed."""
-        for collection, keys in self._touched.items():
-            log_change(self._conn, collection, keys, self.now_us)
-
 
 @contextmanager
 def filling(
@@ -305,7 +297,6 @@ def filling(
         for name in collections:
             work.open(name)
         yield work
-        work.finish()
         record_run(conn, run, state, {}, work.now_us)
         failpoint("filling-recorded")
 

@@ -25,7 +25,7 @@ Inode = tuple[int, int]
 """What names a file whatever its path: device and number."""
 
 
-def inode_of(path: Path) -> Inode | None:
+def inode_of(path: Path | str) -> Inode | None:
     """The file that is in this place now; None when there is none."""
     try:
         found = os.stat(path)

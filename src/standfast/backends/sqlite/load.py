@@ -21,7 +21,7 @@ from standfast.backends.base import (
 )
 from standfast.backends.sqlite.references import find_references
 from standfast.backends.sqlite.tables import Table, adopt, remake, table_of
-from standfast.backends.sqlite.write import ensure_table, log_change
+from standfast.backends.sqlite.write import ensure_table
 from standfast.errors import DataError
 from standfast.system.failpoints import failpoint
 
@@ -161,9 +161,6 @@ def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
             "UPDATE _standfast_collections SET shape = ?, key_field = ? WHERE name = ?",
             (load.form.shape, load.form.key_field, name),
         )
-    touched = [key for key, _ in load.inserts] + [change.key for change in load.changes]
-    if touched:
-        log_change(conn, name, touched, now_us)
     failpoint("collection-written")
     return LoadReport(floor + 1, versions, load.source)
 

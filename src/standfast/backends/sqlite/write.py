@@ -1,4 +1,4 @@
-"""One batch of ops in one SQLite transaction: read, apply, write, log, watermark."""
+"""One batch of ops in one SQLite transaction: read, apply, write, watermark."""
 
 from __future__ import annotations
 
@@ -153,14 +153,13 @@ def _write_rows(
     stored: set[Place],
     now_us: int,
 ) -> None:
-    logged: list[str] = []
     table = table_of(conn, collection)
     now = table.stamp(":now")
     for key in keys:
         place = (collection, key)
         row = after[place]
         if row.text is None:
-            # The trigger buries it and logs the change; several ops may have raised the version.
+            # The trigger buries it; several ops may have raised the version.
             conn.execute(f"DELETE FROM {table.sql} WHERE {table.key_sql} = ?", (key,))
             conn.execute(
                 "INSERT INTO _standfast_tombstones (collection, key, version, deleted_at)"
@@ -169,7 +168,6 @@ def _write_rows(
                 (collection, key, row.version, now_us),
             )
             continue
-        logged.append(key)
         expires = ":now + :ttl" if row.ttl_us else ("expires_at" if row.ttl_us is None else "NULL")
         values = {
             "key": key,
@@ -203,14 +201,3 @@ def _write_rows(
                     "DELETE FROM _standfast_tombstones WHERE collection = ? AND key = ?",
                     (collection, key),
                 )
-    if logged:
-        log_change(conn, collection, logged, now_us)
-
-
-def log_change(conn: apsw.Connection, collection: str, keys: list[str], now_us: int) -> None:
-    """One row of the change log; above 1,000 keys they are not listed."""
-    listed = json_array(keys) if len(keys) <= 1000 else None
-    conn.execute(
-        "INSERT INTO _standfast_changes (collection, keys, at) VALUES (?, ?, ?)",
-        (collection, listed, now_us),
-    )
