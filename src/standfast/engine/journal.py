@@ -18,19 +18,34 @@ import uuid
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import apsw
 import msgspec
 
-from standfast.engine.heads import Head, pack_head, unpack_head
+from standfast.engine.heads import Head
 from standfast.engine.histories import History, Notice
 from standfast.engine.journal_mark import JournalMark
+from standfast.engine.journal_rows import (
+    ADDED,
+    FORGET_HEAD,
+    LAST_ID,
+    SCHEMA,
+    SPOOLED,
+    Pending,
+    Totals,
+    Transaction,
+    add_spooled,
+    add_to_totals,
+    head_at,
+    ops_at,
+    pending_ops,
+    remove,
+    size_of,
+)
 from standfast.engine.salvage import Loss, Salvaged, salvage
 from standfast.engine.spool import Spool
 from standfast.engine.sqlite_file import LocalFile
-from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
+from standfast.errors import ConfigError, CorruptData, StandfastError
 from standfast.limits import (
     JOURNAL_WAIT_S,
     MAX_JOURNAL_BYTES,
@@ -38,7 +53,6 @@ from standfast.limits import (
     MAX_WINDOW_BYTES,
     SPOOLING_WAIT_S,
 )
-from standfast.ops.batch import Place
 from standfast.ops.types import Identity, Op, pack, unpack
 from standfast.system.failpoints import failpoint
 
@@ -46,51 +60,6 @@ FILE = "journal.db"
 #: "stnj" in ASCII.
 MARK = 0x73746E6A
 
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE lanes (
-    lane      TEXT PRIMARY KEY,
-    opened_us INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE ops (
-    id         INTEGER PRIMARY KEY AUTOINCREMENT,
-    lane       TEXT NOT NULL,
-    seq        INTEGER NOT NULL,
-    collection TEXT NOT NULL,
-    key        TEXT NOT NULL,
-    bytes      INTEGER NOT NULL,
-    at_us      INTEGER NOT NULL,
-    op         BLOB NOT NULL,
-    UNIQUE (lane, seq)
-) STRICT;
-CREATE INDEX ops_place ON ops (collection, key);
-CREATE TABLE totals (single INTEGER PRIMARY KEY CHECK (single = 1), ops INTEGER, bytes INTEGER);
-INSERT INTO totals VALUES (1, 0, 0);
-"""
-
-# Folded heads, and what damaged files have lost; not in every file that an earlier version has
-# made.
-_ADDED = """
-CREATE TABLE IF NOT EXISTS heads (
-    collection TEXT NOT NULL,
-    key        TEXT NOT NULL,
-    first      INTEGER NOT NULL,            -- ids of the first and the last op in it
-    last       INTEGER NOT NULL,
-    in_op      INTEGER NOT NULL,            -- whether the last op, a put, holds its text
-    head       BLOB NOT NULL,
-    PRIMARY KEY (collection, key)
-) STRICT;
-CREATE TABLE IF NOT EXISTS losses (at_us INTEGER PRIMARY KEY, loss TEXT NOT NULL) STRICT
-"""
-_HEAD = (
-    "SELECT first, last, head,"
-    " (SELECT min(id) FROM ops WHERE collection = ?1 AND key = ?2),"
-    " (SELECT max(id) FROM ops WHERE collection = ?1 AND key = ?2),"
-    " CASE WHEN in_op THEN (SELECT op FROM ops WHERE id = last) END"
-    " FROM heads WHERE collection = ?1 AND key = ?2"
-)
-_FORGET_HEAD = "DELETE FROM heads WHERE collection = ? AND key = ?"
-_LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'ops'"
 _PLACE = "SELECT 1 FROM ops WHERE collection = ? AND key = ? LIMIT 1"
 #: A file up to this size is checked for damage when it is opened: at about 1 ms a MB.
 _CHECKED_BYTES = 64 * 1024 * 1024
@@ -99,20 +68,6 @@ _CHECKED_BYTES = 64 * 1024 * 1024
 #: Below every id; ops that are put in front of all others have negative ones.
 _BEFORE_ALL = -(1 << 62)
 _FRONT = 1 << 32
-#: Ids of ops in the spool are above: they come after everything in the file.
-_SPOOLED = 1 << 62
-
-
-class Pending(NamedTuple):
-    """One op of the journal, or of the spool, with its place in the order of acknowledgement."""
-
-    id: int
-    op: Op
-
-    @property
-    def is_spooled(self) -> bool:
-        """Whether it is in the spool."""
-        return self.id >= _SPOOLED
 
 
 class HeldNote(msgspec.Struct, frozen=True):
@@ -130,78 +85,6 @@ class HeldNote(msgspec.Struct, frozen=True):
             f"collection `{collection}` is held since {self.since}: {self.cause}; its pending"
             f" writes are safe in the journal, and are replayed as soon as this is repaired{todo}"
         )
-
-
-class Totals(NamedTuple):
-    """How much is pending in the data directory."""
-
-    ops: int
-    bytes: int
-
-
-class Transaction:
-    """A write transaction of the journal: what is pending can be read, and ops be added, in it."""
-
-    def __init__(self, conn: apsw.Connection) -> None:
-        self._conn = conn
-        self.last: Op | None = None
-        """The last op that was added."""
-
-    def at(self, collection: str, key: str) -> list[Op]:
-        """The pending ops of one place, in order."""
-        return _at(self._conn, collection, key)
-
-    def head(self, collection: str, key: str) -> Head | None:
-        """The folded head of a place with all of its pending ops; None when there is none."""
-        return _head(self._conn, collection, key)
-
-    def add(
-        self,
-        ops: Sequence[Op],
-        *,
-        max_ops: int,
-        max_bytes: int,
-        heads: Mapping[Place, Head] = MappingProxyType({}),
-    ) -> None:
-        """Append ops; `Unavailable("journal_full")` when they do not fit any more (I7).
-
-        `heads` are the folded heads of their places, these ops included.
-        """
-        totals = Totals(*self._conn.execute("SELECT ops, bytes FROM totals").get)
-        sizes = [_size(op) for op in ops]
-        if totals.ops + len(ops) > max_ops or totals.bytes + sum(sizes) > max_bytes:
-            raise Unavailable(
-                f"the journal is full: {totals.ops} writes, {totals.bytes} bytes are pending",
-                code="journal_full",
-                hint="nothing was written; bring the primary back, or raise the journal's limit",
-            )
-        self._conn.executemany(
-            "INSERT INTO ops (lane, seq, collection, key, bytes, at_us, op)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (op.lane, op.seq, op.collection, op.key, size, op.at_us, pack(op))
-                for op, size in zip(ops, sizes, strict=True)
-            ],
-        )
-        _count(self._conn, len(ops), sum(sizes))
-        self.last = ops[-1] if ops else self.last
-        self._keep_heads(ops, heads)
-
-    def _keep_heads(self, ops: Sequence[Op], heads: Mapping[Place, Head]) -> None:
-        first = self._conn.last_insert_rowid() - len(ops) + 1
-        last = {(op.collection, op.key): (number, op) for number, op in enumerate(ops, first)}
-        for place, (number, op) in last.items():
-            head = heads.get(place)
-            if head is None:
-                self._conn.execute(_FORGET_HEAD, place)
-                continue
-            in_op = op.kind == "put" and op.body == head.view.text
-            packed = pack_head(head, without_text=in_op)
-            self._conn.execute(
-                "INSERT OR REPLACE INTO heads VALUES (?1, ?2,"
-                " (SELECT min(id) FROM ops WHERE collection = ?1 AND key = ?2), ?3, ?4, ?5)",
-                (*place, number, in_op, packed),
-            )
 
 
 class Journal:
@@ -231,7 +114,7 @@ class Journal:
     def _look_for_loss(self) -> None:
         """Notice a file that is older than what it has acknowledged."""
         with self._file.reading("looking at the journal") as conn:
-            last = conn.execute(_LAST_ID).get
+            last = conn.execute(LAST_ID).get
         loss = self._noted.loss(last or 0)
         if loss is not None:
             with self._file.writing("noting a loss", durable=True) as conn:
@@ -240,7 +123,7 @@ class Journal:
     def _directory(self) -> str:
         """The UUID under which the primary knows the lanes of this directory."""
         with self._file.writing("naming the directory", durable=True) as conn:
-            conn.execute(_ADDED)
+            conn.execute(ADDED)
             conn.execute("INSERT OR IGNORE INTO meta VALUES ('directory', ?)", (str(uuid.uuid4()),))
             return conn.execute("SELECT value FROM meta WHERE name = 'directory'").get
 
@@ -367,11 +250,11 @@ class Journal:
             doing = "writing the journal"
             with self._file.writing(doing, durable=True, wait_s=wait_s) as conn:
                 settled = self._forget_settled(conn)
-                _add_spooled(conn, spooled or [])
+                add_spooled(conn, spooled or [])
                 transaction = Transaction(conn)
                 yield transaction
                 added = transaction.last or (spooled[-1] if spooled else None)
-                reached = (conn.execute(_LAST_ID).get, _ops(conn)) if added else (0, 0)
+                reached = (conn.execute(LAST_ID).get, pending_ops(conn)) if added else (0, 0)
                 failpoint("journal-before-commit")
             self._file.require_log()
             self._forgotten(settled)
@@ -423,7 +306,7 @@ class Journal:
         """The pending ops of one place, in order."""
         spooled = self._spooled_at(collection, key)
         with self._file.reading("reading the journal") as conn:
-            found = _at(conn, collection, key, self._settled)
+            found = ops_at(conn, collection, key, self._settled)
         names = {(op.lane, op.seq) for op in found} if spooled else ()
         return [*found, *(op for op in spooled if (op.lane, op.seq) not in names)]
 
@@ -432,7 +315,7 @@ class Journal:
         if self._settled or self._spooled_at(collection, key):
             return None
         with self._file.reading("reading the journal") as conn:
-            return _head(conn, collection, key)
+            return head_at(conn, collection, key)
 
     def is_at(self, collection: str, key: str) -> bool:
         """Whether anything is pending on a place."""
@@ -472,7 +355,7 @@ class Journal:
 
         At least one if there is one.  `without` names lanes that are left out.
         """
-        spooled = [Pending(_SPOOLED + index, op) for index, op in self.spooled()]
+        spooled = [Pending(SPOOLED + index, op) for index, op in self.spooled()]
         with self._file.reading("reading the journal") as conn:
             found = conn.execute(
                 "SELECT id, op, bytes FROM ops WHERE id > ?"
@@ -502,13 +385,13 @@ class Journal:
             ops, size = conn.execute("SELECT ops, bytes FROM totals").get
         return Totals(
             max(0, ops - len(settled)) + len(spooled),
-            max(0, size - sum(map(_size, settled))) + sum(map(_size, spooled)),
+            max(0, size - sum(map(size_of, settled))) + sum(map(size_of, spooled)),
         )
 
     def newest(self) -> int:
         """The id of the last pending op; what comes later has a higher one."""
         if self._is_spooling():
-            return _SPOOLED * 2  # they get theirs when the file takes them over
+            return SPOOLED * 2  # they get theirs when the file takes them over
         with self._file.reading("reading the journal") as conn:
             return conn.execute("SELECT coalesce(max(id), 0) FROM ops").get
 
@@ -571,8 +454,8 @@ class Journal:
         try:
             with self._file.writing("clearing the journal", durable=durable) as conn:
                 settled = self._forget_settled(conn)
-                _remove(conn, pending)
-                left = _ops(conn)
+                remove(conn, pending)
+                left = pending_ops(conn)
             self._forgotten(settled)
             self._noted.note_removed(pending=left)
         except StandfastError:
@@ -594,15 +477,15 @@ class Journal:
             settled = self._forget_settled(conn)
             first = min(0, conn.execute("SELECT coalesce(min(id), 0) FROM ops").get) - _FRONT
             for number, op in enumerate(ops, first):
-                size = _size(op)
+                size = size_of(op)
                 conn.execute(
                     "INSERT OR IGNORE INTO ops (id, lane, seq, collection, key, bytes, at_us, op)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (number, op.lane, op.seq, op.collection, op.key, size, op.at_us, pack(op)),
                 )
                 if conn.changes():
-                    _count(conn, 1, size)
-                    conn.execute(_FORGET_HEAD, (op.collection, op.key))
+                    add_to_totals(conn, 1, size)
+                    conn.execute(FORGET_HEAD, (op.collection, op.key))
                     conn.execute("INSERT OR IGNORE INTO lanes VALUES (?, ?)", (op.lane, op.at_us))
                     added += 1
         self._forgotten(settled)
@@ -613,7 +496,7 @@ class Journal:
         """Remove what is settled in memory only, in a transaction that is under way."""
         ids, lanes = list(self._settled), list(self._closed_lanes)
         if ids:
-            _remove(conn, [Pending(one, self._settled[one]) for one in ids])
+            remove(conn, [Pending(one, self._settled[one]) for one in ids])
         for lane in lanes:
             conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
         return ids, lanes
@@ -656,7 +539,7 @@ class Journal:
                     "UPDATE ops SET lane = ?, seq = ?, op = ? WHERE id = ?",
                     (op.lane, op.seq, pack(op), one.id),
                 )
-                conn.execute(_FORGET_HEAD, (op.collection, op.key))
+                conn.execute(FORGET_HEAD, (op.collection, op.key))
         failpoint("journal-replaced")
 
     def version(self) -> int:
@@ -671,7 +554,7 @@ class Journal:
 
 
 def _file(path: Path) -> LocalFile:
-    return LocalFile(path, mark=MARK, schema=_SCHEMA, what="the journal")
+    return LocalFile(path, mark=MARK, schema=SCHEMA, what="the journal")
 
 
 def _opened(path: Path, noted: JournalMark) -> LocalFile:
@@ -695,26 +578,6 @@ def _opened(path: Path, noted: JournalMark) -> LocalFile:
     return file
 
 
-def _add_spooled(conn: apsw.Connection, ops: Sequence[Op]) -> None:
-    """Take ops over; one that is there already was taken over before a kill -9.
-
-    Up to which is noted with them: the spool may be there for longer, and so may they not be.
-    """
-    if ops:
-        name = msgspec.json.encode((ops[-1].lane, ops[-1].seq)).decode()
-        conn.execute("INSERT OR REPLACE INTO meta VALUES ('spool_taken', ?)", (name,))
-    for op in ops:
-        size = _size(op)
-        conn.execute(
-            "INSERT OR IGNORE INTO ops (lane, seq, collection, key, bytes, at_us, op)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (op.lane, op.seq, op.collection, op.key, size, op.at_us, pack(op)),
-        )
-        if conn.changes():
-            _count(conn, 1, size)
-            conn.execute(_FORGET_HEAD, (op.collection, op.key))
-
-
 def _check(file: LocalFile, path: Path) -> None:
     if path.stat().st_size > _CHECKED_BYTES:
         return
@@ -731,7 +594,7 @@ def _check(file: LocalFile, path: Path) -> None:
 def _salvaged(path: Path, found: Salvaged) -> LocalFile:
     file = _file(path)
     with file.writing("taking over a damaged journal", durable=True) as conn:
-        conn.execute(_ADDED)
+        conn.execute(ADDED)
         conn.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", found.meta)
         # What it had taken over may be among what is lost.
         conn.execute("DELETE FROM meta WHERE name = 'spool_taken'")
@@ -741,7 +604,7 @@ def _salvaged(path: Path, found: Salvaged) -> LocalFile:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             found.ops,
         )
-        _count(conn, len(found.ops), sum(row[5] for row in found.ops))
+        add_to_totals(conn, len(found.ops), sum(row[5] for row in found.ops))
         _note_loss(conn, found.loss)
     return file
 
@@ -749,49 +612,6 @@ def _salvaged(path: Path, found: Salvaged) -> LocalFile:
 def _note_loss(conn: apsw.Connection, loss: Loss) -> None:
     text = msgspec.json.encode(loss).decode()
     conn.execute("INSERT OR REPLACE INTO losses VALUES (?, ?)", (_now_us(), text))
-
-
-def _remove(conn: apsw.Connection, pending: Iterable[Pending]) -> None:
-    count = size = 0
-    places: set[Place] = set()
-    for one in pending:
-        conn.execute("DELETE FROM ops WHERE id = ?", (one.id,))
-        if conn.changes():
-            count, size = count + 1, size + _size(one.op)
-            places.add((one.op.collection, one.op.key))
-    conn.executemany(_FORGET_HEAD, places)
-    _count(conn, -count, -size)
-
-
-def _head(conn: apsw.Connection, collection: str, key: str) -> Head | None:
-    found = conn.execute(_HEAD, (collection, key)).fetchone()
-    if found is None or found[0:2] != found[3:5]:
-        return None
-    return unpack_head(found[2], last=unpack(found[5]) if found[5] is not None else None)
-
-
-def _at(
-    conn: apsw.Connection,
-    collection: str,
-    key: str,
-    settled: Mapping[int, Op] = MappingProxyType({}),
-) -> list[Op]:
-    found = conn.execute(
-        "SELECT id, op FROM ops WHERE collection = ? AND key = ? ORDER BY id", (collection, key)
-    )
-    return [unpack(record[1]) for record in found if record[0] not in settled]
-
-
-def _size(op: Op) -> int:
-    return len(op.body or "") + len(op.base or "") + len(op.key) + 100
-
-
-def _ops(conn: apsw.Connection) -> int:
-    return conn.execute("SELECT ops FROM totals").get
-
-
-def _count(conn: apsw.Connection, ops: int, size: int) -> None:
-    conn.execute("UPDATE totals SET ops = ops + ?, bytes = bytes + ?", (ops, size))
 
 
 def _now_us() -> int:
