@@ -50,7 +50,8 @@ def query(backend: SqliteBackend, statement: str) -> list[tuple[Any, ...]]:
     """Ask through the backend's own connection, which alone knows its settings."""
     with backend.using("asking") as conn:
         assert conn is not None
-        return conn.execute(statement).fetchall()
+        found: Any = conn.execute(statement).fetchall()
+        return found
 
 
 def foreign(path: Path, *statements: str) -> None:
@@ -138,7 +139,8 @@ def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
     rest = worker.communicate()[0].splitlines()
     told = 20 + len([line for line in rest if line.isdigit()])
     with Store(EmbeddedEngine(SqliteBackend(path))) as store:
-        assert told <= store["c"].get("1") <= told + 1
+        stored: Any = store["c"].get("1")
+        assert told <= stored <= told + 1
 
 
 def test_the_path_is_a_plain_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,8 @@ def both_ways(tmp_path: Path, ops: list[list[Op]], monkeypatch: pytest.MonkeyPat
         rows = backend.scan("things")
         with backend.using("asking") as conn:
             assert conn is not None
-            graves: Any = conn.execute("SELECT key, version FROM _standfast_tombstones").fetchall()
+            buried: Any = conn.execute("SELECT key, version FROM _standfast_tombstones")
+            graves = buried.fetchall()
             lanes = conn.execute("SELECT lane, watermark, outcomes FROM _standfast_lanes")
             found.append(
                 (

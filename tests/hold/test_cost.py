@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import apsw
@@ -108,12 +109,12 @@ def test_expired_documents_of_sqlite_are_removed(tmp_path: Path) -> None:
         stored = apsw.Connection(str(tmp_path / "data" / "fallback.db"))
         stored.execute("UPDATE c SET expires_at = 1000")  # long ago
         store["c"].put_many({f"new {number}": 1 for number in range(512)}, ttl_s=600)
-        ((left, index),) = stored.execute(
+        found: Any = stored.execute(
             "SELECT (SELECT count(*) FROM c), (SELECT count(*) FROM sqlite_schema"
             " WHERE name = 'c_standfast_expires')"
         ).fetchall()
         stored.close()
-        assert (left, index) == (512, 1)
+        assert found == [(512, 1)]
         assert store["c"].get("1") is None
         version = store["c"].put("1", 1).version
         assert version is not None
@@ -226,7 +227,7 @@ def test_a_deleted_document_that_was_forgotten_continues_above_its_version(tmp_p
 def rows(path: Path) -> int:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        ((count,),) = connection.execute("SELECT count(*) FROM _standfast_changes").fetchall()
+        count: Any = connection.execute("SELECT count(*) FROM _standfast_changes").get
     finally:
         connection.close()
     return int(count)
