@@ -50,8 +50,8 @@ def query(backend: SqliteBackend, statement: str) -> list[tuple[Any, ...]]:
     """Ask through the backend's own connection, which alone knows its settings."""
     with backend.using("asking") as conn:
         assert conn is not None
-        found: Any = conn.execute(statement).fetchall()
-        return found
+        found: Any = conn.execute(statement)
+        return found.fetchall()
 
 
 def foreign(path: Path, *statements: str) -> None:

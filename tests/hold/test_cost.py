@@ -112,9 +112,10 @@ def test_expired_documents_of_sqlite_are_removed(tmp_path: Path) -> None:
         found: Any = stored.execute(
             "SELECT (SELECT count(*) FROM c), (SELECT count(*) FROM sqlite_schema"
             " WHERE name = 'c_standfast_expires')"
-        ).fetchall()
+        )
+        counts = found.fetchall()
         stored.close()
-        assert found == [(512, 1)]
+        assert counts == [(512, 1)]
         assert store["c"].get("1") is None
         version = store["c"].put("1", 1).version
         assert version is not None
