@@ -9,8 +9,9 @@ ARGS ?=
 # Twice as many workers as there are processors, since tests of outages mostly wait; at most 8: each
 # has a PostgreSQL of its own. Workers take neighbouring tests, which share what was prepared, and help
 # each other at the end.
-WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
-PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
+PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= $(shell echo $$((2 * $(PROCESSORS))))
+PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 # A virtual environment made elsewhere (the checkout was copied or moved), or whose Python is gone,
 # is made again.
@@ -43,6 +44,8 @@ help:  ## list the targets
 demo: $(VENV)/.ready-demo  ## files are moved, PostgreSQL is killed while a bot writes, nothing is lost
 	@$(PY) -m standfast demo $(ARGS)
 
+# These wait for nothing, and each worker collects all of them.
+quick: WORKERS = $(PROCESSORS)
 quick: $(VENV)/.ready-test  ## run the tests that need no server and start no programs
 	@$(PY) -m pytest $(PARALLEL) -m "not pg and not process and not slow" $(ARGS)
 

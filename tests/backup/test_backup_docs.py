@@ -46,6 +46,7 @@ def test_the_reader_reads_every_document(app: Path) -> None:
     }
 
 
+@pytest.mark.process
 def test_the_python_of_the_page(app: Path) -> None:
     """The functions of the page do what it says."""
     assert re.fullmatch(r"\['[\d-]+-[0-9a-f]+\.jsonl\.gz'\]\n", program(app, FROM_PYTHON))

@@ -493,6 +493,7 @@ def test_a_decision_whose_reply_is_lost_is_told_as_unknown(memory: Server, open_
 # ---- the whole
 
 
+@pytest.mark.process
 def test_importing_it_loads_no_discord_library() -> None:
     """`standfast.bot` needs no discord.py and no rapidfuzz, `standfast` no `standfast.bot`."""
     script = (

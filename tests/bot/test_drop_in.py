@@ -242,6 +242,7 @@ def newest_run(bot: FirstBot) -> str:
     return sorted((bot.place / "storage" / "migration_backups").glob("*/"))[-1].name
 
 
+@pytest.mark.process
 def test_the_row_of_all_guilds_is_split_and_put_back(first_bot: FirstBot) -> None:
     """The script needs no file for it; rolled back, the older modules run as before."""
     first_bot.tables(split=False)
@@ -267,6 +268,7 @@ def test_the_row_of_all_guilds_is_split_and_put_back(first_bot: FirstBot) -> Non
     assert first_bot.run("look")[0] == before
 
 
+@pytest.mark.process
 def test_files_are_moved_and_put_back(first_bot: FirstBot) -> None:
     """JSON files of the bot: until they are moved, the modules say so and start from nothing."""
     texts = {

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bot.test_drop_in import DROP_IN, MODULES, FirstBot, newest_run
 
 README = (DROP_IN / "README.md").read_text(encoding="utf-8")
@@ -25,6 +27,7 @@ def run(bot: FirstBot, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.process
 def test_every_command_of_the_readme_works(database: str | None, tmp_path: Path) -> None:
     """The commands, in order, in the bot's folder with the files copied over its own; the way back
     as the text says it."""
@@ -51,6 +54,7 @@ def test_every_command_of_the_readme_works(database: str | None, tmp_path: Path)
     assert set(bot.rows("persisted_views")) == {"default"}
 
 
+@pytest.mark.process
 def test_the_blocks_on_registrations_run(tmp_path: Path) -> None:
     """The README's sheet registers who waits; the guide's two lines are the same call."""
     bot = FirstBot(tmp_path / "bot", None)

@@ -341,6 +341,7 @@ def test_an_outage_does_not_stop_it(pg_database: str, tmp_path: Path) -> None:
         assert JsonFile("g.json", store=other).load() == expected
 
 
+@pytest.mark.process
 def test_two_processes_lose_nothing_where_the_plain_file_does() -> None:
     """The pattern that loses data today, beside the same two lines over standfast."""
     done = subprocess.run(

@@ -359,6 +359,7 @@ def start(shared: Home) -> Iterator[Callable[..., Process]]:
         yield start_one
 
 
+@pytest.mark.process
 def test_of_two_processes_one_gets_each(shared: Home, start: Callable[..., Process]) -> None:
     """Two bots started after a downtime carry out everything that was missed, each of it once."""
     bot = shared.bot()
@@ -374,6 +375,7 @@ def test_of_two_processes_one_gets_each(shared: Home, start: Callable[..., Proce
         assert bot.schedules.due(NOON + 60 * MINUTE) == []
 
 
+@pytest.mark.process
 def test_what_a_killed_process_had_claimed_is_due_again(
     shared: Home, start: Callable[..., Process]
 ) -> None:

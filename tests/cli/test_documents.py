@@ -102,6 +102,7 @@ def test_a_dry_run_writes_nothing_at_all(place: Place, verb: list[str]) -> None:
         assert "views.json -> `views`: 1 new, 0 equal, 0 different" in ran.err
 
 
+@pytest.mark.process
 def test_the_entry_point_is_installed() -> None:
     """The script `standfast` and `python -m standfast` are the same command."""
     script = shutil.which("standfast", path=str(Path(sys.executable).parent))

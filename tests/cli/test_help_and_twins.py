@@ -62,6 +62,7 @@ def test_the_version_is_told() -> None:
     assert run_cli("--version").out == f"standfast, version {__version__}\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "words",
     [
@@ -85,6 +86,7 @@ def test_help_loads_no_driver(words: list[str]) -> None:
     )
 
 
+@pytest.mark.process
 def test_the_first_line_comes_before_the_driver(tmp_path: Path) -> None:
     """`scan: ...` is there before psycopg is even imported: nobody looks at an empty screen."""
     fake = tmp_path / "path" / "psycopg"

@@ -77,6 +77,7 @@ def test_reading_during_an_outage(outage: Outage) -> None:
     assert not outage.data_dir("elsewhere").exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     """The script of each shell, and what it then asks for: commands that begin so."""
@@ -155,6 +156,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.process
 def test_importing_standfast_is_quick() -> None:
     """It loads no more modules than `import asyncio` does, and neither it nor a driver."""
     ours, asyncios = loaded_by("import standfast"), loaded_by("import asyncio")
@@ -162,6 +164,7 @@ def test_importing_standfast_is_quick() -> None:
     assert {"asyncio", "psycopg", "apsw", "click", "rich", "starlette"}.isdisjoint(ours)
 
 
+@pytest.mark.process
 def test_help_is_quick() -> None:
     """`--help` loads no command, no driver, no server and no display."""
     loaded = loaded_by(

@@ -188,6 +188,7 @@ class TestPostgresAdopted(TestPostgres):
         assert backend.run_record("run-1") is None
 
 
+@pytest.mark.process
 def test_only_the_contract_needs_pytest() -> None:
     """All of the package but its plugin for pytest can be imported where pytest is missing."""
     code = (

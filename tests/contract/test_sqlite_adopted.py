@@ -110,6 +110,7 @@ def test_the_first_write_adopts_the_file(path: Path, store: standfast.Store) -> 
     assert list(waitlist.keys()) == ["10", "8138"]
 
 
+@pytest.mark.process
 def test_the_older_program_goes_on(path: Path, store: standfast.Store) -> None:
     """It reads what we write, by its own columns and with times that compare as it compares them;
     what it writes has a new version here, so that no condition of ours overlooks it."""
@@ -143,6 +144,7 @@ def test_the_older_program_goes_on(path: Path, store: standfast.Store) -> None:
     assert found.version > 3
 
 
+@pytest.mark.process
 def test_its_own_sqlite_in_our_process_takes_nothing_away(path: Path) -> None:
     """An older module in the same process, with Python's SQLite, opens and closes the file between
     our writes: after kill -9 every acknowledged write is there."""
@@ -203,6 +205,7 @@ def test_rows_that_are_not_json_keep_a_table_out(path: Path) -> None:
     assert old_program(path, "SELECT count(*) FROM persisted_views") == [(2,)]
 
 
+@pytest.mark.process
 def test_two_processes_adopt_it_once(path: Path) -> None:
     """Of two processes that write first at the same time one adopts the file; both writes count."""
     code = (

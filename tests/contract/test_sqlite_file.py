@@ -117,6 +117,7 @@ def test_writes_are_durable(backend: SqliteBackend) -> None:
     again.close()
 
 
+@pytest.mark.process
 def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
     """I1, I2: after kill -9 every acknowledged write is there, and at most one more."""
     code = (
@@ -468,6 +469,7 @@ def test_what_is_deleted_leaves_its_version(backend: SqliteBackend) -> None:
     assert versions(backend) == {"a": 3, "b": 1, "c": 1}
 
 
+@pytest.mark.process
 def test_foreign_rows_are_stamped(backend: SqliteBackend, path: Path) -> None:
     """I3: INSERT, UPDATE and DELETE of another program get versions, times and log entries."""
     put(backend, "own", '"o"')

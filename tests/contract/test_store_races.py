@@ -134,6 +134,7 @@ with Store(EmbeddedEngine(SqliteBackend(sys.argv[1]))) as store:
 """
 
 
+@pytest.mark.process
 def test_processes_share_a_sqlite_file(tmp_path: Path) -> None:
     """Two processes that create one file and write to it at once lose nothing of each other."""
     path = tmp_path / "new" / "fallback.db"

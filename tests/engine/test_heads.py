@@ -58,7 +58,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
 def test_a_head_is_what_all_pending_ops_make(steps: list[Any]) -> None:
     """C1, I12: whatever is written, confirmed, discarded or changed by others in between, the view

@@ -422,6 +422,7 @@ for seq in range(1, 101):
 """
 
 
+@pytest.mark.process
 def test_two_processes_share_a_journal(tmp_path: Path) -> None:
     """I1, I3: two processes that create and use one journal lose nothing, and each keeps order."""
     lanes = ["one", "two"]

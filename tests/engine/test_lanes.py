@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from standfast.engine.lanes import FOLDER, Lane, forget, is_dead
 from standfast.system.locks import FileLock
 from support.faulty import eventually
@@ -36,6 +38,7 @@ def holder(data_dir: Path) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
+@pytest.mark.process
 def test_a_lane_is_dead_when_its_process_is(tmp_path: Path) -> None:
     """R1: a lane is alive while its process is, also a stopped one, and dead after kill -9."""
     process, lane = holder(tmp_path)
@@ -80,6 +83,7 @@ def test_names_and_sequences_are_given_once(tmp_path: Path) -> None:
         lane.end()
 
 
+@pytest.mark.process
 def test_a_forked_child_lets_go_without_freeing(tmp_path: Path) -> None:
     """R1: the lane stays the parent's when its child ends, and dies with the parent alone."""
     code = """

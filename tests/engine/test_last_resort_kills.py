@@ -63,6 +63,7 @@ def killed(program: str, folder: Path, failpoint: str) -> list[int]:
     return [int(line) for line in done.stdout.split()]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("step", ["spool-before-write", "spool-written", "spool-synced"])
 def test_a_spool_keeps_what_it_acknowledged(tmp_path: Path, step: str) -> None:
     """I1: each acknowledged line is there once, in order, after a kill while one is appended."""
@@ -70,6 +71,7 @@ def test_a_spool_keeps_what_it_acknowledged(tmp_path: Path, step: str) -> None:
     assert [one.seq for one in Spool(tmp_path).ops()] in ([1], [1, 2])
 
 
+@pytest.mark.process
 def test_a_spool_that_the_journal_took_over_is_there_once(tmp_path: Path) -> None:
     """I2: a kill right after the spool was emptied leaves each write once, in the journal."""
     assert killed(_TAKEN_OVER, tmp_path, "spool-emptied") == [1]
@@ -80,6 +82,7 @@ def test_a_spool_that_the_journal_took_over_is_there_once(tmp_path: Path) -> Non
         journal.close()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("step", "found"), [("snapshot-before-write@2", None), ("snapshot-written@2", "2")]
 )

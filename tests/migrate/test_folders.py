@@ -375,6 +375,7 @@ def test_one_command_moves_a_whole_folder(place: Place) -> None:
     assert {"nuke_state", "c_2026_03_30", "economy_settings", "data_settings"} <= set(expected)
 
 
+@pytest.mark.process
 def test_the_printed_lines_run(place: Place) -> None:
     """What the command prints is a program that reads the moved data."""
     odd_folder(place)

@@ -53,6 +53,7 @@ def assert_varied(kinds: Counter[str], sequences: int) -> None:
         assert kinds[kind] > sequences // 100, (kind, kinds)
 
 
+@pytest.mark.process  # it takes seconds
 @pytest.mark.parametrize("part", SEVERAL)
 def test_no_document_is_replaced_or_dropped_unasked(
     monkeypatch: pytest.MonkeyPatch, part: int

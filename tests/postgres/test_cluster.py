@@ -116,6 +116,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("state", ["running", "frozen"])
 def test_a_killed_owner_leaves_nothing(state: str) -> None:
     """SIGKILL of the owning process: its server is ended and removed, even when it was frozen."""
@@ -132,6 +133,7 @@ def test_a_killed_owner_leaves_nothing(state: str) -> None:
     assert not root.exists()
 
 
+@pytest.mark.process
 def test_programs_are_copied_when_their_user_cannot_read_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

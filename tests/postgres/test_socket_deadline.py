@@ -136,6 +136,7 @@ def test_a_closed_fuse_holds_nothing() -> None:
     assert fds() <= before + 2  # a collected object may have held some
 
 
+@pytest.mark.process
 def test_a_forked_child_has_a_watchdog_of_its_own() -> None:
     """I8: threads do not survive a fork: the child's deadlines are kept by a thread of its own."""
     code = (

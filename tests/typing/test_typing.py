@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import standfast
 
 USER_CODE = Path(__file__).with_name("user_code.py")
@@ -38,12 +40,14 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_mypy_follows_user_code(tmp_path: Path) -> None:
     """mypy --strict infers what calls return, sync and async, and finds what is wrong."""
     said = run("mypy", "--strict", "--cache-dir", str(tmp_path), str(USER_CODE))
     assert "no issues found in 1 source file" in said
 
 
+@pytest.mark.process
 def test_pyright_follows_user_code(tmp_path: Path) -> None:
     """pyright infers what calls return, sync and async, and finds what is wrong."""
     shutil.copy(USER_CODE, tmp_path)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("depth", [23, 24])
 def test_a_document_that_is_small_and_says_much(depth: int) -> None:
     """A12: two references a level make megabytes of text: refused before many times as much memory

@@ -487,6 +487,7 @@ def test_corrupt_text_at_the_bottom_of_a_deep_stack() -> None:
         decode(text)
 
 
+@pytest.mark.process
 def test_import_with_a_low_recursion_limit() -> None:
     """An application that lowers the recursion limit can still import and use the codec."""
     script = (

@@ -135,6 +135,7 @@ def test_pure_modules_do_no_io() -> None:
     assert wrong == []
 
 
+@pytest.mark.process
 def test_importing_standfast_loads_no_driver() -> None:
     """`import standfast` leaves psycopg, rich, click and asyncio to those who need them."""
     code = (

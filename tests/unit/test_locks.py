@@ -49,6 +49,7 @@ def test_one_holder_at_a_time(tmp_path: Path, kind: str) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.process
 def test_a_killed_process_frees_its_lock(tmp_path: Path, kind: str) -> None:
     """kill -9 frees a lock, and before that another process cannot have it."""
     path = tmp_path / "one.lock"

@@ -13,7 +13,8 @@ from standfast.document.parse import Problem, find_problem, minify, position
 from standfast.limits import MAX_DEPTH, MAX_INTEGER_DIGITS
 from support.json_strategies import depth, random_value, reference, render, seeds, texts, tokens
 
-MUTATED_TEXTS = 50_000
+#: How many in the default run, and in the slow one.
+MUTATED_TEXTS = [10_000, pytest.param(50_000, marks=pytest.mark.slow)]
 
 
 def judge(text: str) -> Problem | None:
@@ -83,11 +84,12 @@ MUTANTS = [
 ]
 
 
-def test_mutated_texts_are_judged_as_the_reference_does() -> None:
+@pytest.mark.parametrize("count", MUTATED_TEXTS)
+def test_mutated_texts_are_judged_as_the_reference_does(count: int) -> None:
     """I11: a text has a problem exactly when the strict reference refuses it; nothing else is
     raised, and the place is inside the text."""
     verdicts: list[bool] = []
-    each = -(-MUTATED_TEXTS // settings.default.max_examples)
+    each = -(-count // settings.default.max_examples)
 
     @given(seeds)
     def compare(seed: int) -> None:
@@ -100,7 +102,7 @@ def test_mutated_texts_are_judged_as_the_reference_does() -> None:
             assert (judge(broken) is None) is verdicts[-1], broken
 
     compare()
-    assert len(verdicts) >= MUTATED_TEXTS
+    assert len(verdicts) >= count
     assert 0.1 < sum(verdicts) / len(verdicts) < 0.9
 
 

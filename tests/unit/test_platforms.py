@@ -91,6 +91,7 @@ def use_on_lesser_system(folder: Path, *words: str) -> None:
     assert (ran.returncode, ran.stdout.splitlines()[-1:]) == (0, ["done"]), ran.stderr
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed by Linux")
 def test_embedded_store_json_file_and_commands_need_no_posix(tmp_path: Path) -> None:
     """Without fork, flock, poll, modes and directory handles all of it works, to the byte."""

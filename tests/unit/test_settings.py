@@ -292,6 +292,7 @@ def test_the_environment_of_the_process_is_read_at_the_call(
     assert parse_url("postgres://x.example.com").params == {"host": "x.example.com"}
 
 
+@pytest.mark.process
 def test_settings_are_read_without_the_driver() -> None:
     """Reading settings imports no database driver: help and plans start at once."""
     code = (
