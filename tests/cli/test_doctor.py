@@ -7,6 +7,7 @@ runs without fsync, which is one of the set-ups, and stays wrong.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
@@ -598,6 +599,12 @@ def test_an_old_sqlite() -> None:
     check = files.sqlite_version("3.40.1")
     assert (check.verdict, check.command) == ("fail", "pip install --upgrade apsw")
     assert files.sqlite_version().verdict == "ok"
+
+
+def test_the_last_line_names_what_is_wrong(shared: Outage) -> None:
+    """What stays on the screen after thirty checks."""
+    ran = shared.run("doctor")
+    assert re.fullmatch(r"\d+ checks: durability \(fail\)", ran.err.splitlines()[-1])
 
 
 def test_a_check_that_fails_hides_no_other() -> None:

@@ -203,13 +203,13 @@ def known_backups(data_dir: Path) -> Backups:
         assert known is not None, "only these were taken"
         verified_at = known.verified_at
         made = newest.made_at.strftime(_MINUTE)
-        tried = f", restored for trial {_minute(known.drilled_at)}" if known.drilled_at else ""
-        verified = f"{newest.path.name} of {made}, verified {_minute(known.verified_at)}{tried}"
+        tried = f", restored for trial {minute(known.drilled_at)}" if known.drilled_at else ""
+        verified = f"{newest.path.name} of {made}, verified {minute(known.verified_at)}{tried}"
     problem = f"{found[-1].path.name}: {found[-1].problem}" if found and found[-1].problem else ""
     return Backups(verified, problem, verified_at, len(found), schedule.load(data_dir))
 
 
-def _minute(text: str | None) -> str:
+def minute(text: str | None) -> str:
     """A time in ISO 8601, for people."""
     return datetime.fromisoformat(text).astimezone(UTC).strftime(_MINUTE) if text else ""
 

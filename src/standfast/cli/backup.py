@@ -156,17 +156,19 @@ def _about(each: Backup) -> dict[str, Any]:
 
 
 def _line(each: Backup) -> str:
+    from standfast.admin.evidence import minute
+
     about = _about(each)
     counts = about["counts"]
     parts = [
         each.path.name,
-        about["created_at"] or "?",
+        minute(about["created_at"]) or "?",
         f"{counts.documents} document(s)" if counts else "? documents",
         f"{each.size:,} bytes",
-        f"verified {about['verified_at']}" if about["verified_at"] else "never verified",
+        f"verified {minute(about['verified_at'])}" if about["verified_at"] else "never verified",
     ]
     if about["drilled_at"]:
-        parts.append(f"restored for trial {about['drilled_at']}")
+        parts.append(f"restored for trial {minute(about['drilled_at'])}")
     if about["only"]:
         parts.append(f"only {', '.join(about['only'])}")
     if about["reason"] not in (None, "asked for"):

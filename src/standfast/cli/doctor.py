@@ -19,6 +19,7 @@ from standfast.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from standfast.admin.adopt import Adoption
+    from standfast.admin.checks.check import Check
     from standfast.config.settings import Settings
 
 
@@ -57,9 +58,16 @@ def doctor_command(
                 print_line(f"      {'':14}  -> {shown(check.hint)}")
             if check.command and check.command not in check.hint:
                 print_line(f"      {'':14}     {shown(check.command)}")
+        note(_summary(report.checks))
     if isinstance(report.failure, Unavailable):
         return Exit.UNREACHABLE
     return Exit.DONE if report.green or adopted else Exit.NO
+
+
+def _summary(checks: list[Check]) -> str:
+    """What is wrong once more, by name: the last line is what stays on the screen."""
+    wrong = [f"{one.name} ({one.verdict})" for one in checks if one.verdict != "ok"]
+    return f"{len(checks)} checks: " + (", ".join(wrong) if wrong else "all ok")
 
 
 def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | None:

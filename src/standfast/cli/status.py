@@ -93,8 +93,11 @@ def _screen(status: Status) -> list[str]:
 def _details(status: Status) -> list[tuple[str, str]]:
     from standfast.admin.verdict import size
 
+    # The server's words are said once: the first lines have them.
+    said = any(status.cause in one.text for one in status.findings)
+    cause = "" if said else f": {status.cause}"
     lines = [
-        ("state", f"{status.state}: {status.cause}" + _ago(", since {}", status.since)),
+        ("state", status.state + cause + _ago(", since {}", status.since)),
         ("database", status.primary),
     ]
     if status.next_try:
@@ -102,7 +105,8 @@ def _details(status: Status) -> list[tuple[str, str]]:
     lines.append(("pending", _pending(status)))
     if status.last_error is not None:
         error = status.last_error
-        lines.append(("last error", f"{_when(error.at)}: {error.message}"))
+        words = "the same" if said and error.message == status.cause else error.message
+        lines.append(("last error", f"{_when(error.at)}: {words}"))
     if status.refused_writes:
         lines.append(("refused", f"{status.refused_writes} write(s), which are not stored"))
     known = status.conflicts is not None
@@ -112,10 +116,10 @@ def _details(status: Status) -> list[tuple[str, str]]:
         lines += [("run", f"{one.run} {one.state}, since {one.since}") for one in status.runs]
     lines.append(("backup", status.backup or "none that is verified"))
     if status.next_backup is not None:
-        lines.append(("next backup", status.next_backup))
+        lines.append(("next backup", _clock(status.next_backup)))
     if status.disk is not None:
         disk = status.disk
-        limits = f"{size(disk.journal)}, {status.lag_ops} of {disk.max_journal_ops} writes"
+        limits = f"{size(disk.journal)}, {status.lag_ops:,} of {disk.max_journal_ops:,} writes"
         if status.kind != "sqlite":
             lines.append(("journal", limits))
         lines.append(("disk", f"{size(disk.free)} of {size(disk.total)} free"))
@@ -130,12 +134,13 @@ def _details(status: Status) -> list[tuple[str, str]]:
 def _pending(status: Status) -> str:
     if not status.lag_ops:
         return "nothing"
+    from standfast.admin.verdict import size
     from standfast.engine.outages import duration
 
     spooled = f", {status.spooled} of them in the spool" if status.spooled else ""
     return (
-        f"{status.lag_ops} write(s), {status.lag_bytes} bytes, the oldest of"
-        f" {status.oldest_pending} ({duration(status.lag_s)} ago){spooled}"
+        f"{status.lag_ops:,} write(s), {size(status.lag_bytes)}, the oldest of"
+        f" {_clock(status.oldest_pending)} ({duration(status.lag_s)} ago){spooled}"
     )
 
 
@@ -150,6 +155,8 @@ def _processes(status: Status) -> str:
 
 
 def _directories(status: Status) -> str:
+    if status.conflicts is None:
+        return "not known"
     others = [one for one in status.directories if not one.here]
     here = len(others) < len(status.directories)
     if not others:
