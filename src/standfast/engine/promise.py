@@ -43,7 +43,9 @@ class Promise(Generic[T]):
         assert self._gate is not None, "a promise with a loop is awaited"
         if not self._gate.acquire(timeout=timeout_s):
             raise stuck(timeout_s)
-        return self._result()
+        if isinstance(self._answer, BaseException):
+            raise self._answer
+        return cast(T, self._answer)
 
     def __await__(self) -> Generator[Any, Any, T]:
         future = self._future
@@ -51,9 +53,8 @@ class Promise(Generic[T]):
 
     def _driven(self) -> Generator[Any, Any, T]:
         """How a driver waits for it: it is yielded, and the answer is sent back."""
-        return self._result() if self.done else (yield self)
-
-    def _result(self) -> T:
+        if not self.done:
+            return (yield self)
         if isinstance(self._answer, BaseException):
             raise self._answer
         return cast(T, self._answer)
