@@ -47,6 +47,9 @@ MAX_QUEUE_BYTES = 256 * 1024 * 1024
 MAX_TRANSACTION_OPS = 1000
 MAX_TRANSACTION_BYTES = 8 * 1024 * 1024
 
+#: Documents of which a backend remembers that they are there, so that a put of them is an update.
+MAX_PRESENT = 50_000
+
 #: Writes that the journal holds; a store that reaches it refuses the next one before it is
 #: acknowledged. Half of it is warned about.
 MAX_JOURNAL_OPS = 1_000_000

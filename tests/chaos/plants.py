@@ -554,7 +554,7 @@ def no_expiry() -> Patch:
     """A plain put takes effect however late it arrives."""
     original = pgputs.put_batch
 
-    def put_batch(conn: Any, table: Any, ops: Sequence[Op], terms: Any) -> Any:
-        return original(conn, table, ops, terms._replace(expires_us=None))
+    def put_batch(conn: Any, table: Any, ops: Sequence[Op], terms: Any, *, present: bool) -> Any:
+        return original(conn, table, ops, terms._replace(expires_us=None), present=present)
 
     return patch.object(pgputs, "put_batch", put_batch)

@@ -6,12 +6,15 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres import fast_put
 from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.postgres.write import Written
 from standfast.config.settings import parse_url
 from standfast.ops.types import Op
 from support import backends
@@ -37,8 +40,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     sizes: list[int] = []
     original = fast_put.put_batch
 
-    def put_batch(conn: object, table: object, ops: list[Op], options: object) -> object:
-        written = original(conn, table, ops, options)  # type: ignore[arg-type]
+    def put_batch(conn: Any, table: Any, ops: list[Op], options: Any, *, present: bool) -> Written:
+        written = original(conn, table, ops, options, present=present)
         sizes.append(len(ops))
         return written
 
@@ -134,3 +137,74 @@ def test_a_resend_after_another_change_has_no_version(
         connection.execute("UPDATE c SET data = '1' WHERE key = 'a'")
     again = line.apply(ops, expected_watermark=2, directory=DIRECTORY)
     assert [one.version for one in again.outcomes] == [None, first.outcomes[1].version]
+
+
+@pytest.mark.parametrize("keys", ["a", "ab", "aab"])
+def test_a_document_that_is_there_is_updated(
+    line: PostgresBackend, pg_prepared: str, keys: str
+) -> None:
+    """A put of documents that were written here is an UPDATE: no trigger for inserts is called,
+    and the expiry, the creation and the version are those of any other put."""
+    lane = str(uuid.uuid4())
+    line.apply(puts(lane, 1, "ab"), directory=DIRECTORY)
+    line.apply(puts(lane, 3, "ab", ttl_us=10**12), expected_watermark=2, directory=DIRECTORY)
+    before = line.read("c", ["a"])["a"]
+    with backends.looking(pg_prepared) as connection:
+        connection.execute(
+            "CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN RAISE EXCEPTION ''inserted''; END'"
+        )
+        connection.execute(
+            "CREATE TRIGGER a BEFORE INSERT ON c FOR EACH ROW EXECUTE FUNCTION never()"
+        )
+    applied = line.apply(puts(lane, 5, keys), expected_watermark=4, directory=DIRECTORY)
+    row = line.read("c", ["a"])["a"]
+    state = next(one for one in applied.observed.states if one.key == "a")
+    assert (row.version, row.text) == (before.version + keys.count("a"), state.text)
+    assert (state.version, state.expires_us) == (row.version, None)
+    assert (row.created_us, row.expires_us) == (before.created_us, None)
+
+
+@pytest.mark.parametrize("keys", ["a", "ab"])
+def test_a_document_that_others_have_deleted_is_made_again(
+    line: PostgresBackend, pg_prepared: str, keys: str
+) -> None:
+    """R17: that a document was there is a guess; one that is gone continues above its tombstone."""
+    lane = str(uuid.uuid4())
+    line.apply(puts(lane, 1, "ab"), directory=DIRECTORY)
+    line.apply(puts(lane, 3, "ab"), expected_watermark=2, directory=DIRECTORY)
+    with backends.looking(pg_prepared) as connection:
+        connection.execute("DELETE FROM c WHERE key = 'a'")
+    applied = line.apply(puts(lane, 5, keys), expected_watermark=4, directory=DIRECTORY)
+    assert applied.outcomes[0].version == 4
+    assert line.read("c", ["a"])["a"].version == 4
+
+
+@pytest.mark.parametrize("keys", ["a", "ab"])
+def test_the_watermarks_are_those_of_the_row_that_was_replaced(
+    line: PostgresBackend, pg_prepared: str, keys: str
+) -> None:
+    """R8: what another lane of the directory has committed while a put waited for the row's lock is
+    below the watermark that the put returns, since it is in what the put has replaced."""
+    lane, other = str(uuid.uuid4()), str(uuid.uuid4())
+    line.apply(puts(lane, 1, "ab"), directory=DIRECTORY)
+    with line.connection("waiting for longer") as conn:
+        conn.execute("SET lock_timeout = '30s'")
+    with (
+        ThreadPoolExecutor(1) as pool,
+        backends.looking(pg_prepared) as watching,
+        backends.looking(pg_prepared) as connection,
+    ):
+        with connection.transaction():
+            connection.execute("UPDATE c SET data = '0' WHERE key = 'a'")
+            connection.execute(
+                "INSERT INTO standfast.lanes (lane, directory, watermark) VALUES (%s, %s, 7)",
+                (other, DIRECTORY),
+            )
+            ops = puts(lane, 3, keys)
+            asked = pool.submit(line.apply, ops, expected_watermark=2, directory=DIRECTORY)
+            while not watching.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                assert not asked.done()
+        applied = asked.result()
+    assert applied.observed.watermarks == {lane: ops[-1].seq, other: 7}
+    assert applied.outcomes[0].version == 3

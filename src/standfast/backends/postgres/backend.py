@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import psycopg
@@ -51,11 +51,12 @@ from standfast.limits import (
     INDEX_DEADLINE_S,
     MAX_CONNECTIONS,
     MAX_EXPIRED_ROWS,
+    MAX_PRESENT,
     MAX_TRANSACTION_ATTEMPTS,
     MAX_TRIMMED_ROWS,
     TRIM_STATEMENT_S,
 )
-from standfast.ops.batch import is_plain, kept, places
+from standfast.ops.batch import Place, is_plain, kept, places
 from standfast.ops.reconcile import OnConflict
 from standfast.ops.types import (
     Applied,
@@ -134,6 +135,8 @@ class PostgresBackend(Sessions):
         self._handles: list[PostgresBackend] = []
         self._next_handle = 0
         self._tables: dict[str, Table] = {}
+        self._present: set[Place] = set()
+        """Documents that were there when they were last written: a guess that the server checks."""
         self._maker = TableMaker(self._make_table)
 
     def new_handle(self) -> PostgresBackend:
@@ -147,6 +150,7 @@ class PostgresBackend(Sessions):
             made = self._make_handle(every[index])
             # What one of them knows of the tables, all of them know.
             made._tables, made._maker, made._handles = self._tables, self._maker, self._handles
+            made._present = self._present
             self._handles.append(made)
         return self._handles[index]
 
@@ -399,6 +403,7 @@ class PostgresBackend(Sessions):
             if applied is not None:
                 return applied
             plain = True
+        self._present.difference_update([(op.collection, op.key) for op in ops])
         touched = places(kept(ops))
         names = ", ".join(f"`{name}`" for name in touched)
         doing = f"writing to {names}" if names else "recording conflicts"
@@ -423,6 +428,7 @@ class PostgresBackend(Sessions):
                     written = write.apply_batch(conn, tables, ops, limited)
                     if plain:
                         written = fast_put.recall_versions(conn, tables[0][0], ops, written)
+                        self._present.update((op.collection, op.key) for op in ops)
                     self.clock = (written.server_us, written.at)
                     return written.applied
                 except Unavailable as error:  # another thread has just forgotten the table
@@ -469,10 +475,16 @@ class PostgresBackend(Sessions):
         if table.key_type != "text" and not all(write.key_fits(table, op.key) for op in ops):
             return None
 
-        def put(conn: Connection[Any]) -> Applied | None:
+        there = self._present
+        keys = {(op.collection, op.key) for op in ops}
+
+        def put(conn: Connection[Any], *, present: bool) -> Applied | None:
             try:
-                written = fast_put.put_batch(conn, table, ops, options)
+                written = fast_put.put_batch(conn, table, ops, options, present=present)
             except psycopg.Error as error:
+                if present and error.sqlstate == "SF002":
+                    there.difference_update(keys)
+                    return put(conn, present=False)
                 stale = self._forget_tables(error)
                 if error.sqlstate == "SF001":
                     self.measure_clock(conn)  # it may have jumped
@@ -480,9 +492,14 @@ class PostgresBackend(Sessions):
                     raise
                 return None
             self.clock = (written.server_us, written.at)
+            if not present:
+                if len(there) > MAX_PRESENT:
+                    there.clear()
+                there.update(keys)
             return written.applied
 
-        return dedicated.run(put, f"writing to `{table.collection}`", deadline)
+        work = partial(put, present=keys <= there)
+        return dedicated.run(work, f"writing to `{table.collection}`", deadline)
 
     def fence(
         self,

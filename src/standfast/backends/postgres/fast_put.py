@@ -3,6 +3,8 @@
 Most writes are puts without a condition.  Their result does not depend on what is stored, so
 nothing has to be read first: the statement checks and advances the watermark, upserts and logs; at
 the end it makes sure that no tombstone has a higher version, and that none was forgotten (R17).
+Where the documents are known to be there it is an update, which needs neither the look at the
+tombstones nor the preparations for an insert: half of the server's work for a single put.
 If anything is not plain, the server aborts, and the general transaction in `write` decides.  A
 resend finds its ops at or below the watermark and skips them, and `recall_versions` finds out which
 versions they were given.
@@ -19,6 +21,7 @@ import msgspec
 from psycopg import Connection
 
 from standfast.backends.postgres.prepared import (
+    BOOL,
     BOOLS,
     EMPTY,
     INT8,
@@ -90,10 +93,78 @@ _PUT_AGAIN: LiteralString = (
         " WHERE f.name = $11)",
     )
 )
+#: The same for documents that are there: all of them are changed, or the server aborts.
+_CHANGE: LiteralString = """
+WITH passed AS (
+    UPDATE standfast.lanes SET watermark = $5, outcomes = '[]', updated_at = now(),
+           directory = coalesce($2, directory)
+     WHERE lane = $1 AND generation = 0 AND state = 'open'
+       AND watermark >= $3 AND watermark < $4 RETURNING 1),
+done AS (
+    UPDATE {table} AS t SET data = u.data::{data_type},
+           raw = coalesce(u.raw, CASE WHEN u.keep THEN u.data END),
+           version = t.version + coalesce(u.times, 1),
+           expires_at = now() + u.ttl * interval '1 microsecond', updated_at = now(),
+           created_at = CASE WHEN t.expires_at <= now() THEN now() ELSE t.created_at END
+      FROM passed, (SELECT * FROM unnest($14::{key_type}[], $7, $8, $9, $10, $15)
+                        AS u(key, data, keep, raw, ttl, times) ORDER BY {new_order}) u
+     WHERE t.{key} = u.key
+    RETURNING {key_text} AS key, t.version, {created_us} AS created_us, {expires_us} AS expires_us,
+              t.{key} = u.key AS kept),
+logged AS (
+    INSERT INTO standfast.changes (collection, keys)
+    SELECT $11, CASE WHEN $12 <= 1000 THEN $6 END FROM passed)
+SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
+       server_us, watermarks
+       -- What is there has a version above all that is known of its place: no key to look up.
+  FROM standfast.finish_puts((SELECT count(*) FROM done WHERE kept), $12, $11, '{{}}',
+                             (SELECT f.version_floor FROM standfast.collections f
+                               WHERE f.name = $11), $2,
+                             to_timestamp(0) + $13 * interval '1 microsecond')
+  LEFT JOIN done ON true
+"""
 #: Where keys are text, they are sent only once.
 _BY_TEXT: dict[LiteralString, LiteralString] = {
-    form: form.replace("$14::{key_type}[]", "$6") for form in (_PUT, _PUT_AGAIN)
+    form: form.replace("$14::{key_type}[]", "$6") for form in (_PUT, _PUT_AGAIN, _CHANGE)
 }
+#: What `$1` to `$11` are for a single document: lane, directory, the watermark that is expected,
+#: the sequence, key, `data`, whether `raw` is the same text, `raw` where it is another one, time to
+#: live, collection, expiry.
+_TAKES_ONE = parameters(UUID, UUID, INT8, INT8, TEXT, TEXT, BOOL, TEXT, INT8, TEXT, INT8)
+#: One document that is there.  A row that was changed since the statement began is another one
+#: than it saw, and sent back: so the row and the watermarks of other lanes are of one snapshot, and
+#: nothing has to be looked at again after the lock.
+_CHANGE_ONE: LiteralString = """
+WITH passed AS (
+    UPDATE standfast.lanes SET watermark = $4, outcomes = '[]', updated_at = now(),
+           directory = coalesce($2, directory)
+     WHERE lane = $1 AND generation = 0 AND state = 'open'
+       AND watermark >= $3 AND watermark < $4 RETURNING 1),
+done AS (
+    UPDATE {table} AS t SET data = $6::{data_type},
+           raw = coalesce($8, CASE WHEN $7 THEN $6 END), version = t.version + 1,
+           expires_at = now() + $9 * interval '1 microsecond', updated_at = now(),
+           created_at = CASE WHEN t.expires_at <= now() THEN now() ELSE t.created_at END
+      FROM passed, {table} AS seen
+     WHERE seen.{key} = $5::{key_type} AND t.ctid = seen.ctid
+    RETURNING t.version, {created_us} AS created_us, {expires_us} AS expires_us,
+              t.{key} = $5::{key_type} AS kept),
+logged AS (
+    INSERT INTO standfast.changes (collection, keys) SELECT $10, ARRAY[$5] FROM passed),
+-- `require` and `expire` are called where they raise: a function costs as much as a look-up.
+checked AS (
+    SELECT CASE WHEN bool_and(d.kept) IS NOT TRUE THEN standfast.require(bool_and(d.kept))
+                WHEN clock_timestamp() > to_timestamp(0) + $11 * interval '1 microsecond'
+                THEN standfast.expire(to_timestamp(0) + $11 * interval '1 microsecond')
+           END AS failed, max(d.version) AS version, max(d.created_us) AS created_us,
+           max(d.expires_us) AS expires_us
+      FROM done d)
+SELECT $5, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
+       CASE WHEN failed IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint END,
+       (SELECT jsonb_object_agg(l.lane, l.watermark)::text FROM standfast.lanes l
+         WHERE l.directory = $2 AND l.state = 'open' AND l.lane <> $1)
+  FROM checked
+"""
 _YES, _NO = b"\1", b"\0"
 
 
@@ -159,17 +230,30 @@ def recall_versions(
     return written._replace(applied=msgspec.structs.replace(applied, outcomes=outcomes))
 
 
-def put_batch(
-    conn: Connection[Any], table: Table, ops: Sequence[Op], options: TransactionOptions
-) -> Written:
-    """Apply plain puts; the server's SF002 says that the general way has to."""
-    first, last = ops[0], ops[-1]
-    written, form, times = ops, _PUT, None
-    names = [op.key for op in ops]
-    if len(ops) > 1 and len(set(names)) < len(ops):
-        written, form = list({op.key: op for op in ops}.values()), _PUT_AGAIN
-        counted, names = Counter(names), [op.key for op in written]
-        times = array(INT8S, [int8(counted[name]) for name in names])
+def _change_one(
+    conn: Connection[Any], table: Table, op: Op, options: TransactionOptions
+) -> list[tuple[Any, ...]]:
+    (data,), (keep,), raw = _columns([op])
+    values = (
+        *(op.lane.encode(), options.directory.encode() if options.directory else None),
+        *(int8(options.expected_watermark), int8(op.seq), op.key.encode(), data, keep),
+        *(raw[0] if raw else None, int8(op.ttl_us) if op.ttl_us else None),
+        *(table.collection.encode(), _instant(options)),
+    )
+    return fetch(conn, statement(table, _CHANGE_ONE), _TAKES_ONE, values)
+
+
+def _put_many(
+    conn: Connection[Any],
+    table: Table,
+    written: Sequence[Op],
+    names: Sequence[str],
+    form: LiteralString,
+    times: bytes,
+    options: TransactionOptions,
+    span: tuple[Op, Op],
+) -> list[tuple[Any, ...]]:
+    """`span`: the first and last op of a batch, of which `written` are the last of each key."""
     keys = None
     if table.key_type == "text":
         form = _BY_TEXT[form]
@@ -179,16 +263,46 @@ def put_batch(
     lives = [op.ttl_us for op in written]
     times_to_live = [int8(one) if one else None for one in lives] if any(lives) else None
     values = (
-        *(first.lane.encode(), options.directory.encode() if options.directory else None),
-        *(int8(options.expected_watermark), int8(first.seq), int8(last.seq)),
+        *(span[0].lane.encode(), options.directory.encode() if options.directory else None),
+        *(int8(options.expected_watermark), int8(span[0].seq), int8(span[1].seq)),
         *(array(TEXTS, [name.encode() for name in names]), array(TEXTS, data)),
         # An array that is too short is filled up with NULL.
         *(array(BOOLS, keep), array(TEXTS, raw) if raw else EMPTY[TEXTS]),
         array(INT8S, times_to_live) if times_to_live else EMPTY[INT8S],
         *(table.collection.encode(), int8(len(written))),
-        *(None if options.expires_us is None else int8(options.expires_us), keys, times),
+        *(_instant(options), keys, times),
     )
-    records = fetch(conn, statement(table, form), _TAKES, values)
+    return fetch(conn, statement(table, form), _TAKES, values)
+
+
+def _instant(options: TransactionOptions) -> bytes | None:
+    return None if options.expires_us is None else int8(options.expires_us)
+
+
+def put_batch(
+    conn: Connection[Any],
+    table: Table,
+    ops: Sequence[Op],
+    options: TransactionOptions,
+    *,
+    present: bool = False,
+) -> Written:
+    """Apply plain puts; the server's SF002 says that the general way has to.
+
+    `present`: the documents are there, as far as is known; SF002 where one is not.
+    """
+    first, last = ops[0], ops[-1]
+    written, form, times = ops, _PUT, EMPTY[INT8S]
+    names = [op.key for op in ops]
+    if len(ops) > 1 and len(set(names)) < len(ops):
+        written, form = list({op.key: op for op in ops}.values()), _PUT_AGAIN
+        counted, names = Counter(names), [op.key for op in written]
+        times = array(INT8S, [int8(counted[name]) for name in names])
+    if present and len(ops) == 1:
+        records = _change_one(conn, table, first, options)
+    else:
+        form = _CHANGE if present else form
+        records = _put_many(conn, table, written, names, form, times, options, (first, last))
     at = time.monotonic()
     server_us, told = records[0][5:]
     if len(written) == 1:
