@@ -209,3 +209,39 @@ def test_a_new_collection_far_away(far_pg: MakeFar, tmp_path: Path, rtt_ms: floa
         far.line.set(rtt_s=0)
         assert store["new"].put("k", 3).durable_on == "primary"
         assert store["new"].read("k").source == "primary"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_new_table_costs_eight_round_trips(
+    far_pg: MakeFar, tmp_path: Path, installed: bool
+) -> None:
+    """N2: the first put of a collection, its table and the look for it included, takes at most
+    eight round trips; the first of a database, which gets the bookkeeping too, ten."""
+    far = far_pg(rtt_ms=20)
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=30) as store:
+        wait_direct(store)
+        if installed:
+            store["known"].put("k", 0)
+            store["known"].put("k", 0)
+        before = far.line.look()["trips"]
+        assert store["new"].put("k", 1).durable_on == "primary"
+        assert far.line.look()["trips"] - before <= (8 if installed else 10)
+
+
+def test_a_table_that_is_there_costs_three_round_trips(far_pg: MakeFar, tmp_path: Path) -> None:
+    """N2: the first put to a table that is there already: the look for it, and the transaction."""
+    far = far_pg(rtt_ms=20)
+    with standfast.open(far.near_url, data_dir=tmp_path / "other") as other:
+        wait_direct(other)
+        other["c"].put("k", 0)
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=30) as store:
+        wait_direct(store)
+        before = far.line.look()["trips"]
+        assert store["c"].put("k", 1).durable_on == "primary"
+        assert far.line.look()["trips"] - before <= 3
+        before = far.line.look()["trips"]
+        assert store["c"].put("k", 2).durable_on == "primary"
+        assert far.line.look()["trips"] - before <= 2  # it prepares the statement
+        before = far.line.look()["trips"]
+        assert store["c"].put("k", 3).durable_on == "primary"
+        assert far.line.look()["trips"] - before == 1

@@ -463,7 +463,7 @@ def test_a_table_that_is_dropped_while_it_is_looked_at(
             if again:
                 one["things"].put("1", 2)
 
-        monkeypatch.setattr(tables, "require_trusted", drop)
+        monkeypatch.setattr(tables, "refuse_stranger", drop)
         assert two["things"].get("1") == (2 if again else None)
 
 

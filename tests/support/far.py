@@ -112,7 +112,11 @@ class Far:
         self._do("arm", way=way, how=how, pattern=pattern.hex())
 
     def look(self) -> dict[str, int]:
-        """`accepted`, `refused`, `cut`, `links`, and the bytes that went `up` and `down`."""
+        """`accepted`, `refused`, `cut`, `links`, `trips`, and the bytes that went `up` and `down`.
+
+        `trips` are round trips: how often a client spoke after it had the answer so far.  The line
+        needs a round trip of some length, since what belongs together must come in one piece.
+        """
         return dict(self._do("look"))
 
     def wait(self, name: str, count: int, *, timeout_s: float = 10.0) -> None:

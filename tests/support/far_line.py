@@ -72,7 +72,8 @@ class Line:
         self.up, self.down = Direction(), Direction()
         self.cut_how = "rst"
         self.links: set[Link] = set()
-        self.counts = {"accepted": 0, "refused": 0, "cut": 0}
+        #: `trips`: how often a client spoke again after the server's last word had arrived.
+        self.counts = {"accepted": 0, "refused": 0, "cut": 0, "trips": 0}
 
     # ---- commands
 
@@ -184,6 +185,7 @@ class Link:
         self.line = line
         self.client = client
         self.how = "fin"
+        self.is_answered = True
         self.task: asyncio.Task[None] | None = None
         self.opens_at = asyncio.get_running_loop().time() + line.rtt_s
 
@@ -225,12 +227,15 @@ class Link:
         """
         waiting: deque[tuple[float, bytes]] = deque()
         changed, room = asyncio.Event(), asyncio.Event()
-        writing = asyncio.ensure_future(self._leave(waiting, target, changed, room))
+        writing = asyncio.ensure_future(self._leave(waiting, target, changed, room, way))
         loop = asyncio.get_running_loop()
         try:
             while True:
                 chunk = await loop.sock_recv(source, _CHUNK)
                 now = loop.time()
+                if chunk and way is self.line.up and self.is_answered:
+                    self.is_answered = False
+                    self.line.counts["trips"] += 1
                 entered = way.enter(len(chunk), now)
                 leaves_at = max(entered, self.opens_at) + self.line.rtt_s / 2
                 out, is_cut = _till_cut(way, chunk)
@@ -264,6 +269,7 @@ class Link:
         target: socket.socket,
         changed: asyncio.Event,
         room: asyncio.Event,
+        way: Direction,
     ) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -278,6 +284,8 @@ class Link:
                     target.shutdown(socket.SHUT_WR)
                 waiting.popleft()
                 return
+            if way is self.line.down:
+                self.is_answered = True
             await loop.sock_sendall(target, chunk)
             waiting.popleft()
             room.set()

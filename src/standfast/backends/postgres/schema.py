@@ -14,14 +14,16 @@ from standfast.backends.postgres.pinned import PIN_TRANSACTION
 from standfast.backends.postgres.tables import (
     Table,
     adopt_statements,
+    ask,
     create_statements,
-    find_table,
+    find_statements,
+    found_table,
     has_schema,
     lost_table,
     remake_statements,
     require_rights,
 )
-from standfast.backends.postgres.trust import require_trusted
+from standfast.backends.postgres.trust import refuse_stranger, require_trusted, strangers
 from standfast.errors import ConfigError
 
 #: Oldest PostgreSQL that works: CREATE OR REPLACE TRIGGER came with 14.
@@ -61,33 +63,63 @@ def lock_tables(conn: Connection[Any]) -> None:
     conn.execute("SELECT pg_advisory_xact_lock(%s)", (DDL_LOCK,))
 
 
+#: Others who start at the same moment are waited for, and what they have made is seen after that.
+_ENTER: LiteralString = """
+SELECT set_config('standfast.kept', current_setting('lock_timeout'), true),
+       set_config('lock_timeout', {wait}, true);
+SELECT pg_advisory_xact_lock({lock});
+SELECT set_config('lock_timeout', current_setting('standfast.kept'), true)
+"""
+#: The version of the schema, 0 without any, and whether there is a schema of this name.
+_VERSION: LiteralString = """
+DO $version$ BEGIN
+    PERFORM set_config('standfast.version', '0', true);
+    IF EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'standfast' AND c.relname = 'collections') THEN
+        PERFORM set_config('standfast.version',
+            coalesce((SELECT max(v.version) FROM standfast.schema_version v), 0)::text, true);
+    END IF;
+END $version$;
+SELECT current_setting('standfast.version')::integer,
+       EXISTS (SELECT FROM pg_namespace WHERE nspname = 'standfast')
+"""
+
+
+def _entering(trusted: Sequence[str]) -> list[sql.Composable]:
+    """Statements for `ask`: the lock, then who owns the bookkeeping.
+
+    Nothing of the bookkeeping is read before it is known that no stranger owns it.
+    """
+    return [
+        sql.SQL(PIN_TRANSACTION),
+        sql.SQL(_ENTER).format(wait=_INSTALL_WAIT, lock=sql.Literal(DDL_LOCK)),
+        strangers(trusted),
+    ]
+
+
 def install(conn: Connection[Any], trusted: Sequence[str] = ()) -> int:
     """Bring the schema up to date inside the caller's transaction; returns the number applied.
 
     Two processes that start at once wait for each other on a transaction-scoped lock, so this works
     behind transaction poolers too.  ConfigError `foreign_owner` where a stranger owns any of it.
     """
-    conn.execute(PIN_TRANSACTION)
-    row = conn.execute(
-        "SELECT current_setting('lock_timeout'), set_config('lock_timeout', %s, true)",
-        (_INSTALL_WAIT,),
-    ).fetchone()
-    assert row is not None, "a SELECT without FROM returns a row"
-    lock_tables(conn)
-    conn.execute("SELECT set_config('lock_timeout', %s, true)", (row[0],))
-    require_trusted(conn, trusted)
-    present = schema_version(conn)
-    named = "SELECT FROM pg_namespace WHERE nspname = 'standfast'"
-    if not present and conn.execute(named).fetchone() is None:
-        conn.execute("CREATE SCHEMA standfast")
+    refuse_stranger(ask(conn, _entering(trusted))[-1])
+    return _bring_up_to_date(conn, trusted, *ask(conn, [sql.SQL(_VERSION)])[-1][0])
+
+
+def _bring_up_to_date(
+    conn: Connection[Any], trusted: Sequence[str], present: int, is_named: bool
+) -> int:
+    require_known(present)
     missing = "".join(
         f"{statements}INSERT INTO standfast.schema_version (version) VALUES ({number});\n"
         for number, statements in migrations("postgres")
         if number > present
     )
     if missing:  # in one round trip
+        if not is_named:
+            missing = "CREATE SCHEMA standfast;\n" + missing
         conn.execute(cast(LiteralString, missing), prepare=False)
-    if present < SCHEMA_VERSION:
         require_trusted(conn, trusted)  # a schema that somebody made just now
     return SCHEMA_VERSION - present
 
@@ -96,16 +128,16 @@ def ensure_table(
     conn: Connection[Any], collection: str, schema: str, trusted: Sequence[str] = ()
 ) -> Table:
     """The collection's table, created or adopted inside the caller's transaction if need be."""
-    install(conn, trusted)
-    table = find_table(conn, collection, schema, trusted)
+    refuse_stranger(ask(conn, _entering(trusted))[-1])
+    finding = find_statements(collection, schema, trusted)
+    version, *rows = ask(conn, [sql.SQL(_VERSION), *finding])[1:]
+    _bring_up_to_date(conn, trusted, *version[0])
+    table = found_table(collection, schema, rows)
     if table is None or not table.ready:
         if table is not None:
             require_rights(table)
-        # In one round trip.
-        conn.execute(
-            sql.SQL(";\n").join(table_statements(table, collection, schema)), prepare=False
-        )
-        table = find_table(conn, collection, schema, trusted)
+        making = table_statements(table, collection, schema)
+        table = found_table(collection, schema, ask(conn, [*making, *finding]))
     assert table is not None, "a table that was just created is there"
     assert table.ready, "a table that was just created or adopted is ready"
     return table

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, LiteralString
 
-from psycopg import Connection
+import psycopg
+from psycopg import Connection, pq, sql
 
 from standfast.backends.base import SCHEMA_VERSION
 from standfast.backends.postgres import schema
@@ -19,6 +20,7 @@ from standfast.backends.postgres.handshake import (
     shake_hands,
 )
 from standfast.backends.postgres.pinned import PIN_TRANSACTION
+from standfast.backends.postgres.tables import ask
 from standfast.backends.postgres.trust import require_trusted
 from standfast.backends.postgres.write import TransactionOptions
 from standfast.config.settings import Target
@@ -27,6 +29,11 @@ from standfast.ops.types import ServerIdentity
 
 #: How long after the deadline the server itself ends a statement.
 _AFTER_DEADLINE_MS = 1000
+_SETTINGS: LiteralString = (
+    "SELECT set_config('standfast.lane', {lane}, true),"
+    " set_config('lock_timeout', {lock_timeout}, true),"
+    " set_config('idle_in_transaction_session_timeout', '60s', true)"
+)
 
 
 class Sessions:
@@ -128,16 +135,24 @@ class Sessions:
         """One transaction of ours: the triggers for foreign writers stay quiet in it."""
         options = self.limited(TransactionOptions(pin=is_pooled(conn)), deadline)
         self.schema_of(conn)  # before its search path is pinned
-        with conn.transaction():
-            if options.pin:
-                conn.execute(PIN_TRANSACTION)
-            conn.execute(
-                "SELECT set_config('standfast.lane', %s, true),"
-                " set_config('lock_timeout', %s, true),"
-                " set_config('idle_in_transaction_session_timeout', '60s', true)",
-                (lane, f"{options.lock_timeout_ms}ms"),
-            )
+        settings: list[sql.Composable] = [sql.SQL(PIN_TRANSACTION)] if options.pin else []
+        settings.append(
+            sql.SQL(_SETTINGS).format(lane=lane, lock_timeout=f"{options.lock_timeout_ms}ms")
+        )
+        if conn.info.transaction_status != pq.TransactionStatus.IDLE:
+            with conn.transaction():
+                ask(conn, settings)
+                yield
+            return
+        # In one round trip.
+        ask(conn, [sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"), *settings])
+        try:
             yield
+        except BaseException:
+            with suppress(psycopg.Error):
+                conn.execute("ROLLBACK", prepare=False)
+            raise
+        conn.execute("COMMIT", prepare=False)
 
     def _judge(self, conn: Connection[Any], shaken: Handshake) -> ServerIdentity:
         """Raise where the database cannot be used, and keep what was said of it."""

@@ -14,7 +14,7 @@ import msgspec
 from psycopg import Connection, sql
 
 from standfast.backends.base import missing_table
-from standfast.backends.postgres.trust import require_trusted
+from standfast.backends.postgres.trust import refuse_stranger, strangers
 from standfast.backends.postgres.trust import tables as trust_tables
 from standfast.errors import ConfigError
 from standfast.limits import LOST_TABLE_VERSIONS
@@ -135,7 +135,31 @@ def _micros(stamp: sql.Composable, *, keep_null: bool = False) -> sql.Composable
 
 
 # One statement, and so one snapshot: between two, the table may be dropped and made anew.
-_DESCRIBE = """
+#: The collection's place, for the statements that follow in the same script; empty without any.
+_PLACE: LiteralString = """
+SELECT set_config('standfast.asked', {collection}, true), set_config('standfast.place', '', true);
+DO $find$ BEGIN
+    -- Not to_regclass: it answers from a cache that does not see what another session created
+    -- while we waited for the lock under which that is done.
+    IF EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'standfast' AND c.relname = 'collections') THEN
+        PERFORM set_config('standfast.place', coalesce(
+            (SELECT jsonb_build_array(k.table_schema, k.table_name, k.key_column)::text
+               FROM standfast.collections k WHERE k.name = current_setting('standfast.asked')),
+            ''), true);
+    END IF;
+END $find$
+"""
+_REGISTERED: LiteralString = """
+SELECT p.place ->> 0, p.place ->> 1, p.place ->> 2
+  FROM (SELECT nullif(current_setting('standfast.place'), '')::jsonb AS place) p
+ WHERE p.place IS NOT NULL
+"""
+_AT: LiteralString = (
+    "coalesce(nullif(current_setting('standfast.place'), '')::jsonb ->> {index}, {otherwise})"
+)
+# One statement, and so one snapshot: between two, the table may be dropped and made anew.
+_DESCRIBE: LiteralString = """
 SELECT c.relkind::text, c.relpersistence::text, c.relrowsecurity,
        pg_has_role(c.relowner, 'USAGE'),
        EXISTS (SELECT FROM pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent)),
@@ -152,7 +176,7 @@ SELECT c.relkind::text, c.relpersistence::text, c.relrowsecurity,
           LEFT JOIN pg_collation l ON l.oid = a.attcollation
          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = %s AND c.relname = %s
+ WHERE n.nspname = {schema} AND c.relname = {name}
 """
 
 
@@ -192,6 +216,46 @@ class _Column(NamedTuple):
     deterministic: bool
 
 
+def ask(conn: Connection[Any], statements: Sequence[sql.Composable]) -> list[list[tuple[Any, ...]]]:
+    """Run statements without parameters in one round trip; the rows of each, or none."""
+    cur = conn.execute(sql.SQL(";\n").join(statements), prepare=False)
+    found: list[list[tuple[Any, ...]]] = []
+    while True:
+        found.append(cur.fetchall() if cur.description else [])
+        if not cur.nextset():
+            return found
+
+
+def find_statements(
+    collection: str, schema: str, trusted: Sequence[str] = ()
+) -> list[sql.Composed]:
+    """What `found_table` needs the rows of, as statements for `ask`, the last of a script."""
+    place = {
+        "schema": sql.SQL(_AT).format(index=sql.Literal(0), otherwise=schema),
+        "name": sql.SQL(_AT).format(index=sql.Literal(1), otherwise=collection),
+    }
+    return [
+        sql.SQL(_PLACE).format(collection=collection),
+        *(sql.SQL(form).format(**place) for form in (_REGISTERED, _DESCRIBE)),
+        strangers(trusted, trust_tables(place["schema"], place["name"])),
+    ]
+
+
+def found_table(
+    collection: str, schema: str, rows: Sequence[list[tuple[Any, ...]]]
+) -> Table | None:
+    """The table that these statements have found; raises as `find_table` does."""
+    registered, found, foreign = rows[-3:]
+    place = registered[0][:2] if registered else (schema, collection)
+    if not found:
+        if registered:
+            raise missing_table(collection, f"{place[0]}.{place[1]}")
+        return None
+    refuse_stranger(foreign)
+    key = registered[0][2] if registered else None
+    return _judge(collection, place, _Found(*found[0]), key)
+
+
 def find_table(
     conn: Connection[Any], collection: str, schema: str, trusted: Sequence[str] = ()
 ) -> Table | None:
@@ -199,22 +263,8 @@ def find_table(
 
     `foreign_owner`: a stranger owns it, whose triggers would run as whoever writes to it.
     """
-    with conn.cursor() as cur:
-        registered = None
-        if has_schema(conn):
-            registered = cur.execute(
-                "SELECT table_schema, table_name, key_column FROM standfast.collections"
-                " WHERE name = %s",
-                (collection,),
-            ).fetchone()
-        place = registered[:2] if registered else (schema, collection)
-        found = cur.execute(_DESCRIBE, place).fetchone()
-        if found is None:
-            if registered is not None:
-                raise missing_table(collection, f"{place[0]}.{place[1]}")
-            return None
-        require_trusted(conn, trusted, trust_tables(place[0], [place[1]]))
-    return _judge(collection, place, _Found(*found), registered and registered[2])
+    rows = ask(conn, find_statements(collection, schema, trusted))
+    return found_table(collection, schema, rows)
 
 
 def lost_table(conn: Connection[Any], collection: str) -> tuple[str, str] | None:
@@ -251,7 +301,7 @@ def remake_statements(collection: str, schema: str) -> list[sql.Composed]:
 
 def _judge(
     collection: str,
-    place: tuple[str, str],
+    place: tuple[Any, ...],
     found: _Found,
     registered_key: str | None,
 ) -> Table:

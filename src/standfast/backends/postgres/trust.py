@@ -79,7 +79,7 @@ _TABLES: LiteralString = """
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
         ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
      WHERE n.nspname OPERATOR(pg_catalog.=) {schema}
-       AND c.relname OPERATOR(pg_catalog.=) ANY ({names}::pg_catalog.text[])
+       AND c.relname OPERATOR(pg_catalog.=) {name}
 """
 
 
@@ -99,18 +99,22 @@ def strangers(trusted: Sequence[str], objects: sql.Composable | None = None) -> 
     )
 
 
-def tables(schema: str, names: Sequence[str]) -> sql.Composed:
-    """The objects that are these tables."""
-    return sql.SQL(_TABLES).format(schema=schema, names=list(names))
+def tables(schema: str | sql.Composable, name: str | sql.Composable) -> sql.Composed:
+    """The object that is this table."""
+    return sql.SQL(_TABLES).format(schema=schema, name=name)
 
 
 def require_trusted(
     conn: Connection[Any], trusted: Sequence[str], objects: sql.Composable | None = None
 ) -> None:
     """ConfigError `foreign_owner` when a role as which a stranger can act owns one of them."""
-    row = conn.execute(strangers(trusted, objects)).fetchone()
-    if row is not None:
-        raise _refused(Stranger(*row))
+    refuse_stranger(conn.execute(strangers(trusted, objects)).fetchall())
+
+
+def refuse_stranger(found: Sequence[tuple[Any, ...]]) -> None:
+    """The same of the rows of that query."""
+    if found:
+        raise _refused(Stranger(*found[0]))
 
 
 def _refused(found: Stranger) -> ConfigError:
