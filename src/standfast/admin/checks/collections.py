@@ -53,7 +53,7 @@ def _collection(backend: PostgresBackend, name: str) -> Check | None:
             if table is None:
                 return None  # made by the first write
             missing = missing_rights(conn, table.schema, table.name)
-            role = current_role(conn)
+            role = current_role(conn) if missing else ""
         if missing:
             found = f"the role {role} lacks {', '.join(missing)} on its table: writes fail"
             hint = "let its owner or a DBA run this"

@@ -12,7 +12,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from psycopg import Connection, errors, sql
 
-from standfast.backends.postgres.tables import Table, has_schema
+from standfast.backends.postgres.tables import Table, ask, has_schema
 
 #: Directories, sessions and tables that are listed at the most.
 MAX_LISTED = 20
@@ -205,15 +205,22 @@ def try_write(conn: Connection[Any], table: Table) -> str:
     key = f"standfast-doctor-{secrets.token_hex(8)}"
     if table.key_type != "text":
         key = str(-1_000_000_000 - secrets.randbelow(1_000_000_000))
-    names = {"table": table.sql, "key": table.key, "type": sql.SQL(table.key_type)}
-    insert = sql.SQL("INSERT INTO {table} ({key}, data) VALUES (%s::{type}, '{{}}')")
-    update = sql.SQL("UPDATE {table} SET data = '{{\"a\": 1}}' WHERE {key} = %s::{type}")
-    delete = sql.SQL("DELETE FROM {table} WHERE {key} = %s::{type}")
+    names = {
+        "table": table.sql,
+        "key": table.key,
+        "type": sql.SQL(table.key_type),
+        "tried": sql.Literal(key),
+        "limit": sql.Literal(TRIED_LOCK_TIMEOUT),
+    }
+    forms: tuple[LiteralString, ...] = (
+        "SELECT set_config('lock_timeout', {limit}, true)",
+        "INSERT INTO {table} ({key}, data) VALUES ({tried}::{type}, '{{}}')",
+        "UPDATE {table} SET data = '{{\"a\": 1}}' WHERE {key} = {tried}::{type}",
+        "DELETE FROM {table} WHERE {key} = {tried}::{type}",
+    )
     with conn.transaction(force_rollback=True):
-        conn.execute("SELECT set_config('lock_timeout', %s, true)", (TRIED_LOCK_TIMEOUT,))
         try:
-            for statement in (insert, update, delete):
-                conn.execute(statement.format(**names), (key,))
+            ask(conn, [sql.SQL(form).format(**names) for form in forms])
         except (errors.CheckViolation, errors.ForeignKeyViolation, errors.RaiseException) as error:
             return f"a rule of the table refuses an empty document ({error.sqlstate})"
     return ""
