@@ -78,10 +78,11 @@ older: $(VENV)/.ready-test  ## run the tests of roles, schemas and backends on P
 		TEST_POSTGRES_BIN="$$bin" $(PY) -m pytest $(PARALLEL) tests/postgres \
 		tests/contract/test_backends.py -k "not Memory and not Sqlite" $(ARGS)
 
-bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a migration, a bot
+bench: $(VENV)/.ready-bench  ## run the benchmarks: the store, an outage, a backup, a migration, a bot
 	@$(PY) bench/store.py $(ARGS)
 	@$(PY) bench/outage.py
 	@$(PY) bench/migrate.py
+	@$(PY) bench/backup.py --documents 200000
 	@$(PY) bench/bot.py
 
 docs: $(VENV)/.ready-docs  ## build the documentation site in build/docs; a warning is an error

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import apsw
 import psycopg
 import pytest
 
@@ -222,25 +221,3 @@ def test_an_opening_that_is_cancelled_leaves_nothing_open(
     own = {"standfast-writer", "standfast-connector"}
     soon(lambda: not own & {one.name for one in threading.enumerate()}, within_s=20.0)
     soon(lambda: not backends.backends(pg_database), within_s=20.0)
-
-
-@pytest.mark.parametrize(("free", "code"), [(10**9, "disk_error"), (0, "disk_full")])
-def test_a_start_on_a_full_disk_says_that_it_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, code: str
-) -> None:
-    """D5: SQLite reports a failing disk where it finds no room for its shared memory."""
-
-    def open_file(*_: object, **__: object) -> None:
-        raise apsw.IOError("disk I/O error")
-
-    usage = shutil.disk_usage(tmp_path)._replace(free=free)
-
-    def disk_usage(_: Path) -> object:
-        return usage
-
-    monkeypatch.setattr(apsw, "Connection", open_file)
-    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    with pytest.raises(StandfastError) as caught:
-        standfast.open("postgresql://u@127.0.0.1:1/x", data_dir=tmp_path)
-    assert caught.value.code == code
-    assert caught.value.hint

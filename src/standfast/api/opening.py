@@ -20,7 +20,7 @@ from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_sett
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine
 from standfast.engine.local_state import Fallback, OutageOptions
-from standfast.errors import ConfigError, Unavailable
+from standfast.errors import ConfigError
 from standfast.limits import (
     MAX_CONNECTIONS,
     MAX_JOURNAL_BYTES,
@@ -28,7 +28,7 @@ from standfast.limits import (
     MAX_SNAPSHOT_BYTES,
 )
 from standfast.ops.reconcile import OnConflict
-from standfast.system.disks import CONTAINER, NETWORK, VOLATILE, filesystem_of, is_full, mounts
+from standfast.system.disks import CONTAINER, NETWORK, VOLATILE, filesystem_of, mounts
 from standfast.system.platform import at_fork
 
 logger = logging.getLogger("standfast")
@@ -184,23 +184,11 @@ def open_engine(settings: Settings, options: OutageOptions) -> Engine:
     try:
         with mapped(f"opening the data directory {settings.data_dir}"):
             engine = _engine_for(settings, options, backend)
-    except BaseException as error:
+    except BaseException:
         backend.close()
-        _require_space(settings, error)
         raise
     logger.info("opened %s, data directory %s", backend.display, settings.data_dir.absolute())
     return _registered(engine)
-
-
-def _require_space(settings: Settings, error: BaseException) -> None:
-    """On a full disk SQLite reports that a disk is failing: say what is to be done instead."""
-    failing = isinstance(error, Unavailable) and error.code == "disk_error"
-    if failing and is_full(settings.data_dir):
-        raise Unavailable(
-            f"opening the data directory {settings.data_dir}: its disk is full",
-            code="disk_full",
-            hint="free space on that disk; what was acknowledged is safe there",
-        ) from None
 
 
 def _registered(engine: Engine) -> Engine:

@@ -253,8 +253,9 @@ class Journal:
                 add_spooled(conn, spooled or [])
                 transaction = Transaction(conn)
                 yield transaction
-                added = transaction.last or (spooled[-1] if spooled else None)
-                reached = (conn.execute(LAST_ID).get, pending_ops(conn)) if added else (0, 0)
+                added, reached = transaction.last, transaction.reached
+                if added is None and spooled:
+                    added, reached = spooled[-1], (conn.execute(LAST_ID).get, pending_ops(conn))
                 failpoint("journal-before-commit")
             self._file.require_log()
             self._forgotten(settled)

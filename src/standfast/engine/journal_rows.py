@@ -59,6 +59,8 @@ _HEAD = (
 )
 FORGET_HEAD = "DELETE FROM heads WHERE collection = ? AND key = ?"
 LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'ops'"
+#: So many ops of one place, and more, are folded into a head.
+_MANY_OPS = 8
 #: Ids of ops in the spool are above: they come after everything in the file.
 SPOOLED = 1 << 62
 
@@ -87,16 +89,25 @@ class Transaction:
 
     def __init__(self, conn: apsw.Connection) -> None:
         self._conn = conn
+        self._hot: set[Place] = set()
         self.last: Op | None = None
         """The last op that was added."""
+        self.reached = (0, 0)
+        """Its id, and how many are pending with it."""
 
     def at(self, collection: str, key: str) -> list[Op]:
         """The pending ops of one place, in order."""
-        return ops_at(self._conn, collection, key)
+        ops = ops_at(self._conn, collection, key)
+        if len(ops) >= _MANY_OPS:
+            self._hot.add((collection, key))
+        return ops
 
     def head(self, collection: str, key: str) -> Head | None:
         """The folded head of a place with all of its pending ops; None when there is none."""
-        return head_at(self._conn, collection, key)
+        head = head_at(self._conn, collection, key)
+        if head is not None:
+            self._hot.add((collection, key))
+        return head
 
     def add(
         self,
@@ -110,9 +121,12 @@ class Transaction:
 
         `heads` are the folded heads of their places, these ops included.
         """
-        totals = Totals(*self._conn.execute("SELECT ops, bytes FROM totals").get)
+        if not ops:
+            return
         sizes = [size_of(op) for op in ops]
-        if totals.ops + len(ops) > max_ops or totals.bytes + sum(sizes) > max_bytes:
+        with_them = add_to_totals(self._conn, len(ops), sum(sizes))
+        if with_them.ops > max_ops or with_them.bytes > max_bytes:  # which is rolled back
+            totals = Totals(with_them.ops - len(ops), with_them.bytes - sum(sizes))
             raise Unavailable(
                 f"the journal is full: {totals.ops} writes, {totals.bytes} bytes are pending",
                 code="journal_full",
@@ -126,18 +140,19 @@ class Transaction:
                 for op, size in zip(ops, sizes, strict=True)
             ],
         )
-        add_to_totals(self._conn, len(ops), sum(sizes))
-        self.last = ops[-1] if ops else self.last
-        self._keep_heads(ops, heads)
+        last = self._conn.last_insert_rowid()
+        self.last, self.reached = ops[-1], (last, with_them.ops)
+        self._keep_heads(ops, heads, first=last - len(ops) + 1)
 
-    def _keep_heads(self, ops: Sequence[Op], heads: Mapping[Place, Head]) -> None:
-        first = self._conn.last_insert_rowid() - len(ops) + 1
+    def _keep_heads(self, ops: Sequence[Op], heads: Mapping[Place, Head], *, first: int) -> None:
         last = {(op.collection, op.key): (number, op) for number, op in enumerate(ops, first)}
         for place, (number, op) in last.items():
             head = heads.get(place)
             if head is None:
                 self._conn.execute(FORGET_HEAD, place)
                 continue
+            if place not in self._hot:
+                continue  # those few are quickly applied again
             in_op = op.kind == "put" and op.body == head.view.text
             packed = pack_head(head, without_text=in_op)
             self._conn.execute(
@@ -211,6 +226,7 @@ def pending_ops(conn: apsw.Connection) -> int:
     return conn.execute("SELECT ops FROM totals").get
 
 
-def add_to_totals(conn: apsw.Connection, ops: int, size: int) -> None:
-    """Count what was added, or removed."""
-    conn.execute("UPDATE totals SET ops = ops + ?, bytes = bytes + ?", (ops, size))
+def add_to_totals(conn: apsw.Connection, ops: int, size: int) -> Totals:
+    """Count what was added, or removed; returns how much is pending now."""
+    counted = "UPDATE totals SET ops = ops + ?, bytes = bytes + ? RETURNING ops, bytes"
+    return Totals(*conn.execute(counted, (ops, size)).get)

@@ -167,8 +167,6 @@ class Writer:
             if self._leader == threading.get_ident():
                 raise _nested(submission.ops[0])
             return False
-        if self._context.situation.mode is not Mode.DIRECT:
-            return False  # one transaction of the journal for all that wait is better than many
         if self._wanted or not self._inbox.is_empty() or may_be_reentered():
             return False
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -28,8 +27,6 @@ NETWORK = frozenset(
         "lustre",
     }
 )
-#: What the opening of a SQLite file in WAL mode takes: its shared memory, and a page or two.
-_OPENING_BYTES = 64 * 1024
 #: Where Linux lists what is mounted; no other system has this file.
 _MOUNTS = Path("/proc/self/mounts")
 #: Whether the mode of a file says who may use it.  Windows has lists of rights in its place, and
@@ -46,14 +43,6 @@ def mode_of(path: Path) -> int | None:
 def is_writable(path: Path) -> bool:
     """Whether this process may make files in a directory, as far as its mode says."""
     return os.access(path, os.W_OK)
-
-
-def is_full(path: Path) -> bool:
-    """Whether the disk has no room for what SQLite makes beside a database when it is opened."""
-    try:
-        return shutil.disk_usage(path).free < _OPENING_BYTES
-    except OSError:
-        return False
 
 
 def user_name(number: int) -> str:
