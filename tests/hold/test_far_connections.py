@@ -245,3 +245,16 @@ def test_a_table_that_is_there_costs_three_round_trips(far_pg: MakeFar, tmp_path
         before = far.line.look()["trips"]
         assert store["c"].put("k", 3).durable_on == "primary"
         assert far.line.look()["trips"] - before == 1
+
+
+def test_the_first_put_of_a_process_tries_nothing_in_vain(far_pg: MakeFar, tmp_path: Path) -> None:
+    """N2: a lane's first transaction makes its row, and does not try first to do without: at 250 ms
+    that took the whole deadline."""
+    far = far_pg(rtt_ms=20)
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=30) as store:
+        wait_direct(store)
+        store["c"].get("k", None)
+        store.create_index("c")  # which makes the table
+        before = far.line.look()["trips"]
+        assert store["c"].put("k", 1).durable_on == "primary"
+        assert far.line.look()["trips"] - before <= 3
