@@ -113,6 +113,8 @@ def frozen(
         leash.thaw_after(pid, limit_s)
         try:
             freeze(cluster, pid)
+            # On a busy machine the time above may have been up before there was anything to thaw.
+            leash.thaw_after(pid, limit_s)
             yield
         finally:
             thaw(cluster, pid)
