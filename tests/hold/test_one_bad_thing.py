@@ -398,7 +398,7 @@ def test_a_removed_data_directory_ends_no_thread(far_pg: MakeFar, tmp_path: Path
 
 
 def use(store: Store) -> bool:
-    """Write and read, whatever comes of it; returns whether all reached the primary and came back."""
+    """Write and read, whatever comes of it; returns whether all is on the primary and came back."""
     fine = 0
     for number in range(20):
         with contextlib.suppress(StandfastError):
