@@ -208,10 +208,10 @@ def test_a_changed_table_fails_its_own_writes(
     assert changes == []
 
 
-def test_revoked_rights_are_told(pg_admin_url: str, pg_prepared: str, tmp_path: Path) -> None:
+def test_revoked_rights_are_told(pg_admin_url: str, pg_database: str, tmp_path: Path) -> None:
     """I4: a role that may no longer write hears so, and goes on where it may."""
-    role = f"limited_{pg_prepared.rpartition('_')[2]}"
-    with owner(pg_prepared) as conn:
+    role = f"limited_{pg_database.rpartition('_')[2]}"
+    with owner(pg_database) as conn:
         conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
         conn.execute(f"GRANT ALL ON SCHEMA public TO {role}")
         conn.execute(f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role}")
