@@ -22,6 +22,7 @@ from standfast.engine.state_machine import (
     Situation,
     begin,
     step,
+    why_not_served,
 )
 
 CAUSES = st.sampled_from(["connection", "deadline", "auth", "locked"])
@@ -140,3 +141,13 @@ def test_a_change_is_announced_exactly_when_there_is_one(
         assert ("announce" in actions) == changed
         if now.mode is before.mode:
             assert "drain" not in actions
+
+
+def test_what_is_said_of_a_primary_that_does_not_serve_a_call() -> None:
+    """That it does not answer is only said where it does not."""
+    said = {mode: why_not_served(Situation(mode, "cause")) for mode in Mode}
+    assert said == {
+        Mode.JOURNALING: "the primary does not answer (cause)",
+        Mode.DRAINING: "the primary answers, and the journal is still being sent to it (cause)",
+        Mode.DIRECT: "the primary did not answer in time",
+    }

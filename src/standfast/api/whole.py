@@ -69,7 +69,7 @@ async def drop(handle: StoreHandle, name: str, *, if_empty: bool = False) -> boo
         if error.code != "not_mirrored":
             raise
         raise Unavailable(
-            f"drop of `{name}`: only the primary can do it, and it does not answer",
+            f"drop of `{name}`: only the primary can do it, and it did not in time",
             code="needs_primary",
             hint="try again later; delete_many(keys) is journaled meanwhile",
         ) from error
@@ -97,7 +97,7 @@ async def _page(handle: StoreHandle, name: str, span: KeyRange) -> list[Row]:
         if error.code != "not_mirrored":
             raise
         raise Unavailable(
-            f"`{name}`: only the primary can say which documents there are, and it does not answer",
+            f"`{name}`: only the primary can say which documents there are, and it did not in time",
             code="needs_primary",
             hint="the same call again, later, goes on where this one stopped",
         ) from error

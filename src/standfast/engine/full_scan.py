@@ -203,11 +203,11 @@ class MirrorPages:
         )
 
 
-def require_complete(local_state: LocalState, collection: str, *, what: str, cause: str) -> None:
+def require_complete(local_state: LocalState, collection: str, *, what: str, why: str) -> None:
     """Raise when the mirror does not hold the collection whole, or has it from too long ago."""
     whole = local_state.complete_mark(collection)
     if whole is None:
-        raise not_complete(what, cause)
+        raise not_complete(what, why)
     age_s, limit = (clock.now_us() - whole.since_us) / 1e6, local_state.options.max_stale_s
     if limit is not None and age_s > limit:
         raise Unavailable(
@@ -217,11 +217,10 @@ def require_complete(local_state: LocalState, collection: str, *, what: str, cau
         )
 
 
-def not_complete(what: str, cause: str) -> Unavailable:
-    """The error of a scan that only the primary can serve."""
+def not_complete(what: str, why: str) -> Unavailable:
+    """The error of a scan that only the primary can serve, and why that does not."""
     return Unavailable(
-        f"{what}: the primary does not answer ({cause}), and the mirror does not hold the whole"
-        " collection",
+        f"{what}: {why}, and the mirror does not hold the whole collection",
         code="not_mirrored",
         hint="single documents can be read; what was read once by items() is there whole",
     )

@@ -41,6 +41,7 @@ from standfast.engine.state_machine import (
     begin,
     failure_of,
     means_away,
+    why_not_served,
 )
 from standfast.engine.trimming import Trimming
 from standfast.engine.write_queue import Result, Submission, Wakeup, WriteQueue, closed
@@ -258,8 +259,8 @@ class ReplicatedEngine:
 
     def away(self, op: Op) -> Unavailable:
         return Unavailable(
-            f"{op.kind} of key {op.key!r} in `{op.collection}`: the primary does not answer"
-            f" ({self.situation.cause}); nothing was written",
+            f"{op.kind} of key {op.key!r} in `{op.collection}`: {why_not_served(self.situation)};"
+            " nothing was written",
             code="unavailable",
             hint="try again later; it was opened with"
             f" fallback={self.local_state.options.fallback!r}",
@@ -303,8 +304,7 @@ class ReplicatedEngine:
     def read_locally(self, collection: str, key: str) -> ReadResult:
         if self.local_state.options.fallback == "off":
             raise Unavailable(
-                f"key {key!r} in `{collection}`: the primary does not answer"
-                f" ({self.situation.cause})",
+                f"key {key!r} in `{collection}`: {why_not_served(self.situation)}",
                 hint="try again later; the store was opened with fallback='off'",
             )
         view = self.local_state.read_local(collection, key)
@@ -391,7 +391,7 @@ class ReplicatedEngine:
         """
         self.require_open()
         if self._is_away():
-            raise not_complete(what, self.situation.cause)
+            raise not_complete(what, why_not_served(self.situation))
 
         def checked(backend: Backend, deadline: float) -> T:
             self._wait_direct(deadline, what)
@@ -410,7 +410,7 @@ class ReplicatedEngine:
         self.require_open()
         what = f"drop of `{collection}`"
         if self._is_away():
-            raise not_complete(what, self.situation.cause)
+            raise not_complete(what, why_not_served(self.situation))
         drop = Drop(collection, if_empty=if_empty, local_state=self.local_state)
 
         def dropping(backend: Backend, deadline: float) -> bool:
@@ -443,10 +443,10 @@ class ReplicatedEngine:
         self.require_open()
 
         def mirrored() -> T:
-            cause = self.situation.cause
+            why = why_not_served(self.situation)
             if by_primary or self.local_state.options.fallback == "off":
-                raise not_complete(what, cause)
-            require_complete(self.local_state, collection, what=what, cause=cause)
+                raise not_complete(what, why)
+            require_complete(self.local_state, collection, what=what, why=why)
             return work(MirrorPages(self.local_state), float("inf"))
 
         def checked(backend: Backend, deadline: float) -> T:
@@ -472,7 +472,7 @@ class ReplicatedEngine:
             while self.mode is not Mode.DIRECT and time.monotonic() < deadline:
                 self._changed.wait(deadline - time.monotonic())
         if self.mode is not Mode.DIRECT:
-            raise not_complete(what, self.situation.cause)
+            raise not_complete(what, why_not_served(self.situation))
 
     def pending_views(self, collection: str) -> dict[str, View]:
         """The documents of a collection on which something is pending, as this directory sees them.

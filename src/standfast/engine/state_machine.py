@@ -128,6 +128,17 @@ def _pause(attempts: int, longest_s: float = LONGEST_PAUSE_S) -> float:
     return min(longest_s, FIRST_PAUSE_S * 2 ** min(attempts, 20))
 
 
+def why_not_served(now: Situation) -> str:
+    """Why the primary does not serve a call, as the middle of a sentence."""
+    match now.mode:
+        case Mode.JOURNALING:
+            return f"the primary does not answer ({now.cause})"
+        case Mode.DRAINING:
+            return f"the primary answers, and the journal is still being sent to it ({now.cause})"
+        case Mode.DIRECT:
+            return "the primary did not answer in time"
+
+
 #: Codes of errors after which it is unknown whether the batch took effect.
 IN_DOUBT = frozenset({"deadline", "connection_lost", "server_io", "server_internal"})
 #: Codes of a connection that has ended, before anything was sent on it or with a reply outstanding.
