@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
 import pytest
 
 import standfast
+from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.connecting import make_connection, single_hosts
 from standfast.backends.postgres.connection import DeadlineConnection, parameters
 from standfast.backends.postgres.errors import explain
 from standfast.backends.postgres.handshake import Handshake, shake_hands
 from standfast.config.settings import parse_url
 from standfast.errors import ConfigError, Unavailable
+from standfast.ops.types import Op
 from standfast.system.platform import received_bytes
 from support.far import FarPg
 from support.hold import soon, wait_direct
 from support.pg import Sql
 
 MakeFar = Callable[..., FarPg]
+
+
+def put(lane: str, seq: int, key: str) -> Op:
+    """A put that went through the journal."""
+    return Op(lane=lane, seq=seq, kind="put", collection="c", key=key, body="1", replay=True)
 
 
 @pytest.fixture
@@ -258,3 +268,67 @@ def test_the_first_put_of_a_process_tries_nothing_in_vain(far_pg: MakeFar, tmp_p
         before = far.line.look()["trips"]
         assert store["c"].put("k", 1).durable_on == "primary"
         assert far.line.look()["trips"] - before <= 3
+
+
+def test_a_batch_of_the_replay_costs_two_round_trips(far_pg: MakeFar) -> None:
+    """R20: however many ops and documents it has: one to lock and read, one to write and commit."""
+    far = far_pg(rtt_ms=20)
+    with closing(PostgresBackend(parse_url(far.url))) as pool:
+        handle = pool.new_handle()
+        handle.connect(time.monotonic() + 30)
+        lane, directory = str(uuid.uuid4()), str(uuid.uuid4())
+
+        def replay(first: int) -> int:
+            before = far.line.look()["trips"]
+            ops = [put(lane, seq, "ab"[seq % 2]) for seq in range(first, first + 100)]
+            handle.apply(
+                ops,
+                expected_watermark=first - 1,
+                directory=directory,
+                deadline=time.monotonic() + 30,
+            )
+            return far.line.look()["trips"] - before
+
+        replay(1)  # which makes the table
+        assert [replay(first) for first in (101, 201, 301)] == [2, 2, 2]
+
+
+def test_trimming_costs_three_round_trips(far_pg: MakeFar) -> None:
+    """R20: the replay waits behind it for its connection."""
+    far = far_pg(rtt_ms=20)
+    with closing(PostgresBackend(parse_url(far.near_url))) as near:
+        near.install(["c"])
+    with closing(PostgresBackend(parse_url(far.url))) as pool:
+        handle = pool.new_handle()
+        handle.connect(time.monotonic() + 30)
+        before = far.line.look()["trips"]
+        assert not handle.trim()
+        assert far.line.look()["trips"] - before == 3
+
+
+def test_a_replay_does_not_begin_too_late(pg_database: str) -> None:
+    """R20: where the connection is free only late, nothing is begun that the deadline would cut
+    off, and the connection stays."""
+    with closing(PostgresBackend(parse_url(pg_database))) as pool:
+        pool.install(["c"])
+        handle = pool.new_handle()
+        handle.connect(time.monotonic() + 30)
+        dedicated = handle.dedicated
+        assert dedicated is not None
+        lane, directory = str(uuid.uuid4()), str(uuid.uuid4())
+        op = put(lane, 1, "k")
+
+        def replay(deadline: float) -> None:
+            handle.apply([op], directory=directory, deadline=deadline)
+
+        handle.make_tables(["c"])
+        assert dedicated.borrow(10)
+        deadline = time.monotonic() + 1.0
+        threading.Timer(0.75, dedicated.give_back).start()
+        with pytest.raises(Unavailable) as caught:
+            replay(deadline)
+        assert caught.value.code == "busy"
+        assert handle.connected
+        assert handle.read("c", ["k"]) == {}
+        replay(time.monotonic() + 30)
+        assert handle.read("c", ["k"])["k"].text == "1"

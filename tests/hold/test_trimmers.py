@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import time
 from pathlib import Path
+from unittest import mock
 
 import apsw
 
 import standfast
 from standfast import limits
+from standfast.backends.base import Backend
+from standfast.engine import trimming
+from standfast.engine.state_machine import Mode
+from standfast.system.supervision import Supervisor
 from support.hold import wait_direct
 from support.pg import Sql
 
@@ -98,3 +104,22 @@ def test_trimmers_and_limits_exist() -> None:
             trims = getattr(trims, part)
         assert callable(trims), place
         assert all(getattr(limits, name) > 0 for name in names), names
+
+
+def test_the_trimmer_lets_the_replay_go_first() -> None:
+    """R20: the connection that both need is left to a round of the replay, which has a deadline;
+    but not for ever."""
+    backend = mock.create_autospec(Backend, instance=True)
+    under_way = mock.Mock(return_value=True)
+    trimmer = trimming.Trimming(backend, lambda: Mode.DIRECT, Supervisor(), replaying=under_way)
+    trimmer._schedule(None, time.monotonic())
+    trimmer._piece()
+    backend.trim.assert_not_called()
+    under_way.return_value = False
+    trimmer._piece()
+    backend.trim.assert_called_once()
+    under_way.return_value = True
+    trimmer._rested_at = 0.0
+    trimmer._schedule(None, time.monotonic() - trimming._PATIENCE_S)
+    trimmer._piece()
+    assert backend.trim.call_count == 2

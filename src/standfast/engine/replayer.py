@@ -181,6 +181,10 @@ class Replayer:
         finally:
             self._turn.release()
 
+    def is_under_way(self) -> bool:
+        """Whether a round is under way, which needs the connection."""
+        return self._turn.locked()
+
     @property
     def handover_s(self) -> float:
         """How long callers are held up for the last ops: a few times what the last batch took."""

@@ -144,7 +144,12 @@ class ReplicatedEngine:
         self._reader = Reader(self, primary.new_handle(), local_state)
         self._replaying = Replaying(self)
         self._housekeeping = Timer("standfast-housekeeper", self._keep_house, self.supervisor)
-        self._trimming = Trimming(self.replayer.backend, lambda: self.mode, self.supervisor)
+        self._trimming = Trimming(
+            self.replayer.backend,
+            lambda: self.mode,
+            self.supervisor,
+            replaying=self.replayer.is_under_way,
+        )
         self._connector = Connector(
             self, [self.replayer.backend, self._writing_backend, self._reader.primary]
         )

@@ -1,7 +1,7 @@
 """Trims what the primary keeps of the past, and what has expired, while the store is DIRECT.
 
-One thread does a bounded piece at a time, over the connection of the replayer, which has nothing to
-do then; and it rests for far longer than that took.  Nobody waits for it, and a piece that fails is
+One thread does a bounded piece at a time, over the connection of the replayer, for whose rounds it
+waits; and it rests for far longer than that took.  Nobody waits for it, and a piece that fails is
 tried again in the next round: what is left over costs nothing but its room.
 """
 
@@ -25,16 +25,29 @@ logger = logging.getLogger("standfast")
 #: The beginning of the first round after opening, and the least time between two pieces.
 _FIRST_S = 5.0
 _SHORTEST_S = 1.0
+#: How long it lets the replay go first, which needs the same connection.
+_PATIENCE_S = 60.0
 #: How long after an expiry of which it knows the trimmer comes.
 _AFTER_S = EXPIRED_KEPT_S + 0.5
 
 
 class Trimming:
-    """The trimmer of one engine.  `wrote` is called with every write of the store."""
+    """The trimmer of one engine.  `wrote` is called with every write of the store.
 
-    def __init__(self, backend: Backend, mode: Callable[[], Mode], supervisor: Supervisor) -> None:
+    `replaying` is whether a round of the replay is under way.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        mode: Callable[[], Mode],
+        supervisor: Supervisor,
+        *,
+        replaying: Callable[[], bool] = bool,
+    ) -> None:
         self._backend = backend
         self._mode = mode
+        self._replaying = replaying
         self._lock = threading.Lock()
         # None is the bookkeeping, with whose turn that of every collection comes.
         self._due: dict[str | None, float] = {}
@@ -70,6 +83,7 @@ class Trimming:
         with self._lock:
             what, at = min(self._due.items(), key=lambda item: item[1])
             waits = at > begun or self._mode() is not Mode.DIRECT
+            waits = waits or (begun < at + _PATIENCE_S and self._replaying())
             if not waits:
                 del self._due[what]
         if waits:

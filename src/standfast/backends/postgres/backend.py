@@ -54,7 +54,6 @@ from standfast.limits import (
     MAX_PRESENT,
     MAX_TRANSACTION_ATTEMPTS,
     MAX_TRIMMED_ROWS,
-    TRIM_STATEMENT_S,
 )
 from standfast.ops.batch import Place, is_plain, kept, places
 from standfast.ops.reconcile import OnConflict
@@ -420,6 +419,13 @@ class PostgresBackend(Sessions):
             half = None if deadline is None else now + (deadline - now) / 2
             self.make_tables(list(touched), half)
             with self.unpinned(doing, deadline) as conn:
+                if half is not None and ops[0].replay and time.monotonic() > half:
+                    # Nobody waits for it; cut off in the middle it would cost the connection.
+                    raise Unavailable(
+                        "the connection was free too late for a replay",
+                        code="busy",
+                        hint="nothing was sent; it is tried again",
+                    )
                 try:
                     tables = [(self.table_of(name), keys) for name, keys in touched.items()]
                     limited = self.limited(options, deadline, lock_timeout_s)._replace(
@@ -531,15 +537,12 @@ class PostgresBackend(Sessions):
         with self.connection(doing, deadline) as conn:
             # Only a table that was used here: whether it is ours to change was judged then.
             table = None if collection is None else self._tables.get(collection)
-            if (collection is None and not has_schema(conn)) or (collection and table is None):
+            is_there = self._installed or table is not None or has_schema(conn)
+            if not is_there or (collection and table is None):
                 return False
             with self.transaction(conn, deadline=deadline):
-                conn.execute(
-                    "SELECT set_config('statement_timeout', %s, true)",
-                    (f"{TRIM_STATEMENT_S * 1000:.0f}ms",),
-                )
                 if table is None:
-                    return trim.trim_bookkeeping(conn) >= MAX_TRIMMED_ROWS
+                    return trim.trim_bookkeeping(conn, limited=True) >= MAX_TRIMMED_ROWS
                 return trim.trim_expired(conn, table, rows=MAX_EXPIRED_ROWS) >= MAX_EXPIRED_ROWS
 
     def outcomes(self, lane: str, *, deadline: float | None = None) -> list[Outcome]:

@@ -20,7 +20,11 @@ from standfast.limits import (
     LAST_LANES_KEPT_S,
     MAX_TRIMMED_ROWS,
     TOMBSTONES_KEPT_S,
+    TRIM_STATEMENT_S,
 )
+
+#: For the trimmer's own transactions, in the same round trip.
+_LIMIT: LiteralString = "SELECT set_config('statement_timeout', %s, true)"
 
 #: The last closed lanes of each data directory are kept for longer: by them it sees that the
 #: database has not gone back in time (R23).  So are lanes that nobody closed.
@@ -66,8 +70,13 @@ _EXPIRED: LiteralString = (
 )
 
 
-def trim_bookkeeping(conn: Connection[Any], *, rows: int = MAX_TRIMMED_ROWS) -> int:
-    """Remove what is older than its limit, inside the caller's transaction; how many rows went."""
+def trim_bookkeeping(
+    conn: Connection[Any], *, rows: int = MAX_TRIMMED_ROWS, limited: bool = False
+) -> int:
+    """Remove what is older than its limit, inside the caller's transaction; how many rows went.
+
+    `limited`: no statement of the transaction may take longer from here on.
+    """
     values = {
         "fences": FENCES_KEPT_S,
         "lanes": LAST_LANES_KEPT_S,
@@ -77,13 +86,21 @@ def trim_bookkeeping(conn: Connection[Any], *, rows: int = MAX_TRIMMED_ROWS) -> 
         "rows": rows,
     }
     with conn.pipeline():  # one round trip
+        if limited:
+            _limit(conn)
         done = [conn.execute(one, values) for one in (_LANES, _CHANGES, _TOMBSTONES)]
     return sum(each.rowcount for each in done)
 
 
 def trim_expired(conn: Connection[Any], table: Table, *, rows: int) -> int:
     """Remove documents that have expired; each leaves the version to continue from."""
-    found = conn.execute(
-        statement(table, _EXPIRED), (EXPIRED_KEPT_S, rows, table.collection, table.collection)
-    ).fetchone()
+    with conn.pipeline():
+        _limit(conn)
+        found = conn.execute(
+            statement(table, _EXPIRED), (EXPIRED_KEPT_S, rows, table.collection, table.collection)
+        ).fetchone()
     return int(found[0]) if found else 0
+
+
+def _limit(conn: Connection[Any]) -> None:
+    conn.execute(_LIMIT, (f"{TRIM_STATEMENT_S * 1000:.0f}ms",))
