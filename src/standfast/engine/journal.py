@@ -108,8 +108,12 @@ class Journal:
         self.path = self._file.path
         self.opened: set[str] = set()
         """The lanes that were opened here, by this object."""
-        self.directory = self._directory()
-        self._look_for_loss()
+        try:
+            self.directory = self._directory()
+            self._look_for_loss()
+        except BaseException:
+            self._file.close()
+            raise
 
     def _look_for_loss(self) -> None:
         """Notice a file that is older than what it has acknowledged."""

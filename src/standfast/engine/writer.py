@@ -124,7 +124,11 @@ class Writer:
 
     def _open_lane(self) -> Lane:
         lane = Lane(self._local_state.data_dir)
-        self._local_state.journal.open_lane(lane.id)
+        try:
+            self._local_state.journal.open_lane(lane.id)
+        except BaseException:
+            lane.end()
+            raise
         return lane
 
     # ---- the loop
