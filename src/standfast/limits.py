@@ -60,6 +60,11 @@ MAX_SPOOL_BYTES = 64 * 1024 * 1024
 JOURNAL_WAIT_S = 3.0
 SPOOLING_WAIT_S = 0.05
 
+#: Bytes that the reserve keeps on the disk, for what SQLite needs to open the journal and the
+#: mirror and to note a lane (about 130 KB); and how many must be free for it to be made again.
+RESERVE_BYTES = 256 * 1024
+RESERVE_ROOM_BYTES = 1024 * 1024
+
 #: Bytes of a collection that gets a snapshot, and the seconds between two looks at what is to be
 #: written; a second look that finds nothing new says that things are quiet.
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024

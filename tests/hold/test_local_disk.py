@@ -58,6 +58,32 @@ def test_a_disk_that_fills_loses_nothing(pg_database: str, small_disk: Path, pha
     assert told["was_full"]
 
 
+@pytest.mark.parametrize("part", ["restarted", "restarted_away"])
+def test_a_store_opens_on_a_full_disk(pg_database: str, small_disk: Path, part: str) -> None:
+    """D2, I1, I2: with 0 bytes free a store opens, twice; with the primary it works directly,
+    without it it reads, and acknowledges nothing that is not on disk.  `health` and the commands
+    say so; with room again nothing is lost or doubled."""
+    told = play(part, pg_database, small_disk)
+    logging.getLogger(__name__).info("%s: %s", part, told)
+    assert told["counted"] == told["acknowledged"]
+    assert told["read"]["x"] >= 1
+    for problems in (told["problems"], told["looked"]):
+        assert any("the disk" in one and "full" in one for one in problems), problems
+    if part == "restarted":
+        assert (told["pending"], told["refused"]) == (0, [])
+    else:
+        assert told["refused"] == ["disk_full, True"]
+        assert told["mirrored"] == 1
+        assert told["pending"] >= 1
+
+
+def test_a_store_opens_where_the_disk_hides_that_it_is_full(
+    pg_database: str, small_disk: Path
+) -> None:
+    """D2: as under a quota, of which only a write that fails gives notice."""
+    assert play("under_a_quota", pg_database, small_disk) == {"read": 1, "local": 1}
+
+
 @pytest.mark.parametrize("damage", ["garbage", "directory"])
 def test_a_damaged_mirror_is_made_anew(
     pg_database: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture

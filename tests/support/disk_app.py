@@ -24,9 +24,11 @@ import apsw
 
 import standfast
 from standfast import StandfastError
+from standfast.admin.data_dir import look
 from standfast.api.sync import Store
+from standfast.engine import reserve
 from support.far import Far
-from support.hold import on_primary, wait_direct
+from support.hold import on_primary, soon, wait_direct
 
 _MOUNT = 'mkdir -p "$1"; mount -t tmpfs -o "size=$2" standfast "$1"; shift 2; exec "$@"'
 
@@ -46,9 +48,9 @@ def play(part: str, url: str, data_dir: Path, *, size: str = "8m") -> Any:
 
 
 @contextmanager
-def full(data_dir: Path) -> Iterator[None]:
+def full(data_dir: Path, name: str = "filler") -> Iterator[None]:
     """No byte is free inside the block."""
-    filler = data_dir / "filler"
+    filler = data_dir / name
     with filler.open("wb", buffering=0) as file:
         for size in (65536, 4096, 1):
             try:
@@ -100,6 +102,66 @@ def forgetting(url: str, data_dir: Path) -> Any:
                 time.sleep(0.05)
         filling.__exit__(None, None, None)
         return {"durable_on": durable_on}
+
+
+def restarted(url: str, data_dir: Path, *, away: bool) -> Any:
+    """A store that is opened on a full disk, in health or in an outage; then there is room again.
+
+    The counter shows what is lost or doubled: it is what was acknowledged, and one more.
+    """
+    found: dict[str, Any] = {"acknowledged": 0, "pending": 0, "refused": []}
+
+    def count(store: Store) -> None:
+        try:
+            store["c"].increment("n", "/x")
+        except StandfastError as error:
+            found["refused"] = sorted({*found["refused"], f"{error.code}, {bool(error.hint)}"})
+        else:
+            found["acknowledged"] += 1
+            found["pending"] = max(found["pending"], store.health().lag_ops)
+
+    with Far.to(url) as line:
+        for _ in range(2):  # what the first open makes, later ones find
+            with standfast.open(line.url(url), data_dir=data_dir) as store:
+                wait_direct(store)
+                store["c"].put("n", {"x": 1})
+        if away:
+            line.set(max_connections=0)
+            line.cut()
+        with contextlib.ExitStack() as filled:
+            filled.enter_context(full(data_dir))
+            for number in range(3):  # what a closed store leaves is enough for the next one
+                with standfast.open(line.url(url), data_dir=data_dir, deadline_s=0.3) as store:
+                    if not away:
+                        wait_direct(store)
+                    count(store)  # in the room that the reserve has left
+                    filled.enter_context(full(data_dir, f"rest-{number}"))
+                    for _ in range(20):
+                        count(store)
+                    found["read"] = store["c"].get("n")
+                    found["problems"] = store.health().problems
+                    found["looked"] = [look(data_dir).shortage]
+                found["mirrored"] = look(data_dir).mirrored  # with no store open
+        with standfast.open(line.url(url), data_dir=data_dir, deadline_s=0.3) as store:
+            found["in_the_end"] = store["c"].get("n")
+            line.set(max_connections=None)
+            wait_direct(store)
+            store["c"].put("later", 1)
+            soon(lambda: not store.health().problems, within_s=4.0)
+    found["counted"] = on_primary(url, "c")["n"]["x"] - 1
+    return found
+
+
+def under_a_quota(url: str, data_dir: Path) -> Any:
+    """A store that is opened where no file can grow, although the disk does not say so."""
+    for _ in range(2):
+        with standfast.open(url, data_dir=data_dir) as store:
+            wait_direct(store)
+            store["c"].put("n", 1)
+    reserve.free_bytes = lambda _: None
+    with full(data_dir), standfast.open(url, data_dir=data_dir) as store:
+        wait_direct(store)
+        return {"read": store["c"].get("n"), "local": store["c"].get("n", consistency="local")}
 
 
 class Ledger:
@@ -232,6 +294,9 @@ PHASES = ("healthy", "outage", "drain", "spool")
 PARTS: dict[str, Callable[[str, Path], Any]] = {
     "stale_mirror": stale_mirror,
     "forgetting": forgetting,
+    "restarted": partial(restarted, away=False),
+    "under_a_quota": under_a_quota,
+    "restarted_away": partial(restarted, away=True),
     **{phase: partial(filled, phase=phase) for phase in PHASES},
 }
 

@@ -18,6 +18,7 @@ from standfast.engine.histories import Held, History, Notice, loss
 from standfast.engine.journal import FILE, HeldNote, Journal
 from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
+from standfast.engine.reserve import Reserve
 from standfast.errors import ConfigError, StandfastError
 from standfast.limits import MAX_JOURNAL_AGE_S
 from standfast.ops.types import ServerIdentity
@@ -38,7 +39,7 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     what a damaged journal has lost; `mirrored` the number of places that the mirror
     knows, None without one; `expected` the watermarks that the database must still have, `notice`
     that it was seen to have gone back; `directory` the id under which the database knows it;
-    `collections` those that the replay has left held.
+    `collections` those that the replay has left held; `shortage` that the disk is full.
     """
 
     data_dir: Path
@@ -54,6 +55,7 @@ class Local(msgspec.Struct, frozen=True, kw_only=True):
     expected: dict[str, int] = {}
     notice: Notice | None = None
     directory: str = ""
+    shortage: str = ""
     collections: dict[str, HeldNote] = {}
 
     @property
@@ -120,18 +122,25 @@ def opened_journal(data_dir: Path) -> Generator[Journal | None]:
     """The journal of a data directory; None where there is none."""
     with usable(data_dir):
         there = (data_dir / FILE).exists()
-        journal = Journal(data_dir) if there else None
-    if journal is None:
+    if not there:
         yield None
         return
-    try:
-        yield journal
-    finally:
-        journal.close()
+    with Reserve(data_dir).lent():
+        with usable(data_dir):
+            journal = Journal(data_dir)
+        try:
+            yield journal
+        finally:
+            journal.close()
 
 
 def look(data_dir: Path) -> Local:
     """Look at a data directory."""
+    with Reserve(data_dir).lent():
+        return _look(data_dir)
+
+
+def _look(data_dir: Path) -> Local:
     with usable(data_dir):
         mirrored, expected = _mirrored(data_dir / mirror.FILE)
     with opened_journal(data_dir) as journal, usable(data_dir):
@@ -157,6 +166,7 @@ def look(data_dir: Path) -> Local:
             notice=journal.notice(),
             collections=journal.held() if totals.ops else {},
             directory=journal.directory,
+            shortage=Reserve(data_dir).shortage(),
         )
 
 

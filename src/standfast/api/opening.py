@@ -20,7 +20,7 @@ from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_sett
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine
 from standfast.engine.local_state import Fallback, OutageOptions
-from standfast.errors import ConfigError
+from standfast.errors import ConfigError, Unavailable
 from standfast.limits import (
     MAX_CONNECTIONS,
     MAX_JOURNAL_BYTES,
@@ -174,21 +174,36 @@ def _in_memory(
 
 def open_engine(settings: Settings, options: OutageOptions) -> Engine:
     """The engine of these settings, with its threads running."""
-    from standfast.backends.sqlite.errors import mapped
+    from standfast.engine.reserve import Reserve
 
     for warning in settings.target.warnings:
         logger.warning("%s: %s", settings.source, warning)
     for warning in _set_up_warnings(settings):
         logger.warning("%s", warning)
+    try:
+        engine = _opened(settings, options)
+    except Unavailable as error:
+        # By a quota, say: the disk itself has room.
+        may_be_full = error.code in ("disk_full", "disk_error")
+        if not may_be_full or not Reserve(settings.data_dir).give_up():
+            raise
+        engine = _opened(settings, options)
+    logger.info(
+        "opened %s, data directory %s", engine.primary.display, settings.data_dir.absolute()
+    )
+    return _registered(engine)
+
+
+def _opened(settings: Settings, options: OutageOptions) -> Engine:
+    from standfast.backends.sqlite.errors import mapped
+
     backend = backend_for(settings.target, max_connections=options.max_connections)
     try:
         with mapped(f"opening the data directory {settings.data_dir}"):
-            engine = _engine_for(settings, options, backend)
+            return _engine_for(settings, options, backend)
     except BaseException:
         backend.close()
         raise
-    logger.info("opened %s, data directory %s", backend.display, settings.data_dir.absolute())
-    return _registered(engine)
 
 
 def _registered(engine: Engine) -> Engine:

@@ -148,6 +148,8 @@ def health_of(
 def local_problems(local_state: LocalState) -> Iterator[str]:
     """What is wrong with the local files, what is safe, and what to do, a sentence each."""
     journal = local_state.journal
+    if shortage := local_state.reserve.shortage():
+        yield shortage
     if not local_state.mirror.usable:
         yield (
             "the mirror cannot be written, and is not read until it can; nothing acknowledged is"

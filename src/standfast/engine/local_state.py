@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ from standfast.engine.journal import Journal
 from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
 from standfast.engine.overlay import CompleteMark, MirrorRow, View, ended, view_of
+from standfast.engine.reserve import Reserve
 from standfast.engine.snapshot import Snapshots
 from standfast.engine.time_travel import is_failover, reaches_back, regained
 from standfast.engine.undone import save_undone
@@ -93,20 +95,27 @@ class LocalState:
         self.data_dir = data_dir
         self.options = options
         self.display = display
-        self.journal = Journal(
-            data_dir, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
-        )
-        self.journal.tidy()
-        self.snapshots = Snapshots(data_dir)
-        self._quiet_at = self._snapped_at = -1
-        self.mirror = Mirror(data_dir / mirror.FILE, forgotten=self.snapshots.spoil_all)
-        self._history = self.journal.history()
-        self._notice = self.journal.notice()
-        self._verified = self._foreign = False
-        if self._history is None:
-            self.mirror.clear()  # which database its rows are from is unknown
-        self._lock = threading.Lock()
-        self._mark = self._new_mark()
+        self.reserve = Reserve(data_dir)
+        self.reserve.give_up_if_full()
+        with contextlib.ExitStack() as undo:
+            self.journal = Journal(
+                data_dir, max_ops=options.max_journal_ops, max_bytes=options.max_journal_bytes
+            )
+            undo.callback(self.journal.close)
+            self.journal.tidy()
+            self.snapshots = Snapshots(data_dir)
+            self._quiet_at = self._snapped_at = -1
+            self.mirror = Mirror(data_dir / mirror.FILE, forgotten=self.snapshots.spoil_all)
+            undo.callback(self.mirror.close)
+            self._history = self.journal.history()
+            self._notice = self.journal.notice()
+            self._verified = self._foreign = False
+            if self._history is None:
+                self.mirror.clear()  # which database its rows are from is unknown
+            self._lock = threading.Lock()
+            self._mark = self._new_mark()
+            undo.pop_all()
+        self.reserve.fill()
 
     # ---- which database (R22)
 
@@ -494,6 +503,7 @@ class LocalState:
         """Write what could not be written before; and snapshots, when things are quiet."""
         self.mirror.catch_up()
         self.journal.tidy()
+        self.reserve.fill()
         changes = self.mirror.changes
         quiet = direct and changes == self._quiet_at and not self.journal.totals().ops
         if quiet and changes != self._snapped_at and self._history is not None:
@@ -565,8 +575,9 @@ class LocalState:
 
     def close(self) -> None:
         """Close the files.  Idempotent."""
-        self.journal.close()
-        self.mirror.close()
+        with self.reserve.taking_freed():
+            self.journal.close()
+            self.mirror.close()
 
 
 def age_s(seen_us: int) -> float:
@@ -580,6 +591,11 @@ def knows_a_primary(data_dir: Path) -> bool:
     That is writes that wait for it, or the name of the database that they belong to; where the
     journal is lost, what the mirror knows.  Creates no file.
     """
+    with Reserve(data_dir).lent():
+        return _knows_a_primary(data_dir)
+
+
+def _knows_a_primary(data_dir: Path) -> bool:
     if (data_dir / journal.FILE).exists():
         pending = Journal(data_dir)
         try:

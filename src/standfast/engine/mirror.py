@@ -31,7 +31,7 @@ from standfast.engine.overlay import CompleteMark, MirrorRow
 from standfast.engine.set_aside import remove_companions, replace_disposable, unheld
 from standfast.engine.sqlite_file import LocalFile
 from standfast.engine.time_travel import Retained
-from standfast.errors import ConfigError, CorruptData, StandfastError
+from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import (
     MAX_MIRROR_BEHIND,
     MAX_MIRROR_BEHIND_BYTES,
@@ -39,11 +39,13 @@ from standfast.limits import (
     MAX_RETAINED_BYTES,
     MIRROR_LOOK_S,
     MIRROR_WAIT_S,
+    RESERVE_ROOM_BYTES,
     RETENTION_S,
 )
 from standfast.ops.batch import Place
 from standfast.ops.types import Observed, Op, Row, State, pack_batch, unpack_batch
 from standfast.system import elsewhere
+from standfast.system.disks import free_bytes
 from standfast.system.failpoints import failpoint
 from standfast.system.locks import FileLock
 
@@ -130,6 +132,7 @@ class Mirror:
                 self._unlink()
                 self._spoiled = False
                 self._unmark()
+            self._require_room()
             try:
                 self._file = self._opened()
             except (CorruptData, ConfigError) as error:
@@ -148,6 +151,19 @@ class Mirror:
             self._retry_at = time.monotonic() + self._pause_s
             self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
             self._warn(error)
+
+    def _require_room(self) -> None:
+        """A new one must not take the last room of the journal: it would be lost at once anyway."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(self._path).st_size:
+                return
+        free = free_bytes(self._path.parent)
+        if free is not None and free < RESERVE_ROOM_BYTES:
+            raise Unavailable(
+                f"no mirror is made in {self._path.parent}: only {free} bytes are free",
+                code="disk_full",
+                hint="free space on the disk",
+            )
 
     def _opened(self) -> LocalFile:
         file = LocalFile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def mode_of(path: Path) -> int | None:
     """The permission bits of a directory; None where they say nothing."""
     mode = stat.S_IMODE(path.stat().st_mode)
     return mode if _HAS_MODES else None
+
+
+def free_bytes(path: Path) -> int | None:
+    """What is free for this user on the disk of a directory; None where that is not known."""
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
 
 
 def is_writable(path: Path) -> bool:
