@@ -160,7 +160,7 @@ class Mirror:
         free = free_bytes(self._path.parent)
         if free is not None and free < RESERVE_ROOM_BYTES:
             raise Unavailable(
-                f"no mirror is made in {self._path.parent}: only {free} bytes are free",
+                "no mirror is made on a disk that is full",
                 code="disk_full",
                 hint="free space on the disk",
             )
