@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -29,6 +30,13 @@ from support.lines import (
 from support.pg import Sql
 
 # ---- deadlines on the server
+
+
+@pytest.fixture
+def db(pg_prepared: str) -> Iterator[Sql]:
+    """A connection of another program to the prepared database."""
+    with Sql(pg_prepared) as connection:
+        yield connection
 
 
 @pytest.fixture
