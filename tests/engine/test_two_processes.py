@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+from unittest import mock
+
+import pytest
+
 from standfast.engine import replayer
 from standfast.engine.state_machine import Mode
+from standfast.errors import DeadlineExceeded
 from support.faulty import LOCKED, Link, Open, Server, eventually, fresh, wait_direct
 
 
@@ -67,6 +74,33 @@ def test_dead_lanes_that_took_turns_are_sent_as_one(memory: Server, open_it: Ope
     wait_direct(engine)
     assert third["c"].get("k") == list(range(count))
     assert len(memory.applied) - before <= 4
+
+
+def test_callers_are_not_held_up_again_for_a_batch_that_is_cut_off(
+    memory: Server, open_it: Open
+) -> None:
+    """R20: a handover whose batch takes too long costs the connection; the next one does not begin
+    it, so the replay sends it, for which nobody waits."""
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    link.down = True
+    store["c"].put("k", 1)
+
+    def too_slow(*_: Any, deadline: float, **__: Any) -> None:
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise DeadlineExceeded("no answer in time", hint="")
+
+    slow = mock.Mock(apply=mock.Mock(side_effect=too_slow))
+    own = [engine._writer.lane.id]
+    with mock.patch.object(engine.replayer, "backend", slow):
+        with pytest.raises(DeadlineExceeded):
+            engine.replayer.finish(own, deadline=time.monotonic() + 0.05)
+        assert not engine.replayer.finish(own, deadline=time.monotonic() + 0.05)
+    assert slow.apply.call_count == 1
+    link.down = False
+    wait_direct(engine)
 
 
 def test_what_a_locked_row_keeps_is_named(memory: Server, open_it: Open) -> None:

@@ -406,14 +406,19 @@ class Replayer:
         suspect = self.waiting.suspects.get(batch[0][0].id)
         failpoint("replay-before-apply")
         begun = time.monotonic()
-        applied = self.backend.apply(
-            ops,
-            expected_watermark=self._local_state.mirror.expected_watermark(ops[0].lane),
-            deadline=self._within(size_of(ops), misses=suspect.misses if suspect else 0),
-            directory=self._journal.directory,
-            on_conflict=self._on_conflict,
-            lock_timeout_s=lock_timeout_s,
-        )
+        try:
+            applied = self.backend.apply(
+                ops,
+                expected_watermark=self._local_state.mirror.expected_watermark(ops[0].lane),
+                deadline=self._within(size_of(ops), misses=suspect.misses if suspect else 0),
+                directory=self._journal.directory,
+                on_conflict=self._on_conflict,
+                lock_timeout_s=lock_timeout_s,
+            )
+        except StandfastError:
+            # At least: callers are not held up again for what is cut off then.
+            self._took_s = max(self._took_s, time.monotonic() - begun)
+            raise
         self._took_s = time.monotonic() - begun
         failpoint("replay-applied")
         return applied
