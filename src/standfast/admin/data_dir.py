@@ -118,8 +118,11 @@ def usable(data_dir: Path) -> Generator[None]:
 
 
 @contextmanager
-def opened_journal(data_dir: Path) -> Generator[Journal | None]:
-    """The journal of a data directory; None where there is none."""
+def opened_journal(data_dir: Path, *, only_look: bool = False) -> Generator[Journal | None]:
+    """The journal of a data directory; None where there is none.
+
+    `only_look`: it stays as it is; CorruptData when it is damaged.
+    """
     with usable(data_dir):
         there = (data_dir / FILE).exists()
     if not there:
@@ -127,7 +130,7 @@ def opened_journal(data_dir: Path) -> Generator[Journal | None]:
         return
     with Reserve(data_dir).lent():
         with usable(data_dir):
-            journal = Journal(data_dir)
+            journal = Journal(data_dir, only_look=only_look)
         try:
             yield journal
         finally:
@@ -143,7 +146,7 @@ def look(data_dir: Path) -> Local:
 def _look(data_dir: Path) -> Local:
     with usable(data_dir):
         mirrored, expected = _mirrored(data_dir / mirror.FILE)
-    with opened_journal(data_dir) as journal, usable(data_dir):
+    with opened_journal(data_dir, only_look=True) as journal, usable(data_dir):
         if journal is None:
             return Local(data_dir=data_dir, mirrored=mirrored, expected=expected)
         totals = journal.totals()

@@ -42,7 +42,7 @@ def list_command(limit: int, url: str | None, data_dir: str | None, as_json: boo
     from standfast.admin.data_dir import opened_journal
 
     settings = read_settings(url, data_dir)
-    with library_warnings(), opened_journal(settings.data_dir) as journal:
+    with library_warnings(), opened_journal(settings.data_dir, only_look=True) as journal:
         found = [] if journal is None else journal.first(limit)
         total = 0 if journal is None else journal.totals().ops
     if as_json:

@@ -96,7 +96,12 @@ class Journal:
         *,
         max_ops: int = MAX_JOURNAL_OPS,
         max_bytes: int = MAX_JOURNAL_BYTES,
+        only_look: bool = False,
     ) -> None:
+        """Open it, or begin it.  A damaged one is set aside, and what can be read of it is kept.
+
+        `only_look`: it is there, and stays as it is: raises CorruptData when it is damaged.
+        """
         self.max_ops = max_ops
         self.max_bytes = max_bytes
         self._settled: dict[int, Op] = {}
@@ -104,28 +109,37 @@ class Journal:
         self._changes = 0
         self.spool = Spool(data_dir)
         self._noted = JournalMark(data_dir)
-        self._file = _opened((data_dir / FILE).absolute(), self._noted)
+        path = (data_dir / FILE).absolute()
+        self._file = _whole(path) if only_look else _opened(path, self._noted)
         self.path = self._file.path
         self.opened: set[str] = set()
         """The lanes that were opened here, by this object."""
+        self._seen_loss: Loss | None = None
         try:
-            self.directory = self._directory()
-            self._look_for_loss()
+            self.directory = self._directory(only_look=only_look)
+            self._look_for_loss(only_look=only_look)
         except BaseException:
             self._file.close()
             raise
 
-    def _look_for_loss(self) -> None:
+    def _look_for_loss(self, *, only_look: bool) -> None:
         """Notice a file that is older than what it has acknowledged."""
         with self._file.reading("looking at the journal") as conn:
             last = conn.execute(LAST_ID).get
-        loss = self._noted.loss(last or 0)
-        if loss is not None:
+        loss = self._noted.loss(last or 0, only_look=only_look)
+        if only_look:
+            self._seen_loss = loss
+        elif loss is not None:
             with self._file.writing("noting a loss", durable=True) as conn:
                 _note_loss(conn, loss)
 
-    def _directory(self) -> str:
+    def _directory(self, *, only_look: bool) -> str:
         """The UUID under which the primary knows the lanes of this directory."""
+        if only_look:
+            with self._file.reading("naming the directory") as conn:
+                known = conn.execute("SELECT value FROM meta WHERE name = 'directory'").get
+            if known is not None:
+                return known  # else it was just begun, and is completed
         with self._file.writing("naming the directory", durable=True) as conn:
             conn.execute(ADDED)
             conn.execute("INSERT OR IGNORE INTO meta VALUES ('directory', ?)", (str(uuid.uuid4()),))
@@ -528,6 +542,8 @@ class Journal:
         with self._file.reading("reading the journal") as conn:
             found = conn.execute("SELECT loss FROM losses ORDER BY at_us")
             losses = [msgspec.json.decode(record[0], type=Loss) for record in found]
+        if self._seen_loss is not None:
+            losses.append(self._seen_loss)
         return [loss for loss in losses if os.path.lexists(self.path.with_name(loss.file))]
 
     def replace(self, pending: Sequence[Pending], change: Callable[[Op], Op]) -> None:
@@ -565,13 +581,7 @@ def _file(path: Path) -> LocalFile:
 def _opened(path: Path, noted: JournalMark) -> LocalFile:
     """The file; a new one with what can be read of a damaged one."""
     try:
-        file = _file(path)
-        try:
-            _check(file, path)
-        except BaseException:
-            file.close()
-            raise
-        return file
+        return _whole(path)
     except CorruptData:
         found = salvage(path)
     except ConfigError as error:
@@ -580,6 +590,17 @@ def _opened(path: Path, noted: JournalMark) -> LocalFile:
         found = salvage(path)  # something that is no file is in its place
     file = _salvaged(path, found)
     noted.forget()  # of what is lost, there is a note in the file
+    return file
+
+
+def _whole(path: Path) -> LocalFile:
+    """The file; CorruptData when it is damaged."""
+    file = _file(path)
+    try:
+        _check(file, path)
+    except BaseException:
+        file.close()
+        raise
     return file
 
 

@@ -57,15 +57,15 @@ class JournalMark:
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
-    def loss(self, last: int) -> Loss | None:
-        """What a journal has lost whose last id is this one; noticed once."""
+    def loss(self, last: int, *, only_look: bool = False) -> Loss | None:
+        """What a journal has lost whose last id is this one; noticed once, unless it is a look."""
         found = self._read()
         if found is None or last >= found.last or not found.pending:
             return None
-        try:
-            file = set_aside(self._path).name
-        except OSError:
-            file = FILE
+        file = FILE
+        if not only_look:
+            with contextlib.suppress(OSError):
+                file = set_aside(self._path).name
         loss = Loss(
             file=file,
             salvaged=0,
@@ -73,7 +73,8 @@ class JournalMark:
             names=((found.lane, found.seq),),
             is_older=True,
         )
-        logger.error("%s", loss)
+        if not only_look:
+            logger.error("%s", loss)
         return loss
 
     def _read(self) -> _Mark | None:
