@@ -230,6 +230,7 @@ tls                  ConfigError   : the connection cannot be encrypted as the U
 not_postgresql       Unavailable   : something else than PostgreSQL answers there
 no_database          ConfigError   : the database does not exist
 no_schema            ConfigError   : no schema of the search path exists
+no_identity          ConfigError   : the database's bookkeeping has lost its identity
 no_rights            ConfigError   : the role, or this process, has not the right
 no_table             ConfigError   : the collection's table is missing
 no_column            ConfigError   : a column of the collection's table is missing

@@ -33,6 +33,7 @@ from support.hold import soon, wait_direct
 from support.moving import Place
 from support.outage import Outage
 from support.pg import new_role, url_as
+from support.pgbouncer import pooled, why_no_pgbouncer
 
 CANARY = "c4n4ry-7391"
 EXT4 = "/dev/vda / ext4 rw 0 0\n"
@@ -124,6 +125,18 @@ SQL = {
         "lacks the right UPDATE on standfast.lanes",
         "GRANT UPDATE ON standfast.lanes TO CURRENT_USER",
         "warn",
+    ),
+    "bookkeeping that may not be read": Broken(
+        "REVOKE SELECT ON standfast.lanes FROM CURRENT_USER",
+        "connection",
+        "42501: permission denied for table lanes",
+        "GRANT SELECT ON standfast.lanes TO CURRENT_USER",
+    ),
+    "a time limit that cuts every statement off": Broken(
+        "ALTER ROLE CURRENT_USER SET statement_timeout = '1ms'",
+        "connection",
+        "57014: canceling statement due to statement timeout",
+        "SET statement_timeout = 0; ALTER ROLE CURRENT_USER RESET statement_timeout",
     ),
     "triggers that are switched off": Broken(
         "ALTER TABLE views DISABLE TRIGGER USER",
@@ -290,6 +303,49 @@ def test_what_an_administrator_breaks(shared: Outage, pg_admin_url: str, name: s
         finally:
             conn.execute(mends.format(**names).encode())
     in_order(shared)
+
+
+def test_a_database_without_identity(shared: Outage) -> None:
+    """I9: no app takes it for a new database; the command gives it back the one it had."""
+    shared.execute("DELETE FROM standfast.identity")
+    check = doctor(shared)["connection"]
+    try:
+        assert "the row of standfast.identity is gone" in check["found"]
+        with pytest.raises(StandfastError) as caught:
+            shared.store()
+        assert caught.value.code == "no_identity"
+    finally:
+        mend(shared, check["command"])
+    mend(shared, "standfast journal drain")  # what the open that failed has left
+    in_order(shared)
+
+
+def test_a_rule_of_the_owner(shared: Outage) -> None:
+    """A constraint that refuses documents is named; it is not wrong while no write breaks it."""
+    shared.execute("ALTER TABLE views ADD CONSTRAINT wants_v CHECK (data ? 'v')")
+    try:
+        checks = {one["name"]: one for one in shared.run("doctor", "--json").document["checks"]}
+        assert checks["`views`"]["verdict"] == checks["collections"]["verdict"] == "ok"
+        assert "its constraint `wants_v` refuses an empty document" in checks["`views`"]["found"]
+        with shared.store() as store:
+            with pytest.raises(StandfastError, match="wants_v"):
+                store["views"].put("b", {})
+            soon(lambda: "refused" in doctor(shared), within_s=20)
+            check = doctor(shared)["refused"]
+            assert "`wants_v`" in check["found"]
+            assert "DROP CONSTRAINT" in check["hint"]
+    finally:
+        shared.execute("ALTER TABLE views DROP CONSTRAINT wants_v")
+
+
+@pytest.mark.skipif(bool(why_no_pgbouncer()), reason=why_no_pgbouncer())
+def test_a_pooler_that_no_url_names(shared: Outage, tmp_path: Path) -> None:
+    """Recognised by its answers; nothing is wrong with it."""
+    with pooled(shared.url, tmp_path / "pooler") as url:
+        ran = Outage(url, shared.root).run("doctor", "--json")
+        assert set(named(ran)) == BASE
+        checks = {one["name"]: one["found"] for one in ran.document["checks"]}
+        assert "a transaction pooler" in checks["pooler"]
 
 
 def test_a_role_that_may_not_create(pg_admin_url: str, tmp_path: Path) -> None:
@@ -509,7 +565,12 @@ def test_damaged_local_files(shared: Outage, damage: str) -> None:
     path = shared.data_dir("spare") / damage
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    damaged = path.read_bytes()
     found = doctor(shared, name="spare")
+    shared.run("status", name="spare")
+    shared.run("journal", "list", name="spare")
+    assert path.read_bytes() == damaged, "whoever looks changes nothing"
+    assert not list(path.parent.glob("*.damaged-*"))
     check = found[damage]
     assert "damaged" in check["found"]
     assert set(found) <= BASE | {damage, "local files", "history", "processes"}

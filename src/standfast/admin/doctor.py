@@ -44,7 +44,7 @@ def examine(settings: Settings) -> Report:
     found = evidence.primary
     checks = [
         *checked("url", lambda: files.url(settings, Path.cwd())),
-        *checked("connection", lambda: primary.connection(settings, found)),
+        *checked("connection", lambda: primary.connection(settings, evidence)),
     ]
     if isinstance(found, Primary):
         checks += _database(settings, evidence, found)
@@ -64,7 +64,6 @@ def _database(settings: Settings, evidence: Evidence, found: Primary) -> Iterato
                 yield from _on(backend, settings, evidence, found)
         except StandfastError as error:
             yield failed("connection", error)
-        yield from checked("pooler", lambda: primary.pooler(settings))
         if isinstance(local, Local):
             yield from checked("history", lambda: primary.history(settings, local, found))
         yield from checked("locks", lambda: primary.locks(evidence))
@@ -79,6 +78,7 @@ def _on(
     yield from checked("schema", lambda: primary.schema(backend, found))
     yield from checked("collections", lambda: tables.collections(backend, evidence))
     yield from checked("transactions", lambda: primary.snapshots(backend))
+    yield from checked("pooler", lambda: primary.pooler(backend))
 
 
 def _directory(settings: Settings, evidence: Evidence) -> Iterator[Check]:

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Iterator
 
+import msgspec
+
 from standfast.admin.checks.check import Check, failed
 from standfast.admin.conflicts import open_conflicts
 from standfast.admin.data_dir import Local
@@ -13,6 +15,7 @@ from standfast.admin.evidence import Evidence
 from standfast.admin.primary import Primary
 from standfast.backends.base import SCHEMA_VERSION
 from standfast.backends.postgres.backend import PostgresBackend
+from standfast.backends.postgres.handshake import is_pooled
 from standfast.backends.postgres.inspect import Session, long_snapshots, may_create
 from standfast.backends.postgres.schema import ServerFacts
 from standfast.config.settings import Settings, is_public
@@ -32,11 +35,26 @@ _OTHER = "correct the URL; if the journal is meant for this database, adopt it"
 ADOPT = "standfast doctor --adopt"
 
 
-def connection(settings: Settings, found: Primary | StandfastError) -> Check:
+def connection(settings: Settings, evidence: Evidence) -> Check:
     """Whether the database answers, and under which setting it was named."""
+    found = evidence.primary
     if isinstance(found, StandfastError):
-        return failed("connection", found)
+        check = failed("connection", found)
+        if found.code == "no_identity":
+            check = msgspec.structs.replace(check, command=_identity(evidence.local))
+        return check
     return Check("connection", "ok", f"{settings.target.display} ({settings.source})")
+
+
+def _identity(local: Local | StandfastError) -> str:
+    """The SQL that gives a database its identity back: the one that this directory knows."""
+    known = local.history if isinstance(local, Local) else None
+    if known is None or not known.identity:
+        return "INSERT INTO standfast.identity DEFAULT VALUES"
+    return (
+        "INSERT INTO standfast.identity (identity, epoch)"
+        f" VALUES ('{known.identity}', {known.epoch})"
+    )
 
 
 def server(settings: Settings, primary: Primary) -> Iterator[Check]:
@@ -143,11 +161,13 @@ def triggers(primary: Primary) -> Check:
     return Check("triggers", "ok", f"names need their schema in the functions of {which}{more}")
 
 
-def pooler(settings: Settings) -> Check:
+def pooler(backend: PostgresBackend) -> Check:
     """Whether each transaction may run in another session."""
-    if settings.target.pooler:
+    with backend.connection("asking for a pooler", time.monotonic() + 5.0) as conn:
+        pooled = is_pooled(conn)
+    if pooled:
         return Check("pooler", "ok", "a transaction pooler: no session state is used")
-    return Check("pooler", "ok", "none is named by the URL; one is recognised by its answers")
+    return Check("pooler", "ok", "none: each connection has a session of its own")
 
 
 def history(settings: Settings, local: Local, primary: Primary) -> Check:

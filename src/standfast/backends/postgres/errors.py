@@ -31,7 +31,8 @@ _EXACT: dict[str, tuple[type[StandfastError], str, str]] = {
     "57014": (
         Unavailable,
         "timeout",
-        "the server's time limit cut the statement off: look at statement_timeout of the role",
+        "the server's time limit cut the statement off: look at statement_timeout of the role and"
+        " of the database (ALTER ROLE ... RESET statement_timeout)",
     ),
     "53300": (Unavailable, "too_many_connections", "wait, or raise the server's limit"),
     "53100": (Unavailable, "disk_full", "free space on the database server"),
@@ -56,7 +57,12 @@ _CLASSES: dict[str, tuple[type[StandfastError], str, str]] = {
     "P0": (DataError, "trigger", "a trigger of the table refuses this row"),
     "54": (DataError, "refused", "the document is over a limit of the server"),
     "22": (DataError, "refused", "the table cannot hold this value"),
-    "23": (DataError, "constraint", "a constraint of the table refuses this row"),
+    "23": (
+        DataError,
+        "constraint",
+        "a constraint of the table refuses this row: change the document, or have the table's owner"
+        " change the constraint (ALTER TABLE ... DROP CONSTRAINT)",
+    ),
 }
 
 _AUTH = (
@@ -96,6 +102,10 @@ _RAISED = ("08", "25", "28", "3D", "57P", "58", "SF", "XX", "F0", "HV")
 _NAMES = frozenset({"42P01", "42883", "42703", "42704", "3F000"})
 #: The innermost function is one of the bookkeeping.
 _OUR_FUNCTION = re.compile(r"(PL/pgSQL|SQL) function standfast\.")
+#: A block that we send: nothing but a DO statement has this name without parentheses.
+_OUR_BLOCK = re.compile(r"PL/pgSQL function inline_code_block line \d+ (at|during) [\w /]+")
+_STATEMENTS = ("SQL statement ", "SQL expression ", "PL/pgSQL expression ", "PL/pgSQL assignment ")
+_FUNCTION = re.compile(r"^\S+ function ", re.MULTILINE)
 #: Characters of libpq's own words that a message quotes.
 _QUOTED_CHARS = 300
 
@@ -115,9 +125,9 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
         state[:2], (ConfigError, "database", "the database refused the statement")
     )
     said = ""
-    if (state[:2] in _QUOTED or state in _DAMAGED) and not context:
+    if (state[:2] in _QUOTED or state in _DAMAGED) and (not context or _is_our_block(context)):
         said = f": {error.diag.message_primary}"
-    raised = bool(context) and not _OUR_FUNCTION.match(context)
+    raised = bool(context) and not _is_ours(context)
     if not raised and not said and (name := error.diag.constraint_name):
         said = f" (constraint `{name}`)"
     if raised:
@@ -130,6 +140,19 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
         elif state in _NAMES:
             hint = "write names in functions of triggers with their schema, or SET search_path"
     return kind(f"{doing}: PostgreSQL answered {state}{said}", code=code, hint=hint)
+
+
+def _is_ours(context: str) -> bool:
+    """Whether the bookkeeping, or a block that we send, raised it, and no function of others."""
+    return bool(_OUR_FUNCTION.match(context)) or _is_our_block(context)
+
+
+def _is_our_block(context: str) -> bool:
+    """Whether the server itself raised it, in a statement of a block that we send."""
+    inner, _, outermost = context.rpartition("\n")
+    return bool(_OUR_BLOCK.fullmatch(outermost)) and (
+        not inner or (inner.startswith(_STATEMENTS) and not _FUNCTION.search(inner))
+    )
 
 
 def _without_state(error: psycopg.Error, doing: str, connecting: bool) -> StandfastError:

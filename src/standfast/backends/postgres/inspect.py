@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
-from psycopg import Connection, errors, sql
+from psycopg import Connection, Error, errors, sql
 
 from standfast.backends.postgres.tables import Table, ask, has_schema
 
@@ -195,6 +195,13 @@ def current_role(conn: Connection[Any]) -> str:
     return str(row[0]) if row else ""
 
 
+def _refusal(error: Error) -> str:
+    """Which rule refused the tried document, as far as the server itself says it."""
+    name = "" if error.diag.context else error.diag.constraint_name or ""
+    rule = f"its constraint `{name}`" if name else "a trigger or function of the table"
+    return f"{rule} refuses an empty document ({error.sqlstate})"
+
+
 def try_write(conn: Connection[Any], table: Table) -> str:
     """Insert, change and delete a document of the collection, and take all of it back.
 
@@ -222,5 +229,5 @@ def try_write(conn: Connection[Any], table: Table) -> str:
         try:
             ask(conn, [sql.SQL(form).format(**names) for form in forms])
         except (errors.CheckViolation, errors.ForeignKeyViolation, errors.RaiseException) as error:
-            return f"a rule of the table refuses an empty document ({error.sqlstate})"
+            return _refusal(error)
     return ""

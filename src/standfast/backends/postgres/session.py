@@ -177,6 +177,14 @@ class Sessions:
                 hint="try again",
             )
         schema.require_known(shaken.schema)
+        if shaken.schema and shaken.server_identity.identity is None:
+            raise ConfigError(
+                f"{self.display} has no identity: the row of standfast.identity is gone, and what"
+                " is meant for this database cannot be told from what is meant for another",
+                code="no_identity",
+                hint="insert it again: INSERT INTO standfast.identity (identity) VALUES (...), with"
+                " the history that `standfast status` shows; or DEFAULT VALUES for a new one",
+            )
         self.clock = shaken.clock
         self._installed = shaken.schema == SCHEMA_VERSION
         if self._schema is None:
