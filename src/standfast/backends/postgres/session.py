@@ -180,7 +180,7 @@ class Sessions:
         if shaken.schema and shaken.server_identity.identity is None:
             raise ConfigError(
                 f"{self.display} has no identity: the row of standfast.identity is gone, and what"
-                " is meant for this database cannot be told from what is meant for another",
+                " is meant for this database cannot be recognised",
                 code="no_identity",
                 hint="insert it again: INSERT INTO standfast.identity (identity) VALUES (...), with"
                 " the history that `standfast status` shows; or DEFAULT VALUES for a new one",
