@@ -173,6 +173,9 @@ def test_the_page_through_an_outage(outage: Outage, page: Any) -> None:
         outage.execute("ALTER TABLE waitlist_data RENAME TO gone")
         text = sentence(page, served, "waitlist_data")
         assert text.startswith("act now")
+        said = page.inner_text("section[aria-labelledby=now]")
+        assert "writes to waitlist_data are held, all others are sent to it" in said
+        assert "being sent" not in said
         shoot(page, "held")
         assert CANARY not in page.content()
         outage.execute("ALTER TABLE gone RENAME TO waitlist_data")

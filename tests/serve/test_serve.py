@@ -66,7 +66,7 @@ def test_a_store_in_order(outage: Outage) -> None:
         assert served.ask("/readyz").body == "ready\n"
         page = served.ask("/")
         assert page.status == 200
-        assert "<span>safe</span> nothing to do: everything is on postgresql://" in page.body
+        assert "<span>safe</span> nothing to do: every write is on the database" in page.body
         assert "default-src 'none'" in page.headers["content-security-policy"]
         soon(lambda: "views" in served.ask("/").body, within_s=15)
         found = soon(
@@ -257,6 +257,23 @@ def served(tmp_path: Path) -> Any:
     with serving(None, tmp_path / "storage") as found:
         eventually(lambda: found.ask("/status.json").status == 200)
         yield found
+
+
+def test_an_embedded_store(served: Served, tmp_path: Path) -> None:
+    """Its file is shown, whatever looks at it changes no time; what cannot be known is not 0."""
+    soon(lambda: metric(served, "standfast_documents", collection="views") == 1, within_s=15)
+    path = tmp_path / "storage" / "fallback.db"
+    changed = "standfast_database_file_changed_timestamp_seconds"
+    assert metric(served, "standfast_database_file_bytes") >= path.stat().st_size
+    before = metric(served, changed)
+    assert before == pytest.approx(path.stat().st_mtime)
+    looked = metric(served, "standfast_looked_at_seconds")
+    soon(lambda: metric(served, "standfast_looked_at_seconds") > looked + 4, within_s=15)
+    assert metric(served, changed) == before
+    assert not {"standfast_processes", "standfast_writes"} & set(metrics(served))
+    assert "the processes of an embedded database write no reports" in served.ask("/").body
+    run_cli("put", "views", "b", "1", cwd=tmp_path)
+    soon(lambda: metric(served, changed) > before, within_s=15)
 
 
 def test_beyond_this_machine_the_token_is_needed(served: Served) -> None:

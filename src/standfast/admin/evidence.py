@@ -48,6 +48,16 @@ class Disk(NamedTuple):
     journal: int
 
 
+class DatabaseFile(NamedTuple):
+    """The file of an embedded database with its log: bytes, and when one of them last changed.
+
+    A write changes them, and at the latest when the log is taken into the file; so does clean-up.
+    """
+
+    bytes: int
+    changed_at: float | None
+
+
 class Run(NamedTuple):
     """A migration that has not come to its end, and the command that finishes it.
 
@@ -79,7 +89,7 @@ class Evidence(NamedTuple):
     """Everything that was looked at; an error where that failed.
 
     `primary` is an error when the database cannot be reached; `directories` and `blockers` are
-    empty then.
+    empty then.  `database_file` is None of a server.
     """
 
     settings: Settings
@@ -92,6 +102,7 @@ class Evidence(NamedTuple):
     directories: list[Directory] | StandfastError
     blockers: list[Session] | StandfastError
     backups: Backups | StandfastError
+    database_file: DatabaseFile | StandfastError | None = None
 
     @property
     def alive(self) -> list[SeenReport]:
@@ -129,6 +140,7 @@ def gather(settings: Settings, asked: Asked | None = None) -> Evidence:
         directories=wrote,
         blockers=blocking,
         backups=attempt(lambda: known_backups(data_dir)),
+        database_file=attempt(lambda: _database_file(settings)),
     )
 
 
@@ -190,6 +202,19 @@ def disk_of(data_dir: Path) -> Disk:
         with contextlib.suppress(FileNotFoundError):
             size += os.stat(data_dir / name).st_size
     return Disk(found.free, found.total, size)
+
+
+def _database_file(settings: Settings) -> DatabaseFile | None:
+    if settings.target.kind != "sqlite":
+        return None
+    total, changed_at = 0, None
+    for ending in ("", "-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(f"{settings.target.path}{ending}")
+            total += found.st_size
+            if found.st_size:  # a log without a byte was made by whoever looks
+                changed_at = max(changed_at or 0.0, found.st_mtime)
+    return DatabaseFile(total, changed_at)
 
 
 def known_backups(data_dir: Path) -> Backups:

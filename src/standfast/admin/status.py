@@ -17,6 +17,9 @@ from standfast.errors import StandfastError
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.types import ServerIdentity, from_microseconds
 
+#: Held collections that the cause of a state names.
+_MAX_NAMED = 5
+
 
 class Identity(msgspec.Struct, frozen=True):
     """Which database it is: its history and, for PostgreSQL, its system identifier, OID, name."""
@@ -257,6 +260,10 @@ def _pending_state(settings: Settings, local: Local, found: Primary) -> tuple[st
         return "direct", "everything is on the primary"
     if local.is_old:
         return "journal_old", "the oldest pending write is more than a day old"
+    if local.alive and local.collections:
+        names = ", ".join(f"`{name}`" for name in sorted(local.collections)[:_MAX_NAMED])
+        more = " and others" if len(local.collections) > _MAX_NAMED else ""
+        return "draining", f"the primary answers; writes to {names}{more} are held"
     if local.alive:
         return "draining", "the primary answers, and pending writes are being replayed"
     return "draining", "the primary answers; the next process that opens the store replays them"

@@ -1,6 +1,7 @@
 """What was seen last as Prometheus metrics, in the text format.
 
-Counters are those of the processes that have the store open, one series each (label `pid`).
+Counters are those of the processes that have the store open, one series each (label `pid`).  An
+embedded store writes no reports: what `serve` itself sees of its file stands in their place.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from standfast.admin.evidence import DatabaseFile
 from standfast.admin.serve.watcher import Snapshot
 from standfast.admin.status import Status
 from standfast.engine.activity import LATENCY_BOUNDS_S, Latencies, Report
@@ -43,7 +45,9 @@ class _Snapshot(Collector):
         )
         if status is not None:
             yield from _status(status)
-        if evidence is not None:
+        if evidence is not None and isinstance(evidence.database_file, DatabaseFile):
+            yield from _file(evidence.database_file)
+        elif evidence is not None and evidence.settings.target.kind != "sqlite":
             yield from _reports([one.report for one in evidence.alive])
         documents = GaugeMetricFamily(
             "standfast_documents", "Documents of a collection.", labels=["collection"]
@@ -75,7 +79,8 @@ def _status(status: Status) -> Iterator[Metric]:
     yield _gauge("standfast_pending_bytes", "JSON bytes of these writes.", status.lag_bytes)
     yield _gauge("standfast_pending_age_seconds", "Age of the oldest of them.", status.lag_s)
     yield _gauge("standfast_spooled_writes", "How many of them are in the spool.", status.spooled)
-    yield _gauge("standfast_processes", "Processes that have it open.", len(status.processes))
+    if status.kind != "sqlite":  # not known of an embedded one
+        yield _gauge("standfast_processes", "Processes that have it open.", len(status.processes))
     yield _gauge("standfast_backups", "Backups in the data directory.", status.backups)
     failed = status.failed_backups
     yield _gauge("standfast_failed_backups", "Scheduled backups that failed in a row.", failed)
@@ -96,6 +101,15 @@ def _status(status: Status) -> Iterator[Metric]:
         yield _gauge("standfast_journal_file_bytes", "Size of the journal's files.", disk.journal)
         limit = disk.max_journal_ops
         yield _gauge("standfast_journal_limit_writes", "Writes the journal may hold.", limit)
+
+
+def _file(found: DatabaseFile) -> Iterator[Metric]:
+    """What is seen of an embedded database from outside the process that writes it."""
+    text = "Size of the embedded database's file and its log."
+    yield _gauge("standfast_database_file_bytes", text, found.bytes)
+    if found.changed_at is not None:
+        text = "When that file or its log last changed: by a write, or by clean-up."
+        yield _gauge("standfast_database_file_changed_timestamp_seconds", text, found.changed_at)
 
 
 def _reports(reports: list[Report]) -> Iterator[Metric]:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from starlette.requests import Request
 
+from standfast.admin.data_dir import Local
 from standfast.admin.serve.watcher import Snapshot
 from standfast.admin.status import Status
 from standfast.admin.verdict import Finding, moment, size
@@ -30,12 +31,14 @@ TIMELINE_S = 24 * 3600.0
 MAX_LISTED = 20
 #: Places of a document that are compared one by one.
 MAX_PLACES = 200
+#: Held collections that the sentence about the state names.
+MAX_NAMED = 5
 #: A time is shown without its day for this long, in seconds.
 _SAME_DAY_S = 12 * 3600.0
 _CODE = re.compile("`([^`]+)`")
 _STATES = {
     "direct": "Writes go to the database.",
-    "draining": "The database is back; waiting writes are being sent to it.",
+    "draining": "The database is back; waiting writes are being sent to it.",  # see `_sending`
     "journaling": "The database does not answer; writes are kept in the journal.",
     "other_database": "Another database answers; nothing is sent to it.",
     "went_back": "The database went back in time; nothing is sent to it.",
@@ -43,6 +46,7 @@ _STATES = {
     "unknown": "The local files cannot be looked at.",
 }
 _NOTHING_TO_DO = Finding("wait", "nothing to do: every write is on the database")
+_EMBEDDED = "<p>Not known: the processes of an embedded database write no reports.</p>"
 _FOOT = '<footer class="quiet">Times are UTC. The page renews itself.</footer>'
 
 
@@ -151,13 +155,13 @@ def status(snapshot: Snapshot, *, root: str, may_decide: bool) -> str:
         _verdict(state, snapshot, now),
         _facts(state, now),
         _timeline(reports, now),
-        _traffic(alive),
+        _traffic(alive, state.kind),
         _conflicts(snapshot.conflicts, state, root=root, may_decide=may_decide),
         _collections(snapshot.documents),
         _journal(state),
         _runs(state),
         _backups(state),
-        _processes(alive, now),
+        _processes(alive, now, state.kind),
     ]
     word = "safe" if state.safe else "act now"
     body = f'{_header(root, knows=may_decide)}<main id="main">{"".join(parts)}</main>{_FOOT}'
@@ -176,9 +180,29 @@ def _verdict(state: Status, snapshot: Snapshot, now: float) -> str:
     return (
         f'<section aria-labelledby="now"><h1 id="now" class="{kind}" role="status"><span>{e(word)}'
         f"</span> {_said(first.text)}</h1>{todo}{listed}"
-        f'<p class="quiet">{e(_STATES.get(state.state, state.state))} {e(state.primary)}{stale}</p>'
+        f'<p class="quiet">{_said(_state(state, snapshot))} {e(state.primary)}{stale}</p>'
         "</section>"
     )
+
+
+def _state(state: Status, snapshot: Snapshot) -> str:
+    local = snapshot.evidence.local if snapshot.evidence is not None else None
+    if state.state != "draining" or not isinstance(local, Local):
+        return _STATES.get(state.state, state.state)
+    return _sending(local, stopped=not state.safe)
+
+
+def _sending(local: Local, *, stopped: bool) -> str:
+    """What becomes of the waiting writes while the database answers."""
+    if not local.alive:
+        return "The database is back; waiting writes are sent when a process opens the store."
+    if local.collections:
+        names = ", ".join(f"`{name}`" for name in sorted(local.collections)[:MAX_NAMED])
+        more = " and others" if len(local.collections) > MAX_NAMED else ""
+        return f"The database is back; writes to {names}{more} are held, all others are sent to it."
+    if stopped:
+        return "The database is back; waiting writes are sent when what is named here is mended."
+    return _STATES["draining"]
 
 
 def _todo(one: Finding) -> str:
@@ -294,7 +318,9 @@ def _outage(one: Outage, now: float) -> list[str]:
 # ---- traffic
 
 
-def _traffic(alive: list[Report]) -> str:
+def _traffic(alive: list[Report], kind: str) -> str:
+    if kind == "sqlite":
+        return _section("traffic", "Writes and reads", _EMBEDDED)
     if not alive:
         return _section("traffic", "Writes and reads", "<p>No process has the store open.</p>")
     writes, reads = _sum(one.writes for one in alive), _sum(one.reads for one in alive)
@@ -523,7 +549,9 @@ def _backups(state: Status) -> str:
     return _section("backups", "Backups", f"<p>{text}</p>")
 
 
-def _processes(alive: list[Report], now: float) -> str:
+def _processes(alive: list[Report], now: float, kind: str) -> str:
+    if kind == "sqlite":
+        return _section("processes", "Processes", _EMBEDDED)
     if not alive:
         return _section("processes", "Processes", "<p>None has the store open.</p>")
     rows = [
