@@ -55,6 +55,47 @@ def test_it_is_read_when_neither_database_can_be(memory: Server, open_it: Open) 
     assert store["c"].get("k") == {"n": 2}
 
 
+def test_it_is_listed_counted_and_searched(memory: Server, open_it: Open) -> None:
+    """D5, R24: a collection is read whole from its snapshot, in both directions and page by page,
+    with the writes of the outage over it; documents say their source and age; what has expired is
+    gone; and a collection without one is not said to be empty."""
+    link = Link(memory)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    keys = [f"k{number:04}" for number in range(1100)] + ["z\u00fc", "\U0001f600"]
+    store["c"].put_many({key: {"n": key[-1]} for key in keys})
+    store["c"].put("soon", {"n": "0"}, ttl_s=1.0)
+    assert len(dict(store["c"].items())) == len(keys) + 1
+    taken(engine)
+    link.down = True
+    without_mirror(engine)
+    eventually(lambda: store.health().state == "journaling" or store["x"].put("y", 1))
+    eventually(lambda: "soon" not in list(store["c"].keys()))
+    assert list(store["c"].keys()) == keys
+    assert list(store["c"].keys(reverse=True)) == keys[::-1]
+    assert list(store["c"].keys(prefix="k00")) == keys[:100]
+    found = list(store["c"].find({"n": "7"}))
+    assert [one.key for one in found] == [key for key in keys if key[-1] == "7"]
+    assert all(one.source == "snapshot" and one.age_s > 0 for one in found)
+    assert store["c"].count() == len(keys)
+    store["c"].delete("k0000")
+    store["c"].put("k00005", 1)
+    store["c"].increment("new", "/n", 2)
+    assert store["c"].count() == len(keys) + 1
+    assert list(store["c"].keys())[:2] == ["k00005", "k0001"]
+    with pytest.raises(Unavailable) as caught:
+        store["other"].count()
+    assert caught.value.code == "not_mirrored"
+    link.down = False
+    wait_direct(engine)
+    assert store["c"].count() == len(keys) + 1
+    link.down = True
+    eventually(lambda: store.health().state == "journaling" or store["x"].put("y", 2))
+    with pytest.raises(Unavailable) as caught:
+        store["c"].count()  # the writes of the outage have made it old
+    assert caught.value.code == "not_mirrored"
+
+
 def test_what_was_written_after_it_is_never_hidden_by_it(memory: Server, open_it: Open) -> None:
     """D5, I12: after an acknowledged write the snapshot of its collection is not read any more;
     it is written again when things are quiet."""

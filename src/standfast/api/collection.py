@@ -138,12 +138,12 @@ class Documents(Generic[T]):
         )
 
     def of_row(self, row: Row) -> Document[T]:
-        """The document of a row of the primary, or of the mirror."""
+        """The document of a row of the primary, of the mirror, or of a snapshot."""
         return Document(
             key=row.key,
             value=self.load(row.text, row.key),
             version=row.version,
-            source="primary" if row.seen_us is None else "mirror",
+            source="primary" if row.seen_us is None else row.source,
             age_s=age_s(row.seen_us or 0),
             created_at=from_microseconds(row.created_us),
             updated_at=from_microseconds(row.updated_us),
@@ -195,7 +195,8 @@ class Documents(Generic[T]):
         """One page of rows in bytewise key order; with `query` those that contain it.
 
         While the primary is away it comes from the mirror, if that holds the collection whole: all
-        of it was read once, and the pages of that `full_scan` have followed each other to the end.
+        of it was read once, and the pages of that `full_scan` have followed each other to the end;
+        else from the snapshot, if nothing was written or seen since that was made.
         `by_primary`: not even then, `Unavailable("not_mirrored")`.
         """
         engine = self.engine

@@ -8,6 +8,7 @@ later is not in it until the next full scan: like every local read, it is as old
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from standfast.document.codec import decode
 from standfast.document.containment import contains
 from standfast.engine import clock
 from standfast.engine.local_state import LocalState
+from standfast.engine.overlay import MirrorRow
+from standfast.engine.snapshot import Content
 from standfast.errors import Unavailable
 from standfast.limits import MAX_READ_KEYS
 from standfast.ops.types import Observed, Row, State
@@ -203,11 +206,87 @@ class MirrorPages:
         )
 
 
-def require_complete(local_state: LocalState, collection: str, *, what: str, why: str) -> None:
-    """Raise when the mirror does not hold the collection whole, or has it from too long ago."""
+class SnapshotPages:
+    """A snapshot in the place of the primary, for when the mirror does not hold the collection.
+
+    It is looked up for each page: once something was written or seen after it, it is not read any
+    more, and `Unavailable("not_mirrored")` is raised.
+    """
+
+    def __init__(self, local_state: LocalState, missing: Unavailable) -> None:
+        self._local_state = local_state
+        self._missing = missing
+
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 1000,
+        reverse: bool = False,
+        query: Any = None,
+        deadline: float | None = None,
+    ) -> list[Row]:
+        rows, keys, _ = self._content(collection)
+        if after is not None and reverse:
+            keys = keys[: bisect_left(keys, after.encode(), key=str.encode)]
+        elif after is not None:
+            keys = keys[bisect_right(keys, after.encode(), key=str.encode) :]
+        now_us = self._local_state.server_now_us()
+        found: list[Row] = []
+        for key in reversed(keys) if reverse else keys:
+            row = _row_of(rows[key], now_us) if key.startswith(prefix) else None
+            if row is not None and (query is None or contains(decode(row.text), query)):
+                found.append(row)
+                if len(found) == limit:
+                    break
+        return found
+
+    def observe(
+        self,
+        collection: str,
+        keys: Sequence[str],
+        *,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        rows, now_us = self._content(collection).rows, self._local_state.server_now_us()
+        return Observed([_live(rows[key].state, now_us) for key in keys if key in rows])
+
+    def count(self, collection: str, *, deadline: float | None = None) -> int:
+        rows, now_us = self._content(collection).rows, self._local_state.server_now_us()
+        return sum(_row_of(row, now_us) is not None for row in rows.values())
+
+    def _content(self, collection: str) -> Content:
+        content = self._local_state.snapshot(collection)
+        if content is None:
+            raise self._missing
+        return content
+
+
+def _row_of(found: MirrorRow, now_us: int) -> Row | None:
+    """The live document of a row of a snapshot."""
+    state = _live(found.state, now_us)
+    if state.text is None:
+        return None
+    times = (state.created_us, state.updated_us, state.expires_us)
+    return Row(state.key, state.text, state.version, *times, found.seen_us, found.source)
+
+
+def local_pages(local_state: LocalState, collection: str, *, what: str, why: str) -> Pages:
+    """Where a collection is read while the primary is away: the mirror, else its snapshot.
+
+    Raises when neither holds the collection whole, or what it holds is from too long ago.
+    """
+    missing = not_complete(what, why)
+    pages: Pages = MirrorPages(local_state)
     whole = local_state.complete_mark(collection)
     if whole is None:
-        raise not_complete(what, why)
+        content = local_state.snapshot(collection)
+        if content is None:
+            raise missing
+        pages, whole = SnapshotPages(local_state, missing), content.mark
     age_s, limit = (clock.now_us() - whole.since_us) / 1e6, local_state.options.max_stale_s
     if limit is not None and age_s > limit:
         raise Unavailable(
@@ -215,6 +294,7 @@ def require_complete(local_state: LocalState, collection: str, *, what: str, why
             code="too_stale",
             hint=f"max_stale_s is {limit}",
         )
+    return pages
 
 
 def not_complete(what: str, why: str) -> Unavailable:

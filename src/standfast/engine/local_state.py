@@ -30,7 +30,7 @@ from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
 from standfast.engine.overlay import CompleteMark, MirrorRow, View, ended, view_of
 from standfast.engine.reserve import Reserve
-from standfast.engine.snapshot import Snapshots
+from standfast.engine.snapshot import Content, Snapshots
 from standfast.engine.time_travel import is_failover, reaches_back, regained
 from standfast.engine.undone import save_undone
 from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
@@ -498,6 +498,12 @@ class LocalState:
         if row is None and self._history is not None:
             row = self.snapshots.row(collection, key, history=self._history.mark)
         return row
+
+    def snapshot(self, collection: str) -> Content | None:
+        """The snapshot of a collection, if nothing was written or seen since it was made."""
+        if self._history is None:
+            return None
+        return self.snapshots.content(collection, history=self._history.mark)
 
     def keep_house(self, *, direct: bool) -> None:
         """Write what could not be written before; and snapshots, when things are quiet."""

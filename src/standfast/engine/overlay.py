@@ -187,7 +187,7 @@ def lay_over(
         if view.text is not None and wanted(key, view):
             times = (view.created_us, view.updated_us)
             stamps = (*times, view.expires_us, view.seen_us)
-            page[key] = Row(key, view.text, view.version, *stamps)
+            page[key] = Row(key, view.text, view.version, *stamps, view.source)
     return [page[key] for key in sorted(page, key=str.encode, reverse=reverse)]
 
 

@@ -19,7 +19,7 @@ from standfast.engine.activity import Activity, Report
 from standfast.engine.background import StateNotifier, Timer
 from standfast.engine.connector import Connector
 from standfast.engine.dropping import Drop
-from standfast.engine.full_scan import FullScan, MirrorPages, Pages, not_complete, require_complete
+from standfast.engine.full_scan import FullScan, Pages, local_pages, not_complete
 from standfast.engine.health import Health, health_of, health_without_files, with_activity
 from standfast.engine.interfaces import EngineContext, ReadResult
 from standfast.engine.journal import FILE as JOURNAL_FILE
@@ -451,8 +451,8 @@ class ReplicatedEngine:
             why = why_not_served(self.situation)
             if by_primary or self.local_state.options.fallback == "off":
                 raise not_complete(what, why)
-            require_complete(self.local_state, collection, what=what, why=why)
-            return work(MirrorPages(self.local_state), float("inf"))
+            pages = local_pages(self.local_state, collection, what=what, why=why)
+            return work(pages, float("inf"))
 
         def checked(backend: Backend, deadline: float) -> T:
             self._wait_direct(deadline, what)

@@ -13,11 +13,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from standfast.document.codec import encode
-from standfast.engine.overlay import MirrorRow
+from standfast.engine.overlay import CompleteMark, MirrorRow
 from standfast.ops.types import Row, State
 from standfast.system import elsewhere
 from standfast.system.failpoints import failpoint
@@ -40,6 +41,14 @@ class Note(msgspec.Struct, frozen=True):
     rows: dict[str, _Times]
 
 
+class Content(NamedTuple):
+    """A snapshot that was read: its documents, their keys in bytewise order, and as of when."""
+
+    rows: dict[str, MirrorRow]
+    keys: list[str]
+    mark: CompleteMark
+
+
 class Snapshots:
     """The snapshots of one data directory."""
 
@@ -47,7 +56,7 @@ class Snapshots:
         self._folder = data_dir / FOLDER
         self._names: dict[str, str] = {}
         self._distrusted = elsewhere.is_marked(self._folder)
-        self._read: dict[str, tuple[tuple[str | int, ...], dict[str, MirrorRow]]] = {}
+        self._read: dict[str, tuple[tuple[str | int, ...], Content]] = {}
 
         if self._distrusted:
             self._begin_anew()
@@ -151,7 +160,18 @@ class Snapshots:
     # ---- reading
 
     def row(self, collection: str, key: str, *, history: str) -> MirrorRow | None:
-        """What the snapshot has at a key; None also where there is no snapshot to be read."""
+        """What the snapshot says of a key; None where there is no snapshot to be read."""
+        content = self.content(collection, history=history)
+        if content is None:
+            return None
+        missing = State(collection, key, None, 0)
+        mark = content.mark
+        return content.rows.get(key) or MirrorRow(
+            missing, mark.watermarks, mark.since_us, "snapshot"
+        )
+
+    def content(self, collection: str, *, history: str) -> Content | None:
+        """What the snapshot of a collection holds; None where there is none to be read."""
         if self._distrusted:
             return None
         try:
@@ -159,19 +179,20 @@ class Snapshots:
             state = (history, found.st_ino, found.st_size, found.st_mtime_ns)
             known = self._read.get(collection)
             if known is None or known[0] != state:
-                known = self._read[collection] = (state, self._rows(collection, history))
+                known = self._read[collection] = (state, self._content(collection, history))
         except (OSError, ValueError, msgspec.MsgspecError):
             self._read.pop(collection, None)
             return None
-        return known[1].get(key)
+        return known[1]
 
-    def _rows(self, collection: str, history: str) -> dict[str, MirrorRow]:
+    def _content(self, collection: str, history: str) -> Content:
+        """Raises OSError, ValueError or MsgspecError where it is not to be read."""
         note = msgspec.json.decode(self._note(collection).read_bytes(), type=Note)
         data, _ = read_regular(self.path(collection))
         if note.history != history or hashlib.sha256(data).hexdigest() != note.sha256:
-            return {}
+            raise ValueError("another history, or not the file that was written")
         texts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        return {
+        rows = {
             key: MirrorRow(
                 State(collection, key, bytes(texts[key]).decode(), *times),
                 note.watermarks,
@@ -180,6 +201,8 @@ class Snapshots:
             )
             for key, times in note.rows.items()
         }
+        mark = CompleteMark(note.seen_us, note.watermarks)
+        return Content(rows, sorted(rows, key=str.encode), mark)
 
 
 def _empty(path: Path) -> None:

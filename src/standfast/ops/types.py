@@ -215,7 +215,8 @@ class ServerIdentity(msgspec.Struct, frozen=True):
 class Row(Redacted, frozen=True, gc=False):
     """One stored document: exact JSON text, version and times in microseconds since 1970 UTC.
 
-    `seen_us`: for a row of the mirror, when the primary returned it (None: a row of the primary).
+    `seen_us`: when the primary returned what is a row of the mirror, or of a snapshot, by `source`;
+    None: a row of the primary.
     """
 
     content = frozenset({"text"})
@@ -227,6 +228,7 @@ class Row(Redacted, frozen=True, gc=False):
     updated_us: int
     expires_us: int | None = None
     seen_us: int | None = None
+    source: Source = "mirror"
 
 
 class ProvisionalVersion(int):
