@@ -558,6 +558,18 @@ def test_no_data_directory(shared: Outage, tmp_path: Path, kind: str, words: str
     assert not {"owner", "privacy"} & set(found)
 
 
+def test_a_directory_of_another_user(shared: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may not be opened is not called damaged, and nobody is advised to delete it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    found = doctor(shared)
+    assert "it belongs to " in found["owner"]["found"]
+    assert found["owner"]["command"].startswith("chown -R ")
+    for name in ("mirror.db", JOURNAL_FILE):
+        assert found[name]["found"].startswith("Permission denied")
+        assert not found[name]["command"]
+
+
 @pytest.mark.parametrize("damage", ["mirror.db", JOURNAL_FILE])
 def test_damaged_local_files(shared: Outage, damage: str) -> None:
     """R4: named, the other checks run; the mirror is deleted by the command, the journal is not."""

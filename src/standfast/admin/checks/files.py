@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import stat
@@ -171,6 +172,11 @@ def owner(data_dir: Path) -> Check:
     if not data_dir.is_dir() or not hasattr(os, "getuid"):
         return Check("owner", "ok", "not checked")
     user = os.stat(data_dir).st_uid
+    if os.geteuid() not in (0, user):
+        found = f"it belongs to {user_name(user)}, and this runs as {user_name(os.geteuid())}"
+        hint = "run this as the user of the app; if this is that user, give it the directory"
+        command = f"chown -R {user_name(os.geteuid())} {shlex.quote(str(data_dir.absolute()))}"
+        return Check("owner", "fail", found, hint, command)
     foreign = [path.name for path in sorted(data_dir.iterdir()) if path.lstat().st_uid != user]
     if not foreign:
         return Check("owner", "ok", "all files belong to one user")
@@ -237,6 +243,8 @@ def integrity(path: Path, what: str, *, disposable: bool) -> Check:
     name = path.name
     if not path.exists():
         return Check(name, "ok", "is not there")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     quick = path.stat().st_size > CHECKED_BYTES
     try:
         conn = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
