@@ -144,6 +144,7 @@ def restarted(url: str, data_dir: Path, *, away: bool) -> Any:
                     found["read"] = store["c"].get("n")
                     found["problems"] = store.health().problems
                     found["looked"] = [look(data_dir).shortage]
+                filled.enter_context(full(data_dir, f"closed-{number}"))
                 found["mirrored"] = look(data_dir).mirrored  # with no store open
         with standfast.open(line.url(url), data_dir=data_dir, deadline_s=deadline_s) as store:
             if away:
