@@ -212,11 +212,18 @@ class Link:
         return self.server.database.fence(lanes, **options)
 
     def observe(self, collection: str, keys: Sequence[str], **options: Any) -> Observed:
+        self._read()
+        return self.server.database.observe(collection, keys, **options)
+
+    def page(self, collection: str, **options: Any) -> Observed:
+        self._read()
+        return self.server.database.page(collection, **options)
+
+    def _read(self) -> None:
         self.reads += 1
         self._reach()
         if self.read_error is not None:
             raise fresh(self.read_error)
-        return self.server.database.observe(collection, keys, **options)
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **options: Any) -> Any:

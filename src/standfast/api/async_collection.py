@@ -9,7 +9,7 @@ from typing import Any, Generic, NoReturn, TypeVar, overload
 import msgspec
 
 from standfast.api.collection import PAGE, Consistency, Documents, KeyRange, Order, key_range
-from standfast.api.drive import pause_before
+from standfast.api.drive import Each, pause_before
 from standfast.api.store import StoreHandle
 from standfast.document.codec import decode
 from standfast.document.names import key_text
@@ -585,7 +585,7 @@ class AsyncCollection(Generic[T]):
         first; `after`: those behind this key, in that order.
         """
         span = key_range(prefix, after=after, limit=limit, reverse=reverse)
-        return (row.key async for row in self._rows(span))
+        return Each(self._pages(span), lambda row: row.key)
 
     def items(
         self,
@@ -601,7 +601,7 @@ class AsyncCollection(Generic[T]):
         """
         span = key_range(prefix, after=after, limit=limit, reverse=reverse)
         load = self._documents.load
-        return ((row.key, load(row.text, row.key)) async for row in self._rows(span))
+        return Each(self._pages(span), lambda row: (row.key, load(row.text, row.key)))
 
     def find(
         self,
@@ -632,17 +632,16 @@ class AsyncCollection(Generic[T]):
         parts = parse_query(query)
         if order_by == "key":
             span = key_range(prefix, after=after, limit=limit, reverse=reverse)
-            rows = self._rows(span, parts)
+            pages = self._pages(span, parts)
         else:
-            rows = self._latest(
+            pages = self._latest(
                 prefix, parts, after=after, limit=limit, reverse=reverse, by=order_by
             )
-        of_row = self._documents.of_row
-        return (of_row(row) async for row in rows)
+        return Each(pages, self._documents.of_row)
 
-    def _rows(self, span: KeyRange, query: Query | None = None) -> AsyncIterator[Row]:
+    def _pages(self, span: KeyRange, query: Query | None = None) -> AsyncIterator[Sequence[Row]]:
         self.engine.require_open()
-        return self._documents.rows(span, query)
+        return self._documents.pages(span, query)
 
     def _latest(
         self,
@@ -653,7 +652,7 @@ class AsyncCollection(Generic[T]):
         limit: int | None,
         reverse: bool,
         by: object,
-    ) -> AsyncIterator[Row]:
+    ) -> AsyncIterator[Sequence[Row]]:
         key_range(prefix, limit=limit)
         if by != "updated_at" or after is not None or limit is None or limit > MAX_PAGE:
             raise ConfigError(
@@ -664,11 +663,10 @@ class AsyncCollection(Generic[T]):
         self.engine.require_open()
         span, count = key_range(prefix), limit
 
-        async def rows() -> AsyncIterator[Row]:
-            for row in await self._documents.latest(span, query, limit=count, reverse=reverse):
-                yield row
+        async def pages() -> AsyncIterator[Sequence[Row]]:
+            yield await self._documents.latest(span, query, limit=count, reverse=reverse)
 
-        return rows()
+        return pages()
 
     # ---- habits
 

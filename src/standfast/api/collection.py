@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -239,7 +239,19 @@ class Documents(Generic[T]):
         *,
         by_primary: bool = False,
     ) -> AsyncIterator[Row]:
-        """The rows of a range, in pages of 1,000; it ends when one was not full."""
+        """The rows of a range, as `pages`, one by one."""
+        async for page in self.pages(span, query, by_primary=by_primary):
+            for row in page:
+                yield row
+
+    async def pages(
+        self, span: KeyRange, query: Query | None = None, *, by_primary: bool = False
+    ) -> AsyncIterator[Sequence[Row]]:
+        """The rows of a range, in pages of 1,000; it ends when one was not full.
+
+        What is compared comes one by one: a document that is unreadable has no say before it is
+        reached.
+        """
         contained = None if query is None or query.contained is MISSING else query.contained
         comparing = query is not None and bool(query.comparisons)
         size = PAGE if comparing or span.limit is None else min(PAGE, span.limit)
@@ -249,13 +261,11 @@ class Documents(Generic[T]):
             page = await self.page(
                 span, size=size, query=contained, full_scan=full_scan, by_primary=by_primary
             )
-            for row in page:
-                if query is not None and comparing and not query.compares(self._plain(row)):
-                    continue
-                yield row
+            for part in self._compared(page, query) if comparing else (page,):
+                yield part if left is None else part[:left]
                 if left is not None:
-                    left -= 1
-                    if left == 0:
+                    left -= len(part)
+                    if left <= 0:
                         return
             if len(page) < size:
                 return
@@ -275,6 +285,10 @@ class Documents(Generic[T]):
             elif entry[0] > kept[0][0]:
                 heapq.heapreplace(kept, entry)
         return [row for _, row in sorted(kept, key=lambda entry: entry[0], reverse=True)]
+
+    def _compared(self, page: list[Row], query: Query | None) -> Iterator[list[Row]]:
+        assert query is not None, "there are comparisons"
+        return ([row] for row in page if query.compares(self._plain(row)))
 
     def _plain(self, row: Row) -> Any:
         try:

@@ -12,11 +12,12 @@ import asyncio
 import inspect
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from standfast.engine.interfaces import Engine
+from standfast.ops.types import Row
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -45,6 +46,34 @@ class Blocking(Generic[C]):
 
     def __init__(self, calls: C) -> None:
         self.calls = calls
+
+
+class Each(AsyncIterator[R]):
+    """What a call gives that returns an asynchronous iterator: what is made of each row of pages.
+
+    A task takes one after the other; the driver, which would be paid for each, takes the pages.
+    """
+
+    def __init__(self, pages: AsyncIterator[Sequence[Row]], made: Callable[[Row], R]) -> None:
+        self.pages = pages
+        self.made = made
+        self._rows = self._each()
+
+    async def _each(self) -> AsyncGenerator[R, None]:
+        made = self.made
+        async for page in self.pages:
+            for row in page:
+                yield made(row)
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        return self._rows
+
+    def __anext__(self) -> Coroutine[Any, Any, R]:
+        return self._rows.__anext__()
+
+    async def aclose(self) -> None:
+        """End it: what is left is not read."""
+        await self._rows.aclose()
 
 
 def drive(call: Coroutine[Any, Any, R], calls: Calls) -> R:
@@ -80,12 +109,13 @@ def iterating(
     """The synchronous method of a call that gives an asynchronous iterator."""
 
     def each(rows: AsyncIterator[R], calls: Calls) -> Iterator[R]:
+        assert isinstance(rows, Each), "its pages are asked for"
         while True:
             try:
-                row = drive(_next(rows), calls)
+                page = drive(_next(rows.pages), calls)
             except StopAsyncIteration:
                 return
-            yield row
+            yield from map(rows.made, page)
 
     @wraps(call)
     def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:

@@ -354,6 +354,18 @@ class Backend(Protocol):
         """
         ...
 
+    def page(
+        self,
+        collection: str,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        """The page of live documents that `scan` gives, and the watermarks of the same snapshot."""
+        ...
+
     def count(self, collection: str, *, deadline: float | None = None) -> int:
         """The number of live documents."""
         ...

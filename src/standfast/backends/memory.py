@@ -332,6 +332,20 @@ class MemoryBackend:
                 and (query is None or contains(readable(collection, row), query))
             ][:limit]
 
+    def page(
+        self,
+        collection: str,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        with self._lock:
+            rows = self.scan(collection, after=after, limit=limit)
+            states = [self._state(collection, row.key) for row in rows]
+            return Observed(states, self._watermarks(directory))
+
     def count(self, collection: str, *, deadline: float | None = None) -> int:
         with self._lock:
             return len(self._sorted(collection))

@@ -23,7 +23,7 @@ from standfast.engine.overlay import MirrorRow
 from standfast.engine.snapshot import Content
 from standfast.errors import Unavailable
 from standfast.limits import MAX_READ_KEYS
-from standfast.ops.types import Observed, Row, State
+from standfast.ops.types import Observed, Row, State, row_of_state
 
 
 class Pages(Protocol):
@@ -82,19 +82,22 @@ class FullScan:
     ) -> list[Row]:
         """The page after this key, taken over by the mirror before it is returned (R5)."""
         begun_us, begun = clock.now_us(), time.monotonic()
-        rows = primary.scan(self._collection, after=after, limit=limit, deadline=deadline)
-        keys = [row.key for row in rows]
+        directory = self._local_state.journal.directory
+        # Rows and watermarks of one snapshot (R8).
+        observed = primary.page(
+            self._collection, after=after, limit=limit, directory=directory, deadline=deadline
+        )
         deadline = renewed(deadline, begun)
-        # Once more, by key: with versions of what is gone, and the watermarks of one snapshot (R8).
-        observed = self._observe(primary, keys, deadline)
+        self._take(primary, observed, begun_us, deadline, in_order=True)
+        states = observed.states
         if after is None:
             self._since_us, self._watermarks = begun_us, observed.watermarks
         elif self._reached is None or after.encode() > self._reached.encode():
             self._since_us = 0  # something between the pages was not read
-        self._reached = keys[-1] if keys else after
-        if len(rows) < limit and self._since_us:
+        self._reached = states[-1].key if states else after
+        if len(states) < limit and self._since_us:
             self._end(primary, deadline)
-        return rows
+        return [row_of_state(state) for state in states]
 
     def _end(self, primary: Backend, deadline: float | None) -> None:
         """Look up what only the mirror has, then mark the collection complete."""
@@ -102,7 +105,7 @@ class FullScan:
         try:
             for start in range(0, len(unseen), MAX_READ_KEYS):
                 begun = time.monotonic()
-                self._observe(primary, unseen[start : start + MAX_READ_KEYS], deadline)
+                self._look_up(primary, unseen[start : start + MAX_READ_KEYS], deadline)
                 deadline = renewed(deadline, begun)
         except Unavailable:
             return  # the pages are there, but it is not proved that they are all
@@ -110,15 +113,30 @@ class FullScan:
             self._collection, since_us=self._since_us, watermarks=self._watermarks
         )
 
+    def _look_up(self, primary: Backend, keys: Sequence[str], deadline: float | None) -> None:
+        seen_us = clock.now_us()
+        observed = self._observe(primary, keys, deadline)
+        self._take(primary, observed, seen_us, deadline)
+
+    def _take(
+        self,
+        primary: Backend,
+        observed: Observed,
+        seen_us: int,
+        deadline: float | None,
+        *,
+        in_order: bool = False,
+    ) -> None:
+        self._local_state.take(
+            observed,
+            seen_us=seen_us,
+            again=lambda keys: self._observe(primary, keys, deadline),
+            in_order=in_order,
+        )
+
     def _observe(self, primary: Backend, keys: Sequence[str], deadline: float | None) -> Observed:
-        seen_us, directory = clock.now_us(), self._local_state.journal.directory
-
-        def observe(wanted: Sequence[str]) -> Observed:
-            return primary.observe(self._collection, wanted, directory=directory, deadline=deadline)
-
-        observed = observe(keys)
-        self._local_state.take(observed, seen_us=seen_us, again=observe)
-        return observed
+        directory = self._local_state.journal.directory
+        return primary.observe(self._collection, keys, directory=directory, deadline=deadline)
 
 
 def renewed(deadline: float | None, begun: float) -> float | None:

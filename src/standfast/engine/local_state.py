@@ -395,24 +395,35 @@ class LocalState:
         self.snapshots.spoil({op.collection for op, _ in retained})
 
     def take(
-        self, observed: Observed, *, seen_us: int, again: Callable[[list[str]], Observed]
+        self,
+        observed: Observed,
+        *,
+        seen_us: int,
+        again: Callable[[list[str]], Observed],
+        in_order: bool = False,
     ) -> None:
         """Take over what a read of one collection from the primary showed (R5).
 
+        `in_order`: of a page, in the order of the keys.
         What the mirror knows in a higher version is read once more by `again`: the read may have
         been the older one.  A lower version in a snapshot that began after that is the truth (R23).
         """
         before = self.mirror.changes
         try:
-            self._take(observed, seen_us=seen_us, again=again)
+            self._take(observed, seen_us=seen_us, again=again, in_order=in_order)
         finally:
             if self.mirror.changes != before:
                 self.snapshots.spoil({state.collection for state in observed.states})
 
     def _take(
-        self, observed: Observed, *, seen_us: int, again: Callable[[list[str]], Observed]
+        self,
+        observed: Observed,
+        *,
+        seen_us: int,
+        again: Callable[[list[str]], Observed],
+        in_order: bool,
     ) -> None:
-        higher = self.mirror.take(observed, seen_us=seen_us)
+        higher = self.mirror.take(observed, seen_us=seen_us, in_order=in_order)
         if not higher:
             return
         try:

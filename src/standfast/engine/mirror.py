@@ -353,22 +353,24 @@ class Mirror:
         newer = look.seen_us >= row.seen_us
         return MirrorRow(row.state, look.watermarks, look.seen_us) if newer else row
 
-    def take(self, observed: Observed, *, seen_us: int) -> dict[str, int]:
+    def take(self, observed: Observed, *, seen_us: int, in_order: bool = False) -> dict[str, int]:
         """Take over what a read of one collection from the primary showed (write-through, R5).
 
-        A read that showed nothing new is remembered in memory: nothing is written.  Returns the
+        `in_order`: of a page, in the order of the keys.  A read that showed nothing new is
+        remembered in memory: nothing is written.  Returns the
         keys that it knows in a higher version, with that version: they stay as they are, since the
         read may be the older one.
         """
         with self._turn:
-            places = [(one.collection, one.key) for one in observed.states]
-            nothing: list[MirrorRow | None] = [None] * len(places)
+            states = observed.states
+            nothing: dict[str, mirror_rows.Known] = {}
             rows = self._read(
-                lambda conn: [mirror_rows.row_at(conn, one) for one in places], otherwise=nothing
+                lambda conn: mirror_rows.known(conn, states, in_order=in_order), otherwise=nothing
             )
-            pairs = zip(observed.states, rows, strict=True)
             news = [
-                state for state, row in pairs if not self._is_known(state, row, observed, seen_us)
+                state
+                for state in states
+                if not self._is_known(state, rows.get(state.key), observed, seen_us)
             ]
             if not news and not self._behind:
                 return {}
@@ -432,14 +434,18 @@ class Mirror:
             self.changes += 1
 
     def _is_known(
-        self, state: State, row: MirrorRow | None, observed: Observed, seen_us: int
+        self, state: State, row: mirror_rows.Known | None, observed: Observed, seen_us: int
     ) -> bool:
         place = (state.collection, state.key)
-        same = row is not None and mirror_rows.content(row.state) == mirror_rows.content(state)
-        if row is None or not same or place in self._behind_rows:
+        if row is None or place in self._behind_rows:
             self._looks.pop(place, None)
             return False
-        if seen_us - row.seen_us >= MIRROR_LOOK_S * 1e6 or len(self._looks) >= MAX_MIRROR_LOOKS:
+        _, text, version, expires_us, row_seen_us = row
+        same = version == state.version and text == state.text and expires_us == state.expires_us
+        if not same:
+            self._looks.pop(place, None)
+            return False
+        if seen_us - row_seen_us >= MIRROR_LOOK_S * 1e6 or len(self._looks) >= MAX_MIRROR_LOOKS:
             self._looks.pop(place, None)
             return False
         look = self._looks.get(place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import apsw
 import msgspec
@@ -46,7 +46,6 @@ CREATE TABLE IF NOT EXISTS whole (
     watermarks TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
-content = attrgetter("text", "version", "expires_us")
 _row = attrgetter("collection", "key", "text", "version", "created_us", "updated_us", "expires_us")
 encode_tags = msgspec.json.Encoder().encode
 decode_tags = msgspec.json.Decoder(dict[str, int]).decode
@@ -55,6 +54,7 @@ _GET = (
     "SELECT text, version, created_us, updated_us, expires_us, watermarks, seen_us"
     " FROM rows WHERE collection = ? AND key = ?"
 )
+_KNOWN = "SELECT key, text, version, expires_us, seen_us FROM rows WHERE collection = ? AND key"
 # What a lower version says is older; of the same version, the later snapshot knows more lanes.
 _PUT = (
     "INSERT INTO rows (collection, key, text, version, created_us, updated_us, expires_us,"
@@ -71,6 +71,10 @@ _PUT = (
 _PUT_OWN = _PUT + " OR coalesce(json_extract(watermarks, ?), 0) < ?"
 #: Where the watermark of the lane stands that was closed last.
 LAST_LANE = "last_lane"
+
+
+#: What a look at a row is compared with: key, text, version, expires_us, seen_us.
+Known: TypeAlias = tuple[str, str | None, int, int | None, int]
 
 
 class News(NamedTuple):
@@ -101,6 +105,25 @@ def row_at(conn: apsw.Connection, place: Place) -> MirrorRow | None:
     text, version, created_us, updated_us, expires_us, tags, seen_us = found
     state = State(*place, text, version, created_us, updated_us, expires_us)
     return MirrorRow(state, decode_tags(tags), seen_us)
+
+
+def known(
+    conn: apsw.Connection, states: Sequence[State], *, in_order: bool = False
+) -> dict[str, Known]:
+    """What the file holds of the places of one collection, by their keys.
+
+    `in_order`: the states are in the order of their keys, and close to each other.
+    """
+    if not states:
+        return {}
+    collection = states[0].collection
+    if not in_order:
+        found = (conn.execute(_KNOWN + " = ?", (collection, one.key)).fetchone() for one in states)
+        return {record[0]: record for record in found if record is not None}
+    wanted = {state.key for state in states}
+    span = (collection, states[0].key, states[-1].key)
+    between = conn.execute(_KNOWN + " BETWEEN ? AND ?", span)
+    return {record[0]: record for record in between if record[0] in wanted}
 
 
 def forget_lane(conn: apsw.Connection, lane: str) -> None:

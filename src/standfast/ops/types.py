@@ -231,6 +231,18 @@ class Row(Redacted, frozen=True, gc=False):
     source: Source = "mirror"
 
 
+def state_of_row(collection: str, row: Row) -> State:
+    """The state of a live row."""
+    times = (row.created_us, row.updated_us, row.expires_us)
+    return State(collection, row.key, row.text, row.version, *times)
+
+
+def row_of_state(state: State) -> Row:
+    """The row of a state that is a document."""
+    times = (state.created_us, state.updated_us, state.expires_us)
+    return Row(state.key, state.text or "", state.version, *times)
+
+
 class ProvisionalVersion(int):
     """The version of a document that own pending ops have changed since the primary confirmed it.
 

@@ -66,6 +66,8 @@ from standfast.ops.types import (
     Outcome,
     Row,
     ServerIdentity,
+    State,
+    state_of_row,
 )
 from standfast.system.failpoints import failpoint
 
@@ -624,26 +626,63 @@ class PostgresBackend(Sessions):
         directory: str | None = None,
         deadline: float | None = None,
     ) -> Observed:
+        def look(conn: Connection[Any], table: Table) -> Observed:
+            return read.observe(conn, table, keys, directory)
+
+        def look_apart(conn: Connection[Any], table: Table | None) -> list[State]:
+            rows = {} if table is None else read.read_rows(conn, table, keys)
+            return [read.state_of(collection, key, rows.get(key)) for key in keys]
+
+        return self._observed(collection, look, look_apart, directory, deadline)
+
+    @_looking_again
+    def page(
+        self,
+        collection: str,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        def look(conn: Connection[Any], table: Table) -> Observed:
+            return read.page(conn, table, after, limit, directory)
+
+        def look_apart(conn: Connection[Any], table: Table | None) -> list[State]:
+            if table is None:
+                return []
+            rows = read.scan_rows(conn, table, after=after, limit=limit)
+            return [state_of_row(collection, row) for row in rows]
+
+        return self._observed(collection, look, look_apart, directory, deadline)
+
+    def _observed(
+        self,
+        collection: str,
+        look: Callable[[Connection[Any], Table], Observed],
+        look_apart: Callable[[Connection[Any], Table | None], list[State]],
+        directory: str | None,
+        deadline: float | None,
+    ) -> Observed:
+        """What a table shows, with the watermarks: by one statement, or where it is not ready by
+        several."""
         table, dedicated = self._tables.get(collection), self.dedicated
         if table is not None and dedicated is not None and dedicated.has_settings:
 
-            def look(conn: Connection[Any]) -> Observed:
+            def look_at_once(conn: Connection[Any]) -> Observed:
                 try:
-                    return read.observe(conn, table, keys, directory)
+                    return look(conn, table)
                 except (psycopg.Error, write.UnregisteredError) as error:
                     self._forget_tables(error)
                     raise
 
-            return dedicated.run(look, f"reading `{collection}`", deadline, reading=True)
+            return dedicated.run(look_at_once, f"reading `{collection}`", deadline, reading=True)
         with self._reading(collection, deadline) as (conn, table):
             if table is not None and table.ready:
-                return read.observe(conn, table, keys, directory)
+                return look(conn, table)
             # Whatever is in the watermarks was committed before the table is looked for once more.
             told = read.watermarks(conn, directory) if has_schema(conn) else {}
-            table = self._table(conn, collection)
-            rows = {} if table is None else read.read_rows(conn, table, keys)
-            states = [read.state_of(collection, key, rows.get(key)) for key in keys]
-            return Observed(states, told)
+            return Observed(look_apart(conn, self._table(conn, collection)), told)
 
     @_looking_again
     def scan(

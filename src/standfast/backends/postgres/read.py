@@ -7,8 +7,17 @@ from typing import Any, LiteralString
 
 from psycopg import Connection, sql
 
-from standfast.backends.postgres.prepared import TEXT, TEXTS, UUID, array, fetch, parameters
-from standfast.backends.postgres.tables import Table
+from standfast.backends.postgres.prepared import (
+    INT8,
+    TEXT,
+    TEXTS,
+    UUID,
+    array,
+    fetch,
+    int8,
+    parameters,
+)
+from standfast.backends.postgres.tables import Table, sent_us
 from standfast.backends.postgres.write import (
     LANES,
     UnregisteredError,
@@ -20,7 +29,7 @@ from standfast.document.codec import decode
 from standfast.document.containment import contains
 from standfast.document.jsonb import compact, jsonb_columns, project, same_in_jsonb
 from standfast.document.names import prefix_end
-from standfast.ops.types import Observed, Row, State
+from standfast.ops.types import Observed, Row, State, state_of_row
 
 _ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
 _OBSERVE: LiteralString = (
@@ -35,6 +44,19 @@ _OBSERVE: LiteralString = (
     " WHERE c.name = $3"
 )
 _TAKES = parameters(UUID, TEXTS, TEXT)
+# The first part is one row, which has no key; without it the collection is not registered.
+_PAGE: LiteralString = (
+    "SELECT NULL::text, (SELECT jsonb_object_agg(l.lane, l.watermark)::text FROM standfast.lanes l"
+    " WHERE l.directory = $1 AND l.state = 'open'), NULL::text, NULL::bigint, NULL::bytea,"
+    " NULL::bytea, NULL::bytea FROM standfast.collections c WHERE c.name = $2 UNION ALL"
+    " (SELECT {key_text}, {raw}, CASE WHEN {raw} IS NULL THEN t.data::text END, {version},"
+    " {created_sent}, {updated_sent}, {expires_sent} FROM {table} t WHERE {live}"
+)
+_PAGE_END: LiteralString = " ORDER BY {ordered} LIMIT $3)"
+_FIRST_PAGE: LiteralString = _PAGE + _PAGE_END
+_NEXT_PAGE: LiteralString = _PAGE + " AND {ordered} > $4" + _PAGE_END
+_FIRST_PAGE_TAKES = parameters(UUID, TEXT, INT8)
+_NEXT_PAGE_TAKES = parameters(UUID, TEXT, INT8, TEXT)
 #: Rows that are fetched at a time for a comparison of their texts.
 _PAGE_ROWS = 500
 #: What stands in `data` for characters that jsonb cannot hold: see `jsonb.jsonb_columns`.
@@ -80,6 +102,37 @@ def observe(
     return Observed(states, decode_watermarks(lanes) if lanes else {})
 
 
+def page(
+    conn: Connection[Any], table: Table, after: str | None, limit: int, directory: str | None
+) -> Observed:
+    """A page of the live rows of a table that is `ready`, and the lanes' watermarks, in one
+    statement and so one snapshot.  Raises `UnregisteredError`."""
+    form, takes = _FIRST_PAGE, _FIRST_PAGE_TAKES
+    values = [directory.encode() if directory else None, table.collection.encode(), int8(limit)]
+    if after is not None:
+        form, takes = _NEXT_PAGE, _NEXT_PAGE_TAKES
+        values.append(after.encode())
+    states: list[State] = []
+    lanes: str | None = None
+    registered = False
+    for key, raw, data, *rest in fetch(conn, statement(table, form), takes, values):
+        if key is None:
+            registered, lanes = True, raw
+            continue
+        version, created, updated, expires = rest
+        states.append(
+            State(
+                *(table.collection, key, compact(data or "null") if raw is None else raw, version),
+                0 if created is None else sent_us(created),
+                0 if updated is None else sent_us(updated),
+                None if expires is None else sent_us(expires),
+            )
+        )
+    if not registered:
+        raise UnregisteredError(table.collection)
+    return Observed(states, decode_watermarks(lanes) if lanes else {})
+
+
 def watermarks(conn: Connection[Any], directory: str | None) -> dict[str, int]:
     """The watermarks of the open lanes of a data directory."""
     return dict(conn.execute(LANES, (directory,)).fetchall())
@@ -89,19 +142,18 @@ def state_of(collection: str, key: str, row: Row | None) -> State:
     """A place of a table that is not adopted, or not even there."""
     if row is None:
         return State(collection, key, None, 0)
-    times = (row.created_us, row.updated_us, row.expires_us)
-    return State(collection, key, row.text, row.version, *times)
+    return state_of_row(collection, row)
 
 
 def scan_rows(
     conn: Connection[Any],
     table: Table,
     *,
-    prefix: str,
     after: str | None,
     limit: int,
-    reverse: bool,
-    query: Any,
+    prefix: str = "",
+    reverse: bool = False,
+    query: Any = None,
 ) -> list[Row]:
     """One page of live rows in bytewise key order; with `query`, of those that contain it."""
     wanted = None if query is None else project(query)

@@ -102,6 +102,9 @@ class Table(msgspec.Struct, frozen=True, cache_hash=True):
             "new_order": sql.SQL('u.key COLLATE "C"' if self.key_type == "text" else "u.key"),
             "others": self._others(),
             "expires_us": _micros(expires, keep_null=True),
+            "created_sent": _sent(self.column("created_at", "NULL")),
+            "updated_sent": _sent(self.column("updated_at", "NULL")),
+            "expires_sent": _sent(expires),
             "live": sql.SQL("({0} IS NULL OR {0} > now())").format(expires),
         }
 
@@ -123,6 +126,11 @@ class Table(msgspec.Struct, frozen=True, cache_hash=True):
         return sql.SQL("jsonb_build_object({})::text").format(sql.SQL(", ").join(pairs))
 
 
+#: 2000-01-01 in microseconds since 1970, and the bounds of Python's calendar.
+_POSTGRES_EPOCH_US = 946_684_800_000_000
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+
+
 def _micros(stamp: sql.Composable, *, keep_null: bool = False) -> sql.Composable:
     """A time in microseconds; what Python's calendar does not have (infinity, years before 1 and
     after 9999) is the nearest time that it has."""
@@ -132,6 +140,17 @@ def _micros(stamp: sql.Composable, *, keep_null: bool = False) -> sql.Composable
         " ELSE (extract(epoch FROM {0}::timestamptz) * 1000000)::bigint END"
     )
     return sql.SQL(form if keep_null else "coalesce(" + form + ", 0)").format(stamp)
+
+
+def _sent(stamp: sql.Composable) -> sql.Composable:
+    """A time as the server sends it, for `sent_us`: its arithmetic costs more than the row."""
+    return sql.SQL("timestamptz_send({}::timestamptz)").format(stamp)
+
+
+def sent_us(stamp: bytes) -> int:
+    """The microseconds of a time of `*_sent`, with the same bounds as `*_us`."""
+    found = int.from_bytes(stamp, "big", signed=True) + _POSTGRES_EPOCH_US
+    return found if _FIRST_US <= found <= _LAST_US else min(max(found, _FIRST_US), _LAST_US)
 
 
 # One statement, and so one snapshot: between two, the table may be dropped and made anew.

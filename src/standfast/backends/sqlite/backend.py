@@ -78,6 +78,7 @@ from standfast.ops.types import (
     Row,
     ServerIdentity,
     State,
+    state_of_row,
 )
 from standfast.system.files import close_to_others, create_private
 from standfast.system.forking import OPENING, watch
@@ -633,6 +634,25 @@ class SqliteBackend:
                 query=query,
             )
 
+    def page(
+        self,
+        collection: str,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        directory: str | None = None,
+        deadline: float | None = None,
+    ) -> Observed:
+        with self._looking(f"reading `{collection}`") as conn:
+            if conn is None:
+                return Observed([])
+            with transaction(conn, "BEGIN"):  # one snapshot of rows and watermarks
+                watermarks = sqlite_conflicts.watermarks(conn, directory)
+                if not sqlite_write.is_collection(conn, collection):
+                    return Observed([], watermarks)
+                rows = scan_live(conn, collection, now_us(), after=after, limit=limit)
+            return Observed([state_of_row(collection, row) for row in rows], watermarks)
+
     def count(self, collection: str, *, deadline: float | None = None) -> int:
         with self._reading(collection) as conn:
             if conn is None:
@@ -755,11 +775,11 @@ def scan_live(
     collection: str,
     now_us: int,
     *,
-    prefix: str,
     after: str | None,
     limit: int,
-    reverse: bool,
-    query: Any,
+    prefix: str = "",
+    reverse: bool = False,
+    query: Any = None,
 ) -> list[Row]:
     """One page of live documents in bytewise key order; with `query`, of those that contain it."""
     table = table_of(conn, collection)
