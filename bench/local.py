@@ -7,6 +7,7 @@ is on disk as well.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable
@@ -31,10 +32,17 @@ def _document(key: int) -> dict[str, Any]:
     return DOCUMENTS[key % len(DOCUMENTS)]
 
 
+def _others() -> Callable[[int], dict[str, Any]]:
+    """Documents to put, hardly one of which is what its key holds already: that could be cheap."""
+    turns = itertools.count(1)
+    return lambda key: _document(key + next(turns))
+
+
 def one_blocking_caller(url: str, data_dir: Path, *, rounds: int, keys: int) -> list[Measure]:
     """One caller that waits for each call, beside psycopg's bare statements."""
     rng = random.Random(1)
     put, get, items = Beside(), Beside(), Beside()
+    document, bare_document = _others(), _others()
     upsert = _UPSERT.format("%s, %s::jsonb", "now()")
     with (
         standfast.open(url, data_dir=data_dir, deadline_s=10) as store,
@@ -43,7 +51,7 @@ def one_blocking_caller(url: str, data_dir: Path, *, rounds: int, keys: int) -> 
         views = store["views"]
 
         def bare_put(key: int) -> None:
-            conn.execute(upsert, (str(key), json.dumps(_document(key))))
+            conn.execute(upsert, (str(key), json.dumps(bare_document(key))))
 
         def bare_get(key: int) -> None:
             row = conn.execute("SELECT data::text FROM plain WHERE key = %s", (str(key),))
@@ -55,7 +63,7 @@ def one_blocking_caller(url: str, data_dir: Path, *, rounds: int, keys: int) -> 
 
         for _ in range(rounds):
             chosen = [rng.randrange(keys) for _ in range(_CALLS)]
-            put.round(lambda key: views.put(key, _document(key)), bare_put, chosen)
+            put.round(lambda key: views.put(key, document(key)), bare_put, chosen)
             get.round(views.get, bare_get, chosen)
             items.round(lambda _: _drain(views.items()), bare_items, [0, 0])
     return [
@@ -69,6 +77,7 @@ def embedded(data_dir: Path, *, rounds: int, keys: int) -> list[Measure]:
     """A store on SQLite alone, beside a bare table in a file of its own on the same disk."""
     rng = random.Random(1)
     put, get, items = Beside(), Beside(), Beside()
+    document, bare_document = _others(), _others()
     conn = apsw.Connection(str(data_dir.with_suffix(".bare.db")))
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute("PRAGMA synchronous = FULL")
@@ -76,7 +85,7 @@ def embedded(data_dir: Path, *, rounds: int, keys: int) -> list[Measure]:
     upsert = _UPSERT.format("?, ?", "unixepoch()")
 
     def bare_put(key: int) -> None:
-        conn.execute(upsert, (str(key), json.dumps(_document(key))))
+        conn.execute(upsert, (str(key), json.dumps(bare_document(key))))
 
     def bare_get(key: int) -> None:
         row = conn.execute("SELECT data FROM plain WHERE key = ?", (str(key),)).fetchone()
@@ -94,7 +103,7 @@ def embedded(data_dir: Path, *, rounds: int, keys: int) -> list[Measure]:
                 bare_put(key)
         for _ in range(rounds):
             chosen = [rng.randrange(keys) for _ in range(_CALLS)]
-            put.round(lambda key: views.put(key, _document(key)), bare_put, chosen)
+            put.round(lambda key: views.put(key, document(key)), bare_put, chosen)
             get.round(views.get, bare_get, chosen)
             items.round(lambda _: _drain(views.items()), bare_items, [0, 0])
     conn.close()
@@ -119,6 +128,7 @@ def sizes(url: str, work: Path, *, writes: int) -> None:
         standfast.open(url, data_dir=work / "sizes", deadline_s=30) as store,
         psycopg.connect(url, autocommit=True) as conn,
     ):
+        store["sized"].put("0", 0)  # the first write makes the tables that are listed
         found = conn.execute(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
             " WHERE schemaname = 'standfast' ORDER BY 1"

@@ -367,6 +367,32 @@ def test_few_damaged_files_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("mirror.db.damaged-*Z"))) == 3
 
 
+def test_a_page_that_shows_nothing_new_is_not_written(mirror: Mirror) -> None:
+    """C3, R5: of a page only what differs in text, version or expiry is written; a row that is
+    known in a higher version stays, and is named; rows beside those of the page stay."""
+    keys = ["a", "b", "c", "\u00e4", "\U0001f600"]
+    mirror.take(Observed([state(2, key=key) for key in keys], {LANE: 1}), seen_us=100)
+    page = [
+        state(2, key="a"),
+        state(3, key="c"),
+        state(1, key="\u00e4"),
+        state(2, key="\U0001f600", text="0"),
+    ]
+    higher = mirror.take(Observed(page, {LANE: 4}), seen_us=200, in_order=True)
+    assert higher == {"\u00e4": 2}
+    again = Mirror(mirror._path)
+    found = {key: again.get("c", key) for key in keys}
+    again.close()
+    assert {key: (row.state, row.seen_us) for key, row in found.items() if row} == {
+        "a": (state(2, key="a"), 100),
+        "b": (state(2, key="b"), 100),
+        "c": (state(3, key="c"), 200),
+        "\u00e4": (state(2, key="\u00e4"), 100),
+        "\U0001f600": (state(2, key="\U0001f600", text="0"), 200),
+    }
+    assert mirror.unseen("c", before_us=150) == ["b", "\u00e4"]
+
+
 def test_a_look_that_shows_nothing_new_is_remembered(mirror: Mirror) -> None:
     """C3: nothing is written, and age and watermarks are those of the last look all the same."""
     mirror.take(Observed([state(1)], {LANE: 1}), seen_us=100)

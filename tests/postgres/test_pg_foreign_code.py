@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 
 import standfast
 from standfast import ConfigError, StandfastError
+from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.errors import explain
+from standfast.config.settings import parse_url
 from support.cli import run_cli
 from support.databases import temporary_database
 from support.pg import Sql, opened
@@ -136,8 +139,11 @@ def test_times_that_python_does_not_have(
         store["things"].put("1", 1)
         store["things"].put("2", 2)
         db(f"UPDATE things SET created_at = '{stored}', updated_at = '{stored}' WHERE key = '1'")
-        assert store["things"].get("1") == 1
         assert dict(store["things"].items()) == {"1": 1, "2": 2}
+        with closing(PostgresBackend(parse_url(pg_database))) as backend:
+            page = backend.page("things").states
+            assert page == backend.observe("things", ["1", "2"]).states
+        assert store["things"].get("1") == 1
         found = store["things"].read("1")
         assert found is not None
         assert found.created_at == read

@@ -126,6 +126,54 @@ class ObserveContract(ContractBase):
         thread.join(60)
         assert self.text(backend, "1") == str(last)
 
+    # ---- pages
+
+    def test_a_page_is_what_a_scan_and_a_look_tell(self, backend: Backend) -> None:
+        """R8, R24: page after page, the live documents in the order of a scan, with texts, versions
+        and times as they are observed, and the watermarks; nothing of a collection that is not."""
+        self.put_all(backend, {key: str(index) for index, key in enumerate(self.odd_keys)})
+        self.write(backend, "put", "1", '{"bb":1.0e2,"a":"\\u0000"}')
+        self.write(backend, "put", "2", '{"a":[1,2],"b":{"c":null}}', ttl_us=_FAR_US)
+        self.expired(backend, "3")
+        lane, directory = make_lane(), make_lane()
+        backend.apply([self.op(lane, 5, "put", "4", "1")], directory=directory)
+        states: list[State] = []
+        after: str | None = None
+        while True:
+            page = backend.page(self.collection, after=after, limit=3, directory=directory)
+            assert page.watermarks == {lane: 5}
+            states += page.states
+            if len(page.states) < 3:
+                break
+            after = page.states[-1].key
+        keys = [row.key for row in backend.scan(self.collection)]
+        assert [state.key for state in states] == keys
+        told = backend.observe(self.collection, keys).states
+        assert states == sorted(told, key=lambda state: state.key.encode())
+        missing = backend.page("nothing_here", directory=directory)
+        assert (missing.states, missing.watermarks) == ([], {lane: 5})
+        assert backend.page(self.collection, directory=make_lane()).watermarks == {}
+
+    def test_r8_a_page_and_its_watermarks_are_one_snapshot(self, backend: Backend) -> None:
+        """R8: while a thread counts up, the number on the page is always the watermark."""
+        lane, directory, last = make_lane(), make_lane(), 100
+        backend.apply([self.op(lane, 1, "increment", "1", "1")], directory=directory)
+
+        def work() -> None:
+            for seq in range(2, last + 1):
+                backend.apply([self.op(lane, seq, "increment", "1", "1")], directory=directory)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        seen = ""
+        while seen != str(last) and (thread.is_alive() or not seen):
+            observed = backend.page(self.collection, directory=directory)
+            (state,) = observed.states
+            assert state.text == str(observed.watermarks[lane])
+            seen = state.text
+        thread.join(60)
+        assert self.text(backend, "1") == str(last)
+
     # ---- after a batch
 
     @pytest.mark.parametrize("exists", [False, True])
