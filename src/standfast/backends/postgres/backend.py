@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
+from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
@@ -39,6 +39,7 @@ from standfast.backends.postgres import (
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
 from standfast.backends.postgres.handshake import is_pooled
+from standfast.backends.postgres.read import looking_again
 from standfast.backends.postgres.references import find_references
 from standfast.backends.postgres.session import Sessions, time_left
 from standfast.backends.postgres.table_maker import TableMaker
@@ -71,36 +72,8 @@ from standfast.ops.types import (
 )
 from standfast.system.failpoints import failpoint
 
-#: Codes of what a statement meets that was made for a table as it was.
-_STALE = ("no_table", "database")
 #: Rows that a streaming read holds at a time.
 _STREAM_ROWS = 1000
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _looking_again(read: Callable[P, R]) -> Callable[P, R]:
-    """Read again where the table is not as it was known: dropped, and made anew maybe.
-
-    It is looked up then, and one that is lost is named; another drop may come in between.
-    """
-
-    @wraps(read)
-    def reading(*args: P.args, **kwargs: P.kwargs) -> R:
-        for _ in range(MAX_TRANSACTION_ATTEMPTS - 1):
-            try:
-                return read(*args, **kwargs)
-            except ConfigError as error:
-                if error.code not in _STALE:
-                    raise
-            except write.UnregisteredError:
-                pass
-        try:
-            return read(*args, **kwargs)
-        except write.UnregisteredError:
-            raise _unregistered() from None
-
-    return reading
 
 
 class PostgresBackend(Sessions):
@@ -445,7 +418,7 @@ class PostgresBackend(Sessions):
                 except write.UnregisteredError as error:
                     self._forget_tables(error)
                     if attempt == MAX_TRANSACTION_ATTEMPTS:
-                        raise _unregistered() from None
+                        raise read.unregistered() from None
                 except psycopg.Error as error:
                     last = attempt == MAX_TRANSACTION_ATTEMPTS
                     stale = self._forget_tables(error) and not last
@@ -610,14 +583,14 @@ class PostgresBackend(Sessions):
                 self._forget_tables(error)
                 raise
 
-    @_looking_again
+    @looking_again
     def read(self, collection: str, keys: Sequence[str]) -> dict[str, Row]:
         with self._reading(collection) as (conn, table):
             if table is None:
                 return {}
             return read.read_rows(conn, table, keys)
 
-    @_looking_again
+    @looking_again
     def observe(
         self,
         collection: str,
@@ -635,7 +608,7 @@ class PostgresBackend(Sessions):
 
         return self._observed(collection, look, look_apart, directory, deadline)
 
-    @_looking_again
+    @looking_again
     def page(
         self,
         collection: str,
@@ -684,7 +657,7 @@ class PostgresBackend(Sessions):
             told = read.watermarks(conn, directory) if has_schema(conn) else {}
             return Observed(look_apart(conn, self._table(conn, collection)), told)
 
-    @_looking_again
+    @looking_again
     def scan(
         self,
         collection: str,
@@ -708,7 +681,7 @@ class PostgresBackend(Sessions):
                 query=query,
             )
 
-    @_looking_again
+    @looking_again
     def count(self, collection: str, *, deadline: float | None = None) -> int:
         with self._reading(collection, deadline) as (conn, table):
             if table is None:
@@ -738,18 +711,12 @@ class PostgresBackend(Sessions):
                 return
             yield from read.inconsistent_keys(conn, table)
 
-    @_looking_again
+    @looking_again
     def images(self, collection: str, keys: Sequence[str]) -> dict[str, Image]:
         with self._reading(collection) as (conn, table):
             if table is None:
                 return {}
-            statement = sql.SQL(
-                "SELECT {key_text}, coalesce(t.data::text, 'null'), {raw}, {version},"
-                " {created_or_null}, {updated_or_null}, {expires_us}, {others}"
-                " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
-            ).format(**table.parts())
-            found = conn.execute(statement, (write.key_values(table, keys),))
-            return {record[0]: Image(*record) for record in found}
+            return read.read_images(conn, table, keys)
 
     def collections(self, *, deadline: float | None = None) -> list[str]:
         with self.connection("listing the collections", deadline) as conn:
@@ -824,14 +791,6 @@ class PostgresBackend(Sessions):
 
 #: Tables of the bookkeeping to which a load writes.
 _LOADED = ("collections", "changes", "tombstones", "runs")
-
-
-def _unregistered() -> ConfigError:
-    return ConfigError(
-        "the bookkeeping loses a collection again and again; nothing was changed",
-        code="not_adoptable",
-        hint="look who deletes rows of standfast.collections",
-    )
 
 
 def _creating(collections: Sequence[str]) -> str:

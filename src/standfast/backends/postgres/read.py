@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, LiteralString
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from typing import Any, LiteralString, ParamSpec, TypeVar
 
 from psycopg import Connection, sql
 
+from standfast.backends.base import Image
 from standfast.backends.postgres.prepared import (
     INT8,
     TEXT,
@@ -29,8 +31,14 @@ from standfast.document.codec import decode
 from standfast.document.containment import contains
 from standfast.document.jsonb import compact, jsonb_columns, project, same_in_jsonb
 from standfast.document.names import prefix_end
+from standfast.errors import ConfigError
+from standfast.limits import MAX_TRANSACTION_ATTEMPTS
 from standfast.ops.types import Observed, Row, State, state_of_row
 
+#: Codes of what a statement meets that was made for a table as it was.
+_STALE = ("no_table", "database")
+P = ParamSpec("P")
+R = TypeVar("R")
 _ROW = "SELECT {key_text}, {text}, {version}, {created_us}, {updated_us}, {expires_us}"
 _OBSERVE: LiteralString = (
     "WITH lanes AS MATERIALIZED (SELECT jsonb_object_agg(l.lane, l.watermark)::text AS watermarks"
@@ -63,6 +71,39 @@ _PAGE_ROWS = 500
 _REPLACEMENT = "\ufffd"
 
 
+def looking_again(call: Callable[P, R]) -> Callable[P, R]:
+    """Read again where the table is not as it was known: dropped, and made anew maybe.
+
+    It is looked up then, and one that is lost is named; another drop may come in between.
+    """
+
+    @wraps(call)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(MAX_TRANSACTION_ATTEMPTS - 1):
+            try:
+                return call(*args, **kwargs)
+            except ConfigError as error:
+                if error.code not in _STALE:
+                    raise
+            except UnregisteredError:
+                pass
+        try:
+            return call(*args, **kwargs)
+        except UnregisteredError:
+            raise unregistered() from None
+
+    return reading
+
+
+def unregistered() -> ConfigError:
+    """The error of a collection whose line in the bookkeeping goes again and again."""
+    return ConfigError(
+        "the bookkeeping loses a collection again and again; nothing was changed",
+        code="not_adoptable",
+        hint="look who deletes rows of standfast.collections",
+    )
+
+
 def read_rows(conn: Connection[Any], table: Table, keys: Sequence[str]) -> dict[str, Row]:
     """The live rows of these keys."""
     statement = sql.SQL(
@@ -70,6 +111,17 @@ def read_rows(conn: Connection[Any], table: Table, keys: Sequence[str]) -> dict[
     ).format(**table.parts())
     found = conn.execute(statement, (key_values(table, keys),))
     return {record[0]: _row(record) for record in found}
+
+
+def read_images(conn: Connection[Any], table: Table, keys: Sequence[str]) -> dict[str, Image]:
+    """All that is stored of these rows, expired ones included."""
+    statement = sql.SQL(
+        "SELECT {key_text}, coalesce(t.data::text, 'null'), {raw}, {version},"
+        " {created_or_null}, {updated_or_null}, {expires_us}, {others}"
+        " FROM {table} t WHERE t.{key} = ANY (%b::{key_type}[])"
+    ).format(**table.parts())
+    found = conn.execute(statement, (key_values(table, keys),))
+    return {record[0]: Image(*record) for record in found}
 
 
 def observe(
