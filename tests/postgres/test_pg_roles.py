@@ -248,13 +248,18 @@ def test_what_a_stranger_owns_is_refused_everywhere(
 
 
 def test_a_table_of_a_stranger_is_refused(role: str, pg_database: str, db: Sql) -> None:
-    """A3: a superuser's store does not write to a table whose owner could put a trigger on it."""
+    """A3: a superuser's store does not write to a table whose owner could put a trigger on it, and
+    the script adopts none, wherever it stands in the list."""
     db("CREATE TABLE things (key text PRIMARY KEY, data jsonb)")
     db(f"ALTER TABLE things OWNER TO {role}")
     before = db.catalog()
     with opened(pg_database) as store:
         for action in (lambda: store["things"].put("1", 1), lambda: store["things"].get("1")):
             assert role in refused(action, "foreign_owner").message
+    for names in (["things", "other"], ["other", "things"]):
+        with pytest.raises(psycopg.errors.RaiseException, match=role):
+            db(script(None, "public", names, ScriptOptions(owner=f"{role}_owner")))
+        db("ROLLBACK")
     assert db.catalog() == before
     with opened(f"{pg_database}?trust={role}") as store:
         assert store["things"].put("1", 1).version == 1

@@ -141,7 +141,8 @@ def script(
             parts.append(f"INSERT INTO standfast.schema_version (version) VALUES ({number});\n")
     parts.append(_named(_HAND_OVER, owner))
     if collections:
-        parts.append(_statement(refusal(trusted, tables(schema, collections))))
+        ours = sql.SQL(" UNION ALL ").join(tables(schema, name) for name in collections)
+        parts.append(_statement(refusal(trusted, ours)))
     for collection in collections:
         parts += _table(conn, collection, schema, options)
     if role is not None:
