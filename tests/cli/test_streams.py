@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,9 @@ def test_stdout_is_for_data_alone(filled: Place, arguments: list[str]) -> None:
             assert (ran.out, ran.err) == ("log\t1\nviews\t2\n", "")
         case ["list", "views"]:
             assert (ran.out, ran.err) == ("a\nb\n", "")
+        case ["doctor"]:
+            assert ran.out
+            assert re.fullmatch(r"\d+ checks: all ok\n", ran.err)
         case _:
             assert ran.out
             assert ran.err == ""

@@ -1,4 +1,4 @@
-"""Spool and snapshots, killed at each marked step: nothing acknowledged lost or doubled."""
+"""Spool, snapshots and reserve, killed at each marked step: nothing acknowledged lost or doubled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from standfast.engine import reserve
 from standfast.engine.journal import Journal
+from standfast.engine.reserve import Reserve
 from standfast.engine.snapshot import Snapshots
 from standfast.engine.spool import Spool
+from standfast.limits import RESERVE_BYTES
 from support.outage_points import LAST_RESORT
 
 _START = """
@@ -39,6 +42,20 @@ print(1, flush=True)
 with journal.writing() as transaction:
     transaction.add([op(2)], max_ops=10**6, max_bytes=10**9)
 print(2, flush=True)
+"""
+_FULL = """
+import standfast
+from standfast.engine import reserve
+from standfast.engine.journal import Journal
+from standfast.engine.reserve import Reserve
+journal = Journal(folder)
+with journal.writing() as transaction:
+    transaction.add([op(1)], max_ops=10**6, max_bytes=10**9)
+journal.close()
+Reserve(folder).fill()
+print(1, flush=True)
+reserve.free_bytes = lambda _: 0
+standfast.open("memory://", data_dir=folder)
 """
 _SNAPSHOT = """
 snapshots = Snapshots(folder)
@@ -80,6 +97,21 @@ def test_a_spool_that_the_journal_took_over_is_there_once(tmp_path: Path) -> Non
         assert [one.op.seq for one in journal.everything()] in ([1], [1, 2])
     finally:
         journal.close()
+
+
+@pytest.mark.process
+def test_a_reserve_that_was_given_up_is_made_again(tmp_path: Path) -> None:
+    """I1: a start that is killed when it has given up the reserve leaves every write, and the next
+    one that finds room makes the reserve again."""
+    assert killed(_FULL, tmp_path, "reserve-given-up") == [1]
+    assert not (tmp_path / reserve.FILE).exists()
+    journal = Journal(tmp_path)
+    try:
+        assert [one.op.seq for one in journal.everything()] == [1]
+    finally:
+        journal.close()
+    Reserve(tmp_path).fill()
+    assert (tmp_path / reserve.FILE).stat().st_size == RESERVE_BYTES
 
 
 @pytest.mark.process

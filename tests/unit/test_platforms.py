@@ -26,7 +26,7 @@ EVERYWHERE = frozenset(
     """
     O_CREAT O_EXCL O_RDWR O_WRONLY PathLike SEEK_SET close devnull dup2 environ fsdecode fsencode
     fspath fstat fsync ftruncate getpid lseek lstat open path readlink rename scandir stat
-    stat_result truncate write
+    stat_result truncate urandom write
     """.split()
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -52,6 +53,17 @@ def free_bytes(path: Path) -> int | None:
 def is_writable(path: Path) -> bool:
     """Whether this process may make files in a directory, as far as its mode says."""
     return os.access(path, os.W_OK)
+
+
+def require_access(path: Path) -> None:
+    """PermissionError where this process may not read and write a file."""
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def own_user() -> int | None:
+    """The number of the user as whom this process runs; None on a system without such numbers."""
+    return os.geteuid() if hasattr(os, "geteuid") else None
 
 
 def user_name(number: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shlex
 import stat
@@ -27,6 +26,8 @@ from standfast.system.disks import (
     filesystem_of,
     mode_of,
     mounts,
+    own_user,
+    require_access,
     user_name,
 )
 from standfast.system.files import is_open_to_others
@@ -169,13 +170,14 @@ def disk(data_dir: Path) -> Check:
 
 def owner(data_dir: Path) -> Check:
     """Whether the files belong to the user who runs this."""
-    if not data_dir.is_dir() or not hasattr(os, "getuid"):
+    me = own_user()
+    if not data_dir.is_dir() or me is None:
         return Check("owner", "ok", "not checked")
     user = os.stat(data_dir).st_uid
-    if os.geteuid() not in (0, user):
-        found = f"it belongs to {user_name(user)}, and this runs as {user_name(os.geteuid())}"
+    if me not in (0, user):
+        found = f"it belongs to {user_name(user)}, and this runs as {user_name(me)}"
         hint = "run this as the user of the app; if this is that user, give it the directory"
-        command = f"chown -R {user_name(os.geteuid())} {shlex.quote(str(data_dir.absolute()))}"
+        command = f"chown -R {user_name(me)} {shlex.quote(str(data_dir.absolute()))}"
         return Check("owner", "fail", found, hint, command)
     foreign = [path.name for path in sorted(data_dir.iterdir()) if path.lstat().st_uid != user]
     if not foreign:
@@ -243,8 +245,7 @@ def integrity(path: Path, what: str, *, disposable: bool) -> Check:
     name = path.name
     if not path.exists():
         return Check(name, "ok", "is not there")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    require_access(path)
     quick = path.stat().st_size > CHECKED_BYTES
     try:
         conn = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
