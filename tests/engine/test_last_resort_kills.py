@@ -1,4 +1,4 @@
-"""Spool, snapshots and reserve, killed at each marked step: nothing acknowledged lost or doubled."""
+"""Spool, snapshots and reserve, killed at each marked step: nothing is lost or doubled."""
 
 from __future__ import annotations
 
