@@ -7,11 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+import standfast
+from standfast import StandfastError, Unavailable
+from standfast.engine.journal import Journal
 from standfast.engine.lanes import FOLDER, Lane, forget, is_dead
+from standfast.engine.sqlite_file import LocalFile
 from standfast.system.locks import FileLock
 from support.faulty import eventually
 
@@ -144,3 +150,56 @@ def test_only_one_gets_a_lock(tmp_path: Path) -> None:
     first.release()
     assert second.acquire()
     second.release()
+
+
+def test_a_store_that_wrote_nothing_leaves_no_lane(tmp_path: Path) -> None:
+    """R1: an open that is refused, and a store that is closed in an outage without a write, leave
+    nothing that somebody has to fence."""
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    with pytest.raises(StandfastError):
+        standfast.open(nowhere, data_dir=tmp_path, deadline_s=0.2, fallback="off")
+    assert left(tmp_path) == ([], [])
+    with standfast.open(nowhere, data_dir=tmp_path, deadline_s=0.2):
+        assert len(left(tmp_path)[0]) == 1
+    assert left(tmp_path) == ([], [])
+    with standfast.open(nowhere, data_dir=tmp_path, deadline_s=0.2) as store:
+        store["c"].put("k", 1)
+        lane = store.health().lane
+    assert left(tmp_path) == ([lane], [f"{lane}.lock"])
+
+
+def left(data_dir: Path) -> tuple[list[str], list[str]]:
+    """The lanes that the next process would fence, and the files of lanes."""
+    journal = Journal(data_dir)
+    try:
+        return journal.lanes(), sorted(os.listdir(data_dir / FOLDER))
+    finally:
+        journal.close()
+
+
+def test_a_lane_is_noted_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R1, R25: where the journal cannot take it, a lane is known all the same: to this process, to
+    the next one and to a look, until it is closed."""
+    journal = Journal(tmp_path)
+    lane = Lane(tmp_path)
+
+    @contextmanager
+    def is_full(*_: object, **__: object) -> Iterator[None]:
+        raise Unavailable("the disk is full", code="disk_full", hint="free space")
+        yield
+
+    with monkeypatch.context() as full:
+        full.setattr(LocalFile, "writing", is_full)
+        journal.open_lane(lane.id)
+    assert lane.id in journal.opened
+    journal.close()
+    lane.lock.release()  # its process is killed
+    for only_look in (True, False):
+        journal = Journal(tmp_path, only_look=only_look)
+        assert journal.lanes() == [lane.id]
+        assert is_dead(tmp_path, lane.id)
+        if not only_look:
+            assert journal.close_lane(lane.id)
+            forget(tmp_path, lane.id)
+        journal.close()
+    assert left(tmp_path) == ([], [])

@@ -77,6 +77,19 @@ def test_a_store_opens_on_a_full_disk(pg_database: str, small_disk: Path, part: 
         assert told["pending"] >= 1
 
 
+@pytest.mark.parametrize("part", ["killed_away", "killed_near"])
+def test_a_store_opens_after_a_kill_on_a_full_disk(
+    pg_database: str, small_disk: Path, part: str
+) -> None:
+    """D2, I1, I2: each of four stores on a disk without a free byte is killed with -9 and opened
+    again, with the primary and without: what is pending is read, and arrives when there is room."""
+    told = play(part, pg_database, small_disk)
+    logging.getLogger(__name__).info("%s: %s", part, told)
+    assert told["opened"] == ["opened"] * 4, told
+    assert told["counted"] == told["acknowledged"]
+    assert told["grown"] == 39
+
+
 def test_a_store_opens_where_the_disk_hides_that_it_is_full(
     pg_database: str, small_disk: Path
 ) -> None:

@@ -169,6 +169,61 @@ def under_a_quota(url: str, data_dir: Path) -> Any:
         return {"read": store["c"].get("n"), "local": store["c"].get("n", consistency="local")}
 
 
+def killed_on_the_reserve(url: str, data_dir: Path, *, away: bool) -> Any:
+    """Stores that are opened on a full disk, one after the other, each killed with -9 there."""
+    found: dict[str, Any] = {"acknowledged": 0, "opened": []}
+    with Far.to(url) as line:
+        for _ in range(2):
+            with standfast.open(line.url(url), data_dir=data_dir) as store:
+                wait_direct(store)
+                store["c"].put("n", {"x": 1})
+        line.set(max_connections=0)
+        line.cut()
+        with standfast.open(line.url(url), data_dir=data_dir, deadline_s=0.3) as store:
+            for number in range(40):  # a log that is longer than the file
+                store["c"].put("grown", {"x": number, "pad": "x" * 1000})
+            store["c"].increment("n", "/x")
+        if not away:
+            line.set(max_connections=None)
+        with contextlib.ExitStack() as filled:
+            filled.enter_context(full(data_dir))
+            for number in range(4):
+                app = [sys.executable, "-m", "support.disk_app", "reserve", line.url(url)]
+                done = subprocess.run(
+                    [*app, str(data_dir), str(int(away))], capture_output=True, text=True
+                )
+                told = json.loads(done.stdout or '{"error": "nothing"}')
+                found["opened"].append(told.get("error", "opened"))
+                found["acknowledged"] += told.get("acknowledged", 0)
+                if done.returncode != -signal.SIGKILL:
+                    found["stderr"] = done.stderr
+                filled.enter_context(full(data_dir, f"rest-{number}"))
+        line.set(max_connections=None)
+        with standfast.open(line.url(url), data_dir=data_dir) as store:
+            wait_direct(store)
+    found["counted"] = on_primary(url, "c")["n"]["x"] - 2
+    found["grown"] = on_primary(url, "c")["grown"]["x"]
+    return found
+
+
+def dies_on_the_reserve(url: str, data_dir: Path, *, away: bool) -> None:
+    """One of these: says what it reads and what was acknowledged, and is killed."""
+    told: dict[str, Any] = {"acknowledged": 0}
+    try:
+        store = standfast.open(url, data_dir=data_dir, deadline_s=0.3 if away else 5.0)
+        if not away:
+            wait_direct(store)
+        assert store["c"].get("grown")["x"] == 39
+        for _ in range(10):
+            with contextlib.suppress(StandfastError):
+                store["c"].increment("n", "/x")
+                told["acknowledged"] += 1
+    except StandfastError as error:
+        told["error"] = f"{error.code}: {error}"
+    print(json.dumps(told), flush=True)  # noqa: T201 - a program
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Ledger:
     """What was acknowledged of each key, and whether reads have ever shown anything older."""
 
@@ -300,6 +355,8 @@ PARTS: dict[str, Callable[[str, Path], Any]] = {
     "stale_mirror": stale_mirror,
     "forgetting": forgetting,
     "restarted": partial(restarted, away=False),
+    "killed_away": partial(killed_on_the_reserve, away=True),
+    "killed_near": partial(killed_on_the_reserve, away=False),
     "under_a_quota": under_a_quota,
     "restarted_away": partial(restarted, away=True),
     **{phase: partial(filled, phase=phase) for phase in PHASES},
@@ -307,5 +364,7 @@ PARTS: dict[str, Callable[[str, Path], Any]] = {
 
 if __name__ == "__main__" and sys.argv[1] == "killed":
     killed_app(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+elif __name__ == "__main__" and sys.argv[1] == "reserve":
+    dies_on_the_reserve(sys.argv[2], Path(sys.argv[3]), away=sys.argv[4] == "1")
 elif __name__ == "__main__":
     print(json.dumps(PARTS[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))))  # noqa: T201 - a program

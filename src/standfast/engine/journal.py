@@ -42,10 +42,11 @@ from standfast.engine.journal_rows import (
     remove,
     size_of,
 )
+from standfast.engine.lanes import note, noted, unnote
 from standfast.engine.salvage import Loss, Salvaged, salvage
 from standfast.engine.spool import Spool
 from standfast.engine.sqlite_file import LocalFile
-from standfast.errors import ConfigError, CorruptData, StandfastError
+from standfast.errors import ConfigError, CorruptData, StandfastError, Unavailable
 from standfast.limits import (
     JOURNAL_WAIT_S,
     MAX_JOURNAL_BYTES,
@@ -220,9 +221,18 @@ class Journal:
     # ---- lanes
 
     def open_lane(self, lane: str) -> None:
-        """Note a lane before its first transaction, so that it will be fenced when it dies."""
-        with self._file.writing("opening a lane", durable=True) as conn:
-            conn.execute("INSERT INTO lanes VALUES (?, ?)", (lane, _now_us()))
+        """Note a lane before its first transaction, so that it will be fenced when it dies.
+
+        Where the file cannot be written, on a full disk say, another one beside it is the note.
+        """
+        try:
+            with self._file.writing("opening a lane", durable=True) as conn:
+                conn.execute("INSERT INTO lanes VALUES (?, ?)", (lane, _now_us()))
+        except Unavailable as error:
+            try:
+                note(self.path.parent, lane)
+            except OSError:
+                raise error from None
         self.opened.add(lane)
         failpoint("lane-noted")
 
@@ -230,7 +240,9 @@ class Journal:
         """Every lane of the directory that is not known to be closed or fenced, oldest first."""
         with self._file.reading("reading the lanes") as conn:
             found = conn.execute("SELECT lane FROM lanes ORDER BY opened_us, lane")
-            return [record[0] for record in found if record[0] not in self._closed_lanes]
+            known = dict.fromkeys(record[0] for record in found)
+        known |= dict.fromkeys(noted(self.path.parent))
+        return [lane for lane in known if lane not in self._closed_lanes]
 
     def close_lane(self, lane: str) -> bool:
         """Forget a lane that is closed or fenced; False while something of it is pending.
@@ -245,17 +257,17 @@ class Journal:
         except StandfastError:
             self._closed_lanes.add(lane)
             closed = True
+        if closed:
+            unnote(self.path.parent, lane)
         failpoint("lane-closed")
         return closed
 
     def _close_lane(self, lane: str) -> bool:
         with self._file.writing("closing a lane", durable=False) as conn:
-            conn.execute(
-                "DELETE FROM lanes WHERE lane = ?1"
-                " AND NOT EXISTS (SELECT 1 FROM ops WHERE lane = ?1)",
-                (lane,),
-            )
-            return conn.changes() > 0
+            pending = conn.execute("SELECT 1 FROM ops WHERE lane = ? LIMIT 1", (lane,)).get
+            if not pending:
+                conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+            return not pending
 
     # ---- ops
 

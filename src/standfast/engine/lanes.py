@@ -8,6 +8,7 @@ dead.  A copied data directory holds copies of these files, but none of the lock
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import uuid
 from collections.abc import Container
@@ -15,12 +16,14 @@ from pathlib import Path
 
 from standfast.backends.sqlite.errors import mapped
 from standfast.system.failpoints import failpoint
-from standfast.system.files import is_there, make_directory
+from standfast.system.files import fsync_directory, is_there, make_directory
 from standfast.system.locks import FileLock
 
 FOLDER = "lanes"
 #: Age at which a lock file without a holder, unknown to the journal, is removed.
 _LOCK_FILE_AGE_S = 3600.0
+#: Ending of the empty file that stands for a lane which the journal had no room to note.
+_NOTE = ".lane"
 
 
 class Lane:
@@ -46,6 +49,7 @@ class Lane:
         """The lane is closed or fenced in the primary, and nothing of it is pending."""
         with contextlib.suppress(OSError):
             self.lock.path.unlink()
+        unnote(self.lock.path.parent.parent, self.id)
         failpoint("lane-file-removed")
         self.lock.release()
 
@@ -62,9 +66,37 @@ def is_dead(data_dir: Path, lane: str) -> bool:
 
 
 def forget(data_dir: Path, lane: str) -> None:
-    """Remove the file of a lane that is dead and fenced."""
+    """Remove the files of a lane that is dead and fenced."""
     with contextlib.suppress(OSError):
         (data_dir / FOLDER / f"{lane}.lock").unlink()
+    unnote(data_dir, lane)
+
+
+def note(data_dir: Path, lane: str) -> None:
+    """Note a lane, so that it will be fenced when it dies, in the name of an empty file.
+
+    That needs no room on a full disk, as a rule.  Raises OSError.
+    """
+    path = data_dir / FOLDER / f"{lane}{_NOTE}"
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    fsync_directory(path.parent)
+
+
+def unnote(data_dir: Path, lane: str) -> None:
+    """Forget such a note."""
+    with contextlib.suppress(OSError):
+        (data_dir / FOLDER / f"{lane}{_NOTE}").unlink(missing_ok=True)
+
+
+def noted(data_dir: Path) -> list[str]:
+    """The lanes that were noted in this way."""
+    with mapped(f"looking at the lanes in {data_dir}"), contextlib.suppress(FileNotFoundError):
+        return sorted(
+            name.removesuffix(_NOTE)
+            for name in os.listdir(data_dir / FOLDER)
+            if name.endswith(_NOTE)
+        )
+    return []
 
 
 def remove_old_locks(data_dir: Path, known: Container[str]) -> None:

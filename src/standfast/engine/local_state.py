@@ -357,8 +357,9 @@ class LocalState:
             ahead_us=ahead_us,
         )
         if now != known:
-            self.journal.set_history(now)
             self._history = now
+            with contextlib.suppress(Unavailable):  # a full disk: it is noted at the next open
+                self.journal.set_history(now)
 
     def _ahead_us(self, found: ServerIdentity) -> int:
         return found.server_us - clock.now_us() if found.server_us else 0

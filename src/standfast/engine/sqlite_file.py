@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ T = TypeVar("T")
 #: has to do it: 16 MB and 128 MB.
 CHECKPOINT_PAGES = 4000
 MAX_LOG_PAGES = 32_000
+#: How often, at the most, a full disk is a reason to shorten the log.
+_ROOM_PAUSE_S = 1.0
 _LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
@@ -61,6 +64,7 @@ class LocalFile:
         self._what = what
         self._lock = threading.Lock()
         self._reading = threading.Lock()
+        self._room_at = 0.0
         with mapped(f"opening {what} {self.path}"), OPENING:
             create_private(self.path)
             failpoint("file-made")
@@ -161,7 +165,20 @@ class LocalFile:
                 if not self.in_place:
                     raise gone(self.path, self._what)
             except (apsw.Error, OSError) as error:
+                self._make_room(conn, error)
                 raise self._explained(error, doing) from None
+
+    def _make_room(self, conn: apsw.Connection, error: apsw.Error | OSError) -> None:
+        """On a full disk, for what comes next: the log's room is free once the file has its pages.
+
+        They are in the file mostly, in an older state; where they are not, the log stays.
+        """
+        if not isinstance(error, apsw.FullError) or time.monotonic() < self._room_at:
+            return
+        self._room_at = time.monotonic() + _ROOM_PAUSE_S
+        with contextlib.suppress(apsw.Error):
+            conn.set_busy_timeout(0)
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def reading(self, doing: str) -> Generator[apsw.Connection]:
@@ -212,6 +229,7 @@ class LocalFile:
                 if not self.in_place:
                     raise gone(self.path, self._what)
             except (apsw.Error, OSError) as error:
+                self._make_room(conn, error)
                 raise self._explained(error, doing) from None
 
     def _explained(self, error: apsw.Error | OSError, doing: str) -> StandfastError:

@@ -9,6 +9,7 @@ makes it, when nobody else is writing.  Handing it over and back would double th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -591,8 +592,15 @@ class Writer:
             self._context.end_lane(self._primary, lane)
 
     def release_locks(self) -> None:
-        """At the end: nothing is in flight, so whoever opens the directory next may fence these."""
+        """At the end: nothing is in flight, so whoever opens the directory next may fence these.
+
+        One under which nothing was ever written needs no fence, and is forgotten.
+        """
         for lane in [self.lane, *([self._side] if self._side else [])]:
+            if lane.lock.held and not lane.seq:
+                with contextlib.suppress(StandfastError):
+                    self._local_state.journal.close_lane(lane.id)
+                    lane.end()
             lane.lock.release()
 
     @property
