@@ -8,7 +8,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
@@ -268,6 +269,19 @@ def backend_for(target: Target, *, max_connections: int = MAX_CONNECTIONS) -> Ba
     return PostgresBackend(target, max_connections=max_connections)
 
 
+@contextmanager
+def opened_backend(settings: Settings) -> Generator[Backend]:
+    """The backend of these settings, looked at, and closed at the end."""
+    with closing(backend_for(settings.target)) as backend:
+        backend.check()
+        yield backend
+
+
+def refuse_other(settings: Settings) -> None:
+    """Refuse a database that is not the one which the app of this data directory uses."""
+    (refuse_mirror if settings.target.kind == "sqlite" else refuse_to_hide)(settings)
+
+
 def refuse_mirror(settings: Settings) -> None:
     """Refuse to begin an embedded database beside the mirror of a PostgreSQL database.
 
@@ -316,17 +330,15 @@ def _documents(path: Path, *, ours: bool = True) -> int:
         return 0
     from standfast.backends.sqlite.backend import SqliteBackend
 
-    backend = SqliteBackend(path)
     try:
-        if (backend.identity() is not None) is not ours:
-            return 0
-        return sum(backend.count(name) for name in backend.collections())
+        with closing(SqliteBackend(path)) as backend:
+            if (backend.identity() is not None) is not ours:
+                return 0
+            return sum(backend.count(name) for name in backend.collections())
     except ConfigError as error:
         if error.code != "not_ours":
             raise
         return 0  # somebody else's file, which stays as it is
-    finally:
-        backend.close()
 
 
 def embedded_path(settings: Settings) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +9,19 @@ import click
 
 from standfast.cli.common import (
     Decision,
-    collection_names,
     common_options,
-    library_warnings,
-    open_backend,
-    read_settings,
+    only_option,
+    open_guarded,
     require_yes,
     retention_options,
     transfer_options,
 )
-from standfast.cli.output import Exit, note, print_json, print_line, progress_bar, shown, warn
+from standfast.cli.output import Exit, give, note, progress_bar, shown, wants_json, warn
 
 if TYPE_CHECKING:
     from standfast.admin.backup.folder import Backup
     from standfast.admin.backup.restoring import RestorePlan
     from standfast.admin.backup.transfer import Plan
-    from standfast.backends.base import Backend
     from standfast.config.settings import Settings
 
 _FILE = click.argument("file", required=False, metavar="[FILE]")
@@ -35,20 +30,6 @@ _FILE = click.argument("file", required=False, metavar="[FILE]")
 @click.group("backup")
 def backup_command() -> None:
     """Backups of the whole database: make, list, check, restore, try and remove them."""
-
-
-@contextmanager
-def database(settings: Settings) -> Generator[Backend]:
-    """The database, unless it is not the one that the app of this directory uses."""
-    from standfast.api.opening import refuse_mirror, refuse_to_hide
-
-    with library_warnings():
-        if settings.target.kind == "sqlite":
-            refuse_mirror(settings)
-        else:
-            refuse_to_hide(settings)
-    with open_backend(settings) as backend:
-        yield backend
 
 
 def say_step(step: str, what: str) -> None:
@@ -64,15 +45,7 @@ def say_step(step: str, what: str) -> None:
     metavar="FILE",
     help="Where to write it, if not in the folder of the backups; never over another file.",
 )
-@click.option(
-    "--collection",
-    "only",
-    metavar="NAME",
-    multiple=True,
-    cls=Decision,
-    shell_complete=collection_names,
-    help="Only this one.",
-)
+@only_option
 @click.option(
     "--limit",
     "limit_s",
@@ -84,12 +57,7 @@ def say_step(step: str, what: str) -> None:
 )
 @common_options("--url")
 def create_command(
-    output: Path | None,
-    only: tuple[str, ...],
-    limit_s: float,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    output: Path | None, only: tuple[str, ...], limit_s: float, settings: Settings
 ) -> int:
     """Make a backup of every collection while the app is running.
 
@@ -98,8 +66,7 @@ def create_command(
     """
     from standfast.admin.backup.creating import create
 
-    settings = read_settings(url, data_dir)
-    with database(settings) as backend, progress_bar() as progress:
+    with open_guarded(settings) as backend, progress_bar() as progress:
         made = create(
             *(backend, settings.data_dir),
             output=output,
@@ -108,10 +75,8 @@ def create_command(
             announce=say_step,
             progress=progress,
         )
-    if as_json:
-        print_json({"path": str(made.path), "size": made.size, "counts": made.counts})
-        return Exit.DONE
-    print_line(shown(made.path))
+    document = {"path": str(made.path), "size": made.size, "counts": made.counts}
+    give(document, [shown(made.path)])
     note(f"{made.counts.documents} document(s) of {len(made.counts.collections)} collection(s)")
     if made.counts.pending:
         note(f"{made.counts.pending} write(s) that wait in the journal are in it too")
@@ -120,21 +85,17 @@ def create_command(
 
 @backup_command.command("list")
 @common_options("--url")
-def list_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
+def list_command(settings: Settings) -> int:
     """List the backups of the data directory, oldest first.
 
     The database is not asked.  Exit code 1 when there is none that can be read.
     """
     from standfast.admin.backup.folder import backups, folder
 
-    settings = read_settings(url, data_dir)
     found = backups(settings.data_dir)
-    if as_json:
-        print_json({"folder": str(folder(settings.data_dir)), "backups": [*map(_about, found)]})
-    else:
-        for each in found:
-            print_line(_line(each))
-        note(f"{len(found)} backup(s) in {shown(folder(settings.data_dir))}")
+    place = folder(settings.data_dir)
+    give({"folder": str(place), "backups": [*map(_about, found)]}, map(_line, found))
+    note(f"{len(found)} backup(s) in {shown(place)}")
     return Exit.DONE if any(not each.problem for each in found) else Exit.NO
 
 
@@ -181,7 +142,7 @@ def _line(each: Backup) -> str:
 @backup_command.command("verify")
 @_FILE
 @common_options("--url")
-def verify_command(file: str | None, url: str | None, data_dir: str | None, as_json: bool) -> int:
+def verify_command(file: str | None, settings: Settings) -> int:
     """Check every checksum of FILE, by default of the newest backup.
 
     FILE is a path, or the beginning of a name in the list.  Exit code 4 when it is damaged, or of
@@ -190,30 +151,21 @@ def verify_command(file: str | None, url: str | None, data_dir: str | None, as_j
     from standfast.admin.backup.folder import find
     from standfast.admin.backup.verifying import verify
 
-    settings = read_settings(url, data_dir)
     path = find(settings.data_dir, file)
     with progress_bar() as progress:
         found = verify(path, progress=progress)
-    if as_json:
-        print_json({"path": str(path), "head": found.head, "counts": found.counts})
-        return Exit.DONE
-    for name, documents in found.counts.collections.items():
-        print_line(f"{documents}  {shown(name)}")
+    counts = found.counts.collections.items()
+    give(
+        {"path": str(path), "head": found.head, "counts": found.counts},
+        (f"{documents}  {shown(name)}" for name, documents in counts),
+    )
     note(f"{shown(path)}: whole, {found.counts.documents} document(s), every checksum is right")
     return Exit.DONE
 
 
 @backup_command.command("restore")
 @_FILE
-@click.option(
-    "--collection",
-    "only",
-    metavar="NAME",
-    multiple=True,
-    cls=Decision,
-    shell_complete=collection_names,
-    help="Only this one.",
-)
+@only_option
 @click.option("--key", metavar="KEY", cls=Decision, help="Only the document of this key.")
 @transfer_options(
     on_conflict="Which side wins where backup and database differ.",
@@ -229,9 +181,7 @@ def restore_command(
     exact: bool,
     dry_run: bool,
     yes: bool,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
 ) -> int:
     """Bring the documents of FILE, by default of the newest backup, into the database.
 
@@ -245,7 +195,6 @@ def restore_command(
     from standfast.admin.backup.restoring import Restored, plan_restore, restore
     from standfast.admin.backup.transfer import Choice
 
-    settings = read_settings(url, data_dir)
     path = find(settings.data_dir, file)
     choice = Choice(on_conflict, only, key, exact)
 
@@ -253,9 +202,9 @@ def restore_command(
         show_plan(planned.plan)
         if planned.plan.overwritten:
             lost = planned.plan.count("replace", "remove")
-            require_yes(f"Overwrite or remove {lost} document(s)?", yes=yes, as_json=as_json)
+            require_yes(f"Overwrite or remove {lost} document(s)?", yes=yes)
 
-    with database(settings) as backend, progress_bar() as progress:
+    with open_guarded(settings) as backend, progress_bar() as progress:
         if dry_run:
             result = Restored(plan_restore(backend, path, choice, progress=progress))
             show_plan(result.planned.plan)
@@ -267,14 +216,14 @@ def restore_command(
                 progress=progress,
             )
         display = backend.display
-    _show_restored(result, display, dry_run=dry_run, as_json=as_json)
+    _show_restored(result, display, dry_run=dry_run)
     return Exit.DONE if result.green else Exit.NO
 
 
-def _show_restored(result: Any, display: str, *, dry_run: bool, as_json: bool) -> None:
+def _show_restored(result: Any, display: str, *, dry_run: bool) -> None:
     planned: RestorePlan = result.planned
-    if as_json:
-        print_json(
+    if wants_json():
+        give(
             {
                 "path": str(planned.path),
                 "database": display,
@@ -343,7 +292,7 @@ def show_plan(planned: Plan) -> None:
 @backup_command.command("drill")
 @_FILE
 @common_options("--url")
-def drill_command(file: str | None, url: str | None, data_dir: str | None, as_json: bool) -> int:
+def drill_command(file: str | None, settings: Settings) -> int:
     """Restore FILE, by default the newest backup, into a scratch store and compare every value.
 
     The scratch store is a file beside the backups, gone afterwards.  The database is not touched.
@@ -351,12 +300,10 @@ def drill_command(file: str | None, url: str | None, data_dir: str | None, as_js
     from standfast.admin.backup.folder import find
     from standfast.admin.backup.restoring import drill
 
-    settings = read_settings(url, data_dir)
     path = find(settings.data_dir, file)
     with progress_bar() as progress:
         done = drill(settings.data_dir, path, announce=say_step, progress=progress)
-    if as_json:
-        print_json({"path": str(path), "compared": done.compared, "expired": done.expired})
+    give({"path": str(path), "compared": done.compared, "expired": done.expired})
     note(f"{shown(path)}: restored, {done.compared} document(s) compared, all equal")
     if done.expired:
         note(f"{done.expired} document(s) have expired since it was made")
@@ -373,9 +320,7 @@ def prune_command(
     keep_weekly: int,
     keep_monthly: int,
     dry_run: bool,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
 ) -> int:
     """Remove the backups that none of the rules keeps; never the last good one.
 
@@ -384,23 +329,19 @@ def prune_command(
     """
     from standfast.admin.backup.pruning import Retention, prune
 
-    settings = read_settings(url, data_dir)
     retention = Retention(keep_last, keep_daily, keep_weekly, keep_monthly)
     result = prune(settings.data_dir, retention, dry_run=dry_run)
-    if as_json:
-        print_json(
-            {
-                "kept": [{"name": each.path.name, "why": why} for each, why in result.kept],
-                "removed": [each.path.name for each in result.removed],
-                "freed": result.freed,
-                "dry_run": dry_run,
-            }
-        )
-        return Exit.DONE
-    for each, why in result.kept:
-        print_line(f"kept     {shown(each.path.name)}  {shown(why)}")
-    for each in result.removed:
-        print_line(f"{'would go' if dry_run else 'removed '} {shown(each.path.name)}")
+    kept = {each.path.name: why for each, why in result.kept}
+    removed = [each.path.name for each in result.removed]
+    document = {
+        "kept": [{"name": name, "why": why} for name, why in kept.items()],
+        "removed": removed,
+        "freed": result.freed,
+        "dry_run": dry_run,
+    }
+    lines = [f"kept     {shown(name)}  {shown(why)}" for name, why in kept.items()]
+    lines += [f"{'would go' if dry_run else 'removed '} {shown(name)}" for name in removed]
+    give(document, lines)
     verb = "would be removed" if dry_run else "removed"
     note(f"{len(result.removed)} backup(s) {verb}, {result.freed:,} bytes")
     return Exit.DONE

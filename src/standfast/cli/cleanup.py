@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from standfast.cli.backup import database
 from standfast.cli.common import (
     Decision,
     collection_names,
     common_options,
-    read_settings,
+    open_guarded,
     require_yes,
 )
-from standfast.cli.output import Exit, busy, note, print_json, print_line, shown
+from standfast.cli.output import Exit, busy, give, note, shown
+from standfast.config.settings import Settings
 from standfast.errors import ConfigError
 
 
@@ -44,9 +44,7 @@ def cleanup_command(
     prefix: str,
     dry_run: bool,
     yes: bool,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
 ) -> int:
     """Remove what is no longer needed.
 
@@ -67,27 +65,25 @@ def cleanup_command(
     chosen = None
     if documents is not None and older_than_days is not None:
         chosen = DocumentFilter(documents, older_than_days, prefix)
-    settings = read_settings(url, data_dir)
-    with database(settings) as backend:
+    with open_guarded(settings) as backend:
         with busy("look"):
             found = cleanup(backend, settings.data_dir, documents=chosen, dry_run=True)
         ours = [each for each in found if each.left_to is None]
         if ours and not dry_run:
-            if not as_json:
-                for each in ours:
-                    note(f"plan: {each.rule}: {shown(each.what)}")
-            question = f"Remove {len(ours)} thing(s)?"
-            require_yes(question, yes=yes, as_json=as_json)
+            for each in ours:
+                note(f"plan: {each.rule}: {shown(each.what)}")
+            require_yes(f"Remove {len(ours)} thing(s)?", yes=yes)
             with busy("clean up"):
                 found = cleanup(backend, settings.data_dir, documents=chosen)
-    if as_json:
-        print_json({"removed": found, "dry_run": dry_run})
-        return Exit.DONE
+    units = {"documents": "document(s)", "conflicts": "row(s)"}
     ours = [each for each in found if each.left_to is None]
-    for each in ours:
-        unit = "document(s)" if each.rule == "documents" else "bytes"
-        unit = "row(s)" if each.rule == "conflicts" else unit
-        print_line(f"{each.rule}  {shown(each.what)}  {each.size:,} {unit}")
+    give(
+        {"removed": found, "dry_run": dry_run},
+        (
+            f"{each.rule}  {shown(each.what)}  {each.size:,} {units.get(each.rule, 'bytes')}"
+            for each in ours
+        ),
+    )
     for each in found:
         if each.left_to is not None:
             note(

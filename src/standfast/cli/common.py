@@ -6,14 +6,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from standfast.backends.base import Backend
-from standfast.cli.output import LOG_FORMAT, print_record, use_json, warn
+from standfast.cli.output import LOG_FORMAT, print_record, use_json, wants_json, warn
 from standfast.config.settings import Settings, load_settings, read_dotenv
 from standfast.errors import ConfigError, StandfastError
 
@@ -27,9 +28,8 @@ class Decision(click.Option):
     """An option that says what becomes of data: on the command line alone, never by a variable."""
 
 
-def _json_callback(_: click.Context, __: click.Parameter, value: bool) -> bool:
+def _json_callback(_: click.Context, __: click.Parameter, value: bool) -> None:
     use_json(value)
-    return value
 
 
 def _read_env_file(_: click.Context, __: click.Parameter, path: Path | None) -> None:
@@ -40,10 +40,21 @@ def _read_env_file(_: click.Context, __: click.Parameter, path: Path | None) -> 
             os.environ[name] = value
 
 
+def options(*each: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """Several options as one decorator, in the order in which `--help` lists them."""
+
+    def decorate(function: _F) -> _F:
+        for option in reversed(each):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def transfer_options(*, on_conflict: str, exact: str, yes: str) -> Callable[[_F], _F]:
     """The options of commands that bring documents into a database, with what they mean there."""
     policies = click.Choice(["file", "database", "newest", "fail"])
-    options = (
+    return options(
         click.option(
             "--on-conflict",
             type=policies,
@@ -59,28 +70,37 @@ def transfer_options(*, on_conflict: str, exact: str, yes: str) -> Callable[[_F]
         click.option("-y", "--yes", is_flag=True, help=yes),
     )
 
-    def decorate(function: _F) -> _F:
-        for option in reversed(options):
-            function = option(function)
-        return function
 
-    return decorate
+def common_options(*names: str, reads: bool = True) -> Callable[[Callable[..., int]], Any]:
+    """The options `--to`, `--data-dir` and `--json`; `names` are other spellings of `--to`.
 
+    The command is called with the `settings` that they lead to, unless it `reads` none.
+    """
 
-def common_options(*names: str) -> Callable[[_F], _F]:
-    """The options `--to`, `--data-dir` and `--json`; `names` are other spellings of `--to`."""
+    def decorate(function: Callable[..., int]) -> Any:
+        @wraps(function)
+        def command(url: str | None, data_dir: str | None, **given: Any) -> int:
+            if reads:
+                given["settings"] = read_settings(url, data_dir)
+            return function(**given)
 
-    def decorate(function: _F) -> _F:
-        function = click.option(
-            "--json",
-            "as_json",
-            is_flag=True,
-            callback=_json_callback,
-            expose_value=True,
-            is_eager=True,
-            help="Print one JSON document to stdout.",
-        )(function)
-        function = click.option(
+        return with_options(command)
+
+    with_options = options(
+        click.option(
+            "--to",
+            *names,
+            "url",
+            metavar="URL",
+            help="The database: postgresql://... or sqlite:///path.  [env var:"
+            " STANDFAST_DATABASE_URL, DATABASE_URL; default: SQLite in the data directory]",
+        ),
+        click.option(
+            "--data-dir",
+            metavar="DIR",
+            help="Local files and backups.  [env var: STANDFAST_DATA_DIR; default: storage]",
+        ),
+        click.option(
             "--env-file",
             metavar="FILE",
             type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -88,43 +108,37 @@ def common_options(*names: str) -> Callable[[_F], _F]:
             expose_value=False,
             is_eager=True,
             help="Take settings from a file of NAME=VALUE lines, where they are not set.",
-        )(function)
-        function = click.option(
-            "--data-dir",
-            metavar="DIR",
-            help="Local files and backups.  [env var: STANDFAST_DATA_DIR; default: storage]",
-        )(function)
-        return click.option(
-            "--to",
-            *names,
-            "url",
-            metavar="URL",
-            help="The database: postgresql://... or sqlite:///path.  [env var:"
-            " STANDFAST_DATABASE_URL, DATABASE_URL; default: SQLite in the data directory]",
-        )(function)
-
+        ),
+        click.option(
+            "--json",
+            is_flag=True,
+            callback=_json_callback,
+            expose_value=False,
+            is_eager=True,
+            help="Print one JSON document to stdout.",
+        ),
+    )
     return decorate
 
 
-def retention_options(function: _F) -> _F:
-    """The options that say which backups stay, in `prune` and `serve` alike."""
-    number = click.IntRange(min=0)
-    for name, default, text in (
-        ("--keep-monthly", 12, "The newest of each of so many months."),
-        ("--keep-weekly", 5, "The newest of each of so many weeks."),
-        ("--keep-daily", 7, "The newest of each of so many days."),
-    ):
-        function = click.option(
-            name, default=default, type=number, show_default=True, cls=Decision, help=text
-        )(function)
+def _keep(period: str, default: int, text: str, *, least: int = 0) -> Callable[[_F], _F]:
     return click.option(
-        "--keep-last",
-        default=7,
-        type=click.IntRange(min=1),
+        f"--keep-{period}",
+        default=default,
+        type=click.IntRange(min=least),
         show_default=True,
         cls=Decision,
-        help="The newest so many backups.",
-    )(function)
+        help=text,
+    )
+
+
+#: The options that say which backups stay, in `prune` and `serve` alike.
+retention_options = options(
+    _keep("last", 7, "The newest so many backups.", least=1),
+    _keep("daily", 7, "The newest of each of so many days."),
+    _keep("weekly", 5, "The newest of each of so many weeks."),
+    _keep("monthly", 12, "The newest of each of so many months."),
+)
 
 
 def read_settings(url: str | None, data_dir: str | None) -> Settings:
@@ -142,28 +156,31 @@ def collection_names(ctx: click.Context, _: click.Parameter, incomplete: str) ->
 
     try:
         settings = load_settings(ctx.params.get("url"), data_dir=ctx.params.get("data_dir"))
-        backend = backend_for(settings.target)
-        try:
+        with closing(backend_for(settings.target)) as backend:
             names = backend.collections(deadline=time.monotonic() + settings.deadline_s)
-        finally:
-            backend.close()
     except StandfastError:
         return []
     return [name for name in names if name.startswith(incomplete)]
 
 
+only_option = click.option(
+    "--collection",
+    "only",
+    metavar="NAME",
+    multiple=True,
+    cls=Decision,
+    shell_complete=collection_names,
+    help="Only this one.",
+)
+
+
 @contextmanager
 def open_backend(settings: Settings) -> Generator[Backend]:
     """The backend of these settings, looked at, and closed at the end."""
-    from standfast.api.opening import backend_for
+    from standfast.api.opening import opened_backend
 
-    with library_warnings():
-        backend = backend_for(settings.target)
-        try:
-            backend.check()
-            yield backend
-        finally:
-            backend.close()
+    with library_warnings(), opened_backend(settings) as backend:
+        yield backend
 
 
 @contextmanager
@@ -176,23 +193,27 @@ def open_connection(settings: Settings) -> Generator[Backend]:
 
 
 @contextmanager
-def open_for_data(url: str | None, data_dir: str | None) -> Generator[Store]:
+def open_guarded(settings: Settings) -> Generator[Backend]:
+    """The same, unless it is not the database that the app of this directory uses."""
+    from standfast.api.opening import refuse_other
+
+    with library_warnings():
+        refuse_other(settings)
+    with open_backend(settings) as backend:
+        yield backend
+
+
+@contextmanager
+def open_for_data(settings: Settings) -> Generator[Store]:
     """A store for the commands that read and write documents.
 
     It has no journal: a command whose database does not answer fails, and leaves nothing to be
     sent later.
     """
-    from standfast.api.opening import refuse_mirror, refuse_to_hide
     from standfast.api.sync import Store
     from standfast.engine.embedded import EmbeddedEngine
 
-    settings = read_settings(url, data_dir)
-    with library_warnings():
-        if settings.target.kind == "sqlite":
-            refuse_mirror(settings)
-        else:
-            refuse_to_hide(settings)
-    with open_backend(settings) as backend, Store(EmbeddedEngine(backend)) as store:
+    with open_guarded(settings) as backend, Store(EmbeddedEngine(backend)) as store:
         yield store
 
 
@@ -206,11 +227,11 @@ def answer(question: str) -> bool | None:
         return None
 
 
-def require_yes(question: str, *, yes: bool, as_json: bool) -> None:
+def require_yes(question: str, *, yes: bool) -> None:
     """Return only after a yes, which a program gives by --yes; raise otherwise."""
     if yes:
         return
-    agreed = None if as_json else answer(question)
+    agreed = None if wants_json() else answer(question)
     if agreed is None:
         raise ConfigError(
             "this needs a confirmation, and there was no answer",

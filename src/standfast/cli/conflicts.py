@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from standfast.cli.common import common_options, open_connection, read_settings
-from standfast.cli.output import Exit, line_of, note, print_json, print_line, shown
+from standfast.cli.common import common_options, open_connection
+from standfast.cli.output import Exit, give, line_of, note, print_line, shown, wants_json
+from standfast.config.settings import Settings
 from standfast.document.codec import accept, decode, encode
 from standfast.errors import ConfigError
 from standfast.ops.types import ConflictRecord, from_microseconds
@@ -29,18 +30,10 @@ def conflicts_command() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Only ids above this one.")
 @common_options("--url")
-def list_command(
-    everything: bool,
-    limit: int,
-    after: int,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
-) -> int:
+def list_command(everything: bool, limit: int, after: int, settings: Settings) -> int:
     """List the conflicts that are open, oldest first, without contents; exit code 1 if any is."""
     from standfast.admin.conflicts import open_conflicts
 
-    settings = read_settings(url, data_dir)
     state = None if everything else "open"
     with open_connection(settings) as backend:
         found = backend.conflicts(
@@ -48,11 +41,7 @@ def list_command(
         )
         counts = backend.count_conflicts(deadline=time.monotonic() + settings.deadline_s)
     count = open_conflicts(counts)
-    if as_json:
-        print_json({"open": count, "conflicts": [_about(entry) for entry in found]})
-    else:
-        for entry in found:
-            print_line(_line(entry))
+    give({"open": count, "conflicts": [*map(_about, found)]}, map(_line, found))
     note(f"{count} open" + (f", {sum(counts.values())} in all" if everything else ""))
     if len(found) == limit:
         note(f"there may be more: --after {found[-1].id}")
@@ -83,14 +72,13 @@ def _line(entry: ConflictRecord) -> str:
 @conflicts_command.command("show")
 @click.argument("number", metavar="ID", type=click.IntRange(min=1))
 @common_options("--url")
-def show_command(number: int, url: str | None, data_dir: str | None, as_json: bool) -> int:
+def show_command(number: int, settings: Settings) -> int:
     """Print one conflict with its contents: base, mine and theirs.
 
     With --json, a side without a document is left out.  `version` is that of the document now.
     """
     from standfast.admin.conflicts import find, version_now
 
-    settings = read_settings(url, data_dir)
     with open_connection(settings) as backend:
         entry = find(backend, number, deadline_s=settings.deadline_s)
         version = version_now(backend, entry, deadline_s=settings.deadline_s)
@@ -98,7 +86,7 @@ def show_command(number: int, url: str | None, data_dir: str | None, as_json: bo
     if entry.pointer:
         head["pointer"] = decode(entry.pointer)
     contents = [(name, getattr(entry, name)) for name in _CONTENTS]
-    if as_json:
+    if wants_json():
         parts = [f'"{name}":{text}' for name, text in contents if text is not None]
         print_line(",".join([encode(head)[:-1], *parts]) + "}")
         return Exit.DONE
@@ -126,9 +114,7 @@ def resolve_command(
     value: str | None,
     dismiss: bool,
     if_version: int | None,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
 ) -> int:
     """Decide a conflict; it is marked as resolved once the decision has taken effect.
 
@@ -138,13 +124,12 @@ def resolve_command(
     from standfast.admin.conflicts import resolve
 
     decision = _decision(take, value, dismiss, if_version)
-    settings = read_settings(url, data_dir)
     with open_connection(settings) as backend:
         done = resolve(
             backend, number, decision, if_version=if_version, deadline_s=settings.deadline_s
         )
-    if as_json:
-        print_json({**_about(done.entry), **_done(done.resolution, done.version)})
+    changed = {"state": "resolved", "resolution": done.resolution, "version": done.version}
+    give({**_about(done.entry), **changed})
     what = "left as it is" if done.version is None else f"version {done.version}"
     entry = done.entry
     note(
@@ -152,10 +137,6 @@ def resolve_command(
         f" {what}"
     )
     return Exit.DONE
-
-
-def _done(resolution: str, version: int | None) -> dict[str, Any]:
-    return {"state": "resolved", "resolution": resolution, "version": version}
 
 
 def _decision(

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,25 +16,23 @@ from standfast.cli.common import (
     library_warnings,
     open_backend,
     open_for_data,
-    read_settings,
 )
 from standfast.cli.output import (
     Exit,
     did_you_mean,
+    give,
     line_of,
     masked,
     note,
-    print_json,
     print_line,
     print_lines,
     shown,
+    wants_json,
 )
+from standfast.config.settings import Settings
 from standfast.document.codec import accept, decode, encode
 from standfast.document.names import collection_name, key_text
 from standfast.errors import ConfigError
-
-if TYPE_CHECKING:
-    from standfast.config.settings import Settings
 
 #: Keys that `list` prints at the most.
 MAX_LIST = 10_000
@@ -45,24 +43,21 @@ MAX_LIST = 10_000
 @click.argument("key")
 @click.option("--local", is_flag=True, help="Read the mirror and the journal, not the database.")
 @common_options("--url")
-def get_command(
-    collection: str, key: str, local: bool, url: str | None, data_dir: str | None, as_json: bool
-) -> int:
+def get_command(collection: str, key: str, local: bool, settings: Settings) -> int:
     """Print the document KEY of COLLECTION; exit code 1 when there is none.
 
     With --json: key, version, times and value.  With --local it works during an outage: the
     document as this data directory knows it, pending writes included, and how old that is.
     """
     if local:
-        return _get_local(read_settings(url, data_dir), collection, key, as_json=as_json)
-    with open_for_data(url, data_dir) as store:
+        return _get_local(settings, collection, key)
+    with open_for_data(settings) as store:
         found = store[collection].read(key)
     if found is None:
-        if as_json:
-            print_json({"collection": masked(collection), "key": masked(key), "found": False})
+        give({"collection": masked(collection), "key": masked(key), "found": False})
         note(f"no document {key!r} in `{collection}`")
         return Exit.NO
-    if as_json:
+    if wants_json():
         head = {
             "collection": collection,
             "key": key,
@@ -78,12 +73,12 @@ def get_command(
     return Exit.DONE
 
 
-def _get_local(settings: Settings, collection: str, key: str, *, as_json: bool) -> int:
+def _get_local(settings: Settings, collection: str, key: str) -> int:
     from standfast.admin.journal import read_locally
 
     with library_warnings():
         found = read_locally(settings, collection_name(collection), key_text(key))
-    if as_json:
+    if wants_json():
         head = {
             "collection": collection,
             "key": key,
@@ -122,18 +117,15 @@ def put_command(
     if_version: int | None,
     if_absent: bool,
     ttl_s: float | None,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
 ) -> int:
     """Put VALUE (JSON; from stdin when it is missing or `-`) as document KEY of COLLECTION."""
     document = _given(value)
-    with open_for_data(url, data_dir) as store:
+    with open_for_data(settings) as store:
         receipt = store[collection].put(
             key, document, if_version=if_version, if_absent=if_absent, ttl_s=ttl_s
         )
-    if as_json:
-        print_json({"version": receipt.version, "durable_on": receipt.durable_on})
+    give({"version": receipt.version, "durable_on": receipt.durable_on})
     note(f"put {key!r} in `{collection}`: version {receipt.version}")
     return Exit.DONE
 
@@ -145,23 +137,16 @@ def put_command(
 @click.option("--if-version", type=int, help="Only when the document has this version.")
 @common_options("--url")
 def patch_command(
-    collection: str,
-    key: str,
-    patch: str | None,
-    if_version: int | None,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    collection: str, key: str, patch: str | None, if_version: int | None, settings: Settings
 ) -> int:
     """Change members of the document KEY of COLLECTION by PATCH (a JSON merge patch, RFC 7396).
 
     PATCH comes from stdin when it is missing or `-`.  A member that is null is removed.
     """
     change = _given(patch)
-    with open_for_data(url, data_dir) as store:
+    with open_for_data(settings) as store:
         receipt = store[collection].patch(key, change, if_version=if_version)
-    if as_json:
-        print_json({"version": receipt.version, "durable_on": receipt.durable_on})
+    give({"version": receipt.version, "durable_on": receipt.durable_on})
     note(f"patched {key!r} in `{collection}`: version {receipt.version}")
     return Exit.DONE
 
@@ -182,19 +167,11 @@ def _given(text: str | None) -> Any:
 @click.argument("key")
 @click.option("--if-version", type=int, help="Only when the document has this version.")
 @common_options("--url")
-def delete_command(
-    collection: str,
-    key: str,
-    if_version: int | None,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
-) -> int:
+def delete_command(collection: str, key: str, if_version: int | None, settings: Settings) -> int:
     """Delete the document KEY of COLLECTION; exit code 1 when there is none."""
-    with open_for_data(url, data_dir) as store:
+    with open_for_data(settings) as store:
         receipt = store[collection].delete(key, if_version=if_version)
-    if as_json:
-        print_json({"deleted": bool(receipt.version)})
+    give({"deleted": bool(receipt.version)})
     note(f"deleted {key!r} from `{collection}`" if receipt.version else f"no document {key!r}")
     return Exit.DONE if receipt.version else Exit.NO
 
@@ -214,43 +191,32 @@ def list_command(
     after: str | None,
     limit: int,
     null: bool,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
 ) -> int:
     """List the collections with their number of documents, or the keys of COLLECTION.
 
     In a line, control characters of a key are shown as \\x0a and a backslash as two.
     """
-    with open_for_data(url, data_dir) as store:
+    with open_for_data(settings) as store:
         if collection is None:
             counts = {name: store[name].count() for name in store.collections()}
-            if as_json:
-                print_json({"collections": counts})
-            else:
-                for name, count in counts.items():
-                    print_line(f"{name}\t{count}")
+            give({"collections": counts}, (f"{name}\t{n}" for name, n in counts.items()))
             return Exit.DONE
         known = store.collections()
         if collection_name(collection) not in known:
-            return _no_collection(collection, known, as_json=as_json)
+            return _no_collection(collection, known)
         keys = list(store[collection].keys(prefix=prefix, after=after, limit=limit))
-    if as_json:
-        print_json({"collection": collection, "keys": keys})
+    if null and not wants_json():
+        print_lines(f"{key}\0" for key in keys)
     else:
-        for key in keys:
-            if null:
-                print_lines([key + "\0"])
-            else:
-                print_line(line_of(key))
+        give({"collection": collection, "keys": keys}, map(line_of, keys))
     if len(keys) == limit:
         note(f"there may be more: --after {shlex.quote(shown(keys[-1]))}")
     return Exit.DONE
 
 
-def _no_collection(collection: str, known: list[str], *, as_json: bool) -> int:
-    if as_json:
-        print_json({"collection": masked(collection), "found": False})
+def _no_collection(collection: str, known: list[str]) -> int:
+    give({"collection": masked(collection), "found": False})
     note(f"no collection `{masked(collection)}`.{did_you_mean(collection, known)}")
     return Exit.NO
 
@@ -260,29 +226,21 @@ def _no_collection(collection: str, known: list[str], *, as_json: bool) -> int:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
 @click.option("-f", "--force", is_flag=True, help="Replace the file when it exists.")
 @common_options("--url")
-def export_command(
-    collection: str,
-    output: Path | None,
-    force: bool,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
-) -> int:
+def export_command(collection: str, output: Path | None, force: bool, settings: Settings) -> int:
     """Print COLLECTION as JSON in the form that it had as a file: exact values, same order."""
     from standfast.migrate.export import export_lines, save_export
 
     if output is not None and os.path.lexists(output) and not force:
         raise ConfigError(f"{output} exists", code="exists", hint="--force replaces it")
-    with open_backend(read_settings(url, data_dir)) as backend:
+    with open_backend(settings) as backend:
         known = backend.collections()
         if collection_name(collection) not in known:
-            return _no_collection(collection, known, as_json=as_json)
-        lines = export_lines(backend, collection, one_document=as_json and output is None)
+            return _no_collection(collection, known)
+        lines = export_lines(backend, collection, one_document=wants_json() and output is None)
     if output is None:
         print_lines(lines)
         return Exit.DONE
     save_export(lines, output)
-    if as_json:
-        print_json({"collection": collection, "file": str(output)})
+    give({"collection": collection, "file": str(output)})
     note(f"exported `{collection}` to {output}")
     return Exit.DONE

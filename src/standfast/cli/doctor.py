@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
-from standfast.cli.common import (
-    common_options,
-    library_warnings,
-    open_connection,
-    read_settings,
-    require_yes,
-)
-from standfast.cli.output import Exit, note, print_json, print_line, shown, stdout_styled
+from standfast.cli.common import common_options, library_warnings, open_connection, require_yes
+from standfast.cli.output import Exit, give, note, shown, stdout_styled
+from standfast.config.settings import Settings
 from standfast.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from standfast.admin.adopt import Adoption
     from standfast.admin.checks.check import Check
-    from standfast.config.settings import Settings
-
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -30,9 +23,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option("--adopt", is_flag=True, help="Assign the journal to this database from now on.")
 @click.option("-y", "--yes", is_flag=True, help="Adopt without asking.")
 @common_options("--url")
-def doctor_command(
-    adopt: bool, yes: bool, url: str | None, data_dir: str | None, as_json: bool
-) -> int:
+def doctor_command(adopt: bool, yes: bool, settings: Settings) -> int:
     """Look at the database, the journal and the data directory, and say what to do.
 
     Exit code 0 when all is well, 1 when a check warns or fails, 3 when the database does not
@@ -42,26 +33,25 @@ def doctor_command(
     """
     from standfast.admin.doctor import examine
 
-    settings = read_settings(url, data_dir)
-    adopted = _adopt(settings, yes=yes, as_json=as_json) if adopt else None
+    adopted = _adopt(settings, yes=yes) if adopt else None
     with library_warnings():
         report = examine(settings)
-    if as_json:
-        checks = [msgspec.to_builtins(check) for check in report.checks]
-        document: dict[str, Any] = {"green": report.green, "checks": checks}
-        print_json(document | ({"adopted": adopted} if adopt else {}))
-    else:
-        for check in report.checks:
-            verdict = stdout_styled(f"{check.verdict:4}", fg=_COLOURS[check.verdict])
-            print_line(f"{verdict}  {check.name:14}  {shown(check.found)}")
-            if check.verdict != "ok" and check.hint:
-                print_line(f"      {'':14}  -> {shown(check.hint)}")
-            if check.command and check.command not in check.hint:
-                print_line(f"      {'':14}     {shown(check.command)}")
-        note(_summary(report.checks))
+    document: dict[str, Any] = {"green": report.green, "checks": report.checks}
+    document |= {"adopted": adopted} if adopt else {}
+    give(document, (line for check in report.checks for line in _lines(check)))
+    note(_summary(report.checks))
     if isinstance(report.failure, Unavailable):
         return Exit.UNREACHABLE
     return Exit.DONE if report.green or adopted else Exit.NO
+
+
+def _lines(check: Check) -> Iterator[str]:
+    verdict = stdout_styled(f"{check.verdict:4}", fg=_COLOURS[check.verdict])
+    yield f"{verdict}  {check.name:14}  {shown(check.found)}"
+    if check.verdict != "ok" and check.hint:
+        yield f"      {'':14}  -> {shown(check.hint)}"
+    if check.command and check.command not in check.hint:
+        yield f"      {'':14}     {shown(check.command)}"
 
 
 def _summary(checks: list[Check]) -> str:
@@ -70,7 +60,7 @@ def _summary(checks: list[Check]) -> str:
     return f"{len(checks)} checks: " + (", ".join(wrong) if wrong else "all ok")
 
 
-def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | None:
+def _adopt(settings: Settings, *, yes: bool) -> dict[str, Any] | None:
     from standfast.admin.adopt import adopt
 
     if settings.target.kind == "sqlite":
@@ -95,15 +85,14 @@ def _adopt(settings: Settings, *, yes: bool, as_json: bool) -> dict[str, Any] | 
                 " from after, would be replayed to it: a change of the same document is merged or"
                 " becomes a conflict, a condition on a version from before is rejected"
             )
-            require_yes("Adopt it?", yes=yes, as_json=as_json)
-            return
-        note(f"the journal belongs to {shown(before)}")
-        note(
-            f"the database that answers is {shown(plan.identity or 'without a schema')} at"
-            f" {shown(plan.display)}"
-        )
-        note(f"{plan.ops} pending write(s) would go to it")
-        require_yes("Adopt it?", yes=yes, as_json=as_json)
+        else:
+            note(f"the journal belongs to {shown(before)}")
+            note(
+                f"the database that answers is {shown(plan.identity or 'without a schema')} at"
+                f" {shown(plan.display)}"
+            )
+            note(f"{plan.ops} pending write(s) would go to it")
+        require_yes("Adopt it?", yes=yes)
 
     with open_connection(settings) as backend:
         done = adopt(settings, backend, agree=agree)

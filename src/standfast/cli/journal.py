@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from standfast.cli.common import (
-    common_options,
-    library_warnings,
-    open_connection,
-    read_settings,
-    require_yes,
-)
-from standfast.cli.output import Exit, note, print_json, print_line, shown, warn
+from standfast.cli.common import common_options, library_warnings, open_connection, require_yes
+from standfast.cli.output import Exit, give, note, shown, wants_json, warn
+from standfast.config.settings import Settings
 from standfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from standfast.admin.journal import Prefer
-    from standfast.config.settings import Settings
     from standfast.engine.journal import Pending
 
 #: How long `discard` waits for a replay that is under way.
@@ -34,22 +28,18 @@ def journal_command() -> None:
 @journal_command.command("list")
 @click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
 @common_options("--url")
-def list_command(limit: int, url: str | None, data_dir: str | None, as_json: bool) -> int:
+def list_command(limit: int, settings: Settings) -> int:
     """List the pending writes, oldest first, without their contents.
 
     The database is not asked.
     """
     from standfast.admin.data_dir import opened_journal
 
-    settings = read_settings(url, data_dir)
     with library_warnings(), opened_journal(settings.data_dir, only_look=True) as journal:
         found = [] if journal is None else journal.first(limit)
         total = 0 if journal is None else journal.totals().ops
-    if as_json:
-        print_json({"pending": total, "writes": [_about(pending) for pending in found]})
-    else:
-        for pending in found:
-            print_line(_line(_about(pending)))
+    writes = [*map(_about, found)]
+    give({"pending": total, "writes": writes}, map(_line, writes))
     note(f"{total} write(s) pending" + (f", {len(found)} shown" if len(found) < total else ""))
     return Exit.DONE
 
@@ -101,14 +91,7 @@ def _line(write: dict[str, Any]) -> str:
     help="Which side wins where both changed one field, as on_conflict of the store.",
 )
 @common_options("--url")
-def drain_command(
-    confirm: bool,
-    timeout_s: float,
-    prefer: Prefer,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
-) -> int:
+def drain_command(confirm: bool, timeout_s: float, prefer: Prefer, settings: Settings) -> int:
     """Send the pending writes to the database now; works while the app is running.
 
     Exit code 0 when nothing is left, 1 when something is, 3 when the database does not answer, 4
@@ -119,25 +102,23 @@ def drain_command(
     from standfast.admin.data_dir import look
     from standfast.admin.journal import drain
 
-    settings = read_settings(url, data_dir)
     local = look(settings.data_dir)
     if not local.ops and not local.is_in_use_elsewhere(settings.target.display):
-        _tell_drained({"before": 0, "left": 0, "reason": None, "open_conflicts": None}, as_json)
+        _tell_drained({"before": 0, "left": 0, "reason": None, "open_conflicts": None})
         return Exit.DONE
     _require_postgresql(settings)
     with open_connection(settings) as backend:
         drained = drain(settings, backend, timeout_s=timeout_s, confirmed=confirm, prefer=prefer)
         counts = backend.count_conflicts(deadline=time.monotonic() + settings.deadline_s)
     result = {"before": drained.before, "left": drained.left, "reason": drained.reason or None}
-    _tell_drained({**result, "open_conflicts": open_conflicts(counts)}, as_json)
+    _tell_drained({**result, "open_conflicts": open_conflicts(counts)})
     if not drained.left:
         return Exit.DONE
     return Exit.LOCKED if drained.busy else Exit.NO
 
 
-def _tell_drained(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(result)
+def _tell_drained(result: dict[str, Any]) -> None:
+    give(result)
     if not result["before"]:
         note("nothing is pending")
         return
@@ -163,14 +144,7 @@ def _require_postgresql(settings: Settings) -> None:
 @click.option("--all", "everything", is_flag=True, help="Give up all of them.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @common_options("--url")
-def discard_command(
-    ids: tuple[int, ...],
-    everything: bool,
-    yes: bool,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
-) -> int:
+def discard_command(ids: tuple[int, ...], everything: bool, yes: bool, settings: Settings) -> int:
     """Give up pending writes; they are saved, contents included, to a file in the data directory.
 
     IDs are those of `journal list`.  A write whose reply was lost may have taken effect.
@@ -180,24 +154,21 @@ def discard_command(
 
     if bool(ids) == everything:
         raise ConfigError("give either IDs or --all", code="usage", hint="see: journal list")
-    settings = read_settings(url, data_dir)
     with library_warnings(), opened_journal(settings.data_dir) as journal:
         found = [] if journal is None else select(journal, None if everything else ids)
         missing = sorted(set(ids) - set(found))
-        if missing and not as_json:
+        if missing and not wants_json():
             warn(f"not pending: {', '.join(map(str, missing))}")
         if journal is None or not found:
-            if as_json:
-                print_json({"discarded": 0, "missing": missing, "files": []})
+            give({"discarded": 0, "missing": missing, "files": []})
             note("nothing was discarded")
             return Exit.NO
-        require_yes(f"Give up {len(found)} acknowledged write(s)?", yes=yes, as_json=as_json)
+        require_yes(f"Give up {len(found)} acknowledged write(s)?", yes=yes)
         with drain_lock(settings.data_dir, timeout_s=LOCK_WAIT_S):
             done = discard(journal, settings.data_dir, found)
-    if as_json:
-        files = [str(path) for path in done.files]
-        print_json({"discarded": done.writes, "missing": missing, "files": files})
+    files = [str(path) for path in done.files]
+    give({"discarded": done.writes, "missing": missing, "files": files})
     note(f"discarded {done.writes} write(s)")
-    for path in done.files:
+    for path in files:
         note(f"their contents are in {shown(path)}")
     return Exit.DONE if done.writes else Exit.NO

@@ -20,9 +20,8 @@ from standfast.cli.output import (
     did_you_mean,
     exit_code,
     flush,
+    give,
     print_error,
-    print_json,
-    print_line,
     silence,
     use_json,
 )
@@ -155,8 +154,8 @@ def main(log_format: str) -> None:
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@common_options("--url")
-def completion_command(shell: str, url: str | None, data_dir: str | None, as_json: bool) -> int:
+@common_options("--url", reads=False)
+def completion_command(shell: str) -> int:
     """Print the script by which SHELL completes commands and options.
 
     \b
@@ -170,10 +169,7 @@ def completion_command(shell: str, url: str | None, data_dir: str | None, as_jso
     assert kind is not None, "click completes for all of these shells"
     made = kind(main, {}, "standfast", "_STANDFAST_COMPLETE")
     text = (made.source_template % made.source_vars()).rstrip()
-    if as_json:
-        print_json({"shell": shell, "script": text})
-    else:
-        print_line(text)
+    give({"shell": shell, "script": text}, [text])
     return Exit.DONE
 
 

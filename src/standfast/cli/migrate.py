@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 import msgspec
 
-from standfast.cli.common import answer, common_options, open_backend, read_settings
+from standfast.cli.common import answer, common_options, open_backend, options
 from standfast.cli.migrate_report import (
     left_to_do,
     plan_document,
@@ -18,84 +18,72 @@ from standfast.cli.migrate_report import (
     show_plan,
     show_result,
 )
-from standfast.cli.output import Exit, busy, note, print_json, print_line, progress_bar, shown
+from standfast.cli.output import Exit, busy, give, note, progress_bar, shown, wants_json
+from standfast.config.settings import Settings
 from standfast.errors import ConfigError, MigrationError
 from standfast.migrate.compare import OnConflict
 from standfast.migrate.plan import Options, Plan
 from standfast.migrate.read_file import ReadOptions
+from standfast.migrate.rundir import RunState
 from standfast.migrate.runner import Result, Runner
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+#: The options that say which files, and how they become documents.
+_what_options = options(
+    click.argument("paths", nargs=-1, type=click.Path(path_type=Path)),
+    click.option("--whole", is_flag=True, help="Keep each file as one document."),
+    click.option("--key", "key_field", metavar="FIELD", help="Field with a record's key."),
+    click.option("--collection", metavar="NAME", help="Collection, if not the file's name."),
+    click.option(
+        "--name",
+        "names",
+        metavar="FILE=COLLECTION",
+        multiple=True,
+        help="Collection of one of the files.",
+    ),
+    click.option(
+        "--exclude",
+        metavar="GLOB",
+        multiple=True,
+        help="Leave out files by name or path.",
+    ),
+    click.option(
+        "--each",
+        metavar="DIR",
+        multiple=True,
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        help="Make one collection of a folder's files, a document of each.",
+    ),
+    click.option(
+        "--split",
+        metavar="[FILE=]POINTER",
+        multiple=True,
+        help="Make documents of the members of the object there, as in /users.",
+    ),
+    click.option("--lines", metavar="GLOB", multiple=True, help="Read such files as JSON Lines."),
+    click.option("-r", "--recursive", is_flag=True, help="Descend into folders."),
+    click.option(
+        "--split-default",
+        is_flag=True,
+        help="Split the older layout, where one entry `default` holds everything.",
+    ),
+    click.option(
+        "--replace-form",
+        is_flag=True,
+        help="Remove what a file brought in another form before.",
+    ),
+    click.option(
+        "--on-conflict",
+        type=click.Choice(get_args(OnConflict)),
+        default="fail",
+        show_default=True,
+        help="Which side wins where file and database differ.",
+    ),
+    click.option("--keep-files", is_flag=True, help="Leave the originals where they are."),
+    click.option("--skip-bad", is_flag=True, help="Leave refused files out; exit code 4."),
+)
 
 
-def _what_options(function: _F) -> _F:
-    """The options that say which files, and how they become documents."""
-    for option in reversed(
-        (
-            click.argument("paths", nargs=-1, type=click.Path(path_type=Path)),
-            click.option("--whole", is_flag=True, help="Keep each file as one document."),
-            click.option("--key", "key_field", metavar="FIELD", help="Field with a record's key."),
-            click.option(
-                "--collection", metavar="NAME", help="Collection, if not the file's name."
-            ),
-            click.option(
-                "--name",
-                "names",
-                metavar="FILE=COLLECTION",
-                multiple=True,
-                help="Collection of one of the files.",
-            ),
-            click.option(
-                "--exclude",
-                metavar="GLOB",
-                multiple=True,
-                help="Leave out files by name or path.",
-            ),
-            click.option(
-                "--each",
-                metavar="DIR",
-                multiple=True,
-                type=click.Path(path_type=Path, file_okay=False, exists=True),
-                help="Make one collection of a folder's files, a document of each.",
-            ),
-            click.option(
-                "--split",
-                metavar="[FILE=]POINTER",
-                multiple=True,
-                help="Make documents of the members of the object there, as in /users.",
-            ),
-            click.option(
-                "--lines", metavar="GLOB", multiple=True, help="Read such files as JSON Lines."
-            ),
-            click.option("-r", "--recursive", is_flag=True, help="Descend into folders."),
-            click.option(
-                "--split-default",
-                is_flag=True,
-                help="Split the older layout, where one entry `default` holds everything.",
-            ),
-            click.option(
-                "--replace-form",
-                is_flag=True,
-                help="Remove what a file brought in another form before.",
-            ),
-            click.option(
-                "--on-conflict",
-                type=click.Choice(get_args(OnConflict)),
-                default="fail",
-                show_default=True,
-                help="Which side wins where file and database differ.",
-            ),
-            click.option("--keep-files", is_flag=True, help="Leave the originals where they are."),
-            click.option("--skip-bad", is_flag=True, help="Leave refused files out; exit code 4."),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-def _abandon(
-    run: str, paths: tuple[Path, ...], url: str | None, data_dir: str | None, as_json: bool
-) -> Exit:
+def _abandon(run: str, paths: tuple[Path, ...], settings: Settings) -> Exit:
     from standfast.migrate.abandon import abandon
 
     if paths:
@@ -104,9 +92,8 @@ def _abandon(
             code="usage",
             hint="migrate the files with a second command",
         )
-    result = abandon(read_settings(url, data_dir).data_dir, run)
-    if as_json:
-        print_json(msgspec.to_builtins(result))
+    result = abandon(settings.data_dir, run)
+    give(result)
     for line in result.notes:
         note(shown(line))
     for path in result.kept:
@@ -198,9 +185,7 @@ def migrate_command(
     dry_run: bool,
     yes: bool,
     abandon: str | None,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
     **what: Any,
 ) -> int:
     """Move JSON files (or the JSON files of directories) into the database.
@@ -213,21 +198,18 @@ def migrate_command(
     their place, and leaves what the run has stored where it is.
     """
     if abandon is not None:
-        return _abandon(abandon, paths, url, data_dir, as_json)
+        return _abandon(abandon, paths, settings)
     if dry_run:
-        return _plan(paths, _options(what), url, data_dir, as_json)
+        return _plan(paths, _options(what), settings)
     _announce((*paths, *what["each"]))
     # A short-lived process that builds large lists: looking for cycles among them is in vain.
     gc.disable()
-    settings = read_settings(url, data_dir)
-    options = _options(what)
+    chosen = _options(what)
     with open_backend(settings) as backend, progress_bar() as progress:
         runner = Runner(backend, settings.data_dir, announce=_announce_step, progress=progress)
-        result = runner.run(
-            list(paths), options, confirm=lambda plan: _confirm(plan, yes, ask=not as_json)
-        )
-    if as_json:
-        print_json(result_document(result, backend.display))
+        result = runner.run(list(paths), chosen, confirm=lambda plan: _confirm(plan, yes))
+    if wants_json():
+        give(result_document(result, backend.display))
     else:
         show_result(result)
     return _exit(result.plan, result)
@@ -236,31 +218,20 @@ def migrate_command(
 @click.command("plan")
 @_what_options
 @common_options("--url")
-def plan_command(
-    paths: tuple[Path, ...], url: str | None, data_dir: str | None, as_json: bool, **what: Any
-) -> int:
+def plan_command(paths: tuple[Path, ...], settings: Settings, **what: Any) -> int:
     """Show what `migrate` would do to each document; change nothing.
 
     Exit code 4 when a file is refused, 1 when a conflict is open.
     """
-    return _plan(paths, _options(what), url, data_dir, as_json)
+    return _plan(paths, _options(what), settings)
 
 
-def _plan(
-    paths: tuple[Path, ...],
-    options: Options,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
-) -> int:
-    _announce((*paths, *options.each))
-    settings = read_settings(url, data_dir)
+def _plan(paths: tuple[Path, ...], chosen: Options, settings: Settings) -> int:
+    _announce((*paths, *chosen.each))
     with open_backend(settings) as backend:
-        plan = Runner(backend, settings.data_dir, announce=_announce_step).plan(
-            list(paths), options
-        )
-    if as_json:
-        print_json(plan_document(plan, backend.display))
+        plan = Runner(backend, settings.data_dir, announce=_announce_step).plan(list(paths), chosen)
+    if wants_json():
+        give(plan_document(plan, backend.display))
     else:
         show_plan(plan)
     return _exit(plan, None)
@@ -277,12 +248,12 @@ def _announce_step(step: str, what: str) -> None:
         note(f"{step}: {shown(what)}")
 
 
-def _confirm(plan: Plan, yes: bool, *, ask: bool) -> None:
+def _confirm(plan: Plan, yes: bool) -> None:
     """Show the plan; a directory's needs a yes, which a program gives by --yes."""
     show_plan(plan)
     if not plan.found.from_directory or yes:
         return
-    agreed = answer(f"Migrate {len(plan.sources)} file(s)?") if ask else None
+    agreed = None if wants_json() else answer(f"Migrate {len(plan.sources)} file(s)?")
     if agreed is None:
         raise ConfigError(
             "a directory is migrated only after a confirmation, and none was given",
@@ -308,7 +279,7 @@ def _exit(plan: Plan, result: Result | None) -> Exit:
 @click.command("verify")
 @click.argument("run")
 @common_options("--url")
-def verify_command(run: str, url: str | None, data_dir: str | None, as_json: bool) -> int:
+def verify_command(run: str, settings: Settings) -> int:
     """Compare every value of RUN's files with the database; exit code 1 when one differs.
 
     What the application has changed since the run is reported as different too.
@@ -317,7 +288,6 @@ def verify_command(run: str, url: str | None, data_dir: str | None, as_json: boo
     from standfast.migrate.rundir import find_run
     from standfast.migrate.verify import verify_run
 
-    settings = read_settings(url, data_dir)
     run_dir = find_run(settings.data_dir, run)
     state = run_dir.load_state()
     if state.state not in ("loaded", "verify-failed", "done"):
@@ -330,9 +300,8 @@ def verify_command(run: str, url: str | None, data_dir: str | None, as_json: boo
         require_same_target(backend, state)
         changes = run_dir.load_changes()
         verdict = verify_run(backend, run_dir, state, changes, progress=progress)
-    if as_json:
-        wrong = [{"collection": c, "key": k, "what": w} for c, k, w in verdict.wrong]
-        print_json({"run": state.run, "compared": verdict.compared, "wrong": wrong})
+    wrong = [{"collection": c, "key": k, "what": w} for c, k, w in verdict.wrong]
+    give({"run": state.run, "compared": verdict.compared, "wrong": wrong})
     for line in verdict.lines():
         note(shown(line))
     note(f"run {state.run}: {verdict.compared} values compared, {len(verdict.wrong)} differ")
@@ -347,9 +316,7 @@ def verify_command(run: str, url: str | None, data_dir: str | None, as_json: boo
     help="Undo rows and files that changed since, too; what is newer is archived.",
 )
 @common_options("--url")
-def rollback_command(
-    run: str, discard_newer: bool, url: str | None, data_dir: str | None, as_json: bool
-) -> int:
+def rollback_command(run: str, discard_newer: bool, settings: Settings) -> int:
     """Undo RUN: rows as they were before it, files byte for byte where they were.
 
     Refused, before anything is changed, when rows or files have changed since.  To finish a killed
@@ -357,7 +324,6 @@ def rollback_command(
     """
     from standfast.migrate.rollback import rollback
 
-    settings = read_settings(url, data_dir)
     with open_backend(settings) as backend, busy("roll back") as progress:
         result = rollback(
             *(backend, settings.data_dir, run),
@@ -365,17 +331,7 @@ def rollback_command(
             announce=_announce_step,
             progress=progress,
         )
-    if as_json:
-        print_json(
-            {
-                "run": result.run,
-                "rows": result.rows,
-                "files": result.files,
-                "archived": result.archived,
-                "notes": result.notes,
-                "already": result.already,
-            }
-        )
+    give(result)
     for path in result.archived:
         note(f"archived what was newer: {shown(path)}")
     for line in result.notes:
@@ -390,24 +346,23 @@ def rollback_command(
 
 @click.command("runs")
 @common_options("--url")
-def runs_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
+def runs_command(settings: Settings) -> int:
     """List the runs of the data directory, oldest first, and what is left to do for each."""
     from standfast.migrate.rundir import all_runs
 
-    settings = read_settings(url, data_dir)
     states = [run_dir.load_state() for run_dir in all_runs(settings.data_dir)]
-    if as_json:
-        runs = [{**msgspec.to_builtins(each), "left_to_do": left_to_do(each)} for each in states]
-        print_json({"runs": runs})
-        return Exit.DONE
-    for state in states:
-        documents = sum(source.documents for source in state.sources)
-        print_line(
-            f"{state.run}  {state.state:13}  {len(state.files)} file(s)"
-            f"  {documents} document(s)  {shown(state.target)}"
-        )
-        for line in left_to_do(state):
-            print_line(f"    {shown(line)}")
+    runs = [{**msgspec.to_builtins(each), "left_to_do": left_to_do(each)} for each in states]
+    give({"runs": runs}, (line for state in states for line in _lines(state)))
     if not states:
         note(f"no runs in {shown(settings.data_dir)}")
     return Exit.DONE
+
+
+def _lines(state: RunState) -> Iterator[str]:
+    documents = sum(source.documents for source in state.sources)
+    yield (
+        f"{state.run}  {state.state:13}  {len(state.files)} file(s)"
+        f"  {documents} document(s)  {shown(state.target)}"
+    )
+    for line in left_to_do(state):
+        yield f"    {shown(line)}"

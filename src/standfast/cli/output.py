@@ -70,6 +70,11 @@ def use_json(on: bool) -> None:
     _state["json"] = on
 
 
+def wants_json() -> bool:
+    """Whether the command is to print one JSON document."""
+    return _state["json"]
+
+
 def styled(text: str, **style: Any) -> str:
     """The text in colour; plain where NO_COLOR (no-color.org) is set."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **style)
@@ -156,9 +161,18 @@ def print_json(document: Any) -> None:
     print_line(_plain(json.dumps(msgspec.to_builtins(document), indent=2, ensure_ascii=False)))
 
 
+def give(document: Any, lines: Iterable[str] = ()) -> None:
+    """What a command returns: with --json this document, else these lines of data."""
+    if wants_json():
+        print_json(document)
+        return
+    for line in lines:
+        print_line(line)
+
+
 def print_error(code: str, message: str, hint: str) -> None:
     """An error and what to do next, on stderr; with --json as a document on stdout."""
-    if _state["json"] and code != _OUTPUT:
+    if wants_json() and code != _OUTPUT:
         try:
             print_json({"error": {"code": code, "message": masked(message), "hint": masked(hint)}})
         except ConfigError:
@@ -172,7 +186,7 @@ def print_error(code: str, message: str, hint: str) -> None:
 
 def note(text: str) -> None:
     """A line for people, on stderr; silent with --json."""
-    if not _state["json"]:
+    if not wants_json():
         _tell(text)
 
 
@@ -240,7 +254,7 @@ def progress_bar() -> Generator[Progress]:
     There is one display, and whatever else is printed meanwhile stands above it.  rich is imported
     only then.
     """
-    if _state["json"] or not sys.stderr.isatty():
+    if wants_json() or not sys.stderr.isatty():
         yield lambda step, done, total: None
         return
     bar = _Bar()

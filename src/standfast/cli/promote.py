@@ -11,11 +11,11 @@ from standfast.cli.common import (
     Decision,
     common_options,
     library_warnings,
-    read_settings,
     require_yes,
     transfer_options,
 )
-from standfast.cli.output import Exit, note, print_json, progress_bar, shown, warn
+from standfast.cli.output import Exit, give, note, progress_bar, shown, warn
+from standfast.config.settings import Settings
 
 if TYPE_CHECKING:
     from standfast.admin.promote import Promoted
@@ -32,14 +32,7 @@ if TYPE_CHECKING:
 )
 @common_options("--url")
 def promote_command(
-    back: bool,
-    on_conflict: Any,
-    exact: bool,
-    dry_run: bool,
-    yes: bool,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    back: bool, on_conflict: Any, exact: bool, dry_run: bool, yes: bool, settings: Settings
 ) -> int:
     """Move every document of the embedded SQLite database to PostgreSQL; --back: from there.
 
@@ -51,14 +44,12 @@ def promote_command(
     from standfast.admin.backup.transfer import Choice
     from standfast.admin.promote import promote
 
-    settings = read_settings(url, data_dir)
-
     def confirm(planned: Promoted) -> None:
         show_plan(planned.plan)
         lost = planned.plan.count("replace", "remove")
         more = f", and overwrite or remove {lost} of them" if lost else ""
         question = f"Move {planned.plan.writes} document(s) to {shown(planned.target)}{more}?"
-        require_yes(question, yes=yes, as_json=as_json)
+        require_yes(question, yes=yes)
 
     with library_warnings(), progress_bar() as progress:
         result = promote(
@@ -71,17 +62,16 @@ def promote_command(
         )
     if dry_run or not result.green:
         show_plan(result.plan)
-    if as_json:
-        print_json(
-            {
-                "source": result.source,
-                "target": result.target,
-                "collections": plan_document(result.plan),
-                "run": result.run,
-                "safety": str(result.safety) if result.safety else None,
-                "kept": [str(path) for path in result.kept],
-            }
-        )
+    give(
+        {
+            "source": result.source,
+            "target": result.target,
+            "collections": plan_document(result.plan),
+            "run": result.run,
+            "safety": str(result.safety) if result.safety else None,
+            "kept": [str(path) for path in result.kept],
+        }
+    )
     _say(result, dry_run=dry_run)
     return Exit.DONE if result.green else Exit.NO
 

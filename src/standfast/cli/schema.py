@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from standfast.backends.base import SCHEMA_VERSION, migrations
-from standfast.cli.common import common_options, open_backend, read_settings
-from standfast.cli.output import Exit, note, print_json, print_line, shown
+from standfast.cli.common import common_options, open_backend
+from standfast.cli.output import Exit, give, note, shown
 from standfast.config.settings import Settings
 from standfast.document.names import collection_name
 from standfast.errors import ConfigError
@@ -45,16 +46,13 @@ def sql_command(
     formerly: str | None,
     index: bool,
     offline: bool,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
 ) -> int:
     """Print the SQL that is still missing in the database, to hand to a DBA.
 
     Tables that exist are adopted as they are, without being rewritten.
     """
     names = [collection_name(name) for name in collections]
-    settings = read_settings(url, data_dir)
     if settings.target.kind == "sqlite":
         text = "".join(statements for _, statements in migrations("sqlite"))
     else:
@@ -64,10 +62,7 @@ def sql_command(
             role, owner or OWNER, formerly, trusted=settings.target.trust, indexes=index
         )
         text = _postgres_script(settings, names, options, offline=offline)
-    if as_json:
-        print_json({"sql": text})
-    else:
-        print_line(text)
+    give({"sql": text}, [text])
     return Exit.DONE
 
 
@@ -79,35 +74,31 @@ def _postgres_script(
 
     if offline:
         return script(None, settings.target.schema or "public", names, options)
-    backend = PostgresBackend(settings.target)
-    try:
+    with closing(PostgresBackend(settings.target)) as backend:
         return backend.schema_script(names, options=options)
-    finally:
-        backend.close()
 
 
 @schema_command.command("status")
 @common_options("--url")
-def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
+def status_command(settings: Settings) -> int:
     """Show the version of the tables, the collections, and what is not as it was installed.
 
     Exit code 1 when something is not current, or differs.
     """
-    with open_backend(read_settings(url, data_dir)) as backend:
+    with open_backend(settings) as backend:
         present = backend.schema_version()
         names = backend.collections()
         identity = backend.identity()
         found = backend.differences() if present == SCHEMA_VERSION else []
-    if as_json:
-        print_json(
-            {
-                "version": present,
-                "known": SCHEMA_VERSION,
-                "identity": identity,
-                "collections": names,
-                "differences": found,
-            }
-        )
+    give(
+        {
+            "version": present,
+            "known": SCHEMA_VERSION,
+            "identity": identity,
+            "collections": names,
+            "differences": found,
+        }
+    )
     note(f"schema version {present} of {SCHEMA_VERSION}, {len(names)} collection(s)")
     for line in found:
         note(f"differs: {shown(line)}")
@@ -117,18 +108,15 @@ def status_command(url: str | None, data_dir: str | None, as_json: bool) -> int:
 @schema_command.command("apply")
 @_collections
 @common_options("--url")
-def apply_command(
-    collections: tuple[str, ...], url: str | None, data_dir: str | None, as_json: bool
-) -> int:
+def apply_command(collections: tuple[str, ...], settings: Settings) -> int:
     """Create the tables that are missing; running it again changes nothing."""
     names = [collection_name(name) for name in collections]
-    with open_backend(read_settings(url, data_dir)) as backend:
+    with open_backend(settings) as backend:
         before = backend.schema_version()
         backend.install(names)
         after = backend.schema_version()
     if after != SCHEMA_VERSION:
         raise ConfigError("the schema was not applied", code="schema", hint="see `schema status`")
-    if as_json:
-        print_json({"before": before, "version": after})
+    give({"before": before, "version": after})
     note(f"schema version {after}" + ("" if before != after else ", nothing to do"))
     return Exit.DONE

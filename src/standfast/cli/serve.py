@@ -8,14 +8,9 @@ from pathlib import Path
 
 import click
 
-from standfast.cli.common import (
-    Decision,
-    common_options,
-    library_warnings,
-    read_settings,
-    retention_options,
-)
+from standfast.cli.common import Decision, common_options, library_warnings, retention_options
 from standfast.cli.output import Exit, note, shown
+from standfast.config.settings import Settings
 from standfast.errors import ConfigError
 
 #: Requests that are served at a time; beyond, they are answered with 503.
@@ -64,9 +59,7 @@ def serve_command(
     keep_daily: int,
     keep_weekly: int,
     keep_monthly: int,
-    url: str | None,
-    data_dir: str | None,
-    as_json: bool,
+    settings: Settings,
 ) -> int:
     """Serve probes, metrics and a status page: /livez, /readyz, /metrics, /status.json and /.
 
@@ -76,7 +69,6 @@ def serve_command(
     With --backup-every it makes backups, too; the first one at once where there is none.  A failure
     is logged, shown by `status`, `doctor` and the page, and tried again.
     """
-    settings = read_settings(url, data_dir)
     try:
         import uvicorn
 

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import click
 
 from standfast import __version__
-from standfast.cli.common import common_options, library_warnings, read_settings
+from standfast.cli.common import common_options, library_warnings
 from standfast.cli.output import (
     Exit,
     exit_code,
+    give,
     note,
-    print_json,
-    print_line,
     shown,
     stdout_styled,
+    wants_json,
     watching,
 )
+from standfast.config.settings import Settings
 
 if TYPE_CHECKING:
     from standfast.admin.status import Seen, Status
-    from standfast.config.settings import Settings
 
 #: Seconds between two looks of `--watch`.
 WATCH_PAUSE_S = 2.0
@@ -31,22 +31,17 @@ WATCH_PAUSE_S = 2.0
 @click.command("status")
 @click.option("-w", "--watch", is_flag=True, help="Look again every 2 seconds, until Ctrl-C.")
 @common_options("--url")
-def status_command(watch: bool, url: str | None, data_dir: str | None, as_json: bool) -> int:
+def status_command(watch: bool, settings: Settings) -> int:
     """Show how the store is doing, from its files and one connection to the database.
 
     The first line says *safe*, or *act now* and what to do.  Works whether the app is running or
     not.  Exit code 0 when nothing has to be done and no write is pending, 1 when something has to
     be done, a write is pending or a conflict is open, 3 when the primary does not answer.
     """
-    settings = read_settings(url, data_dir)
-    if watch and not as_json:
+    if watch and not wants_json():
         return _watch(settings)
     seen = _look(settings)
-    if as_json:
-        print_json(seen.status)
-    else:
-        for line in _screen(seen.status):
-            print_line(line)
+    give(seen.status, _screen(seen.status))
     return _code(seen)
 
 

@@ -37,16 +37,12 @@ def create(
     Raises what `standfast.admin.backup.creating.create` does.
     """
     from standfast.admin.backup.creating import create as work
-    from standfast.api.opening import backend_for
+    from standfast.api.opening import opened_backend
 
     settings = _settings(url, data_dir)
-    backend = backend_for(settings.target)
-    try:
-        backend.check()
-        path = Path(output) if output is not None else None
+    path = Path(output) if output is not None else None
+    with opened_backend(settings) as backend:
         return work(backend, settings.data_dir, output=path, only=only)
-    finally:
-        backend.close()
 
 
 def backups(data_dir: _Path | None = None) -> list[Backup]:
@@ -81,16 +77,12 @@ def restore(
     """
     from standfast.admin.backup.restoring import restore as work
     from standfast.admin.backup.transfer import Choice
-    from standfast.api.opening import backend_for
+    from standfast.api.opening import opened_backend
 
     settings = _settings(url, data_dir)
-    backend = backend_for(settings.target)
-    try:
-        backend.check()
-        choice = Choice(on_conflict, tuple(only), key, exact)
+    choice = Choice(on_conflict, tuple(only), key, exact)
+    with opened_backend(settings) as backend:
         return work(backend, settings.data_dir, Path(path), choice)
-    finally:
-        backend.close()
 
 
 def drill(path: _Path, *, data_dir: _Path | None = None) -> Drilled:
@@ -109,10 +101,10 @@ def prune(retention: Retention, *, data_dir: _Path | None = None, dry_run: bool 
 
 def _settings(url: str | None, data_dir: _Path | None) -> Settings:
     """The settings, refused where they are not those of the app of this directory."""
-    from standfast.api.opening import refuse_mirror, refuse_to_hide
+    from standfast.api.opening import refuse_other
 
     settings = load_settings(url, data_dir=data_dir)
-    (refuse_mirror if settings.target.kind == "sqlite" else refuse_to_hide)(settings)
+    refuse_other(settings)
     return settings
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -171,26 +172,18 @@ class Scheduler:
         from standfast.api.opening import backend_for
 
         try:
-            backend = backend_for(self._settings.target)
-            try:
+            with closing(backend_for(self._settings.target)) as backend:
                 return backend.identity() or ""
-            finally:
-                backend.close()
         except StandfastError:  # what is wrong is said by the backup, when one is due
             return None
 
     def _make(self) -> Verified:
         """A backup that was found whole."""
-        from standfast.api.opening import backend_for, refuse_mirror, refuse_to_hide
+        from standfast.api.opening import opened_backend, refuse_other
 
-        settings = self._settings
-        (refuse_mirror if settings.target.kind == "sqlite" else refuse_to_hide)(settings)
-        backend = backend_for(settings.target)
-        try:
-            backend.check()
-            made = create(backend, settings.data_dir, reason="scheduled")
-        finally:
-            backend.close()
+        refuse_other(self._settings)
+        with opened_backend(self._settings) as backend:
+            made = create(backend, self._settings.data_dir, reason="scheduled")
         return verify(made.path)
 
     def _note_success(self, known: State | None, made: Verified) -> None:
