@@ -219,6 +219,7 @@ async def contest(arena: Arena, callers: int, figures: dict[str, Figures]) -> No
         async def put_standfast(key: str) -> None:
             await views.put(key, DOCUMENTS[hash(key) % len(DOCUMENTS)])
 
+        await put_standfast("0")  # it is connected, as the pools are
         begun = time.process_time()
         rate = await run_tasks(put_standfast, callers, seconds)
         cpu_us = (time.process_time() - begun) / (rate * seconds) * 1e6
@@ -235,6 +236,7 @@ def contest_of_threads(arena: Arena, callers: int, figures: dict[str, Figures]) 
         def put(key: str) -> None:
             views.put(key, DOCUMENTS[hash(key) % len(DOCUMENTS)])
 
+        put("0")
         name = "standfast, threads"
         puts.setdefault(name, []).append(run_threads(put, callers, arena.seconds))
         gets.setdefault(name, []).append(run_threads(views.get, callers, arena.seconds))

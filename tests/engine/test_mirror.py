@@ -115,6 +115,27 @@ def test_retained_ops_are_kept_for_a_while(mirror: Mirror, monkeypatch: pytest.M
     assert retained(mirror) == []
 
 
+def test_what_came_before_is_forgotten_by_its_age(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is older than the limit goes, and the order in which it came decides."""
+    now_us = iter([0, 500_000_000, 700_000_000])
+    monkeypatch.setattr(mirror_module, "_CLEAR_EVERY", 3)
+    monkeypatch.setattr(mirror_module.clock, "now_us", lambda: next(now_us))
+    for seq in (1, 2, 3):
+        mirror.confirm(Observed([]), lane=LANE, watermark=seq, retained=[(op(seq), seq)])
+    assert retained(mirror) == [2, 3]
+
+
+def test_a_file_of_an_earlier_version_loses_its_index(mirror: Mirror) -> None:
+    mirror.close()
+    conn = apsw.Connection(str(mirror._path))
+    conn.execute("CREATE INDEX retained_at ON retained (at_us)")
+    Mirror(mirror._path).close()
+    assert conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'retained_at'").get == 0
+    conn.close()
+
+
 def test_retained_ops_are_bounded(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
     """I7: confirmed ops are kept up to a number of bytes; the older ones go first."""
     mirror.confirm(Observed([]), lane=LANE, watermark=1, retained=[(op(1), 1)])

@@ -59,6 +59,11 @@ MARK = 0x73746E6D
 _LIVE = "collection = ? AND text IS NOT NULL AND (expires_us IS NULL OR expires_us > ?)"
 _HISTORY = "SELECT value FROM meta WHERE name = 'history'"
 _RETAINED_BYTES = "SELECT coalesce(sum(length(batch)), 0) FROM retained"
+# In the order in which they came: an index by time would cost each batch a page more.
+_FORGET_OLD = (
+    "DELETE FROM retained WHERE id < coalesce("
+    "(SELECT id FROM retained WHERE at_us >= ? ORDER BY id LIMIT 1), 9223372036854775807)"
+)
 #: Retained ops are cleared once in so many batches.
 _CLEAR_EVERY = 256
 #: The rows are counted once in so many batches.
@@ -176,10 +181,10 @@ class Mirror:
         try:
             with file.reading("looking at the mirror") as conn:
                 self._retained_bytes = conn.execute(_RETAINED_BYTES).get
-                made = conn.execute("SELECT 1 FROM sqlite_schema WHERE name = 'whole'").get
-            if (not made and not self._only_look) or self._history is not None:
+                current = conn.execute(mirror_rows.IS_CURRENT).get
+            if (not current and not self._only_look) or self._history is not None:
                 with file.writing("opening the mirror", durable=False) as conn:
-                    conn.execute(mirror_rows.WHOLE)
+                    conn.execute(mirror_rows.UPGRADE)
                     if self._history is not None:
                         mirror_rows.set_history(conn, self._history)
         except BaseException:
@@ -559,7 +564,7 @@ class Mirror:
 
     def _trim(self, conn: apsw.Connection, now_us: int, *, due: bool) -> None:
         if due:
-            conn.execute("DELETE FROM retained WHERE at_us < ?", (now_us - int(RETENTION_S * 1e6),))
+            conn.execute(_FORGET_OLD, (now_us - int(RETENTION_S * 1e6),))
             self._retained_bytes = conn.execute(_RETAINED_BYTES).get
         if self._retained_bytes > MAX_RETAINED_BYTES:
             conn.execute(

@@ -36,15 +36,19 @@ CREATE TABLE retained (
     last  INTEGER NOT NULL,
     batch BLOB NOT NULL                     -- (op, version) of a whole batch
 ) STRICT;
-CREATE INDEX retained_at ON retained (at_us);
 """
-# Collections that it holds whole; not in every file that an earlier version has made.
-WHOLE = """
-CREATE TABLE IF NOT EXISTS whole (
+# What a file that an earlier version has made may lack, or have for nothing.
+UPGRADE = """
+CREATE TABLE IF NOT EXISTS whole (             -- collections that it holds whole
     collection TEXT PRIMARY KEY,
     since_us   INTEGER NOT NULL,            -- when the full scan that filled it began
     watermarks TEXT NOT NULL
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
+DROP INDEX IF EXISTS retained_at;
+"""
+IS_CURRENT = """
+SELECT count(*) FILTER (WHERE name = 'whole') > count(*) FILTER (WHERE name = 'retained_at')
+  FROM sqlite_schema
 """
 _row = attrgetter("collection", "key", "text", "version", "created_us", "updated_us", "expires_us")
 encode_tags = msgspec.json.Encoder().encode
