@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from standfast import Unavailable
 from standfast.engine.heads import followed, head_of, is_current, pack_head, unpack_head
 from standfast.engine.local_state import LocalState, OutageOptions
 from standfast.engine.overlay import MirrorRow, view_of
@@ -87,7 +88,9 @@ def test_a_head_is_what_all_pending_ops_make(steps: list[Any]) -> None:
         local_state.close()
 
 
-def write(local_state: LocalState, seqs: dict[str, int], drafts: list[Op]) -> None:
+def write(
+    local_state: LocalState, seqs: dict[str, int], drafts: list[Op], *, max_bytes: int = 10**9
+) -> None:
     with local_state.journal.writing() as transaction:
         heads: Any = {}
         ops: list[Op] = []
@@ -98,7 +101,7 @@ def write(local_state: LocalState, seqs: dict[str, int], drafts: list[Op]) -> No
             before = heads.get(place) or local_state.head(*place, transaction)
             heads[place] = followed(before, op)
             ops.append(op)
-        transaction.add(ops, max_ops=10**6, max_bytes=10**9, heads=heads)
+        transaction.add(ops, max_ops=10**6, max_bytes=max_bytes, heads=heads)
 
 
 def watermarks(local_state: LocalState) -> dict[str, int]:
@@ -177,6 +180,36 @@ def test_a_large_put_is_not_kept_twice(local_state: LocalState) -> None:
     with local_state.journal._file.reading("counting") as conn:  # pyright: ignore[reportPrivateUsage]
         assert conn.execute("SELECT length(head) FROM heads").get < 1000
     assert local_state.view("c", "k").text == text
+
+
+@pytest.mark.parametrize("text", ["x" * 1500, "\u4e16" * 500])
+def test_heads_count_for_the_bytes_of_the_journal(local_state: LocalState, text: str) -> None:
+    """I7: what is kept of ops and heads is never more than the limit, in bytes and not in
+    characters; a head gives way to ops, and reads see the same without it."""
+    limit, most, full = 60_000, 0, False
+    append = Op(lane="one", seq=0, kind="append", collection="c", key="k", body=f'"{text}"')
+    write(local_state, {"one": 0}, [msgspec.structs.replace(append, kind="put", body="[]")])
+    number = 1
+    while not full:
+        try:
+            write(local_state, {"one": number}, [append], max_bytes=limit)
+        except Unavailable as error:
+            full = error.code == "journal_full"
+        else:
+            number += 1
+        with local_state.journal._file.reading("measuring") as conn:  # pyright: ignore[reportPrivateUsage]
+            heads = conn.execute("SELECT coalesce(sum(length(head)), 0) FROM heads").get
+            ops = conn.execute("SELECT sum(length(op)) FROM ops").get
+            assert conn.execute("SELECT bytes FROM head_totals").get == heads
+        assert heads + local_state.journal.totals().bytes <= limit
+        assert ops <= local_state.journal.totals().bytes
+        most = max(most, heads)
+        agrees(local_state, "k")
+    assert most > 10_000, "heads were kept while there was room"
+    assert local_state.journal.totals().bytes > limit - 3_000, "and took none from ops"
+    local_state.journal.remove(list(local_state.journal.everything()))
+    with local_state.journal._file.reading("measuring") as conn:  # pyright: ignore[reportPrivateUsage]
+        assert conn.execute("SELECT bytes FROM head_totals").get == 0
 
 
 def test_a_packed_head_is_the_same_head() -> None:

@@ -36,8 +36,8 @@ CREATE TABLE totals (single INTEGER PRIMARY KEY CHECK (single = 1), ops INTEGER,
 INSERT INTO totals VALUES (1, 0, 0);
 """
 
-# Folded heads, and what damaged files have lost; not in every file that an earlier version has
-# made.
+# Folded heads with their bytes, and what damaged files have lost; not in every file that an earlier
+# version has made.
 ADDED = """
 CREATE TABLE IF NOT EXISTS heads (
     collection TEXT NOT NULL,
@@ -48,6 +48,17 @@ CREATE TABLE IF NOT EXISTS heads (
     head       BLOB NOT NULL,
     PRIMARY KEY (collection, key)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS head_totals (
+    single INTEGER PRIMARY KEY CHECK (single = 1),
+    bytes  INTEGER NOT NULL
+) STRICT;
+INSERT OR IGNORE INTO head_totals SELECT 1, coalesce(sum(length(head)), 0) FROM heads;
+CREATE TRIGGER IF NOT EXISTS head_kept AFTER INSERT ON heads BEGIN
+    UPDATE head_totals SET bytes = bytes + length(new.head);
+END;
+CREATE TRIGGER IF NOT EXISTS head_forgotten AFTER DELETE ON heads BEGIN
+    UPDATE head_totals SET bytes = bytes - length(old.head);
+END;
 CREATE TABLE IF NOT EXISTS losses (at_us INTEGER PRIMARY KEY, loss TEXT NOT NULL) STRICT
 """
 _HEAD = (
@@ -142,24 +153,33 @@ class Transaction:
         )
         last = self._conn.last_insert_rowid()
         self.last, self.reached = ops[-1], (last, with_them.ops)
-        self._keep_heads(ops, heads, first=last - len(ops) + 1)
+        self._keep_heads(ops, heads, first=last - len(ops) + 1, room=max_bytes - with_them.bytes)
 
-    def _keep_heads(self, ops: Sequence[Op], heads: Mapping[Place, Head], *, first: int) -> None:
+    def _keep_heads(
+        self, ops: Sequence[Op], heads: Mapping[Place, Head], *, first: int, room: int
+    ) -> None:
+        """Keep the heads of these places, in the room that the ops of the journal have left."""
+        kept = head_bytes(self._conn)
+        if kept > room:
+            self._conn.execute("DELETE FROM heads")
+            kept = 0
         last = {(op.collection, op.key): (number, op) for number, op in enumerate(ops, first)}
         for place, (number, op) in last.items():
             head = heads.get(place)
-            if head is None:
-                self._conn.execute(FORGET_HEAD, place)
-                continue
-            if place not in self._hot:
+            if head is not None and place not in self._hot:
                 continue  # those few are quickly applied again
+            self._conn.execute(FORGET_HEAD, place)
+            if head is None:
+                continue
             in_op = op.kind == "put" and op.body == head.view.text
             packed = pack_head(head, without_text=in_op)
-            self._conn.execute(
-                "INSERT OR REPLACE INTO heads VALUES (?1, ?2,"
-                " (SELECT min(id) FROM ops WHERE collection = ?1 AND key = ?2), ?3, ?4, ?5)",
-                (*place, number, in_op, packed),
-            )
+            if kept + len(packed) <= room:
+                kept += len(packed)
+                self._conn.execute(
+                    "INSERT INTO heads VALUES (?1, ?2,"
+                    " (SELECT min(id) FROM ops WHERE collection = ?1 AND key = ?2), ?3, ?4, ?5)",
+                    (*place, number, in_op, packed),
+                )
 
 
 def add_spooled(conn: apsw.Connection, ops: Sequence[Op]) -> None:
@@ -187,9 +207,9 @@ def remove(conn: apsw.Connection, pending: Iterable[Pending]) -> None:
     count = size = 0
     places: set[Place] = set()
     for one in pending:
-        conn.execute("DELETE FROM ops WHERE id = ?", (one.id,))
-        if conn.changes():
-            count, size = count + 1, size + size_of(one.op)
+        counted = conn.execute("DELETE FROM ops WHERE id = ? RETURNING bytes", (one.id,)).get
+        if counted is not None:
+            count, size = count + 1, size + counted
             places.add((one.op.collection, one.op.key))
     conn.executemany(FORGET_HEAD, places)
     add_to_totals(conn, -count, -size)
@@ -218,7 +238,16 @@ def ops_at(
 
 def size_of(op: Op) -> int:
     """What an op counts of the journal's bytes."""
-    return len(op.body or "") + len(op.base or "") + len(op.key) + 100
+    return sum([_bytes(text) for text in (op.body, op.base, op.key) if text]) + 100
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def head_bytes(conn: apsw.Connection) -> int:
+    """The bytes of the folded heads, which count for the journal's limit, too."""
+    return conn.execute("SELECT bytes FROM head_totals").get
 
 
 def pending_ops(conn: apsw.Connection) -> int:

@@ -10,7 +10,7 @@ import msgspec
 
 from standfast.engine import clock
 from standfast.engine.heads import Head, followed
-from standfast.engine.journal import Transaction
+from standfast.engine.journal_rows import Transaction, size_of
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState, PendingAt
 from standfast.engine.overlay import View, ended
@@ -74,7 +74,11 @@ class Journaling:
     def _spooled(self, answers: list[Answer], failure: StandfastError) -> list[Answer]:
         calls = [_kept(answer) for answer in answers]
         totals, options = self._local_state.journal.totals(), self._local_state.options
-        if totals.ops + sum(map(len, calls)) > options.max_journal_ops:
+        size = sum(size_of(op) for call in calls for op in call)
+        if (
+            totals.ops + sum(map(len, calls)) > options.max_journal_ops
+            or totals.bytes + size > options.max_journal_bytes
+        ):
             raise failure
         if any(calls):
             try:
