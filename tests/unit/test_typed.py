@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+import datetime as dt
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 import pytest
 
-from standfast import CorruptData, DataError
+from standfast import ConfigError, CorruptData, DataError
 from standfast.document.codec import decode, encode
 from standfast.document.typed import Typed
 
@@ -46,14 +49,67 @@ class Model:
             raise ValueError(f"no model: {document}")
         return cls(document["name"])
 
-    def model_dump(self, mode: str) -> Any:
-        assert mode == "json"
+    def model_dump(self, **options: Any) -> Any:
         return {"name": self.name}
+
+
+class Colour(Enum):
+    RED = "r"
+
+
+class Pair(NamedTuple):
+    left: int
+    right: str = ""
+
+
+NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+@dataclass
+class Rich:
+    when: dt.datetime = NOON
+    chosen: set[int] = field(default_factory=lambda: {1, 2})
+    named: dict[int, str] = field(default_factory=lambda: {1: "x"})
+    size: tuple[int, ...] = (1, 2)
+    pair: Pair = field(default_factory=lambda: Pair(1, "x"))
+    colour: Colour = Colour.RED
+    price: Decimal = Decimal("1.10")
+    blob: bytes = b"\x00\xff"
+
+
+@dataclass
+class Wider(Point):
+    z: int = 0
+
+
+@dataclass(eq=False)
+class Loose:
+    """Only the same object is equal to it, and a member may be anything."""
+
+    anything: Any
+
+
+@dataclass
+class Counting:
+    """What it holds is another number each time that it is made."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        self.count += 1
 
 
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
+        (Rich, Rich()),
+        (Pair, Pair(1, "x")),
+        (tuple[int, str], (1, "x")),
+        (list[Rich], [Rich(), Rich()]),
+        (dict[int, Pair], {1: Pair(1)}),
+        (dict[float, int], {1.5: 1}),
+        (set[str], {"a", "b"}),
+        (Loose | None, None),
         (Player, Player("a", 3, ["x"])),
         (Point, Point(1, 2)),
         (Named, {"name": "a"}),
@@ -155,3 +211,42 @@ def test_a_value_that_is_not_allowed_is_not_repeated(document: Any, named: str) 
         Typed(Literal["a", "b"]).load("canary-77 - at `$.x`")
     assert "values of its type" in caught.value.message
     assert "$.x" not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "place"),
+    [
+        (dict[str, Any], {"at": NOON}, "$.at"),
+        (dict, {"at": b"x"}, "$.at"),
+        (dict, {"in": {"a": {1}}}, "$.in.a"),
+        (dict, {1: "x"}, '$["1"]'),
+        (list, [1, (2, 3)], "$[1]"),
+        (Any, NOON, "$"),
+        (Any, Colour.RED, "$"),
+        (dict, {"point": Point(1, 2)}, "$.point"),
+        (Loose, Loose(NOON), "$.anything"),
+        (Named, {"name": "a", "other": 1}, "$.other"),
+        (Point, Wider(1, 2, 3), "$"),
+        (Counting, Counting(1), "$.count"),
+    ],
+)
+def test_what_would_come_back_changed_is_refused(kind: Any, value: Any, place: str) -> None:
+    """I11: nothing is turned into something else in silence: where a type says nothing of a member,
+    what is not JSON is refused there, with its place and without its content."""
+    with pytest.raises(DataError, match="would not come back") as caught:
+        Typed(kind).dump(value)
+    assert caught.value.code == "wrong_type"
+    assert caught.value.message.endswith(f"at `{place}`")
+
+
+def test_what_compares_itself_by_identity_comes_back() -> None:
+    """A class without `==` is compared by its members."""
+    typed = Typed(Loose)
+    assert typed.load(typed.dump(Loose([1, {"a": None}]))).anything == [1, {"a": None}]
+
+
+@pytest.mark.parametrize("kind", [list[Model], Model | None, dict[str, Model], list[complex]])
+def test_a_class_of_which_nothing_is_known_is_refused_within_others(kind: Any) -> None:
+    """`type=` is judged whole, not when the first value is put."""
+    with pytest.raises(ConfigError, match=r"of (Model|complex), which is not a type"):
+        Typed(kind)

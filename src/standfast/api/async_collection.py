@@ -450,7 +450,8 @@ class AsyncCollection(Generic[T]):
     ) -> dict[str, Receipt]:
         """Put many documents, in transactions of 1,000, all checked before the first is sent.
 
-        `ttl_s`: they expire that long from now, as for `put`.
+        Two that are one key, as 1 and "1" are, are refused.  `ttl_s`: they expire that long from
+        now, as for `put`.
         """
         dump = self._documents.dump
         if not isinstance(documents, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -463,7 +464,19 @@ class AsyncCollection(Generic[T]):
             build_op("put", self.name, key, body=dump(value, key), ttl_s=ttl_s)
             for key, value in documents.items()
         ]
+        if len({op.key for op in ops}) < len(ops):
+            raise self._one_key_twice(op.key for op in ops)
         return await self._write_many(ops)
+
+    def _one_key_twice(self, keys: Iterable[str]) -> DataError:
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))
+        return DataError(
+            f"put_many in `{self.name}` got two documents for key {twice!r}: an int key is its"
+            " decimal string",
+            code="bad_key",
+            hint="give one of them; nothing was written",
+        )
 
     def _keys(self, keys: Iterable[str | int]) -> list[str]:
         """The texts of several keys; a single text is a mistake, and not a list of letters."""

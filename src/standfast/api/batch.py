@@ -118,6 +118,12 @@ class BatchWrites:
         self._add("delete", collection, key, if_version=if_version)
 
     def _begin(self) -> None:
+        if self._in_block:
+            raise ConfigError(
+                "the batch was entered again inside of its own `with` block",
+                code="usage",
+                hint="use one `with store.batch()` for writes that stand or fall together",
+            )
         self._in_block, self._ops, self.receipts, self.results = True, [], [], []
 
     async def _end(self, failure: BaseException | None) -> None:

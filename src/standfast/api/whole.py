@@ -111,11 +111,11 @@ async def _submit(handle: StoreHandle, ops: Sequence[Op]) -> list[Result]:
 
 def _put(handle: StoreHandle, target: str, row: Row) -> Op:
     """The document in its new place, if that is free: with its exact text, and what it has left."""
-    op = build_op("put", target, row.key, if_version=ABSENT)
+    op = build_op("put", target, row.key, body=None, if_version=ABSENT)
     ttl_us = None
     if row.expires_us is not None:
         ttl_us = max(1, row.expires_us - handle.engine.server_now_us())
-    return msgspec.structs.replace(op, body=row.text, ttl_us=ttl_us)
+    return msgspec.structs.replace(op, body=row.text, exact=None, ttl_us=ttl_us)
 
 
 async def _require_same(

@@ -33,6 +33,9 @@ from standfast.ops.types import (
 TimeToLive: TypeAlias = float | timedelta
 _MICROSECOND = timedelta(microseconds=1)
 _LONGEST_S = 10**10
+_WITHOUT_BODY: frozenset[Kind] = frozenset({"delete", "touch", "remove"})
+#: Versions are bigints, on every backend.
+_MAX_VERSION = 2**63 - 1
 
 
 def build_op(
@@ -70,7 +73,13 @@ def build_op(
             parse_pointer(pointer)
         elif kind == "remove":
             remove_at(MISSING, pointer)
-        text = None if body is MISSING else encode(body)
+        if body is MISSING and kind not in _WITHOUT_BODY:
+            raise DataError(
+                "the value is MISSING, which stands for no value",
+                code="not_json",
+                hint="give a value, None for null; delete(key) removes the document",
+            )
+        text = None if kind in _WITHOUT_BODY else encode(body)
         if kind == "put" and text is not None and "\\u" not in text:
             exact = keeps_exactly(body)  # here, where the value is at hand
         if ttl_s is not None:
@@ -147,6 +156,12 @@ def _require_version(version: object) -> None:
     if isinstance(version, bool) or not isinstance(version, int):
         raise ConfigError(
             f"if_version is a {type(version).__name__}, not an int",
+            code="usage",
+            hint="give the version of the document that was read",
+        )
+    if not -1 <= version <= _MAX_VERSION:  # -1: a provisional one of what is not known here
+        raise ConfigError(
+            "if_version is a number that no version is",
             code="usage",
             hint="give the version of the document that was read",
         )
