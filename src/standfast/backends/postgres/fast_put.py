@@ -34,7 +34,7 @@ from standfast.backends.postgres.prepared import (
     int8,
     parameters,
 )
-from standfast.backends.postgres.tables import Table
+from standfast.backends.postgres.tables import Table, sent_us
 from standfast.backends.postgres.write import (
     TransactionOptions,
     Written,
@@ -45,6 +45,33 @@ from standfast.backends.postgres.write import (
 from standfast.document.jsonb import jsonb_columns_of_many
 from standfast.ops.types import Applied, Observed, Op, Outcome, State
 
+
+def _made_of(form: LiteralString, *parts: Mapping[LiteralString, LiteralString]) -> LiteralString:
+    """A statement with its `<parts>`, which may have parts that come later."""
+    for each in parts:
+        for name, part in each.items():
+            form = form.replace(f"<{name}>", part)
+    return form
+
+
+#: What statements have in common.  `passed` is the gate of the lane; `others` are the watermarks of
+#: the directory's other lanes, in the statement's snapshot; `checked` is called where it raises,
+#: since a function costs as much as a look-up.
+_COMMON: dict[LiteralString, LiteralString] = {
+    "passed": """passed AS (
+    UPDATE standfast.lanes SET watermark = $5, outcomes = '[]', updated_at = now()
+     WHERE lane = $1 AND generation = 0 AND state = 'open'
+       AND watermark >= $3 AND watermark < $4 RETURNING 1)""",
+    "again": """updated_at = now(),
+           created_at = CASE WHEN t.expires_at <= now() THEN now() ELSE t.created_at END""",
+    "returned": "t.version, {created_sent} AS created, {expires_sent} AS expires",
+    "result": "version, created, timestamptz_send(now()), expires,"
+    " timestamptz_send(clock_timestamp())",
+    "others": """(SELECT jsonb_object_agg(l.lane, l.watermark)::text FROM standfast.lanes l
+         WHERE l.directory = $2 AND l.state = 'open' AND l.lane <> $1)""",
+    "checked": """CASE WHEN (<fine>) IS NOT TRUE THEN standfast.require(<fine>)
+            WHEN clock_timestamp() > <until> THEN standfast.expire(<until>) END""",
+}
 #: What `$1` to `$15` are: lane, directory, the watermark that is expected, the first and the last
 #: sequence, keys, `data`, whether `raw` is the same text, `raw` where it is another one, times to
 #: live, collection, number of documents, expiry, keys of the column's type, puts of each document.
@@ -52,119 +79,82 @@ _TAKES = parameters(
     *(UUID, UUID, INT8, INT8, INT8, TEXTS, TEXTS, BOOLS, TEXTS, INT8S),
     *(TEXT, INT8, INT8, INT8S, INT8S),
 )
-_PUT: LiteralString = """
-WITH passed AS (
-    UPDATE standfast.lanes SET watermark = $5, outcomes = '[]', updated_at = now(),
-           directory = coalesce($2, directory)
-     WHERE lane = $1 AND generation = 0 AND state = 'open'
-       AND watermark >= $3 AND watermark < $4 RETURNING 1),
+_MANY: dict[LiteralString, LiteralString] = {
+    "rows": """(SELECT * FROM unnest($14::{key_type}[], $7, $8, $9, $10, $15)
+                        AS u(key, data, keep, raw, ttl, times) ORDER BY {new_order}) u""",
+    "raw": "coalesce(u.raw, CASE WHEN u.keep THEN u.data END)",
+    "expires": "now() + u.ttl * interval '1 microsecond'",
+    "floor": "(SELECT f.version_floor FROM standfast.collections f WHERE f.name = $11)",
+    "until": "to_timestamp(0) + $13 * interval '1 microsecond'",
+}
+#: Documents that may be there or not.  Only the last text of one that is put several times is
+#: written.
+_PUT: LiteralString = _made_of(
+    """
+WITH <passed>,
 done AS (
     INSERT INTO {table} AS t ({key}, data, raw, version, expires_at, created_at, updated_at)
-    SELECT u.key, u.data::{data_type}, coalesce(u.raw, CASE WHEN u.keep THEN u.data END),
-           c.version_floor + 1,
-           now() + u.ttl * interval '1 microsecond', now(), now()
-      FROM passed, standfast.collections c,
-           unnest($14::{key_type}[], $7, $8, $9, $10) AS u(key, data, keep, raw, ttl)
-     WHERE c.name = $11
-     ORDER BY {new_order}
+    SELECT u.key, u.data::{data_type}, <raw>, c.version_floor + coalesce(u.times, 1), <expires>,
+           now(), now()
+      FROM passed, standfast.collections c, <rows> WHERE c.name = $11
     ON CONFLICT ({key}) DO UPDATE SET data = excluded.data, raw = excluded.raw,
-        version = t.version + 1, expires_at = excluded.expires_at, updated_at = now(),
-        created_at = CASE WHEN t.expires_at <= now() THEN now() ELSE t.created_at END
-    RETURNING {key_text} AS key, t.version, {created_us} AS created_us, {expires_us} AS expires_us),
-logged AS (
-    INSERT INTO standfast.changes (collection, keys)
-    SELECT $11, CASE WHEN $12 <= 1000 THEN $6 END FROM passed)
-SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
-       server_us, watermarks
+           version = t.version + excluded.version - <floor>, expires_at = excluded.expires_at,
+           <again>
+    RETURNING {key_text} AS key, <returned>)
+SELECT key, <result>, watermarks
   FROM standfast.finish_puts((SELECT count(*) FROM done d WHERE d.key = ANY ($6)), $12, $11, $6,
-                             (SELECT f.version_floor FROM standfast.collections f
-                               WHERE f.name = $11), $2,
-                             to_timestamp(0) + $13 * interval '1 microsecond')
+                             <floor>, $2, <until>)
   LEFT JOIN done ON true
-"""
-#: The same where documents are put several times: only the last text of each is written.
-_PUT_AGAIN: LiteralString = (
-    _PUT.replace("c.version_floor + 1", "c.version_floor + u.times")
-    .replace("$9, $10) AS u(", "$9, $10, $15) AS u(")
-    .replace("raw, ttl)\n", "raw, ttl, times)\n")
-    .replace(
-        "t.version + 1",
-        "t.version + excluded.version - (SELECT f.version_floor FROM standfast.collections f"
-        " WHERE f.name = $11)",
-    )
+""",
+    _COMMON,
+    _MANY,
 )
-#: The same for documents that are there: all of them are changed, or the server aborts.
-_CHANGE: LiteralString = """
-WITH passed AS (
-    UPDATE standfast.lanes SET watermark = $5, outcomes = '[]', updated_at = now(),
-           directory = coalesce($2, directory)
-     WHERE lane = $1 AND generation = 0 AND state = 'open'
-       AND watermark >= $3 AND watermark < $4 RETURNING 1),
+#: Documents that are there: all of them are changed, or the server aborts.  A row that was changed
+#: since the statement began is another one than it saw, and sent back: so the rows and the
+#: watermarks of other lanes are of one snapshot, and nothing has to be looked at again after the
+#: locks.  Nor has a tombstone: what is there has a version above all that is known of its place.
+_CHANGE: LiteralString = _made_of(
+    """
+WITH <passed>,
 done AS (
-    UPDATE {table} AS t SET data = u.data::{data_type},
-           raw = coalesce(u.raw, CASE WHEN u.keep THEN u.data END),
-           version = t.version + coalesce(u.times, 1),
-           expires_at = now() + u.ttl * interval '1 microsecond', updated_at = now(),
-           created_at = CASE WHEN t.expires_at <= now() THEN now() ELSE t.created_at END
-      FROM passed, (SELECT * FROM unnest($14::{key_type}[], $7, $8, $9, $10, $15)
-                        AS u(key, data, keep, raw, ttl, times) ORDER BY {new_order}) u
-     WHERE t.{key} = u.key
-    RETURNING {key_text} AS key, t.version, {created_us} AS created_us, {expires_us} AS expires_us,
-              t.{key} = u.key AS kept),
-logged AS (
-    INSERT INTO standfast.changes (collection, keys)
-    SELECT $11, CASE WHEN $12 <= 1000 THEN $6 END FROM passed)
-SELECT key, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
-       server_us, watermarks
-       -- What is there has a version above all that is known of its place: no key to look up.
-  FROM standfast.finish_puts((SELECT count(*) FROM done WHERE kept), $12, $11, '{{}}',
-                             (SELECT f.version_floor FROM standfast.collections f
-                               WHERE f.name = $11), $2,
-                             to_timestamp(0) + $13 * interval '1 microsecond')
-  LEFT JOIN done ON true
-"""
+    UPDATE {table} AS t SET data = u.data::{data_type}, raw = <raw>,
+           version = t.version + coalesce(u.times, 1), expires_at = <expires>, <again>
+      FROM passed, <rows>, {table} AS seen
+     WHERE seen.{key} = u.key AND t.ctid = seen.ctid
+    RETURNING {key_text} AS key, <returned>, t.{key} = u.key AS kept),
+checked AS MATERIALIZED (SELECT <checked> AS failed FROM done d)
+SELECT key, <result>, <others>
+  FROM checked JOIN done ON failed IS NULL
+""",
+    _COMMON,
+    _MANY,
+    {"fine": "count(*) FILTER (WHERE d.kept) = $12"},
+)
 #: Where keys are text, they are sent only once.
 _BY_TEXT: dict[LiteralString, LiteralString] = {
-    form: form.replace("$14::{key_type}[]", "$6") for form in (_PUT, _PUT_AGAIN, _CHANGE)
+    form: form.replace("$14::{key_type}[]", "$6") for form in (_PUT, _CHANGE)
 }
 #: What `$1` to `$11` are for a single document: lane, directory, the watermark that is expected,
-#: the sequence, key, `data`, whether `raw` is the same text, `raw` where it is another one, time to
-#: live, collection, expiry.
-_TAKES_ONE = parameters(UUID, UUID, INT8, INT8, TEXT, TEXT, BOOL, TEXT, INT8, TEXT, INT8)
-#: One document that is there.  A row that was changed since the statement began is another one
-#: than it saw, and sent back: so the row and the watermarks of other lanes are of one snapshot, and
-#: nothing has to be looked at again after the lock.
-_CHANGE_ONE: LiteralString = """
-WITH passed AS (
-    UPDATE standfast.lanes SET watermark = $4, outcomes = '[]', updated_at = now(),
-           directory = coalesce($2, directory)
-     WHERE lane = $1 AND generation = 0 AND state = 'open'
-       AND watermark >= $3 AND watermark < $4 RETURNING 1),
+#: the sequence twice, key, `data`, whether `raw` is the same text, `raw` where it is another one,
+#: time to live, expiry.
+_TAKES_ONE = parameters(UUID, UUID, INT8, INT8, INT8, TEXT, TEXT, BOOL, TEXT, INT8, INT8)
+#: The same for one document.
+_CHANGE_ONE: LiteralString = _made_of(
+    """
+WITH <passed>,
 done AS (
-    UPDATE {table} AS t SET data = $6::{data_type},
-           raw = coalesce($8, CASE WHEN $7 THEN $6 END), version = t.version + 1,
-           expires_at = now() + $9 * interval '1 microsecond', updated_at = now(),
-           created_at = CASE WHEN t.expires_at <= now() THEN now() ELSE t.created_at END
+    UPDATE {table} AS t SET data = $7::{data_type},
+           raw = coalesce($9, CASE WHEN $8 THEN $7 END), version = t.version + 1,
+           expires_at = now() + $10 * interval '1 microsecond', <again>
       FROM passed, {table} AS seen
-     WHERE seen.{key} = $5::{key_type} AND t.ctid = seen.ctid
-    RETURNING t.version, {created_us} AS created_us, {expires_us} AS expires_us,
-              t.{key} = $5::{key_type} AS kept),
-logged AS (
-    INSERT INTO standfast.changes (collection, keys) SELECT $10, ARRAY[$5] FROM passed),
--- `require` and `expire` are called where they raise: a function costs as much as a look-up.
-checked AS (
-    SELECT CASE WHEN bool_and(d.kept) IS NOT TRUE THEN standfast.require(bool_and(d.kept))
-                WHEN clock_timestamp() > to_timestamp(0) + $11 * interval '1 microsecond'
-                THEN standfast.expire(to_timestamp(0) + $11 * interval '1 microsecond')
-           END AS failed, max(d.version) AS version, max(d.created_us) AS created_us,
-           max(d.expires_us) AS expires_us
-      FROM done d)
-SELECT $5, version, created_us, (extract(epoch FROM now()) * 1000000)::bigint, expires_us,
-       CASE WHEN failed IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint END,
-       (SELECT jsonb_object_agg(l.lane, l.watermark)::text FROM standfast.lanes l
-         WHERE l.directory = $2 AND l.state = 'open' AND l.lane <> $1)
-  FROM checked
-"""
+     WHERE seen.{key} = $6::{key_type} AND t.ctid = seen.ctid
+    RETURNING <returned>, t.{key} = $6::{key_type} AS kept)
+SELECT <checked>, <result>, <others>
+  FROM (SELECT 1) AS one LEFT JOIN done AS d ON true
+""",
+    _COMMON,
+    {"fine": "d.kept", "until": "to_timestamp(0) + $11 * interval '1 microsecond'"},
+)
 _YES, _NO = b"\1", b"\0"
 
 
@@ -236,9 +226,9 @@ def _change_one(
     (data,), (keep,), raw = _columns([op])
     values = (
         *(op.lane.encode(), options.directory.encode() if options.directory else None),
-        *(int8(options.expected_watermark), int8(op.seq), op.key.encode(), data, keep),
-        *(raw[0] if raw else None, int8(op.ttl_us) if op.ttl_us else None),
-        *(table.collection.encode(), _instant(options)),
+        *(int8(options.expected_watermark), int8(op.seq), int8(op.seq)),
+        *(op.key.encode(), data, keep, raw[0] if raw else None),
+        *(int8(op.ttl_us) if op.ttl_us else None, _instant(options)),
     )
     return fetch(conn, statement(table, _CHANGE_ONE), _TAKES_ONE, values)
 
@@ -292,24 +282,24 @@ def put_batch(
     `present`: the documents are there, as far as is known; SF002 where one is not.
     """
     first, last = ops[0], ops[-1]
-    written, form, times = ops, _PUT, EMPTY[INT8S]
+    written, times = ops, EMPTY[INT8S]
     names = [op.key for op in ops]
     if len(ops) > 1 and len(set(names)) < len(ops):
-        written, form = list({op.key: op for op in ops}.values()), _PUT_AGAIN
+        written = list({op.key: op for op in ops}.values())
         counted, names = Counter(names), [op.key for op in written]
         times = array(INT8S, [int8(counted[name]) for name in names])
     if present and len(ops) == 1:
         records = _change_one(conn, table, first, options)
     else:
-        form = _CHANGE if present else form
+        form = _CHANGE if present else _PUT
         records = _put_many(conn, table, written, names, form, times, options, (first, last))
     at = time.monotonic()
-    server_us, told = records[0][5:]
+    clock, told = records[0][5:]
     if len(written) == 1:
-        states = [State(first.collection, first.key, written[0].body, *records[0][1:5])]
+        states = [_state(first, records[0])]
     else:
-        found = {record[0]: record[1:5] for record in records}
-        states = [State(op.collection, op.key, op.body, *found[op.key]) for op in written]
+        found = {record[0]: record for record in records}
+        states = [_state(op, found[op.key]) for op in written]
     if written is ops:
         versions = [state.version for state in states]
     else:
@@ -320,4 +310,15 @@ def put_batch(
     ]
     watermarks = decode_watermarks(told) if told else {}
     watermarks[first.lane] = last.seq
-    return Written(Applied(outcomes, last.seq, Observed(states, watermarks)), server_us, at)
+    return Written(Applied(outcomes, last.seq, Observed(states, watermarks)), sent_us(clock), at)
+
+
+def _state(op: Op, record: tuple[Any, ...]) -> State:
+    """A document as a record of `<result>` shows it."""
+    _, version, created, updated, expires = record[:5]
+    return State(
+        *(op.collection, op.key, op.body, version),
+        created_us=sent_us(created) if created else 0,
+        updated_us=sent_us(updated),
+        expires_us=sent_us(expires) if expires else None,
+    )
