@@ -115,6 +115,34 @@ def test_retained_ops_are_kept_for_a_while(mirror: Mirror, monkeypatch: pytest.M
     assert retained(mirror) == []
 
 
+def test_a_repeated_read_notices_what_another_process_has_written(mirror: Mirror) -> None:
+    """A row that was compared once is compared again after any change of the file."""
+    for seen_us in (1, 2, 3):
+        assert mirror.take(Observed([state(5)]), seen_us=seen_us) == {}
+    other = Mirror(mirror._path)
+    other.take(Observed([state(6)]), seen_us=4)
+    assert mirror.take(Observed([state(5)]), seen_us=5) == {"k": 6}
+    other.forget("c", ["k"])
+    assert mirror.take(Observed([state(5)]), seen_us=6) == {}
+    found = mirror.get("c", "k")
+    assert found is not None
+    assert found.state.version == 5
+    other.close()
+
+
+@pytest.mark.parametrize("other", ['"another"', None])
+def test_a_repeated_read_notices_another_text_of_the_same_version(
+    mirror: Mirror, other: str | None
+) -> None:
+    """As a restored database may have it."""
+    for seen_us in (1, 2, 3):
+        mirror.take(Observed([state(5)]), seen_us=seen_us)
+    mirror.take(Observed([state(5, text=other)]), seen_us=4)
+    found = mirror.get("c", "k")
+    assert found is not None
+    assert found.state.text == other
+
+
 def test_what_came_before_is_forgotten_by_its_age(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:

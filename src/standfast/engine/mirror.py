@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
@@ -78,12 +78,22 @@ class _NoMirrorError(Exception):
     """There is no file now; it is begun anew after a pause."""
 
 
-class _Look(NamedTuple):
+class _Look(msgspec.Struct, frozen=True, gc=False):
     """A later look at a row of the mirror that showed nothing new."""
 
     version: int
     seen_us: int
     watermarks: Mapping[str, int]
+    content: int
+    """The hash of the text and of the expiry."""
+    row_seen_us: int
+    file_version: int
+    """That of the file in which the row was found."""
+
+
+def _file_version(conn: apsw.Connection) -> int:
+    """A number that changes when another connection, of any process, has written to the file."""
+    return conn.execute("PRAGMA data_version").get
 
 
 class Mirror:
@@ -367,7 +377,15 @@ class Mirror:
         read may be the older one.
         """
         with self._turn:
-            states = observed.states
+            states, file_version = observed.states, self._read(_file_version, otherwise=0)
+            if not self._behind:
+                states = [
+                    state
+                    for state in states
+                    if not self._is_as_found(state, observed, seen_us, file_version)
+                ]
+                if not states:
+                    return {}
             nothing: dict[str, mirror_rows.Known] = {}
             rows = self._read(
                 lambda conn: mirror_rows.known(conn, states, in_order=in_order), otherwise=nothing
@@ -375,7 +393,9 @@ class Mirror:
             news = [
                 state
                 for state in states
-                if not self._is_known(state, rows.get(state.key), observed, seen_us)
+                if not self._is_known(
+                    state, rows.get(state.key), observed, seen_us, file_version=file_version
+                )
             ]
             if not news and not self._behind:
                 return {}
@@ -438,8 +458,34 @@ class Mirror:
             self._or_drop(lambda: self._write(forget))
             self.changes += 1
 
+    def _is_as_found(
+        self, state: State, observed: Observed, seen_us: int, file_version: int
+    ) -> bool:
+        """Whether it is what an earlier look has found in the file, which has not changed since."""
+        place = (state.collection, state.key)
+        look = self._looks.get(place)
+        if (
+            look is None
+            or look.file_version != file_version
+            or look.version != state.version
+            or look.content != hash((state.text, state.expires_us))
+            or seen_us - look.row_seen_us >= MIRROR_LOOK_S * 1e6
+        ):
+            return False
+        if seen_us >= look.seen_us:
+            self._looks[place] = msgspec.structs.replace(
+                look, seen_us=seen_us, watermarks=observed.watermarks
+            )
+        return True
+
     def _is_known(
-        self, state: State, row: mirror_rows.Known | None, observed: Observed, seen_us: int
+        self,
+        state: State,
+        row: mirror_rows.Known | None,
+        observed: Observed,
+        seen_us: int,
+        *,
+        file_version: int,
     ) -> bool:
         place = (state.collection, state.key)
         if row is None or place in self._behind_rows:
@@ -455,7 +501,10 @@ class Mirror:
             return False
         look = self._looks.get(place)
         if look is None or look.version != state.version or seen_us >= look.seen_us:
-            self._looks[place] = _Look(state.version, seen_us, observed.watermarks)
+            content = hash((text, expires_us))
+            self._looks[place] = _Look(
+                *(version, seen_us, observed.watermarks, content, row_seen_us, file_version)
+            )
         return True
 
     def confirm(
