@@ -80,6 +80,9 @@ MAX_QUICK_OPS = 16
 #: JSON bytes that the journal holds.
 MAX_JOURNAL_BYTES = 1024 * 1024 * 1024
 
+#: JSON bytes of pending writes that a process keeps in memory too: its journal may be destroyed.
+MAX_REMEMBERED_BYTES = 64 * 1024 * 1024
+
 #: Age of the oldest pending write at which a journal is no longer replayed without being asked.
 MAX_JOURNAL_AGE_S = 24 * 3600.0
 

@@ -6,13 +6,16 @@ of its ids is the order of their acknowledgements.
 
 Forgetting needs no space (R25): what cannot be removed from a full disk is known in memory to be
 settled, and brought back by a kill -9 it is skipped by the primary.  A damaged file is set aside,
-and what can be read of it is taken over.
+and what can be read of it is taken over.  One that is destroyed under an open store is written
+anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
@@ -27,6 +30,7 @@ from standfast.engine.histories import History, Notice
 from standfast.engine.journal_mark import JournalMark
 from standfast.engine.journal_rows import (
     ADDED,
+    CHANGE,
     FORGET_HEAD,
     LAST_ID,
     SCHEMA,
@@ -43,6 +47,7 @@ from standfast.engine.journal_rows import (
     size_of,
 )
 from standfast.engine.lanes import note, noted, unnote
+from standfast.engine.rewriting import Remembered, rewrite
 from standfast.engine.salvage import Loss, Salvaged, salvage
 from standfast.engine.spool import Spool
 from standfast.engine.sqlite_file import LocalFile
@@ -57,6 +62,8 @@ from standfast.limits import (
 from standfast.ops.types import Identity, Op, pack, unpack
 from standfast.system.failpoints import failpoint
 
+logger = logging.getLogger("standfast")
+
 FILE = "journal.db"
 #: "stnj" in ASCII.
 MARK = 0x73746E6A
@@ -69,6 +76,8 @@ _CHECKED_BYTES = 64 * 1024 * 1024
 #: Below every id; ops that are put in front of all others have negative ones.
 _BEFORE_ALL = -(1 << 62)
 _FRONT = 1 << 32
+#: Pause between attempts to write a lost journal anew.
+ANEW_PAUSE_S = 1.0
 
 
 class HeldNote(msgspec.Struct, frozen=True):
@@ -111,8 +120,15 @@ class Journal:
         self.spool = Spool(data_dir)
         self._noted = JournalMark(data_dir)
         path = (data_dir / FILE).absolute()
-        self._file = _whole(path) if only_look else _opened(path, self._noted)
-        self.path = self._file.path
+        self._current = _whole(path) if only_look else _opened(path, self._noted)
+        self._former: list[LocalFile] = []
+        self._only_look = only_look
+        self._remembered = Remembered()
+        self._notes: dict[str, str] = {}
+        """What the file was last seen to say of its database."""
+        self._anew = threading.Lock()
+        self._anew_at = 0.0
+        self.path = self._current.path
         self.opened: set[str] = set()
         """The lanes that were opened here, by this object."""
         self._seen_loss: Loss | None = None
@@ -120,8 +136,44 @@ class Journal:
             self.directory = self._directory(only_look=only_look)
             self._look_for_loss(only_look=only_look)
         except BaseException:
-            self._file.close()
+            self._current.close()
             raise
+
+    @property
+    def _file(self) -> LocalFile:
+        """The file; written anew before it is used again where it was seen to be lost."""
+        if self._current.lost and not self._only_look:
+            with contextlib.suppress(StandfastError):
+                self._write_anew()
+        return self._current
+
+    def _write_anew(self) -> None:
+        with self._anew:
+            lost = self._current
+            if not lost.lost or time.monotonic() < self._anew_at:
+                return
+            self._anew_at = time.monotonic() + ANEW_PAUSE_S
+            settled, lanes = dict(self._settled), set(self._closed_lanes)
+            done = rewrite(lost, self._remembered, begin=_whole, settled=settled)
+            with done.file.writing("writing the journal anew", durable=True) as conn:
+                notes = [("directory", self.directory), *self._notes.items()]
+                conn.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", notes)
+                for lane in lanes:
+                    conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+                pending = pending_ops(conn)
+                missing = self._noted.pending - pending - len(settled) if done.was_damaged else 0
+                if missing > 0 and done.aside:
+                    loss = Loss(file=done.aside, salvaged=pending, lost=missing)
+                    _note_loss(conn, loss)
+            self._forgotten((list(settled), list(lanes)))
+            self._noted.forget()
+            self._former = [*self._former, lost]  # whoever reads it still does not fail
+            self._current, self._changes = done.file, self._changes + 1
+        logger.error(
+            "the journal %s was removed, replaced or damaged while it was open: it was written"
+            " anew, %d acknowledged writes are in it, %d are lost",
+            *(self.path, pending, max(0, missing)),
+        )
 
     def _look_for_loss(self, *, only_look: bool) -> None:
         """Notice a file that is older than what it has acknowledged."""
@@ -152,7 +204,13 @@ class Journal:
         """The database that the journal belongs to; None before the first one was reached."""
         with self._file.reading("reading the history") as conn:
             text = conn.execute("SELECT value FROM meta WHERE name = 'history'").get
+        self._keep_note("history", text)
         return msgspec.json.decode(text, type=History) if text else None
+
+    def _keep_note(self, name: str, text: str | None) -> None:
+        self._notes = {k: v for k, v in self._notes.items() if k != name}
+        if text:
+            self._notes[name] = text
 
     def set_history(self, history: History) -> None:
         """From now on it belongs to this database."""
@@ -170,6 +228,7 @@ class Journal:
         False, and nothing is changed, if an op is pending that is not meant for it.  `then` is
         called before another op can be added.
         """
+        text = None if history is None else msgspec.json.encode(history).decode()
         failpoint("history-before-note")
         with self._file.writing("noting the history", durable=True) as conn:
             if is_meant is not None:
@@ -178,14 +237,12 @@ class Journal:
                     record[0] in self._settled or is_meant(unpack(record[1])) for record in pending
                 ):
                     return False
-            if history is None:
+            if text is None:
                 conn.execute("DELETE FROM meta WHERE name = 'history'")
             else:
-                conn.execute(
-                    "INSERT OR REPLACE INTO meta VALUES ('history', ?)",
-                    (msgspec.json.encode(history).decode(),),
-                )
+                conn.execute("INSERT OR REPLACE INTO meta VALUES ('history', ?)", (text,))
             then()
+        self._keep_note("history", text)
         failpoint("history-noted")
         return True
 
@@ -193,15 +250,15 @@ class Journal:
         """That its database was seen to have gone back; None when it never was."""
         with self._file.reading("reading the history") as conn:
             text = conn.execute("SELECT value FROM meta WHERE name = 'went_back'").get
+        self._keep_note("went_back", text)
         return msgspec.json.decode(text, type=Notice) if text else None
 
     def set_notice(self, notice: Notice) -> None:
         """Keep it."""
+        text = msgspec.json.encode(notice).decode()
         with self._file.writing("noting the history", durable=True) as conn:
-            conn.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('went_back', ?)",
-                (msgspec.json.encode(notice).decode(),),
-            )
+            conn.execute("INSERT OR REPLACE INTO meta VALUES ('went_back', ?)", (text,))
+        self._keep_note("went_back", text)
 
     def held(self) -> dict[str, HeldNote]:
         """The collections that the last replay has left held, by name."""
@@ -277,18 +334,19 @@ class Journal:
         with self._taking_spool() as spooled:
             # Once the spool is in use, it does not wait long for the journal again.
             wait_s = SPOOLING_WAIT_S if spooled else JOURNAL_WAIT_S
-            doing = "writing the journal"
-            with self._file.writing(doing, durable=True, wait_s=wait_s) as conn:
+            doing, file = "writing the journal", self._file
+            with file.writing(doing, durable=True, wait_s=wait_s) as conn:
                 settled = self._forget_settled(conn)
-                add_spooled(conn, spooled or [])
+                taken = add_spooled(conn, spooled or [])
                 transaction = Transaction(conn)
                 yield transaction
                 added, reached = transaction.last, transaction.reached
                 if added is None and spooled:
                     added, reached = spooled[-1], (conn.execute(LAST_ID).get, pending_ops(conn))
                 failpoint("journal-before-commit")
-            self._file.require_log()
+            file.require_log()
             self._forgotten(settled)
+            self._remembered.add([*taken, *transaction.added])
             failpoint("journal-committed")
             if added is not None:
                 self._noted.note_added(reached[0], added, pending=reached[1])
@@ -488,6 +546,7 @@ class Journal:
                 remove(conn, pending)
                 left = pending_ops(conn)
             self._forgotten(settled)
+            self._remembered.remove(one.id for one in pending)
             self._noted.note_removed(pending=left)
         except StandfastError:
             if durable:
@@ -538,8 +597,14 @@ class Journal:
         self._closed_lanes.difference_update(done[1])
 
     def tidy(self) -> None:
-        """Remove what is settled in memory only, and take over the spool, when that is possible."""
+        """Remove what is settled in memory only, and take over the spool, when that is possible.
+
+        A file that is not in its place any more is written anew.
+        """
         with contextlib.suppress(StandfastError):
+            self._current.look()
+            if not self.totals().ops:
+                self._remembered.clear()
             self.take_spool()
         if self._settled or self._closed_lanes:
             self.remove([])
@@ -565,25 +630,29 @@ class Journal:
             names = {(one.op.lane, one.op.seq) for one in pending}
             pending = [one for one in self.everything() if (one.op.lane, one.op.seq) in names]
         failpoint("journal-before-replace")
+        changed = [one._replace(op=change(one.op)) for one in pending]
         with self._file.writing("changing the journal", durable=True) as conn:
-            for one in pending:
-                op = change(one.op)
-                conn.execute(
-                    "UPDATE ops SET lane = ?, seq = ?, op = ? WHERE id = ?",
-                    (op.lane, op.seq, pack(op), one.id),
-                )
+            for (number, before), (_, op) in zip(pending, changed, strict=True):
+                where = (number, before.lane, before.seq)
+                conn.execute(CHANGE, (op.lane, op.seq, pack(op), *where))
                 conn.execute(FORGET_HEAD, (op.collection, op.key))
+        for one in changed:
+            self._remembered.change(one)
         failpoint("journal-replaced")
 
     def version(self) -> int:
         """A number that changes when another process, or this one, has written to the file."""
         self.spool.look()
-        version = self._file.data_version("looking at the journal")
+        try:
+            version = self._file.data_version("looking at the journal")
+        except CorruptData:
+            version = self._file.data_version("looking at the journal")  # of a new one
         return ((self._changes + self.spool.changes) << 40) + version
 
     def close(self) -> None:
         """Close the file.  Idempotent."""
-        self._file.close()
+        for file in (self._current, *self._former):
+            file.close()
 
 
 def _file(path: Path) -> LocalFile:

@@ -52,6 +52,12 @@ class JournalMark:
         if found is not None and pending < found.pending:
             self._write(msgspec.structs.replace(found, pending=pending))
 
+    @property
+    def pending(self) -> int:
+        """How many ops were pending when it was last noted; 0 where that is not known."""
+        found = self._read()
+        return found.pending if found is not None else 0
+
     def forget(self) -> None:
         """What the journal has lost is known otherwise."""
         with contextlib.suppress(OSError):

@@ -68,6 +68,8 @@ _HEAD = (
     " CASE WHEN in_op THEN (SELECT op FROM ops WHERE id = last) END"
     " FROM heads WHERE collection = ?1 AND key = ?2"
 )
+_REMOVE = "DELETE FROM ops WHERE id = ? AND lane = ? AND seq = ? RETURNING bytes"
+CHANGE = "UPDATE ops SET lane = ?, seq = ?, op = ? WHERE id = ? AND lane = ? AND seq = ?"
 FORGET_HEAD = "DELETE FROM heads WHERE collection = ? AND key = ?"
 LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'ops'"
 #: So many ops of one place, and more, are folded into a head.
@@ -101,6 +103,7 @@ class Transaction:
     def __init__(self, conn: apsw.Connection) -> None:
         self._conn = conn
         self._hot: set[Place] = set()
+        self.added: list[Pending] = []
         self.last: Op | None = None
         """The last op that was added."""
         self.reached = (0, 0)
@@ -153,6 +156,7 @@ class Transaction:
         )
         last = self._conn.last_insert_rowid()
         self.last, self.reached = ops[-1], (last, with_them.ops)
+        self.added += map(Pending, range(last - len(ops) + 1, last + 1), ops)
         self._keep_heads(ops, heads, first=last - len(ops) + 1, room=max_bytes - with_them.bytes)
 
     def _keep_heads(
@@ -182,7 +186,7 @@ class Transaction:
                 )
 
 
-def add_spooled(conn: apsw.Connection, ops: Sequence[Op]) -> None:
+def add_spooled(conn: apsw.Connection, ops: Sequence[Op]) -> list[Pending]:
     """Take ops over; one that is there already was taken over before a kill -9.
 
     Up to which is noted with them: the spool may be there for longer, and so may they not be.
@@ -190,6 +194,7 @@ def add_spooled(conn: apsw.Connection, ops: Sequence[Op]) -> None:
     if ops:
         name = msgspec.json.encode((ops[-1].lane, ops[-1].seq)).decode()
         conn.execute("INSERT OR REPLACE INTO meta VALUES ('spool_taken', ?)", (name,))
+    added: list[Pending] = []
     for op in ops:
         size = size_of(op)
         conn.execute(
@@ -198,8 +203,12 @@ def add_spooled(conn: apsw.Connection, ops: Sequence[Op]) -> None:
             (op.lane, op.seq, op.collection, op.key, size, op.at_us, pack(op)),
         )
         if conn.changes():
+            added.append(Pending(conn.last_insert_rowid(), op))
             add_to_totals(conn, 1, size)
             conn.execute(FORGET_HEAD, (op.collection, op.key))
+            # Noted already, unless it was in a journal that is gone: so that it will be fenced.
+            conn.execute("INSERT OR IGNORE INTO lanes VALUES (?, ?)", (op.lane, op.at_us))
+    return added
 
 
 def remove(conn: apsw.Connection, pending: Iterable[Pending]) -> None:
@@ -207,7 +216,9 @@ def remove(conn: apsw.Connection, pending: Iterable[Pending]) -> None:
     count = size = 0
     places: set[Place] = set()
     for one in pending:
-        counted = conn.execute("DELETE FROM ops WHERE id = ? RETURNING bytes", (one.id,)).get
+        # In a journal that was begun anew, another op may have its id.
+        where = (one.id, one.op.lane, one.op.seq)
+        counted = conn.execute(_REMOVE, where).get
         if counted is not None:
             count, size = count + 1, size + counted
             places.add((one.op.collection, one.op.key))

@@ -23,6 +23,8 @@ logger = logging.getLogger("standfast")
 
 #: Ids that are tried one by one where the order of the rows cannot be read.
 MAX_TRIED = 2_000_000
+#: What is read of each op.
+COLUMNS = "id, lane, seq, collection, key, bytes, at_us, op"
 #: Lost ops that are named one by one.
 MAX_NAMED = 1000
 
@@ -111,8 +113,14 @@ def _read(path: Path, lanes: list[str]) -> Salvaged:
     return Salvaged(ops=rows, lanes=every, meta=meta, loss=loss)
 
 
+def readable(conn: apsw.Connection) -> list[tuple[Any, ...]]:
+    """The rows of a damaged file's ops that can be read, in order."""
+    named = _all(conn, "SELECT id FROM ops INDEXED BY sqlite_autoindex_ops_1")
+    return _rows(conn, {one[0] for one in named})
+
+
 def _rows(conn: apsw.Connection, known: set[int]) -> list[tuple[Any, ...]]:
-    columns = "SELECT id, lane, seq, collection, key, bytes, at_us, op FROM ops"
+    columns = f"SELECT {COLUMNS} FROM ops"
     found: dict[int, tuple[Any, ...]] = {}
     for order in ("ORDER BY id", "ORDER BY id DESC"):
         for row in _until_damage(conn, f"{columns} {order}"):

@@ -25,7 +25,7 @@ from standfast.backends.sqlite.file import (
     gone,
     transaction,
 )
-from standfast.errors import ConfigError, StandfastError
+from standfast.errors import ConfigError, CorruptData, StandfastError
 from standfast.system.failpoints import failpoint
 from standfast.system.files import create_private
 from standfast.system.forking import OPENING, watch
@@ -65,6 +65,8 @@ class LocalFile:
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         self._room_at = 0.0
+        self.lost = False
+        """Whether it was seen to be damaged, or not in its place any more."""
         with mapped(f"opening {what} {self.path}"), OPENING:
             create_private(self.path)
             failpoint("file-made")
@@ -111,7 +113,17 @@ class LocalFile:
         except OSError:
             return  # which proves nothing
         if not is_log:
+            self.lost = True
             raise gone(self.path, f"the log of {self._what}")
+
+    def look(self) -> None:
+        """Note it as lost if it, or its write-ahead log, is not in its place any more."""
+        if not (self.in_place and os.path.exists(f"{self._place}-wal")):
+            self.lost = True
+
+    def _gone(self) -> CorruptData:
+        self.lost = True
+        return gone(self.path, self._what)
 
     def _install(self, mark: int, schema: str) -> None:
         conn = self._writer
@@ -163,7 +175,7 @@ class LocalFile:
                         conn.execute("ROLLBACK")
                     raise
                 if not self.in_place:
-                    raise gone(self.path, self._what)
+                    raise self._gone()
             except (apsw.Error, OSError) as error:
                 self._make_room(conn, error)
                 raise self._explained(error, doing) from None
@@ -227,7 +239,7 @@ class LocalFile:
                         conn.execute("ROLLBACK")
                     raise
                 if not self.in_place:
-                    raise gone(self.path, self._what)
+                    raise self._gone()
             except (apsw.Error, OSError) as error:
                 self._make_room(conn, error)
                 raise self._explained(error, doing) from None
@@ -235,8 +247,10 @@ class LocalFile:
     def _explained(self, error: apsw.Error | OSError, doing: str) -> StandfastError:
         # A file that replaced it may share its log: then SQLite finds anything.
         if not self.in_place:
-            return gone(self.path, self._what)
-        return from_sqlite(error, f"{doing} in {self.path}")
+            return self._gone()
+        explained = from_sqlite(error, f"{doing} in {self.path}")
+        self.lost = self.lost or isinstance(explained, CorruptData)
+        return explained
 
     def fork_locks(self) -> list[threading.Lock]:
         return [self._lock, self._reading, self._checkpointing.lock]

@@ -46,8 +46,17 @@ _KNOWN: dict[type[apsw.Error], tuple[type[StandfastError], str, str, str]] = {
 }
 
 
+#: What kind of error an error of the disk is, by its extended code.
+_REALLY: dict[int, type[apsw.Error]] = {
+    apsw.SQLITE_IOERR_SHMSIZE: apsw.FullError,  # the index of the log cannot grow
+    apsw.SQLITE_IOERR_SHORT_READ: apsw.CorruptError,  # it was truncated by somebody else
+}
+
+
 def explain(error: apsw.Error, doing: str) -> StandfastError:
     """Our error for theirs; `doing` says what was tried and on what."""
+    if isinstance(error, apsw.IOError):
+        error = _REALLY.get(getattr(error, "extendedresult", 0), apsw.IOError)()
     for kind, (ours, code, what, hint) in _KNOWN.items():
         if isinstance(error, kind):
             return ours(f"{doing}: {what}", code=code, hint=hint)
