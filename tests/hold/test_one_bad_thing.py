@@ -380,6 +380,29 @@ def test_an_emptied_table_of_ours_ends_no_thread(
             assert on_primary(pg_database, "c")["19"] == 19
 
 
+def test_an_identity_that_is_deleted_is_named(pg_database: str, tmp_path: Path) -> None:
+    """P4, R26: under an open store whose connections stay, a new collection and a drop are refused
+    with the cause, what is journaled is held with it, all other writes go, and no thread fails;
+    put back, everything goes."""
+    with standfast.open(pg_database, data_dir=tmp_path) as store, Sql(pg_database) as admin:
+        wait_direct(store)
+        store["c"].put("k", 1)
+        store["old"].put("k", 1)
+        ((identity,),) = admin("SELECT identity FROM standfast.identity")
+        admin("DELETE FROM standfast.identity")
+        for call in (lambda: store["new"].put("k", 1), lambda: store.drop("old")):
+            with pytest.raises(StandfastError) as caught:
+                call()
+            assert (caught.value.code, bool(caught.value.hint)) == ("no_identity", True)
+        assert store["c"].put("k", 2).durable_on == "primary"
+        assert not any("thread" in one for one in store.health().problems)
+        admin("INSERT INTO standfast.identity (identity) VALUES (%s)", identity)
+        assert store["new"].put("k", 1).durable_on == "primary"
+        assert store.drop("old")
+        soon(lambda: store.health().healthy, within_s=5.0)
+    assert on_primary(pg_database, "c") == {"k": 2}
+
+
 def test_a_removed_data_directory_ends_no_thread(far_pg: MakeFar, tmp_path: Path) -> None:
     """P4, R26: when the data directory goes, every thread goes on, and health is not green."""
     far = far_pg()

@@ -114,7 +114,7 @@ def rewrite(
     `begin` opens the file at a path, or makes it, and raises where what is there is no journal.
     """
     path = old.path
-    with mapped(f"making {path.parent}"):
+    with mapped(f"making the directory of {path}"):
         make_directory(path.parent)
     with _alone(path.with_name(_LOCK)):
         aside, file = "", None

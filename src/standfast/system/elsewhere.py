@@ -13,6 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from standfast.system.disks import own_user
 from standfast.system.files import fsync_directory
 
 #: Beside the folder for temporary files, which may be a service's own and go with it.
@@ -51,7 +52,7 @@ def marks_of(path: Path) -> list[Path]:
     places = [*_PLACES]
     with contextlib.suppress(OSError):
         places.insert(0, tempfile.gettempdir())
-    return [Path(place, f"standfast-{_user()}-{digest}") for place in dict.fromkeys(places)]
+    return [Path(place, f"standfast-{own_user() or 0}-{digest}") for place in dict.fromkeys(places)]
 
 
 def forget(marks: list[Path]) -> None:
@@ -67,8 +68,4 @@ def _is_ours(name: Path) -> bool:
         found = os.lstat(name)
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_uid == _user()
-
-
-def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0
+    return stat.S_ISREG(found.st_mode) and found.st_uid == (own_user() or 0)

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from standfast.backends.base import not_empty, require_droppable
+from standfast.backends.postgres.errors import no_identity
 from standfast.backends.postgres.tables import Table, has_schema
 from standfast.backends.postgres.write import log_change
 from standfast.errors import ConfigError
@@ -73,7 +74,8 @@ def drop(conn: Connection[Any], collection: str, table: Table | None, *, if_empt
         "name": collection,
     }
     row = conn.execute(_RAISE_FLOOR, versions).fetchone()
-    assert row is not None, "the bookkeeping has one identity"
+    if row is None:
+        raise no_identity("the database")
     log_change(conn, collection, None)
     conn.execute("DELETE FROM standfast.tombstones WHERE collection = %s", (collection,))
     conn.execute("DELETE FROM standfast.collections WHERE name = %s", (collection,))

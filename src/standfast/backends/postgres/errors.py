@@ -193,3 +193,14 @@ def forget(error: psycopg.Error) -> None:
     frames of its traceback a connection string; tools that report crashes send both."""
     error.args = (f"PostgreSQL answered {error.sqlstate}",)
     error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
+def no_identity(where: str) -> ConfigError:
+    """The error of a database whose bookkeeping has lost its identity."""
+    return ConfigError(
+        f"{where} has no identity: the row of standfast.identity is gone, and what is meant for"
+        " this database cannot be recognised",
+        code="no_identity",
+        hint="insert it again: INSERT INTO standfast.identity (identity) VALUES (...), with the"
+        " history that `standfast status` shows; or DEFAULT VALUES for a new one",
+    )

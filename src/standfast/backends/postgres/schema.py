@@ -10,6 +10,7 @@ import msgspec
 from psycopg import Connection, sql
 
 from standfast.backends.base import SCHEMA_VERSION, migrations
+from standfast.backends.postgres.errors import no_identity
 from standfast.backends.postgres.pinned import PIN_TRANSACTION
 from standfast.backends.postgres.tables import (
     Table,
@@ -71,6 +72,7 @@ SELECT pg_advisory_xact_lock({lock});
 SELECT set_config('lock_timeout', current_setting('standfast.kept'), true)
 """
 #: The version of the schema, 0 without any, and whether there is a schema of this name.
+_HAS_IDENTITY: LiteralString = "SELECT 1 FROM standfast.identity"
 _VERSION: LiteralString = """
 DO $version$ BEGIN
     PERFORM set_config('standfast.version', '0', true);
@@ -139,6 +141,8 @@ def ensure_table(
         making = table_statements(table, collection, schema)
         table = found_table(collection, schema, ask(conn, [*making, *finding]))
     assert table is not None, "a table that was just created is there"
+    if not table.ready and conn.execute(_HAS_IDENTITY).fetchone() is None:
+        raise no_identity("the database")
     assert table.ready, "a table that was just created or adopted is ready"
     return table
 

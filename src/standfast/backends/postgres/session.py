@@ -13,6 +13,7 @@ from psycopg import Connection, pq, sql
 from standfast.backends.base import SCHEMA_VERSION
 from standfast.backends.postgres import schema
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
+from standfast.backends.postgres.errors import no_identity
 from standfast.backends.postgres.handshake import (
     Handshake,
     is_pooled,
@@ -178,13 +179,7 @@ class Sessions:
             )
         schema.require_known(shaken.schema)
         if shaken.schema and shaken.server_identity.identity is None:
-            raise ConfigError(
-                f"{self.display} has no identity: the row of standfast.identity is gone, and what"
-                " is meant for this database cannot be recognised",
-                code="no_identity",
-                hint="insert it again: INSERT INTO standfast.identity (identity) VALUES (...), with"
-                " the history that `standfast status` shows; or DEFAULT VALUES for a new one",
-            )
+            raise no_identity(self.display)
         self.clock = shaken.clock
         self._installed = shaken.schema == SCHEMA_VERSION
         if self._schema is None:
