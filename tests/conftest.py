@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support import bytecode
 from support import cluster as clusters
 from support.cluster import Cluster
 from support.databases import install_bookkeeping, prepared_database, temporary_database
@@ -56,6 +58,24 @@ def pytest_configure(config: pytest.Config) -> None:
     if _TEST_DATABASE_URL and "://" not in _TEST_DATABASE_URL:
         raise pytest.UsageError("TEST_DATABASE_URL must be a URL: postgresql://...")
     clusters.allowed = "not pg" not in config.getoption("markexpr", "")
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        bytecode.prepare(config)
+    else:
+        gc.disable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave folders alone of which every test would be deselected."""
+    without = "not process" in config.getoption("markexpr", "")
+    return True if without and collection_path.name in _PROCESS_FOLDERS else None
+
+
+def pytest_collection_finish() -> None:
+    """The thousands of tests that were collected stay until the end: the garbage collector need not
+    look at them while there are ever more of them, nor again and again afterwards."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by markers

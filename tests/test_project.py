@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.sources import tree_of
+
 ROOT = Path(__file__).parents[1]
 
 # Put together here, so that this file does not hold them itself.
@@ -118,10 +120,6 @@ def public_definitions(path: Path) -> Iterator[tuple[ast.ClassDef | None, Defini
             yield owner, node
             if isinstance(node, ast.ClassDef):
                 stack.append((node, node.body))
-
-
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def test_whatever_is_public_is_documented() -> None:

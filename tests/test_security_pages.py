@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
+from support.sources import nodes_of, sources
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
@@ -50,23 +50,15 @@ def test_every_sentence_of_the_policy_has_its_test() -> None:
 
 #: All of the package but `standfast demo`, which starts a bot and a server of its own to kill them.
 SOURCES = [
-    path
-    for path in (ROOT / "src" / "standfast").rglob("*.py")
-    if not path.name.startswith("demo") and path.name != "own_server.py"
+    path for path in sources() if not path.name.startswith("demo") and path.name != "own_server.py"
 ]
 
 
-@pytest.fixture(scope="module")
-def trees() -> dict[Path, ast.Module]:
-    """Each of them, parsed."""
-    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-
-
-def test_nothing_is_unpickled_or_evaluated(trees: dict[Path, ast.Module]) -> None:
+def test_nothing_is_unpickled_or_evaluated() -> None:
     """No code from data: the package imports nothing that runs what it reads, and calls no eval."""
     forbidden = {"pickle", "marshal", "shelve", "yaml", "subprocess"}
     for path in SOURCES:
-        for node in ast.walk(trees[path]):
+        for node in nodes_of(path):
             if isinstance(node, ast.Import):
                 assert not forbidden & {each.name.partition(".")[0] for each in node.names}, path
             elif isinstance(node, ast.ImportFrom):
@@ -75,13 +67,13 @@ def test_nothing_is_unpickled_or_evaluated(trees: dict[Path, ast.Module]) -> Non
                 assert node.func.id not in ("eval", "exec", "compile", "__import__"), path
 
 
-def test_only_the_database_is_connected_to(trees: dict[Path, ast.Module]) -> None:
+def test_only_the_database_is_connected_to() -> None:
     """No other network access: one module opens connections, to the database; one asks for the
     addresses of its host."""
     network = {"socket", "ssl", "http", "urllib.request", "requests", "aiohttp", "asyncio.streams"}
     found: set[str] = set()
     for path in SOURCES:
-        for node in ast.walk(trees[path]):
+        for node in nodes_of(path):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names.append(node.module or "")

@@ -22,6 +22,8 @@ import pytest
 from support import command_server
 from support.old_bot import GUILD, OTHER, VIEWS, WAITLIST
 
+pytestmark = pytest.mark.process
+
 BOT = Path(__file__).parents[1] / "support" / "first_bot"
 DROP_IN = Path(__file__).parents[2] / "examples" / "drop_in"
 MODULES = ("core/persistence.py", "core/storage_service.py", "helpers/waitlist_helpers.py")

@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 
 from standfast import Unavailable
+from standfast.engine import replicated
 from standfast.engine.replicated import ReplicatedEngine
 from standfast.engine.snapshot import Snapshots
 from standfast.ops.types import Row
 from support.faulty import Link, Open, Server, eventually, wait_direct
+
+
+@pytest.fixture(autouse=True)
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots are looked after more often than in use."""
+    monkeypatch.setattr(replicated, "SNAPSHOT_PAUSE_S", 0.05)
 
 
 def without_mirror(engine: ReplicatedEngine) -> None:

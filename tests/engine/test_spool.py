@@ -17,6 +17,7 @@ import apsw
 import pytest
 
 from standfast import StandfastError, Unavailable
+from standfast.engine import journal as journal_module
 from standfast.engine import spool as spool_module
 from standfast.engine.journal import Journal
 from standfast.engine.spool import Spool, line_of
@@ -266,12 +267,19 @@ def test_replaced_and_discarded_ops_leave_the_spool(journal: Journal) -> None:
     assert journal.spool.ops() == []
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A locked journal is waited for for less long than in use."""
+    monkeypatch.setattr(journal_module, "JOURNAL_WAIT_S", 0.3)
+
+
 def locked(path: Path) -> apsw.Connection:
     holder = apsw.Connection(str(path))
     holder.execute("BEGIN IMMEDIATE")
     return holder
 
 
+@pytest.mark.usefixtures("impatient")
 def test_writes_of_an_outage_go_into_the_spool(memory: Server, open_it: Open) -> None:
     """D5, I1, I2, I12: with the journal locked they are in the spool, read, and arrive in order;
     what cannot be decided without the primary is refused as ever."""
@@ -306,6 +314,7 @@ def test_writes_of_an_outage_go_into_the_spool(memory: Server, open_it: Open) ->
     assert store["c"].get("b") == 2
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_spool_is_replayed_although_the_journal_is_locked(memory: Server, open_it: Open) -> None:
     """D5, R25: nothing of the journal has to be written for what is in the spool to arrive."""
     link = Link(memory)
@@ -325,6 +334,7 @@ def test_a_spool_is_replayed_although_the_journal_is_locked(memory: Server, open
     holder.close()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_spool_outlives_its_process(memory: Server, open_it: Open) -> None:
     """D5, I1, I2: the next process to open the directory replays what is in the spool, once."""
     link = Link(memory)
@@ -351,6 +361,7 @@ def test_a_spool_outlives_its_process(memory: Server, open_it: Open) -> None:
     assert store["c"].get("k") == 1
 
 
+@pytest.mark.usefixtures("impatient")
 def test_one_that_may_not_be_read_stops_no_write(
     memory: Server, open_it: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

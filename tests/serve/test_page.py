@@ -36,7 +36,10 @@ AXE = ROOT / ".venv" / "axe-core" / "package" / "axe.min.js"
 CHROMIUM = shutil.which("chromium")
 CANARY = "c4n4ry-7391"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+]
 
 
 @pytest.fixture(autouse=True)

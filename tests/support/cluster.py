@@ -43,11 +43,14 @@ _CONF = {
     "shared_buffers": "32MB",
     "max_wal_size": "256MB",
     "jit": "off",
+    "update_process_title": "off",
     # In the data directory, so that nothing stays in /dev/shm after a kill.
     "dynamic_shared_memory_type": "mmap",
     "log_line_prefix": "%m [%p] %q%u@%d ",
 }
-
+#: For servers whose machine never crashes: their pages need not be logged whole, either, and nothing
+#: lives long enough to be vacuumed.
+_UNFLUSHED = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 #: Ports that servers may get: below the range from which systems take the ports of clients.
 _PORTS = range(15_000, 32_000)
@@ -92,7 +95,7 @@ class Cluster:
             self._initdb()
             self.socket_dir.mkdir(mode=0o700)
             self._programs.give(self.socket_dir)
-            flush = {} if fsync else {"fsync": "off"}
+            flush = {} if fsync else _UNFLUSHED
             self.configure(_CONF | flush | {"unix_socket_directories": str(self.socket_dir)})
             self.configure(conf or {})
         except BaseException:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from support.sources import nodes_of, sources
+
 SRC = Path(__file__).parents[2] / "src"
 
 #: Failpoints of `migrate`, in their order, and how often it passes each.
@@ -94,8 +96,8 @@ def in_source() -> Iterator[tuple[str, str]]:
 
     Calls are found by the name of the function, however it was imported.
     """
-    for path in sorted(SRC.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for path in sources():
+        for node in nodes_of(path):
             if not isinstance(node, ast.Call):
                 continue
             called = node.func

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-PACKAGE = Path(__file__).parents[2] / "src" / "standfast"
+from support.sources import PACKAGE, tree_of
+
 _ERRORS = {
     *("StandfastError", "ConfigError", "DataError", "ConflictError"),
     *("Unavailable", "DeadlineExceeded", "CorruptData", "MigrationError"),
@@ -67,7 +68,7 @@ class Sites:
         self._hints: list[tuple[str, Function, ast.expr]] = []
         for path in sorted(package.rglob("*.py")):
             module = path.relative_to(package).as_posix().removesuffix(".py")
-            self._collect(module, ast.parse(path.read_text(encoding="utf-8")), None)
+            self._collect(module, tree_of(path), None)
 
     def _collect(self, module: str, node: ast.AST, inside: Function) -> None:
         for child in ast.iter_child_nodes(node):

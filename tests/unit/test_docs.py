@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from standfast.errors import CODES
 from support.commands import COMMANDS
+from support.sources import PACKAGE, nodes_of, sources
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "src" / "standfast"
 PAGES = sorted(
     page
     for pattern in ("*.md", "docs/**/*.md", "examples/**/README.md")
@@ -64,10 +64,10 @@ def test_pages_use_the_words_of_the_glossary(page: Path) -> None:
     assert found == []
 
 
-def messages_of(tree: ast.Module) -> Iterator[ast.Constant]:
+def messages_of(nodes: Sequence[ast.AST]) -> Iterator[ast.Constant]:
     """The texts of a module that may reach a user: with a space in them, and no docstrings."""
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         match node:
             case ast.Constant(str(text)) if " " in text and id(node) not in docstrings:
                 yield node
@@ -79,8 +79,8 @@ def test_messages_use_the_words_of_the_glossary() -> None:
     """No message, hint or log line has a private word in it, and no help of a command."""
     found = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}: ...{place}... (write: {PRIVATE[pattern]})"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for node in messages_of(ast.parse(path.read_text(encoding="utf-8")))
+        for path in sources()
+        for node in messages_of(nodes_of(path))
         for pattern, place in wrong_words(str(node.value))
     ]
     found += [
@@ -128,9 +128,9 @@ ERRORS = {
 }
 
 
-def codes_in(tree: ast.Module) -> Iterator[object]:
+def codes_in(nodes: Sequence[ast.AST]) -> Iterator[object]:
     """The codes that a module gives to errors: arguments, class attributes, tables of errors."""
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.keyword(arg="code", value=ast.Constant(value)):
                 yield value
@@ -161,10 +161,10 @@ def test_every_error_code_is_documented() -> None:
     assert len(documented) == len(set(documented))
     used: set[object] = set()
     constants: set[object] = set()
-    for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        used.update(codes_in(tree))
-        constants.update(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    for path in sources():
+        nodes = nodes_of(path)
+        used.update(codes_in(nodes))
+        constants.update(node.value for node in nodes if isinstance(node, ast.Constant))
     assert len(used) > 100
     assert used - set(documented) - {None} == set()
     assert set(documented) - constants == set()
@@ -180,8 +180,8 @@ def test_the_registry_of_codes_is_true() -> None:
 def test_errors_have_the_class_of_their_code_and_a_hint() -> None:
     """Wherever an error is made with a code, it has a class that CODES names, and a hint."""
     wrong: list[str] = []
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path in sources():
+        for node in nodes_of(path):
             match node:
                 case ast.Call(func=ast.Name(name), keywords=options) if name in ERRORS:
                     given = {option.arg: option.value for option in options}

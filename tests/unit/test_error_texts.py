@@ -19,7 +19,7 @@ import standfast.errors
 from standfast.cli import main as cli
 from standfast.errors import CODES, StandfastError
 from support.cli import run_cli
-from support.error_sites import Sites
+from support.error_sites import Found, Sites
 
 LISTED = Path(__file__).with_name("error_texts.txt")
 #: Expressions that need no reader wherever they stand: constants of modules, counts, types, texts
@@ -46,7 +46,14 @@ def sites() -> Sites:
     return Sites(lambda module, expression: PLAIN.fullmatch(expression) is not None)
 
 
-def test_every_expression_in_the_text_of_an_error_was_read(sites: Sites) -> None:
+@pytest.fixture(scope="module")
+def found_texts(sites: Sites) -> list[Found]:
+    return list(sites.found())
+
+
+def test_every_expression_in_the_text_of_an_error_was_read(
+    sites: Sites, found_texts: list[Found]
+) -> None:
     """Whoever puts something new into a message, a hint or a place has to list it, as what never
     holds a document or a secret; what is no longer there goes from the list."""
     lines = LISTED.read_text(encoding="utf-8").splitlines()
@@ -54,7 +61,7 @@ def test_every_expression_in_the_text_of_an_error_was_read(sites: Sites) -> None
     assert len(set(listed)) == len(listed)
     found = {
         (each.module, each.text)
-        for each in sites.found()
+        for each in found_texts
         if not each.is_constant and not each.is_code and not PLAIN.fullmatch(each.text)
     }
     assert found - set(listed) == set()
@@ -62,9 +69,11 @@ def test_every_expression_in_the_text_of_an_error_was_read(sites: Sites) -> None
     assert len(list(sites.calls())) > 300
 
 
-def test_every_code_is_made_at_a_place_that_was_read(sites: Sites) -> None:
+def test_every_code_is_made_at_a_place_that_was_read(
+    sites: Sites, found_texts: list[Found]
+) -> None:
     """Each code of CODES is that of a class, of a call, or of a table that such a call reads."""
-    named = {each.text for each in sites.found() if each.is_constant and each.is_code}
+    named = {each.text for each in found_texts if each.is_constant and each.is_code}
     classes = {kind.code for kind in vars(standfast.errors).values() if is_error(kind)}
     assert set(CODES) - (named | classes | sites.carried_codes) == CARRIED
 

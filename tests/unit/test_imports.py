@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from support.sources import nodes_of
+from support.sources import sources as modules
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -54,23 +58,24 @@ IMPURE = {
 ALLOWED = {"config.settings": {"os"}}
 
 
-def sources() -> dict[str, ast.Module]:
+@functools.cache
+def sources() -> dict[str, Path]:
     """Every module of the package by its dotted name below `standfast`, such as `engine.mirror`."""
-    found: dict[str, ast.Module] = {}
-    for path in sorted((SRC / "standfast").rglob("*.py")):
+    found: dict[str, Path] = {}
+    for path in modules():
         parts = path.relative_to(SRC / "standfast").with_suffix("").parts
         if len(parts) > 1 and parts[-1] == "__init__":
             parts = parts[:-1]
-        found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        found[".".join(parts)] = path
     return found
 
 
-def imports(name: str, tree: ast.Module, *, package: bool) -> Iterator[str]:
+def imports(name: str, path: Path, *, package: bool) -> Iterator[str]:
     """Absolute names of everything that a module imports, wherever in its code."""
     base = ["standfast", *([] if name == "__init__" else name.split("."))]
     if not package:
         base.pop()
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -92,16 +97,21 @@ def resolve(parts: list[str], known: Set[str]) -> str:
     return parts[0] if len(parts) > 1 else "__init__"
 
 
-def edges() -> Iterator[tuple[str, str]]:
+@functools.cache
+def edges() -> tuple[tuple[str, str], ...]:
+    return tuple(_edges())
+
+
+def _edges() -> Iterator[tuple[str, str]]:
     """(importing module, imported module) inside the package; `from standfast import x` is x."""
-    trees = sources()
-    for name, tree in trees.items():
+    known = sources()
+    for name, path in known.items():
         directory = SRC.joinpath("standfast", *name.split("."))
         package = name == "__init__" or directory.is_dir()
-        for target in imports(name, tree, package=package):
+        for target in imports(name, path, package=package):
             if target != "standfast" and not target.startswith("standfast."):
                 continue
-            yield name, resolve(target.split(".")[1:], trees.keys())
+            yield name, resolve(target.split(".")[1:], known.keys())
 
 
 def test_imports_go_downwards_only() -> None:
@@ -126,9 +136,9 @@ def test_modules_of_one_layer_do_not_import_each_other_in_a_circle() -> None:
 def test_pure_modules_do_no_io() -> None:
     """Pure modules import nothing that reads, writes, waits, runs threads or asks the clock."""
     wrong: list[str] = []
-    for name, tree in sources().items():
+    for name, path in sources().items():
         if layer(name) == PURE:
-            tops = {target.split(".")[0] for target in imports(name, tree, package=False)}
+            tops = {target.split(".")[0] for target in imports(name, path, package=False)}
             wrong += [
                 f"{name} -> {top}" for top in sorted(tops & IMPURE - ALLOWED.get(name, set()))
             ]

@@ -9,14 +9,14 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from standfast.system.platform import duplicate_socket, is_ready
+from support.sources import PACKAGE, nodes_of, sources
 
-SRC = Path(__file__).parents[2] / "src" / "standfast"
 TESTS = Path(__file__).parents[1]
 
 #: Modules that not every system has, or that are different on each.
@@ -31,9 +31,9 @@ EVERYWHERE = frozenset(
 )
 
 
-def differing(tree: ast.Module) -> Iterator[str]:
+def differing(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Everything in a module that depends on the operating system."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names if each.name in MODULES)
         elif isinstance(node, ast.ImportFrom):
@@ -52,10 +52,10 @@ def differing(tree: ast.Module) -> Iterator[str]:
 def test_what_differs_by_operating_system_stands_in_system() -> None:
     """No module outside `system` uses what one of the systems lacks or does in its own way."""
     found = [
-        f"{path.relative_to(SRC)}: {what}"
-        for path in sorted(SRC.rglob("*.py"))
+        f"{path.relative_to(PACKAGE)}: {what}"
+        for path in sources()
         if path.parent.name != "system"
-        for what in differing(ast.parse(path.read_text(encoding="utf-8")))
+        for what in differing(nodes_of(path))
     ]
     assert found == []
 
@@ -74,7 +74,7 @@ def test_what_differs_by_operating_system_stands_in_system() -> None:
 )
 def test_the_search_finds_what_it_looks_for(code: str, what: str) -> None:
     """Each way to depend on the operating system is found."""
-    assert list(differing(ast.parse(code))) == [what]
+    assert list(differing(ast.walk(ast.parse(code)))) == [what]
 
 
 def use_on_lesser_system(folder: Path, *words: str) -> None:
