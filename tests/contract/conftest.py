@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from contract.turns import has_turn
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.backends.memory import MemoryBackend
@@ -20,6 +21,16 @@ from support.roles import AppRole, app_role
 from support.traps import set_traps
 
 pytest.register_assert_rewrite("contract.suite")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make chaos` what another kind of connection has its turn with."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.name == "test_backends.py":
+            kind = item.cls.__name__ if item.cls else ""
+            if not has_turn(kind, item.function.__name__):
+                item.add_marker("slow")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql", "postgresql-app"])

@@ -1,10 +1,16 @@
-"""Every backend of the package passes the public contract, PostgreSQL in each way it is used."""
+"""Every backend of the package passes the public contract, PostgreSQL in each way it is used.
+
+By default each test of the contract runs on PostgreSQL as the owner, as a role with the least
+rights, and in tables of an older program; the first two over one of three kinds of connections,
+which take turns (`TURNS`).  `make chaos` runs the rest: all of it over every kind of connection.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +21,7 @@ import psycopg
 import pytest
 
 from contract.suite.backend import BackendContract, make_lane, make_op
+from contract.turns import TURNS, has_turn
 from standfast.backends.base import Backend, Load
 from standfast.backends.memory import MemoryBackend
 from standfast.backends.postgres.backend import PostgresBackend
@@ -40,6 +47,16 @@ class TestSqlite(BackendContract):
 
 
 class TestPostgres(BackendContract):
+    @pytest.fixture
+    def backend(self, pg_installed: str) -> Iterator[Backend]:
+        backend = PostgresBackend(parse_url(pg_installed))
+        yield backend
+        backend.close()
+
+
+class TestPostgresEmpty(TestPostgres):
+    """In a database without the bookkeeping: whatever is called first makes it, or does without."""
+
     @pytest.fixture
     def backend(self, pg_database: str) -> Iterator[Backend]:
         backend = PostgresBackend(parse_url(pg_database))
@@ -142,6 +159,18 @@ def test_the_least_rights_do_for_all_of_it() -> None:
         for name in whole:
             assert getattr(lesser, name) is getattr(BackendContract, name)
         assert not hasattr(lesser, "pytestmark")
+
+
+def test_each_test_of_the_contract_has_its_turn_by_default() -> None:
+    """Of the classes that differ in their connections one runs it, and every class runs some."""
+    whole = sorted(name for name in dir(BackendContract) if name.startswith("test_"))
+    assert {each for kinds in TURNS for each in kinds} < globals().keys()
+    for kinds in TURNS:
+        turns = Counter(kind for name in whole for kind in kinds if has_turn(kind, name))
+        assert sum(turns.values()) == len(whole)
+        assert min(turns[kind] for kind in kinds) > len(whole) // 5
+    assert sum(has_turn("TestPostgresEmpty", name) for name in whole) > len(whole) // 10
+    assert all(has_turn(kind, name) for kind in ("TestPostgresAdopted", "Other") for name in whole)
 
 
 class TestPostgresAdopted(TestPostgres):
