@@ -48,7 +48,7 @@ _CONF = {
     "dynamic_shared_memory_type": "mmap",
     "log_line_prefix": "%m [%p] %q%u@%d ",
 }
-#: For servers whose machine never crashes: their pages need not be logged whole, either, and nothing
+#: For servers whose machine never crashes: pages need not be logged whole, either, and nothing
 #: lives long enough to be vacuumed.
 _UNFLUSHED = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 
