@@ -25,7 +25,7 @@ MODULES = frozenset("fcntl grp msvcrt posix pwd resource select signal termios w
 EVERYWHERE = frozenset(
     """
     O_CREAT O_EXCL O_RDWR O_WRONLY PathLike SEEK_SET close devnull dup2 environ fsdecode fsencode
-    fspath fstat fsync ftruncate getpid lseek lstat open path readlink rename scandir stat
+    fspath fstat fsync ftruncate getpid listdir lseek lstat open path readlink rename scandir stat
     stat_result truncate urandom write
     """.split()
 )
