@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -178,7 +178,13 @@ class _File:
         found = next((path for _, path in sources if path), "")
         if not self._place.named:
             if moved and name not in {collection for _, collection in moved}:
-                self._refuse_other(*moved[0])
+                run, collection = moved[0]
+                raise ConfigError(
+                    f"{self._path}: run {run} moved it to collection `{collection}`, and not to"
+                    f" `{name}`",
+                    code="other_file",
+                    hint=f"write JsonFile(..., collection={collection!r})",
+                )
             if found:
                 self._require_same(found)
         if form.shape == "document" or (form.shape == "lines" and form.key_field is None):
@@ -186,15 +192,6 @@ class _File:
         elif not self._whole:
             self._key_field = form.key_field
         self._recognised = True
-
-    def _refuse_other(self, run: str, collection: str) -> None:
-        """Refuse the collection of this name, since the file was moved to another."""
-        raise ConfigError(
-            f"{self._path}: run {run} moved it to collection `{collection}`, and not to"
-            f" `{self._collection.name}`",
-            code="other_file",
-            hint=f"write JsonFile(..., collection={collection!r})",
-        )
 
     def _require_same(self, recorded: str) -> None:
         """Refuse a collection that another file of the same name has filled."""
@@ -485,14 +482,9 @@ def _holds_nothing(path: Path) -> bool:
 
 
 class AsyncJsonFile:
-    """A JSON file of former times, in the store: `load()` gives a dict, `save(dict)` takes it back.
+    """As `JsonFile`, for tasks of an event loop.  `store`: an open asynchronous store.
 
-    The collection has the name that `standfast migrate` derives from the file's, or that of
-    `collection`, and one document for each member of the file's object; with `whole`, one document
-    of any form.  `store`:
-    an open asynchronous store; by default one of `standfast.open()` for all files of the process
-    with the same settings, closed when the program ends.  A task that is cancelled gives up
-    the answer only: its save is carried out to its end.
+    A task that is cancelled gives up the answer only: its save is carried out to its end.
     """
 
     def __init__(
@@ -549,12 +541,7 @@ class AsyncJsonFile:
 
     @asynccontextmanager
     async def edit(self) -> AsyncGenerator[Any]:
-        """`async with file.edit() as data:` loads, lets you change `data` in place, and saves.
-
-        One edit or save of this file at a time in this process, whichever object, task or thread it
-        comes from: none overwrites what another did.  Nothing is saved when the block raises.
-        Unavailable("busy") when another edit does not end within 60 s.
-        """
+        """`async with file.edit() as data:`, as `JsonFile.edit`."""
         file, caller = await self._opened(), self._caller()
         taken = await self._take(file.turns, caller)
         try:
@@ -590,14 +577,17 @@ class AsyncJsonFile:
             return False
         turn = turns.ask()
         try:
-            await asyncio.wait_for(asyncio.wrap_future(turn), JSON_FILE_TURN_S)
+            await self._wait_for(turn)
         except BaseException as error:
             turns.give_up(turn)
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError | CancelledError):
                 raise busy(self._place.path.name) from None
             raise
         turns.holder = caller
         return True
+
+    async def _wait_for(self, turn: Future[None]) -> None:
+        await asyncio.wait_for(asyncio.wrap_future(turn), JSON_FILE_TURN_S)
 
     async def _opened(self) -> _File:
         if self._handle is None:
@@ -622,19 +612,8 @@ class _InThread(AsyncJsonFile):
     async def _to_its_end(self, save: Coroutine[Any, Any, Saved]) -> Saved:
         return await save
 
-    async def _take(self, turns: Turns, caller: object) -> bool:
-        if turns.holder is caller:
-            return False
-        turn = turns.ask()
-        try:
-            turn.result(JSON_FILE_TURN_S)
-        except BaseException as error:
-            turns.give_up(turn)
-            if isinstance(error, TimeoutError | CancelledError):
-                raise busy(self._place.path.name) from None
-            raise
-        turns.holder = caller
-        return True
+    async def _wait_for(self, turn: Future[None]) -> None:
+        turn.result(JSON_FILE_TURN_S)
 
     async def _opened(self) -> _File:
         if self._handle is None:
@@ -647,9 +626,8 @@ class JsonFile:
 
     The collection has the name that `standfast migrate` derives from the file's, or that of
     `collection`, and one document for each member of the file's object; with `whole`, one document
-    of any form.  `store`:
-    an open store; by default `standfast.open()`, one for all files of the process with the same
-    settings, closed when the program ends.  Thread-safe.
+    of any form.  `store`: an open store; by default `standfast.open()`, one for all files of the
+    process with the same settings, closed when the program ends.  Thread-safe.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from standfast.engine.interfaces import Engine
 from standfast.engine.refusals import Refused
 from standfast.errors import StandfastError
 from standfast.ops.reconcile import is_rejected
-from standfast.ops.types import ConflictRecord, Receipt
+from standfast.ops.types import Receipt
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -86,21 +86,23 @@ class AsyncStore:
 
     async def collections(self) -> list[str]:
         """The names of the collections that exist, sorted."""
+        return await self._scan(
+            lambda backend, deadline: backend.collections(deadline=deadline),
+            what="list of collections",
+        )
 
-        def work(backend: Backend, deadline: float) -> list[str]:
-            return backend.collections(deadline=deadline)
-
-        return await self.engine.scan(work, what="list of collections", loop=self.handle.loop())
+    async def _scan(self, work: Callable[[Backend, float], T], *, what: str) -> T:
+        return await self.engine.scan(work, what=what, loop=self.handle.loop())
 
     async def create_index(self, name: str) -> None:
         """Make `find` fast on a collection (a GIN index on PostgreSQL)."""
         collection = collection_name(name)
-
-        def work(backend: Backend, deadline: float) -> None:
-            backend.create_index(collection, deadline=deadline)
-
-        what, loop = f"index of `{collection}`", self.handle.loop()
-        await self.engine.scan(work, what=what, is_long=True, loop=loop)
+        await self.engine.scan(
+            lambda backend, deadline: backend.create_index(collection, deadline=deadline),
+            what=f"index of `{collection}`",
+            is_long=True,
+            loop=self.handle.loop(),
+        )
 
     async def copy(self, source: str, target: str) -> int:
         """Put every document of one collection into another; returns how many there are.
@@ -139,11 +141,10 @@ class AsyncStore:
         engine.require_open()
         if engine.is_pending(*name):
             return WriteOutcome("pending")
-
-        def work(backend: Backend, deadline: float) -> list[ConflictRecord]:
-            return backend.conflicts(name=name, deadline=deadline)
-
-        entries = await engine.scan(work, what="outcome", loop=self.handle.loop())
+        entries = await self._scan(
+            lambda backend, deadline: backend.conflicts(name=name, deadline=deadline),
+            what="outcome",
+        )
         if not entries:
             return WriteOutcome("applied", receipt.version)
         last = entries[-1]
@@ -154,14 +155,13 @@ class AsyncStore:
         """How the store is doing: state, lag, oldest pending write, lane, history, conflicts."""
         engine = self.engine
         health = engine.health()
-
-        def work(backend: Backend, deadline: float) -> dict[str, int]:
-            return backend.count_conflicts(deadline=deadline)
-
         if health.state != "direct" or health.lag_ops:
             return health
         try:
-            counts = await engine.scan(work, what="count of conflicts", loop=self.handle.loop())
+            counts = await self._scan(
+                lambda backend, deadline: backend.count_conflicts(deadline=deadline),
+                what="count of conflicts",
+            )
         except StandfastError:
             return health
         return msgspec.structs.replace(health, conflicts=counts)

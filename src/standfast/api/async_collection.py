@@ -8,7 +8,15 @@ from typing import Any, Generic, NoReturn, TypeVar, overload
 
 import msgspec
 
-from standfast.api.collection import PAGE, Consistency, Documents, KeyRange, Order, key_range
+from standfast.api.collection import (
+    PAGE,
+    Consistency,
+    Documents,
+    KeyRange,
+    NotADict,
+    Order,
+    key_range,
+)
 from standfast.api.drive import Each, pause_before
 from standfast.api.store import StoreHandle
 from standfast.document.codec import decode
@@ -30,7 +38,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 
-class AsyncCollection(Generic[T]):
+class AsyncCollection(NotADict, Generic[T]):
     """One collection of documents of an asynchronous store: `store["name"]`.
 
     Keys are strings; an int key is its decimal string.  Values are anything JSON, or `T`, the
@@ -38,6 +46,8 @@ class AsyncCollection(Generic[T]):
     is cancelled gives up the answer only: its write is applied or journaled as a whole, or not at
     all.
     """
+
+    _habit = "await collection."
 
     def __init__(self, handle: StoreHandle, name: str, typed: Typed | None = None) -> None:
         self._handle = handle
@@ -688,30 +698,7 @@ class AsyncCollection(Generic[T]):
         return self.keys()
 
     def __contains__(self, key: object) -> NoReturn:
-        raise not_like_a_dict("in", "await collection.exists(key)")
-
-    def __len__(self) -> NoReturn:
-        raise not_like_a_dict("len()", "await collection.count()")
-
-    def __bool__(self) -> bool:
-        return True  # an empty collection is one, too; and nothing is asked
-
-    def __getitem__(self, key: object) -> NoReturn:
-        raise not_like_a_dict("[]", "await collection.get(key)")
-
-    def __setitem__(self, key: object, value: object) -> NoReturn:
-        raise not_like_a_dict("[] =", "await collection.put(key, value)")
-
-    def __delitem__(self, key: object) -> NoReturn:
-        raise not_like_a_dict("del []", "await collection.delete(key)")
-
-
-def not_like_a_dict(what: str, call: str) -> TypeError:
-    """The error of a habit that a collection does not have: it names the call to use."""
-    return TypeError(
-        f"a collection has no {what}: use {call}; what is read is a copy, and changing that"
-        " changes no document"
-    )
+        raise self._not_like_a_dict("in", "exists(key)")
 
 
 def needs_primary_keys(collection: str, deleted: int) -> Unavailable:

@@ -6,7 +6,7 @@ import heapq
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -31,6 +31,34 @@ Order = Literal["key", "updated_at"]
 
 #: Documents that one transaction of `put_many` and one page of `items` take.
 PAGE = 1000
+
+
+class NotADict:
+    """What a collection has not of a dict's habits: each of them names the call to use."""
+
+    #: How a call of this collection begins.
+    _habit: ClassVar[str]
+
+    def _not_like_a_dict(self, what: str, call: str) -> TypeError:
+        return TypeError(
+            f"a collection has no {what}: use {self._habit}{call}; what is read is a copy, and"
+            " changing that changes no document"
+        )
+
+    def __len__(self) -> NoReturn:
+        raise self._not_like_a_dict("len()", "count()")
+
+    def __bool__(self) -> bool:
+        return True  # an empty collection is one, too; and nothing is asked
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise self._not_like_a_dict("[]", "get(key)")
+
+    def __setitem__(self, key: object, value: object) -> NoReturn:
+        raise self._not_like_a_dict("[] =", "put(key, value)")
+
+    def __delitem__(self, key: object) -> NoReturn:
+        raise self._not_like_a_dict("del []", "delete(key)")
 
 
 class KeyRange(msgspec.Struct, frozen=True):

@@ -103,6 +103,18 @@ def blocking(
     return _synchronous(method)
 
 
+def plain(
+    call: Callable[Concatenate[A, P], R],
+) -> Callable[Concatenate[Any, P], R]:
+    """The same method of the synchronous class, of a call that waits for nothing."""
+
+    @wraps(call)
+    def method(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        return call(self.calls, *args, **kwargs)
+
+    return _synchronous(method)
+
+
 def iterating(
     call: Callable[Concatenate[A, P], AsyncIterator[R]],
 ) -> Callable[Concatenate[Any, P], Iterator[R]]:

@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from standfast.api.aio import AsyncStore
-from standfast.api.async_collection import AsyncCollection, not_like_a_dict
+from standfast.api.async_collection import AsyncCollection
 from standfast.api.batch import BatchWrites
-from standfast.api.drive import Blocking, blocking, drive, iterating
+from standfast.api.collection import NotADict
+from standfast.api.drive import Blocking, blocking, drive, iterating, plain
 from standfast.api.store import CLOSE_TIMEOUT_S, StoreHandle, no_loop
 from standfast.document.names import key_text
-from standfast.engine.activity import Rejected
-from standfast.engine.background import StateChange
 from standfast.engine.interfaces import Engine
-from standfast.engine.refusals import Refused
 from standfast.errors import Unavailable
 
 T = TypeVar("T")
 
 
-class Collection(Generic[T]):
+class Collection(NotADict, Generic[T]):
     """One collection of documents of a store: `store["name"]`.
 
     Keys are strings; an int key is its decimal string.  Values are anything JSON, or `T`, the
     collection's type.  Every write is durable when it returns; the receipt says where.
     """
+
+    _habit = "collection."
 
     def __init__(self, calls: AsyncCollection[T]) -> None:
         self.calls = calls
@@ -69,21 +69,6 @@ class Collection(Generic[T]):
     def __contains__(self, key: object) -> bool:
         """`key in collection`: as `exists(key)`."""
         return self.exists(key_text(key))
-
-    def __len__(self) -> NoReturn:
-        raise not_like_a_dict("len()", "collection.count()")
-
-    def __bool__(self) -> bool:
-        return True  # an empty collection is one, too; and nothing is asked
-
-    def __getitem__(self, key: object) -> NoReturn:
-        raise not_like_a_dict("[]", "collection.get(key)")
-
-    def __setitem__(self, key: object, value: object) -> NoReturn:
-        raise not_like_a_dict("[] =", "collection.put(key, value)")
-
-    def __delitem__(self, key: object) -> NoReturn:
-        raise not_like_a_dict("del []", "collection.delete(key)")
 
 
 class Batch(BatchWrites):
@@ -202,22 +187,9 @@ class Store(Blocking[AsyncStore]):
         """
         return AsyncStore.over(self.calls.handle.for_loop(asyncio.get_running_loop))
 
-    def on_state_change(self, listener: Callable[[StateChange], object]) -> None:
-        """Call `listener(change)` at every change of state, in a thread of its own, in order."""
-        self.calls.on_state_change(listener)
-
-    def on_refused(self, listener: Callable[[Refused], object]) -> None:
-        """Call `listener(refused)` for every write that raised because it was refused, and is not
-        stored: by the primary, or during an outage by the local files.
-
-        In a thread of its own, in order.  A condition that does not hold is not a refusal.
-        """
-        self.calls.on_refused(listener)
-
-    def on_rejected(self, listener: Callable[[Rejected], object]) -> None:
-        """Call `listener(rejected)` for every acknowledged write that the replay could not apply:
-        it waits as a conflict.  In a thread of its own, in order."""
-        self.calls.on_rejected(listener)
+    on_state_change = plain(AsyncStore.on_state_change)
+    on_refused = plain(AsyncStore.on_refused)
+    on_rejected = plain(AsyncStore.on_rejected)
 
     def batch(self, *, provisional: bool = False, independent: bool = False) -> Batch:
         """Writes that stand or fall together, as a context manager; `independent`: each alone."""

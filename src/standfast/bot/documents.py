@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from standfast.api.drive import Blocking, blocking, pause_before
+from standfast.api.drive import Blocking, blocking, pause_before, plain
 from standfast.bot.guilds import OLDER, SINGLE_ROW, Guilds, Part, Place, is_single_row
 from standfast.document.codec import decode, encode
 from standfast.document.merge import three_way
@@ -199,10 +199,7 @@ class AsyncGuildDocuments(Part):
 class GuildDocuments(Blocking[AsyncGuildDocuments]):
     """The documents of one collection, by guild, as `AsyncGuildDocuments`.  Thread-safe."""
 
-    def allows(self, key: str | int) -> bool:
-        """Whether this process sees and writes the document of this key; no I/O."""
-        return self.calls.allows(key)
-
+    allows = plain(AsyncGuildDocuments.allows)
     load = blocking(AsyncGuildDocuments.load)
     get = blocking(AsyncGuildDocuments.get)
     save = blocking(AsyncGuildDocuments.save)

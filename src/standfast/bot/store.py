@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from standfast.api.aio import AsyncStore
-from standfast.api.drive import Blocking, blocking
+from standfast.api.drive import Blocking, blocking, plain
 from standfast.api.sync import Store
 from standfast.bot.documents import AsyncGuildDocuments, GuildDocuments
 from standfast.bot.environment import PRODUCTION, Environment
@@ -140,10 +140,6 @@ class BotStore(Blocking[AsyncBotStore]):
     def __repr__(self) -> str:
         return f"BotStore({self.store!r}, {str(self.environment)!r})"
 
-    def allows(self, guild_id: GuildId) -> bool:
-        """Whether this process sees and writes the guild; no I/O.  DataError("bad_guild")."""
-        return self.calls.allows(guild_id)
-
     def as_async(self) -> AsyncBotStore:
         """This same state for tasks of an event loop, for programs that need both."""
         if self._async is None:
@@ -154,6 +150,7 @@ class BotStore(Blocking[AsyncBotStore]):
         """All guilds' documents of a collection, as `AsyncBotStore.documents`."""
         return GuildDocuments(self.calls.documents(collection, file=file))
 
+    allows = plain(AsyncBotStore.allows)
     statistics = blocking(AsyncBotStore.statistics)
 
 
