@@ -15,11 +15,10 @@ import pytest
 from standfast.admin.backup import folder
 from standfast.admin.backup import format as form
 from standfast.admin.backup.creating import create
-from standfast.admin.backup.folder import backups
+from standfast.admin.backup.folder import backups, verify
 from standfast.admin.backup.format import GZIP_HEADER
 from standfast.admin.backup.restoring import drill, restore
 from standfast.admin.backup.transfer import Choice
-from standfast.admin.backup.verifying import verify
 from standfast.api.sync import Store
 from standfast.backends.base import Backend
 from standfast.engine.embedded import EmbeddedEngine

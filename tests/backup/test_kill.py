@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from standfast.admin.backup.creating import create
-from standfast.admin.backup.folder import backups
+from standfast.admin.backup.folder import backups, verify
 from standfast.admin.backup.pruning import Retention, prune
 from standfast.admin.backup.restoring import restore
 from standfast.admin.backup.transfer import Choice
-from standfast.admin.backup.verifying import verify
 from standfast.api.sync import Store
 from standfast.engine.embedded import EmbeddedEngine
 from support.backups import backend_of, rows_of

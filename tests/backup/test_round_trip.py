@@ -12,10 +12,10 @@ import pytest
 
 import standfast
 from standfast.admin.backup.creating import create
+from standfast.admin.backup.folder import verify
 from standfast.admin.backup.format import PendingWrite, opened
 from standfast.admin.backup.restoring import restore
 from standfast.admin.backup.transfer import Choice
-from standfast.admin.backup.verifying import verify
 from standfast.api.sync import Store
 from standfast.backends.base import Backend, Form, Load
 from standfast.engine.embedded import EmbeddedEngine

@@ -20,8 +20,7 @@ import pytest
 
 from standfast import StandfastError
 from standfast.admin import evidence as evidence_module
-from standfast.admin.checks import files, primary
-from standfast.admin.checks.check import checked
+from standfast.admin.checks import checked, files, primary
 from standfast.admin.evidence import Disk
 from standfast.engine import replicated
 from standfast.engine.journal import FILE as JOURNAL_FILE

@@ -11,7 +11,7 @@ import pytest
 
 from contract.suite.backend import make_lane, make_op
 from standfast.backends.sqlite.backend import SqliteBackend
-from standfast.backends.sqlite.known import KnownTables
+from standfast.backends.sqlite.plain import KnownTables
 from standfast.ops.types import Op, Row
 
 

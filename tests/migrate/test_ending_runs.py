@@ -12,8 +12,7 @@ import pytest
 from standfast.api.opening import backend_for
 from standfast.config.settings import parse_url
 from standfast.errors import ConfigError
-from standfast.migrate.abandon import abandon
-from standfast.migrate.rollback import rollback
+from standfast.migrate.rollback import abandon, rollback
 from standfast.migrate.rundir import RunState, all_runs
 from standfast.system.files import cannot_be_moved
 from support.cli import run_cli

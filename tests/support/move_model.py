@@ -20,8 +20,7 @@ from standfast.backends.base import Backend
 from standfast.document.codec import decode
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.errors import MigrationError
-from standfast.migrate.abandon import abandon
-from standfast.migrate.rollback import rollback
+from standfast.migrate.rollback import abandon, rollback
 from standfast.migrate.rundir import all_runs
 from standfast.migrate.runner import Result, Runner
 from standfast.system import failpoints

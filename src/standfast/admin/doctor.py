@@ -7,9 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from standfast.admin.checks import Check, checked, failed, files, primary
 from standfast.admin.checks import collections as tables
-from standfast.admin.checks import files, primary
-from standfast.admin.checks.check import Check, checked, failed
 from standfast.admin.checks.primary import tls
 from standfast.admin.data_dir import Local
 from standfast.admin.evidence import Evidence, gather

@@ -148,8 +148,7 @@ def verify_command(file: str | None, settings: Settings) -> int:
     FILE is a path, or the beginning of a name in the list.  Exit code 4 when it is damaged, or of
     a newer version.
     """
-    from standfast.admin.backup.folder import find
-    from standfast.admin.backup.verifying import verify
+    from standfast.admin.backup.folder import find, verify
 
     path = find(settings.data_dir, file)
     with progress_bar() as progress:

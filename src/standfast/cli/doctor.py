@@ -14,7 +14,7 @@ from standfast.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from standfast.admin.adopt import Adoption
-    from standfast.admin.checks.check import Check
+    from standfast.admin.checks import Check
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -84,7 +84,7 @@ _what_options = options(
 
 
 def _abandon(run: str, paths: tuple[Path, ...], settings: Settings) -> Exit:
-    from standfast.migrate.abandon import abandon
+    from standfast.migrate.rollback import abandon
 
     if paths:
         raise ConfigError(

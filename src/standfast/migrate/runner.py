@@ -18,7 +18,6 @@ from standfast.backends.base import Backend, Change, Load
 from standfast.document.names import collection_name
 from standfast.errors import ConfigError, MigrationError, StandfastError
 from standfast.migrate.against import compare_with_database
-from standfast.migrate.cleanup import parked_place, take_away
 from standfast.migrate.compare import CollectionPlan
 from standfast.migrate.find_files import Found
 from standfast.migrate.locking import (
@@ -30,6 +29,7 @@ from standfast.migrate.locking import (
     surely_refused,
     was_loaded,
 )
+from standfast.migrate.originals import parked_place, take_away
 from standfast.migrate.plan import Options, Plan, scan
 from standfast.migrate.rundir import (
     UNFINISHED,

@@ -14,11 +14,10 @@ from standfast.config.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from standfast.admin.backup.creating import Created
-    from standfast.admin.backup.folder import Backup
+    from standfast.admin.backup.folder import Backup, Verified
     from standfast.admin.backup.pruning import Pruned, Retention
     from standfast.admin.backup.restoring import Drilled, Restored
     from standfast.admin.backup.transfer import OnConflict
-    from standfast.admin.backup.verifying import Verified
 
 __all__ = ["backups", "create", "drill", "prune", "restore", "verify"]
 
@@ -54,7 +53,7 @@ def backups(data_dir: _Path | None = None) -> list[Backup]:
 
 def verify(path: _Path) -> Verified:
     """Check every checksum of a backup; CorruptData when one is wrong."""
-    from standfast.admin.backup.verifying import verify as work
+    from standfast.admin.backup.folder import verify as work
 
     return work(Path(path))
 

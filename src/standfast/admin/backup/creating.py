@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +20,7 @@ from standfast.backends.copying import Snapshot
 from standfast.engine import journal as journals
 from standfast.errors import ConfigError
 from standfast.limits import MAX_SNAPSHOT_S
-from standfast.migrate.rundir import new_run_id
+from standfast.migrate.rundir import new_run_id, now_text
 from standfast.migrate.steps import Announce, Progress, counted, disk_errors, silent
 from standfast.ops.types import Op
 from standfast.system.failpoints import failpoint
@@ -89,7 +88,7 @@ def _create(
         head = Head(
             standfast_backup=FORMAT,
             id=number,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_at=now_text(),
             made_by=f"standfast {library_version()}",
             source=Source(backend.kind, backend.display, source.identity),
             snapshot_us=source.taken_us,

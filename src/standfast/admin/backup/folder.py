@@ -1,13 +1,15 @@
-"""The folder of the backups: their names, what is known of each, and its lock."""
+"""The folder of the backups: their names, what is known of each and how it is found, its lock."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import time
+from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,8 @@ import msgspec
 from standfast.admin.backup.format import Counts, Head, opened
 from standfast.errors import ConfigError, CorruptData, Unavailable
 from standfast.limits import NOTES_WAIT_S
+from standfast.migrate.rundir import now_text
+from standfast.migrate.steps import Progress, disk_errors, silent
 from standfast.system.files import is_draft, make_directory, sha256, write_atomic
 from standfast.system.locks import FileLock
 
@@ -225,3 +229,31 @@ def keep_schedule(data_dir: Path, data: bytes) -> None:
 
 def _checksum(files: dict[str, Known]) -> str:
     return sha256(msgspec.json.encode(files))
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A backup that was found whole: every checksum is right, and nothing is missing."""
+
+    path: Path
+    head: Head
+    counts: Counts
+
+
+def verify(path: Path, *, progress: Progress = silent) -> Verified:
+    """Read a whole backup and check every checksum; the result is kept with the folder.
+
+    Raises CorruptData("damaged_backup") when anything in it is not as it was written, and
+    CorruptData("backup_newer") when a newer version has made it.
+    """
+    with disk_errors("reading a backup"):
+        try:
+            with opened(path, partial(progress, "verify")) as reader:
+                deque(reader.items(), maxlen=0)
+                assert reader.counts is not None, "set at the end"
+                found = Verified(path, reader.head, reader.counts)
+        except CorruptData as error:
+            if error.code == "damaged_backup":
+                note(path, problem=error.message)
+            raise
+        note(path, counts=found.counts, verified_at=now_text(), problem="")
+    return found

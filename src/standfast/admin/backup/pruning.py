@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from standfast.admin.backup import folder as folders
-from standfast.admin.backup.folder import Backup
-from standfast.admin.backup.verifying import verify
+from standfast.admin.backup.folder import Backup, verify
 from standfast.errors import CorruptData
 from standfast.limits import SAFETY_BACKUPS_KEPT_S
 from standfast.migrate.steps import disk_errors

@@ -21,12 +21,11 @@ from standfast.admin.backup.transfer import (
     plan_of_all,
     require_collections,
 )
-from standfast.admin.backup.verifying import now_text
 from standfast.backends.base import Backend
 from standfast.backends.copying import Stored
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.errors import ConfigError, CorruptData, MigrationError
-from standfast.migrate.rundir import new_run_id
+from standfast.migrate.rundir import new_run_id, now_text
 from standfast.migrate.steps import Announce, Progress, disk_errors, silent
 from standfast.system.files import make_directory
 

@@ -16,8 +16,8 @@ import msgspec
 
 from standfast.admin.backup import folder as folders
 from standfast.admin.backup.creating import create
+from standfast.admin.backup.folder import Verified, verify
 from standfast.admin.backup.pruning import Retention, prune
-from standfast.admin.backup.verifying import Verified, verify
 from standfast.config.settings import Settings
 from standfast.engine.background import Timer
 from standfast.errors import StandfastError, Unavailable

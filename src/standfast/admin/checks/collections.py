@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from standfast.admin.checks.check import Check, failed
+from standfast.admin.checks import Check, failed
 from standfast.admin.evidence import Evidence
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.inspect import (

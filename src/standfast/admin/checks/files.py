@@ -12,7 +12,7 @@ from pathlib import Path
 
 import apsw
 
-from standfast.admin.checks.check import Check
+from standfast.admin.checks import Check
 from standfast.admin.data_dir import Local
 from standfast.admin.evidence import Evidence
 from standfast.admin.verdict import is_used, size, too_little_free

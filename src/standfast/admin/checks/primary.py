@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from standfast.admin.checks.check import Check, failed
+from standfast.admin.checks import Check, failed
 from standfast.admin.conflicts import open_conflicts
 from standfast.admin.data_dir import Local
 from standfast.admin.evidence import Evidence

@@ -40,7 +40,6 @@ from standfast.backends.sqlite import load as sqlite_load
 from standfast.backends.sqlite import tables as sqlite_tables
 from standfast.backends.sqlite import write as sqlite_write
 from standfast.backends.sqlite.errors import from_sqlite, mapped
-from standfast.backends.sqlite.fast_put import NotPlain, put_batch
 from standfast.backends.sqlite.file import (
     BUSY_TIMEOUT_S,
     Inode,
@@ -52,7 +51,7 @@ from standfast.backends.sqlite.file import (
     transaction,
     within,
 )
-from standfast.backends.sqlite.known import KnownTables
+from standfast.backends.sqlite.plain import KnownTables, NotPlain, put_batch
 from standfast.backends.sqlite.references import enforced_references, find_references
 from standfast.backends.sqlite.tables import (
     adopt,

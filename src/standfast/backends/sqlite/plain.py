@@ -1,6 +1,10 @@
-"""What is known of the tables of a SQLite file, looked up once, until anybody changes them.
+"""Plain calls on a SQLite file: each is one statement on a table that was looked up once.
 
-To look it up for every call costs more than the call.  SQLite itself notices when a prepared
+A batch of plain puts, as most writes are, reads nothing first.  What is not plain is left to
+`write`, which decides everything: conditions, groups, replays, resends of what the lane has applied
+already, and the first batch of a lane or a collection.
+
+To look a table up for every call costs more than the call.  SQLite itself notices when a prepared
 statement meets other tables, but not that its text means something else there: of a table that has
 lost its column `"key"`, it takes that for the text 'key'.
 Sources: sqlite.org/c3ref/c_fcntl_begin_atomic_write.html, SQLITE_FCNTL_DATA_VERSION;
@@ -9,12 +13,14 @@ sqlite.org/quirks.html, 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apsw
 
+from standfast.backends.base import encode_outcomes
 from standfast.backends.sqlite.tables import Table, table_of
+from standfast.ops.types import Applied, Op, Outcome
 
 
 class KnownTable:
@@ -86,3 +92,49 @@ class KnownTables:
         self._schema_version = schema_version
         self._tables.clear()
         return False
+
+
+# The row of the lane shows whether these ops are new, and whether they may be applied (R2).
+_GATE = (
+    "UPDATE _standfast_lanes SET watermark = ?, outcomes = ?, updated_at = ?"
+    " WHERE lane = ? AND generation = 0 AND state = 'open' AND watermark >= ? AND watermark < ?"
+)
+_UNBURY = "DELETE FROM _standfast_tombstones WHERE collection = ? AND key = ?"
+
+
+class NotPlain(Exception):
+    """These ops are decided by the general way; the transaction is to be rolled back."""
+
+
+def put_batch(
+    conn: apsw.Connection,
+    known: KnownTables,
+    ops: Sequence[Op],
+    *,
+    expected_watermark: int,
+    now_us: int,
+) -> Applied:
+    """Apply plain puts (`is_plain`) inside the caller's transaction."""
+    collection = ops[0].collection
+    known.hold()
+    table = known.get(collection)
+    if table is None or not table.table.ready:
+        raise NotPlain
+    execute = known.execute
+    outcomes: list[Outcome] = []
+    for op in ops:
+        expires_us = now_us + op.ttl_us if op.ttl_us else None
+        version = execute(table.update, (op.body, now_us, expires_us, op.key)).get
+        if version is None:
+            values = (op.key, op.body, now_us, expires_us, collection)
+            version = execute(table.insert, values).get
+            if version is None:
+                raise NotPlain
+            execute(_UNBURY, (collection, op.key))
+        outcomes.append(Outcome(op.seq, "applied", version, op.body))
+    watermark = ops[-1].seq
+    lane = (ops[0].lane, expected_watermark, ops[0].seq)
+    execute(_GATE, (watermark, encode_outcomes(outcomes), now_us, *lane))
+    if conn.changes() != 1:
+        raise NotPlain
+    return Applied(outcomes, watermark)
