@@ -37,7 +37,7 @@ def _one(value: float | None) -> _Values:
         yield value, {}
 
 
-def _by(attribute: str, counts: Mapping[str, int]) -> _Values:
+def _by(attribute: str, counts: Mapping[str, float]) -> _Values:
     for name, count in counts.items():
         yield count, {attribute: name}
 
@@ -47,94 +47,55 @@ def _state(health: Health, report: Report) -> _Values:
         yield int(health.state == str(mode)), {"state": str(mode)}
 
 
-def _duration(writes: Latencies, reads: Latencies) -> _Values:
-    yield writes.sum_s, {"operation": "write"}
-    yield reads.sum_s, {"operation": "read"}
-
-
-def _calls(writes: Latencies, reads: Latencies) -> _Values:
-    yield sum(writes.counts), {"operation": "write"}
-    yield sum(reads.counts), {"operation": "read"}
+def _measured(report: Report, of: Callable[[Latencies], float]) -> dict[str, float]:
+    return {"write": of(report.write_latency), "read": of(report.read_latency)}
 
 
 INSTRUMENTS = (
     _Instrument("gauge", "state", "1", "1 for the state the store is in", _state),
     _Instrument(
-        "gauge",
-        "healthy",
-        "1",
-        "1: writes go straight to the primary and nothing is wrong",
+        *("gauge", "healthy", "1", "1: writes go straight to the primary and nothing is wrong"),
         lambda health, report: _one(int(health.healthy)),
     ),
     _Instrument(
-        "gauge",
-        "pending.writes",
-        "{write}",
-        "Acknowledged writes that wait for the primary",
+        *("gauge", "pending.writes", "{write}", "Acknowledged writes that wait for the primary"),
         lambda health, report: _one(health.lag_ops),
     ),
     _Instrument(
-        "gauge",
-        "pending.bytes",
-        "By",
-        "JSON bytes of these writes",
+        *("gauge", "pending.bytes", "By", "JSON bytes of these writes"),
         lambda health, report: _one(health.lag_bytes),
     ),
     _Instrument(
-        "gauge",
-        "pending.age",
-        "s",
-        "Age of the oldest of them",
+        *("gauge", "pending.age", "s", "Age of the oldest of them"),
         lambda health, report: _one(health.lag_s),
     ),
     _Instrument(
-        "gauge",
-        "pending.limit",
-        "{write}",
-        "Writes that the journal may hold",
+        *("gauge", "pending.limit", "{write}", "Writes that the journal may hold"),
         lambda health, report: _one(health.journal_max_ops),
     ),
     _Instrument(
-        "counter",
-        "writes",
-        "{write}",
-        "Writes by where they became durable",
+        *("counter", "writes", "{write}", "Writes by where they became durable"),
         lambda health, report: _by("durable_on", report.writes),
     ),
     _Instrument(
-        "counter",
-        "reads",
-        "{read}",
-        "Reads by what answered them",
+        *("counter", "reads", "{read}", "Reads by what answered them"),
         lambda health, report: _by("source", report.reads),
     ),
     _Instrument(
-        "counter",
-        "refused_writes",
-        "{write}",
-        "Writes that were refused, by error code",
+        *("counter", "refused_writes", "{write}", "Writes that were refused, by error code"),
         lambda health, report: _by("code", report.refused),
     ),
     _Instrument(
-        "counter",
-        "rejected_writes",
-        "{write}",
-        "Replayed writes that became conflicts",
+        *("counter", "rejected_writes", "{write}", "Replayed writes that became conflicts"),
         lambda health, report: _one(report.rejected),
     ),
     _Instrument(
-        "counter",
-        "calls",
-        "{call}",
-        "Calls whose duration was measured",
-        lambda health, report: _calls(report.write_latency, report.read_latency),
+        *("counter", "calls", "{call}", "Calls whose duration was measured"),
+        lambda health, report: _by("operation", _measured(report, lambda one: sum(one.counts))),
     ),
     _Instrument(
-        "counter",
-        "calls.duration",
-        "s",
-        "Seconds that these calls took in all",
-        lambda health, report: _duration(report.write_latency, report.read_latency),
+        *("counter", "calls.duration", "s", "Seconds that these calls took in all"),
+        lambda health, report: _by("operation", _measured(report, lambda one: one.sum_s)),
     ),
 )
 """The instruments, without the prefix `standfast.` of their names."""
