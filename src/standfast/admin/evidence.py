@@ -33,7 +33,7 @@ from standfast.system.locks import FileLock
 
 T = TypeVar("T")
 
-#: A session of somebody else that has held a lock for less than this is not in the way yet.
+#: A session of another program that has held a lock for less than this is not in the way yet.
 BLOCKING_AFTER_S = 3.0
 
 

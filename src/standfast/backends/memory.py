@@ -81,7 +81,7 @@ class MemoryBackend:
         self._lanes: dict[str, tuple[int, str, str]] = {}
         self._directories: dict[str, str] = {}
         self._moved: set[Identity] = set()
-        self._ledger: list[ConflictRecord] = []
+        self._records: list[ConflictRecord] = []
         self._runs: dict[str, RunRecord] = {}
         self._lock = threading.RLock()
 
@@ -153,15 +153,15 @@ class MemoryBackend:
                 rows: dict[Place, Current] = {}
                 for collection, keys in touched.items():
                     rows.update({(collection, key): self._current(collection, key) for key in keys})
-                entered = {(e.lane, e.seq) for e in self._ledger}
+                entered = {(e.lane, e.seq) for e in self._records}
                 done, entries = apply_ops(rows, wanted, on_conflict=on_conflict, entered=entered)
                 self._moved.update(op.origin for op in wanted if op.origin)
                 for (collection, key), row in rows.items():
                     if row.changed:
                         self._set(collection, key, row, now)
                 for entry in entries:
-                    number = len(self._ledger) + 1
-                    self._ledger.append(msgspec.structs.replace(entry, id=number, at_us=now))
+                    number = len(self._records) + 1
+                    self._records.append(msgspec.structs.replace(entry, id=number, at_us=now))
                 watermark = fresh[-1].seq
                 skipped = sorted(skipped + done, key=lambda outcome: outcome.seq)
                 self._lanes[lane] = (watermark, state, encode_outcomes(skipped))
@@ -272,24 +272,24 @@ class MemoryBackend:
         with self._lock:
             return [
                 entry
-                for entry in self._ledger[after:]
+                for entry in self._records[after:]
                 if state in (None, entry.state) and name in (None, (entry.lane, entry.seq))
             ][:limit]
 
     def conflict(self, number: int) -> ConflictRecord | None:
         with self._lock:
-            return self._ledger[number - 1] if 0 < number <= len(self._ledger) else None
+            return self._records[number - 1] if 0 < number <= len(self._records) else None
 
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         with self._lock:
-            return dict(Counter(entry.state for entry in self._ledger))
+            return dict(Counter(entry.state for entry in self._records))
 
     def resolve_conflict(self, number: int, resolution: str) -> bool:
         with self._lock:
             found = self.conflict(number)
             if found is None or found.state != "open":
                 return False
-            self._ledger[number - 1] = msgspec.structs.replace(
+            self._records[number - 1] = msgspec.structs.replace(
                 found, state="resolved", resolution=resolution
             )
             return True

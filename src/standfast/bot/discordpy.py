@@ -38,7 +38,7 @@ logger = logging.getLogger("standfast")
 MakeView = Callable[[Message], discord.ui.View]
 """Makes the view of a persisted message; persistent: no timeout, every item with a custom_id."""
 
-#: Pause before another attempt at what needs a storage that could not tell.
+#: Pause before another attempt at what needs a storage that had no answer.
 RETRY_PAUSE_S = 2.0
 #: Answers of Discord that mean "gone", for a message, its channel, a member, a user.
 #: Source: Discord's developer documentation, "JSON error codes".
@@ -313,7 +313,7 @@ class StorageMixin(discord.Client):
 async def _survives(work: Callable[[], Awaitable[object]], what: str) -> bool:
     """Do a piece of work; False when it failed, by whatever error, which the log says.
 
-    A cancellation that somebody inside of it has caused is an error like others; one that is meant
+    A cancellation that was caused inside of it is an error like others; one that is meant
     for this task ends it.
     """
     try:

@@ -32,7 +32,7 @@ _CHANGE = "standfast_change"
 _KNOWN = frozenset(
     "discord_tag member_id ign alt_igns pronouns team_name added_at claim".split(),
 )
-#: What a caller may say of somebody, and change later.
+#: What a caller may say of a member, and change later.
 DETAILS = ("discord_tag", "ign", "alt_igns", "pronouns", "team_name")
 
 

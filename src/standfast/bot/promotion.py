@@ -70,10 +70,10 @@ class PromotionRules(NamedTuple):
     max_teams: int
 
 
-def checked_terms(
+def checked_rules(
     capacity: object, *, by_team: bool, team_size: object, max_teams: object
 ) -> PromotionRules:
-    """The terms of a promotion; DataError("bad_number") when a number cannot be what it is for.
+    """The rules of a promotion; DataError("bad_number") when a number cannot be what it is for.
 
     Without `max_teams`, as many teams as have room.
     """
@@ -84,7 +84,7 @@ def checked_terms(
 
 
 def choose(
-    entries: Sequence[WaitlistEntry], taken: Taken, *, terms: PromotionRules, now: datetime
+    entries: Sequence[WaitlistEntry], taken: Taken, *, rules: PromotionRules, now: datetime
 ) -> list[int]:
     """The positions in `entries` of those who get a free place, in the order of choice.
 
@@ -102,11 +102,11 @@ def choose(
     ]
     chosen = select(
         [team_key(entries[index].team_name) for index in waiting],
-        places=terms.capacity - taken.places - len(claimed),
-        by_team=terms.by_team,
-        team_size=terms.team_size,
+        places=rules.capacity - taken.places - len(claimed),
+        by_team=rules.by_team,
+        team_size=rules.team_size,
         teams=teams,
-        max_teams=terms.max_teams,
+        max_teams=rules.max_teams,
     )
     return [waiting[index] for index in chosen]
 

@@ -28,7 +28,7 @@ from standfast.bot.promotion import (
     Taken,
     answered,
     ask,
-    checked_terms,
+    checked_rules,
     choose,
     taken_of,
 )
@@ -87,7 +87,7 @@ class AsyncWaitlist(AsyncWaiting):
         made, nobody holds them: their entries come back when they lapse, nobody else is promoted
         in their place until then, and nobody is twice.
         """
-        terms = await self._terms(
+        rules = await self._rules(
             guild_id, capacity, mode=mode, team_size=team_size, max_teams=max_teams
         )
         may_await = self._guilds.handle.loop() is not None
@@ -95,7 +95,7 @@ class AsyncWaitlist(AsyncWaiting):
         async def taken() -> Taken:
             return await ask(registered, may_await=may_await)
 
-        return await self._claim_next(guild_id, terms, taken, lease_s=lease_s)
+        return await self._claim_next(guild_id, rules, taken, lease_s=lease_s)
 
     async def promote_into(
         self,
@@ -115,7 +115,7 @@ class AsyncWaitlist(AsyncWaiting):
         place again.  `register` has nine tenths of `lease_s`.  Whether it took effect after that is
         unknown: the claim reserves the place until it lapses, and `registered` decides then.
 
-        What `registration` raises is raised, unless somebody was registered before: these are
+        What `registration` raises is raised, unless a member was registered before: these are
         returned, and the error is in the log.
         """
         guild_id: GuildId = getattr(guild, "id", guild)
@@ -129,11 +129,11 @@ class AsyncWaitlist(AsyncWaiting):
             return taken_of(await said("registered"), await said("teams"))
 
         capacity = await said("capacity")
-        terms = await self._terms(
+        rules = await self._rules(
             guild_id, capacity, mode=mode, team_size=team_size, max_teams=max_teams
         )
         await self._forget_registered(guild_id, taken)
-        claims = await self._claim_next(guild_id, terms, taken, lease_s=lease_s)
+        claims = await self._claim_next(guild_id, rules, taken, lease_s=lease_s)
         promoted: Listed = []
         for index, claim in enumerate(claims):
             registering = said("register", msgspec.structs.replace(claim.entry, claim=None))
@@ -180,7 +180,7 @@ class AsyncWaitlist(AsyncWaiting):
             if there is not None and there.has(entry):
                 await self.remove(guild_id, entry)
 
-    async def _terms(
+    async def _rules(
         self,
         guild_id: GuildId,
         capacity: object,
@@ -193,10 +193,10 @@ class AsyncWaitlist(AsyncWaiting):
             with deciding(f"the mode of guild {guild_id}"):
                 mode = await self._modes.get(guild_id)
         by_team = self._modes.is_team(mode)
-        return checked_terms(capacity, by_team=by_team, team_size=team_size, max_teams=max_teams)
+        return checked_rules(capacity, by_team=by_team, team_size=team_size, max_teams=max_teams)
 
     async def _claim_next(
-        self, guild_id: GuildId, terms: PromotionRules, taken: TakenPlaces, *, lease_s: float
+        self, guild_id: GuildId, rules: PromotionRules, taken: TakenPlaces, *, lease_s: float
     ) -> Claims:
         lease_end(self._guilds.clock(), lease_s)  # refused before anything is asked
         key = self._guilds.key(guild_id)
@@ -209,7 +209,7 @@ class AsyncWaitlist(AsyncWaiting):
                 return None
             there = await taken()
             now = self._guilds.clock()
-            chosen = choose(entries, there, terms=terms, now=now)
+            chosen = choose(entries, there, rules=rules, now=now)
             if not chosen:
                 return None
             # A claim that lapsed must not be confirmed any more: its place is given away here.

@@ -104,20 +104,20 @@ def drain_command(confirm: bool, timeout_s: float, prefer: Prefer, settings: Set
 
     local = look(settings.data_dir)
     if not local.ops and not local.is_in_use_elsewhere(settings.target.display):
-        _tell_drained({"before": 0, "left": 0, "reason": None, "open_conflicts": None})
+        _show_drained({"before": 0, "left": 0, "reason": None, "open_conflicts": None})
         return Exit.DONE
     _require_postgresql(settings)
     with open_connection(settings) as backend:
         drained = drain(settings, backend, timeout_s=timeout_s, confirmed=confirm, prefer=prefer)
         counts = backend.count_conflicts(deadline=time.monotonic() + settings.deadline_s)
     result = {"before": drained.before, "left": drained.left, "reason": drained.reason or None}
-    _tell_drained({**result, "open_conflicts": open_conflicts(counts)})
+    _show_drained({**result, "open_conflicts": open_conflicts(counts)})
     if not drained.left:
         return Exit.DONE
     return Exit.LOCKED if drained.busy else Exit.NO
 
 
-def _tell_drained(result: dict[str, Any]) -> None:
+def _show_drained(result: dict[str, Any]) -> None:
     give(result)
     if not result["before"]:
         note("nothing is pending")

@@ -179,30 +179,30 @@ def print_error(code: str, message: str, hint: str) -> None:
             pass  # stdout cannot take it: stderr may
         else:
             return
-    _tell(styled("error: ", fg="red", bold=True) + shown(message))
+    _say(styled("error: ", fg="red", bold=True) + shown(message))
     if hint:
-        _tell("\n" + styled("hint: ", fg="cyan") + shown(hint))
+        _say("\n" + styled("hint: ", fg="cyan") + shown(hint))
 
 
 def note(text: str) -> None:
     """A line for people, on stderr; silent with --json."""
     if not wants_json():
-        _tell(text)
+        _say(text)
 
 
 def warn(text: str) -> None:
     """A warning, on stderr, with --json too."""
-    _tell(styled("warning: ", fg="yellow") + text)
+    _say(styled("warning: ", fg="yellow") + text)
 
 
 def print_record(record: logging.LogRecord) -> None:
     """A line of the log as one JSON object, on stderr."""
     at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     about = {"time": at, "level": record.levelname.lower(), "logger": record.name}
-    _tell(_plain(json.dumps({**about, "message": record.getMessage()}, ensure_ascii=False)))
+    _say(_plain(json.dumps({**about, "message": record.getMessage()}, ensure_ascii=False)))
 
 
-def _tell(text: str) -> None:
+def _say(text: str) -> None:
     _make_room()
     # Through click, which leaves the colours out when stderr is not a terminal.
     try:

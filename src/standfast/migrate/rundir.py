@@ -188,7 +188,7 @@ class RunDir:
         """Make the directory, durably; it must not be there yet."""
         folder = self.path.parent
         if folder.is_symlink():
-            # It may have been made by somebody else, and what is kept here are whole documents.
+            # It may have been made by another user, and what is kept here are whole documents.
             raise ConfigError(
                 f"{folder} is a symbolic link: backups are not written through it",
                 code="data_dir",

@@ -58,7 +58,7 @@ def retrace(
     None.  What an op makes of the version right before its own is certain; other texts stay None.
     """
     rows: dict[Place, Current | None] = {}
-    told: list[Outcome] = []
+    answers: list[Outcome] = []
     for op, outcome in zip(ops, outcomes, strict=True):
         place = (op.collection, op.key)
         if place not in rows:
@@ -74,8 +74,8 @@ def retrace(
             rows[place] = None if outcome.version is None else Current(text, outcome.version)
             if text is None and op.kind != "delete":
                 rows[place] = None
-        told.append(msgspec.structs.replace(outcome, text=text))
-    return told
+        answers.append(msgspec.structs.replace(outcome, text=text))
+    return answers
 
 
 def places(ops: Sequence[Op]) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ _ENTRY = (
 def fence(
     conn: apsw.Connection, lanes: Sequence[str], directory: str | None, now_us: int
 ) -> dict[str, int]:
-    """Close lanes inside the caller's transaction, also such as never wrote anything."""
+    """Close lanes inside the caller's transaction, even those that have written nothing."""
     final: dict[str, int] = {}
     for lane in lanes:
         final[lane] = conn.execute(
