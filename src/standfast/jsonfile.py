@@ -504,10 +504,10 @@ class AsyncJsonFile:
         return f"AsyncJsonFile({str(self._place.path)!r})"
 
     @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls, once the store is open; not for users."""
+    def handle(self) -> StoreHandle:
+        """That of the store, once it is open; not for users."""
         assert self._handle is not None, "opened by the first load or save"
-        return self._handle.engine
+        return self._handle
 
     async def load(self) -> Any:
         """Everything that is stored, as the file would hold it: a fresh dict, which is yours.

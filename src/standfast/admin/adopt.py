@@ -17,7 +17,7 @@ from standfast.engine.journal import Pending
 from standfast.engine.local_state import LocalState
 from standfast.errors import Unavailable
 from standfast.limits import MAX_TRANSACTION_OPS
-from standfast.ops.types import Op, ServerIdentity
+from standfast.ops.types import ServerIdentity
 
 #: Why a write whose condition is on a version of the former database becomes a conflict.
 OTHER_HISTORY = "other_history"
@@ -101,7 +101,8 @@ def _hand_over(local_state: LocalState, found: ServerIdentity, display: str) -> 
     # First these: a condition on a version of the old database could hold in the new one by
     # accident.  After a kill in between, they become conflicts in whichever database comes next.
     for page in pages(journal.everything()):
-        conditional = [one for one in page if _is_bound(one.op)]
+        # A version means something in one history only.
+        conditional = [one for one in page if one.op.if_version and not one.op.reject]
         journal.replace(conditional, lambda op: msgspec.structs.replace(op, reject=OTHER_HISTORY))
         rejected += len(conditional)
     local_state.adopt(found)
@@ -111,11 +112,6 @@ def _hand_over(local_state: LocalState, found: ServerIdentity, display: str) -> 
         journal.replace(others, lambda op: msgspec.structs.replace(op, history=mark))
     ops = journal.totals().ops
     return Adoption(before, found.identity, display, ops, rejected=rejected)
-
-
-def _is_bound(op: Op) -> bool:
-    """Whether an op's condition names a version, which means something in one history only."""
-    return bool(op.if_version) and not op.reject
 
 
 def pages(pending: Iterable[Pending]) -> Iterator[list[Pending]]:

@@ -13,6 +13,7 @@ from standfast.admin.verdict import Finding, findings, headline
 from standfast.backends.base import SCHEMA_VERSION
 from standfast.config.settings import Settings
 from standfast.engine.activity import LastError
+from standfast.engine.histories import History
 from standfast.errors import StandfastError
 from standfast.limits import MAX_JOURNAL_BYTES, MAX_JOURNAL_OPS
 from standfast.ops.types import ServerIdentity, from_microseconds
@@ -184,14 +185,14 @@ def status_from(evidence: Evidence, *, library: str) -> Seen:
         ],
         left_open=known.dead,
         runs=[] if isinstance(evidence.runs, StandfastError) else evidence.runs,
-        backup=_backup(evidence),
+        backup=saved.verified or None,
         backups=saved.number,
         backup_verified_at=saved.verified_at,
         next_backup=_iso(saved.schedule.next_at) if saved.schedule else None,
         failed_backups=saved.schedule.failures if saved.schedule else 0,
         disk=Space(disk.free, disk.total, disk.journal) if isinstance(disk, Disk) else None,
         directories=_directories(evidence, known),
-        history=_history(known),
+        history=_identity(known.history),
         database=_identity(primary.server_identity) if primary else None,
         versions=Versions(
             library,
@@ -205,11 +206,6 @@ def status_from(evidence: Evidence, *, library: str) -> Seen:
     return Seen(status, local if isinstance(local, StandfastError) else unreachable)
 
 
-def _backup(evidence: Evidence) -> str | None:
-    found = evidence.backups
-    return None if isinstance(found, StandfastError) else found.verified or None
-
-
 def _iso(seconds: float) -> str:
     return from_microseconds(int(seconds * 1e6)).isoformat()
 
@@ -218,11 +214,6 @@ def _since(evidence: Evidence, state: str) -> str | None:
     """Since when the processes are in this state; None where none of them is, or not yet."""
     found = [one.report.since for one in evidence.alive if one.report.state == state]
     return _iso(min(found)) if found else None
-
-
-def _history(known: Local) -> Identity | None:
-    one = known.history
-    return Identity(one.identity, one.system, one.database, one.name) if one else None
 
 
 def _directories(evidence: Evidence, known: Local) -> list[Wrote]:
@@ -234,8 +225,8 @@ def _directories(evidence: Evidence, known: Local) -> list[Wrote]:
     ]
 
 
-def _identity(found: ServerIdentity) -> Identity:
-    return Identity(found.identity, found.system, found.database, found.name)
+def _identity(one: History | ServerIdentity | None) -> Identity | None:
+    return Identity(one.identity, one.system, one.database, one.name) if one else None
 
 
 def _state(evidence: Evidence) -> tuple[str, str]:

@@ -25,7 +25,6 @@ from standfast.document.patch import parse_pointer, resolve
 from standfast.document.query import Query, parse_query
 from standfast.document.typed import Typed
 from standfast.document.values import MISSING, Missing, Unchanged
-from standfast.engine.interfaces import Engine
 from standfast.engine.promise import Promise
 from standfast.engine.write_queue import Result
 from standfast.errors import ConfigError, ConflictError, DataError, Unavailable
@@ -50,17 +49,12 @@ class AsyncCollection(NotADict, Generic[T]):
     _habit = "await collection."
 
     def __init__(self, handle: StoreHandle, name: str, typed: Typed | None = None) -> None:
-        self._handle = handle
+        self.handle = handle
         self._documents: Documents[T] = Documents(handle, name, typed)
         self.name = name
 
     def __repr__(self) -> str:
         return f"AsyncCollection({self.name!r})"
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls; not for users."""
-        return self._handle.engine
 
     # ---- writing
 
@@ -68,9 +62,9 @@ class AsyncCollection(NotADict, Generic[T]):
         self, op: Op, *, provisional: bool = False, read_modify_write: bool = False
     ) -> Result:
         """Write one op; where it is refused, that is raised."""
-        (result,) = await self._handle.engine.submit(
+        (result,) = await self.handle.engine.submit(
             [op],
-            loop=self._handle.loop(),
+            loop=self.handle.loop(),
             provisional=provisional,
             read_modify_write=read_modify_write,
         )
@@ -97,7 +91,7 @@ class AsyncCollection(NotADict, Generic[T]):
         draft = build_op(kind, self.name, key, **options)
         doing = f"{kind} of key {draft.key!r} in `{self.name}`"
         for attempt in range(MAX_UPDATE_ATTEMPTS):
-            await pause_before(attempt, self._handle.loop())
+            await pause_before(attempt, self.handle.loop())
             found = (await self._documents.read_one(draft.key)).view
             try:
                 text = new_text(found.text, draft)
@@ -297,7 +291,7 @@ class AsyncCollection(NotADict, Generic[T]):
         """
         documents = self._documents
         for attempt in range(MAX_UPDATE_ATTEMPTS):
-            await pause_before(attempt, self._handle.loop())
+            await pause_before(attempt, self.handle.loop())
             found = await self.read(key)
             if found is not None:
                 base = documents.copy_of(found)  # before `change` has had it in its hands
@@ -331,7 +325,7 @@ class AsyncCollection(NotADict, Generic[T]):
     async def _changed_by(self, change: Callable[[T], Any], given: T, key: object) -> T | Unchanged:
         value = change(given)
         if inspect.isawaitable(value):
-            if self._handle.loop() is None:
+            if self.handle.loop() is None:
                 if inspect.iscoroutine(value):
                     value.close()
                 raise ConfigError(
@@ -389,7 +383,7 @@ class AsyncCollection(NotADict, Generic[T]):
 
     async def _delete_all(self, prefix: str, *, provisional: bool) -> int:
         span, count = key_range(prefix, limit=PAGE), 0
-        by_primary = not (provisional or self.engine.sole_writer)
+        by_primary = not (provisional or self.handle.engine.sole_writer)
         while True:
             try:
                 page = [row.key async for row in self._documents.rows(span, by_primary=by_primary)]
@@ -423,7 +417,7 @@ class AsyncCollection(NotADict, Generic[T]):
         Of two callers at once, only one gets the value; so it needs the primary.
         """
         for attempt in range(MAX_UPDATE_ATTEMPTS):
-            await pause_before(attempt, self._handle.loop())
+            await pause_before(attempt, self.handle.loop())
             found = await self.read(key)
             if found is None:
                 return default
@@ -441,7 +435,7 @@ class AsyncCollection(NotADict, Generic[T]):
         the primary.
         """
         for attempt in range(MAX_UPDATE_ATTEMPTS):
-            await pause_before(attempt, self._handle.loop())
+            await pause_before(attempt, self.handle.loop())
             found = await self.read(key)
             if found is not None:
                 return found.value
@@ -500,10 +494,10 @@ class AsyncCollection(NotADict, Generic[T]):
 
     async def _write_many(self, ops: Sequence[Op]) -> dict[str, Receipt]:
         receipts: dict[str, Receipt] = {}
-        self.engine.require_open()
+        self.handle.engine.require_open()
         for start in range(0, len(ops), PAGE):
             page = ops[start : start + PAGE]
-            for result in await self.engine.submit(page, loop=self._handle.loop()):
+            for result in await self.handle.engine.submit(page, loop=self.handle.loop()):
                 if result.outcome.status == "refused":
                     raise_refusal(result.op, result.outcome)
                 receipts[result.op.key] = result.receipt
@@ -562,7 +556,7 @@ class AsyncCollection(NotADict, Generic[T]):
     ) -> dict[str, T]:
         """The values of those of the documents that exist, by key (an int key as its string)."""
         documents = self._documents
-        self.engine.require_open()
+        self.handle.engine.require_open()
         wanted = self._keys(keys)
         values: dict[str, T] = {}
         for start in range(0, len(wanted), PAGE):
@@ -663,7 +657,7 @@ class AsyncCollection(NotADict, Generic[T]):
         return Each(pages, self._documents.of_row)
 
     def _pages(self, span: KeyRange, query: Query | None = None) -> AsyncIterator[Sequence[Row]]:
-        self.engine.require_open()
+        self.handle.engine.require_open()
         return self._documents.pages(span, query)
 
     def _latest(
@@ -683,7 +677,7 @@ class AsyncCollection(NotADict, Generic[T]):
                 code="usage",
                 hint=f"order_by='updated_at' takes a limit of 1 to {MAX_PAGE}, and no after=",
             )
-        self.engine.require_open()
+        self.handle.engine.require_open()
         span, count = key_range(prefix), limit
 
         async def pages() -> AsyncIterator[Sequence[Row]]:

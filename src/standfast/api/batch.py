@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from standfast.api.store import StoreHandle
 from standfast.document.names import collection_name, key_text
 from standfast.document.values import MISSING, Missing
-from standfast.engine.interfaces import Engine
 from standfast.errors import ConfigError, DataError, StandfastError
 from standfast.limits import MAX_BATCH_OPS
 from standfast.ops.build import TimeToLive, build_op, raise_refusal, refusal_error
@@ -24,7 +23,7 @@ class BatchWrites:
     def __init__(
         self, handle: StoreHandle, *, provisional: bool = False, independent: bool = False
     ) -> None:
-        self._handle = handle
+        self.handle = handle
         self._provisional = provisional
         self._independent = independent
         self._in_block = False
@@ -33,11 +32,6 @@ class BatchWrites:
         """One for each write that was made, in order, once the block has ended."""
         self.results: list[Receipt | StandfastError] = []
         """One for each write: its receipt, or in an independent batch the error of one refused."""
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the batch; not for users."""
-        return self._handle.engine
 
     def _add(self, kind: Kind, collection: str, key: str | int, **options: Any) -> None:
         if not self._in_block:
@@ -131,9 +125,9 @@ class BatchWrites:
         self._in_block = False
         if failure is not None or not self._ops:
             return
-        results = await self.engine.submit(
+        results = await self.handle.engine.submit(
             self._ops,
-            loop=self._handle.loop(),
+            loop=self.handle.loop(),
             provisional=self._provisional,
             independent=self._independent,
         )

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from standfast.engine.interfaces import Engine
+from standfast.api.store import StoreHandle
 from standfast.ops.types import Row
 
 A = TypeVar("A")
@@ -33,8 +33,8 @@ class Calls(Protocol):
     """An object whose calls are coroutines, without a loop."""
 
     @property
-    def engine(self) -> Engine:
-        """The engine that serves them, a fresh one in a forked child."""
+    def handle(self) -> StoreHandle:
+        """That of the store; not for users."""
         ...
 
 
@@ -82,7 +82,7 @@ def drive(call: Coroutine[Any, Any, R], calls: Calls) -> R:
         step = call.send(None)
         while True:
             try:
-                value = step.wait(calls.engine.call_timeout_s)
+                value = step.wait(calls.handle.engine.call_timeout_s)
             except BaseException as error:
                 step = call.throw(error)
             else:

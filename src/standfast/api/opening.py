@@ -338,7 +338,7 @@ def _documents(path: Path, *, ours: bool = True) -> int:
     except ConfigError as error:
         if error.code != "not_ours":
             raise
-        return 0  # somebody else's file, which stays as it is
+        return 0  # another program's file, which stays as it is
 
 
 def embedded_path(settings: Settings) -> Path:

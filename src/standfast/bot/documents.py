@@ -178,7 +178,7 @@ class AsyncGuildDocuments(Part):
             return
 
     async def _delete(self, key: str, base: Any) -> None:
-        """Delete a document, unless somebody has changed it since."""
+        """Delete a document, unless it was changed since."""
         place = await self._guilds.locate(self.collection, key)
         if isinstance(place.value, Missing) or encode(place.value) != encode(base):
             return

@@ -20,7 +20,6 @@ from standfast.bot.fields import GuildId, guild_key, is_guild_key
 from standfast.document.names import collection_name
 from standfast.document.patch import merge_patch
 from standfast.document.values import MISSING, Missing
-from standfast.engine.interfaces import Engine
 from standfast.errors import ConfigError, ConflictError, CorruptData, Unavailable
 from standfast.limits import MAX_UPDATE_ATTEMPTS
 from standfast.ops.types import ABSENT, Document, Receipt
@@ -261,7 +260,7 @@ class Guilds:
             if not place.in_single_row:
                 return await calls.patch(key, patch)
             members = _members(place.value, collection, key)
-            row = place.row_with(_patched(members, patch))
+            row = place.row_with(cast("Members", merge_patch(members, patch)))
             try:  # not blindly: the row may have been split meanwhile
                 return await calls.put(SINGLE_ROW, row, if_version=place.version)
             except Unavailable:
@@ -374,11 +373,7 @@ class Part:
 
     def __init__(self, guilds: Guilds) -> None:
         self._guilds = guilds
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls; not for users."""
-        return self._guilds.handle.engine
+        self.handle = guilds.handle
 
 
 def _same_version(one: int, other: int) -> bool:
@@ -394,10 +389,6 @@ def _contended(collection: str, key: str) -> ConflictError:
         code="contended",
         hint="try again",
     )
-
-
-def _patched(members: Members, patch: Members) -> Members:
-    return cast("Members", merge_patch(members, patch))
 
 
 def _members(value: Any, collection: str, key: str) -> Members:

@@ -24,7 +24,6 @@ from standfast.bot.records import AsyncGuildRecords, GuildRecords, Statistics
 from standfast.bot.schedules import AsyncSchedules, Schedules
 from standfast.bot.waitlist import AsyncWaitlist, Waitlist
 from standfast.document.names import collection_name
-from standfast.engine.interfaces import Engine
 from standfast.jsonfile import close_shared_store, shared_store
 
 MODES = ("normal", "doubleup")
@@ -56,6 +55,7 @@ class AsyncBotStore:
     ) -> None:
         self.environment = environment or Environment.detect()
         self.store = guarded_async_store(store, self.environment)
+        self.handle = self.store.handle
         guilds = self._guilds = Guilds(
             store.handle, guard=Guard(store.handle, self.environment), clock=clock
         )
@@ -68,11 +68,6 @@ class AsyncBotStore:
 
     def __repr__(self) -> str:
         return f"AsyncBotStore({self.store!r}, {str(self.environment)!r})"
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that serves the calls; not for users."""
-        return self.store.engine
 
     def allows(self, guild_id: GuildId) -> bool:
         """Whether this process sees and writes the guild; no I/O.  DataError("bad_guild")."""

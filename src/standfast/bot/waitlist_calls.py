@@ -230,7 +230,7 @@ class AsyncWaiting(Part):
         before: WaitlistEntry | None,
         now: datetime,
     ) -> Added:
-        """Where somebody stands after they were added; `before`: where they stood already."""
+        """Where a member stands after they were added; `before`: where they stood already."""
         entries = [entry] if members is None else self._read(members)
         found = _of(entries, entry.who) or entry
         position = None if members is None else _position(entries, entry.who, now)
@@ -247,7 +247,7 @@ class AsyncWaiting(Part):
 
     def _decides(self) -> bool:
         """Whether the primary can be asked to decide; else everything is appended."""
-        return self.engine.mode is Mode.DIRECT
+        return self.handle.engine.mode is Mode.DIRECT
 
     async def _edit(
         self,
@@ -255,7 +255,7 @@ class AsyncWaiting(Part):
         member_id: MemberId | WaitlistEntry,
         edit: Callable[[WaitlistEntry], WaitlistEntry | None],
     ) -> tuple[WaitlistEntry | None, WaitlistEntry | None]:
-        """Make another entry of somebody's, or none: what it was before, and what it is then."""
+        """Make another entry of a member's, or none: what it was before, and what it is then."""
         member = (
             member_id.who
             if isinstance(member_id, WaitlistEntry)

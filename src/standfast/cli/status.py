@@ -86,7 +86,7 @@ def _screen(status: Status) -> list[str]:
 
 
 def _details(status: Status) -> list[tuple[str, str]]:
-    from standfast.admin.verdict import size
+    from standfast.admin.verdict import moment, size
 
     # The server's words are said once: the first lines have them.
     said = any(status.cause in one.text for one in status.findings)
@@ -101,11 +101,13 @@ def _details(status: Status) -> list[tuple[str, str]]:
     if status.last_error is not None:
         error = status.last_error
         words = "the same" if said and error.message == status.cause else error.message
-        lines.append(("last error", f"{_when(error.at)}: {words}"))
+        lines.append(("last error", f"{moment(error.at)}: {words}"))
     if status.refused_writes:
         lines.append(("refused", f"{status.refused_writes} write(s), which are not stored"))
-    known = status.conflicts is not None
-    lines.append(("conflicts", _counts(status.conflicts or {}) or "none" if known else "not known"))
+    counts = ", ".join(
+        f"{count} {state}" for state, count in sorted((status.conflicts or {}).items())
+    )
+    lines.append(("conflicts", "not known" if status.conflicts is None else counts or "none"))
     lines.append(("processes", _processes(status)))
     if status.runs:
         lines += [("run", f"{one.run} {one.state}, since {one.since}") for one in status.runs]
@@ -120,9 +122,11 @@ def _details(status: Status) -> list[tuple[str, str]]:
         lines.append(("disk", f"{size(disk.free)} of {size(disk.total)} free"))
     if status.kind != "sqlite":
         lines.append(("wrote here", _directories(status)))
-    lines.append(("history", _identity(status.history or status.database) or "none yet"))
+    who = status.history or status.database
+    lines.append(("history", (who and who.identity) or "none yet"))
     lines.append(("versions", _versions(status)))
-    lines.append(("files", status.data_dir + _mirrored(status.mirrored)))
+    mirrored = "" if status.mirrored is None else f" ({status.mirrored} key(s) in the mirror)"
+    lines.append(("files", status.data_dir + mirrored))
     return lines
 
 
@@ -172,29 +176,9 @@ def _clock(iso: str | None) -> str:
     return (iso or "")[:19].replace("T", " ") + " UTC"
 
 
-def _when(seconds: float) -> str:
-    from standfast.admin.verdict import moment
-
-    return moment(seconds)
-
-
-def _counts(conflicts: dict[str, int]) -> str:
-    return ", ".join(f"{conflicts[state]} {state}" for state in sorted(conflicts))
-
-
-def _identity(who: object) -> str:
-    from standfast.admin.status import Identity
-
-    return who.identity or "" if isinstance(who, Identity) else ""
-
-
 def _versions(status: Status) -> str:
     versions = status.versions
     text = f"standfast {versions.library}"
     if versions.schema is not None:
         text += f", schema {versions.schema} of {versions.schema_known}"
     return text + (f", PostgreSQL {versions.server}" if versions.server else "")
-
-
-def _mirrored(count: int | None) -> str:
-    return "" if count is None else f" ({count} key(s) in the mirror)"

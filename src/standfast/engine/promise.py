@@ -48,13 +48,10 @@ class Promise(Generic[T]):
         return cast(T, self._answer)
 
     def __await__(self) -> Generator[Any, Any, T]:
-        future = self._future
-        return self._driven() if future is None else future.__await__()
-
-    def _driven(self) -> Generator[Any, Any, T]:
-        """How a driver waits for it: it is yielded, and the answer is sent back."""
+        if self._future is not None:
+            return (yield from self._future.__await__())
         if not self.done:
-            return (yield self)
+            return (yield self)  # to the driver, which waits, and sends the answer back
         if isinstance(self._answer, BaseException):
             raise self._answer
         return cast(T, self._answer)

@@ -75,7 +75,6 @@ class Source:
 
     def record(self, stored: str) -> SourceRecord:
         """What a run keeps about this file."""
-        read = self.read
         return SourceRecord(
             path=str(self.path),
             stored=stored,
@@ -89,14 +88,7 @@ class Source:
             collection=self.collection,
             form=self.contents.form,
             documents=len(self.contents.documents),
-            whole=read.whole,
-            key_field=read.key_field,
-            split_default=read.split_default,
-            lines=read.lines,
-            split=read.split,
-            rest=read.rest,
-            table=read.table,
-            key=read.key,
+            **{name: getattr(self.read, name) for name in _READ_FIELDS},
         )
 
 
@@ -411,12 +403,7 @@ def documents_of(run_dir: RunDir, records: Sequence[SourceRecord]) -> list[tuple
     documents: list[tuple[str, str]] = []
     for record in records:
         if record.path:
-            data = run_dir.original(record)
-            name = Path(record.path).name
-            documents += read_contents(data, name, read_options(record)).documents
+            options = ReadOptions(**{name: getattr(record, name) for name in _READ_FIELDS})
+            data, name = run_dir.original(record), Path(record.path).name
+            documents += read_contents(data, name, options).documents
     return documents
-
-
-def read_options(record: SourceRecord) -> ReadOptions:
-    """How a file was taken apart by the run that has this record."""
-    return ReadOptions(**{field: getattr(record, field) for field in _READ_FIELDS})

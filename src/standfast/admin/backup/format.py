@@ -261,10 +261,6 @@ def written(path: Path, *, replace: bool = False) -> Generator[Writer]:
 # ---- reading
 
 
-def _is_document(body: bytes) -> bool:
-    return body.startswith(_DOCUMENT)
-
-
 def _in_order(last: str | None, page: list[Stored]) -> bool:
     """Whether each key is above the one before: characters are in the order of their bytes."""
     keys = [row.key for row in page] if last is None else [last, *(row.key for row in page)]
@@ -418,7 +414,7 @@ class Reader:
                         raise self._damaged("a line's checksum differs")
             if end < len(text):
                 hashed.result()
-            for are_documents, run in groupby(bodies, _is_document):
+            for are_documents, run in groupby(bodies, lambda body: body.startswith(_DOCUMENT)):
                 if are_documents:
                     yield list(run)
                 else:

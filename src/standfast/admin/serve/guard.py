@@ -56,7 +56,7 @@ class Guard:
         if host not in self._hosts:
             return Refused(400, "this server does not answer under that name")
         origin = request.headers.get("origin")
-        if origin is not None and not _is_same(origin, request):
+        if origin not in (None, f"{request.url.scheme}://{request.headers.get('host', '')}"):
             return Refused(403, "a page of another site may not ask here")
         if request.headers.get("sec-fetch-site") == "cross-site" and request.method != "GET":
             return Refused(403, "a page of another site may not ask here")
@@ -118,10 +118,6 @@ def _name_of(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower() if "@" not in host else ""
     except ValueError:
         return ""
-
-
-def _is_same(origin: str, request: Request) -> bool:
-    return origin == f"{request.url.scheme}://{request.headers.get('host', '')}"
 
 
 def _is_loopback(address: str) -> bool:

@@ -207,10 +207,7 @@ class SqliteBackend:
             reader, self._reader = self._reader, None
             self._known = self._puts = None
         conn, self._conn = self._conn, None
-        for one in (reader, conn):
-            if one is not None:
-                with contextlib.suppress(apsw.Error):
-                    one.close(True)
+        _close(reader, conn)
 
     def fork_locks(self) -> list[Any]:
         return [self._lock, self._read_lock]
@@ -220,10 +217,7 @@ class SqliteBackend:
         self._conn, self._reader, inherited = None, None, (self._reader, self._conn)
         self._known = self._puts = None
         self._adopting = self._in_use = False
-        for one in inherited:
-            if one is not None:
-                with contextlib.suppress(apsw.Error):
-                    one.close(True)
+        _close(*inherited)
 
     def _connect(self) -> apsw.Connection:
         return connect(self.path, self._busy_timeout_ms)
@@ -744,6 +738,13 @@ class SqliteBackend:
                 return ""
             why = obstacle(conn, collection)
             return f"table `{collection}` was made anew, and {why}" if why else ""
+
+
+def _close(*connections: apsw.Connection | None) -> None:
+    for one in connections:
+        if one is not None:
+            with contextlib.suppress(apsw.Error):
+                one.close(True)
 
 
 _USE = "CREATE TABLE IF NOT EXISTS _standfast_use (in_use INTEGER NOT NULL)"
