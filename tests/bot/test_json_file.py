@@ -296,7 +296,7 @@ def test_the_store_of_the_process_is_shared(
     assert one.load() == {}
     one.save({1: {"x": 1}})
     two.save({"2": {}})
-    assert one.calls.engine is two.calls.engine
+    assert one.calls.handle.engine is two.calls.handle.engine
     assert JsonFile("a.json").load() == {"1": {"x": 1}}
 
     async def awaited() -> None:
