@@ -28,7 +28,7 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
 from standfast.errors import DataError
-from standfast.ops.types import Applied, Observed, Op
+from standfast.ops.types import Applied, Observed, Op, Span
 from support.roles import AppRole
 
 
@@ -204,7 +204,7 @@ class TestPostgresAdopted(TestPostgres):
         assert [outcome.code for outcome in applied.outcomes] == ["", *["bad_key"] * 7, ""]
         assert self.contents(backend) == {"1": "1", "2": "1"}
         assert backend.read(self.collection, keys).keys() == {"1", "2"}
-        assert [row.key for row in backend.scan(self.collection, after="abc")] == []
+        assert [row.key for row in backend.scan(self.collection, Span(after="abc"))] == []
         assert backend.images(self.collection, ["abc", "2"]).keys() == {"2"}
 
     def test_a_load_with_a_key_that_is_no_bigint_writes_nothing(self, backend: Backend) -> None:

@@ -24,7 +24,7 @@ from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.config.settings import parse_url
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.ops.apply import Current
-from standfast.ops.types import Outcome
+from standfast.ops.types import Outcome, Span
 
 # Put together, so that a traceback's source lines do not hold it.
 CANARY = "".join(["c4n", "4ry"])
@@ -131,7 +131,7 @@ def test_reprs_of_what_travels_to_a_backend(make_backend: Callable[[], Backend])
     op = make_op(lane, 1, "put", "1", text)
     applied = backend.apply([op])
     assert applied.outcomes[0].text == text
-    (row,) = backend.scan("things")
+    (row,) = backend.scan("things", Span())
     (stored,) = backend.dump("things")
     image = backend.images("things", ["1"])["1"]
     change = Change("1", 1, text=text)

@@ -22,6 +22,7 @@ from standfast.backends.base import Form, Load
 from standfast.backends.sqlite import write as sqlite_write
 from standfast.backends.sqlite.backend import APPLICATION_ID, SqliteBackend
 from standfast.engine.embedded import EmbeddedEngine
+from standfast.ops.types import Span
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def put(backend: SqliteBackend, key: str, body: str, *, collection: str = "thing
 
 
 def versions(backend: SqliteBackend) -> dict[str, int]:
-    return {row.key: row.version for row in backend.scan("things")}
+    return {row.key: row.version for row in backend.scan("things", Span())}
 
 
 def query(backend: SqliteBackend, statement: str) -> list[tuple[Any, ...]]:
@@ -84,7 +85,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 def test_nothing_is_created_before_the_first_write(backend: SqliteBackend, path: Path) -> None:
     """Looking and reading leave no file and no directory behind."""
     backend.check()
-    assert backend.scan("things") == []
+    assert backend.scan("things", Span()) == []
     assert backend.identity() is None
     assert backend.schema_version() == 0
     backend.close_lane(make_lane())
@@ -190,7 +191,7 @@ def every_call(backend: SqliteBackend) -> list[Any]:
         backend.identity,
         backend.collections,
         lambda: backend.read("things", ["1"]),
-        lambda: backend.scan("things"),
+        lambda: backend.scan("things", Span()),
         lambda: backend.count("things"),
         lambda: list(backend.dump("things")),
         lambda: backend.images("things", ["1"]),
@@ -336,7 +337,7 @@ def test_a_full_disk_changes_nothing(backend: SqliteBackend) -> None:
     assert error.retryable
     load = Load("others", Form("array", "id"), [("1", big)])
     refusal(lambda: backend.load("run", "loaded", [load]), Unavailable, "disk_full")
-    assert {row.key: row.text for row in backend.scan("things")} == {"1": '"old"'}
+    assert {row.key: row.text for row in backend.scan("things", Span())} == {"1": '"old"'}
     assert backend.collections() == ["things"]
     assert backend.run_record("run") is None
     query(backend, "PRAGMA max_page_count = 1000000")
@@ -352,7 +353,7 @@ def test_a_damaged_file_is_named(backend: SqliteBackend, path: Path) -> None:
     raw = path.read_bytes()
     path.write_bytes(raw[:8192] + b"\xff" * (len(raw) - 8192))
     damaged = SqliteBackend(path)
-    refusal(lambda: damaged.scan("things"), CorruptData, "corrupt")
+    refusal(lambda: damaged.scan("things", Span()), CorruptData, "corrupt")
     refusal(lambda: put(damaged, "1", "1"), CorruptData, "corrupt")
     damaged.close()
 

@@ -12,7 +12,7 @@ import pytest
 from contract.suite.backend import make_lane, make_op
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.backends.sqlite.plain import KnownTables
-from standfast.ops.types import Op, Row
+from standfast.ops.types import Op, Row, Span
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def both_ways(tmp_path: Path, ops: list[list[Op]], monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr("standfast.backends.sqlite.backend.is_plain", never)
         answers = [backend.apply(batch, expected_watermark=0) for batch in ops]
         monkeypatch.undo()
-        rows = backend.scan("things")
+        rows = backend.scan("things", Span())
         with backend.using("asking") as conn:
             assert conn is not None
             buried: Any = conn.execute("SELECT key, version FROM _standfast_tombstones")

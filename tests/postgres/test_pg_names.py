@@ -24,7 +24,7 @@ from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.connection import DeadlineConnection
 from standfast.backends.postgres.schema import server_facts
 from standfast.engine.embedded import EmbeddedEngine
-from standfast.ops.types import Op
+from standfast.ops.types import Op, Span
 from support.pg import Sql, url_as
 from support.roles import AppRole, app_role
 
@@ -126,8 +126,8 @@ def use_everything(backend: PostgresBackend) -> None:
     backend.observe("things", ["1", "none"], directory=directory)
     backend.observe("nothing", ["1"], directory=directory)
     backend.read("things", ["1"])
-    backend.scan("things", prefix="1", after="0", query={"a": 1})
-    backend.scan("things", query="\ud800")
+    backend.scan("things", Span(prefix="1", after="0", query={"a": 1}))
+    backend.scan("things", Span(query="\ud800"))
     backend.count("things")
     list(backend.dump("things", in_order=True))
     list(backend.inconsistent("things"))

@@ -6,6 +6,7 @@ import heapq
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
@@ -23,7 +24,7 @@ from standfast.engine.local_state import age_s
 from standfast.engine.overlay import View, lay_over
 from standfast.engine.promise import Promise
 from standfast.errors import ConfigError, CorruptData, DataError
-from standfast.ops.types import Document, Row, from_microseconds
+from standfast.ops.types import Document, Row, Span, from_microseconds
 
 T = TypeVar("T")
 Consistency = Literal["primary", "local"]
@@ -71,12 +72,6 @@ class KeyRange(msgspec.Struct, frozen=True):
     after: str | None = None
     limit: int | None = None
     reverse: bool = False
-
-    def has(self, key: str) -> bool:
-        """Whether a key is in the range, whatever its limit."""
-        if not key.startswith(self.prefix):
-            return False
-        return self.after is None or (key != self.after and (key < self.after) == self.reverse)
 
 
 def key_range(
@@ -234,21 +229,13 @@ class Documents(Generic[T]):
             # Before the scan: what is settled in between is in its rows.
             views = engine.pending_views(self.name)
             page: list[Row] = []
-            rest = span
+            rest = Span(span.prefix, span.after, size, span.reverse, query)
             until: float | None = deadline
             while len(page) < size:
                 begun = time.monotonic()
-                rows = pages.scan(
-                    self.name,
-                    prefix=rest.prefix,
-                    after=rest.after,
-                    limit=size,
-                    reverse=rest.reverse,
-                    query=query,
-                    deadline=until,
-                )
+                rows = pages.scan(self.name, rest, deadline=until)
                 until = renewed(until, begun)
-                wanted = _Wanted(rest, query)
+                wanted = partial(_is_wanted, rest)
                 page += lay_over(rows, views, wanted, limit=size, reverse=rest.reverse)
                 if len(rows) < size:
                     break
@@ -325,19 +312,11 @@ class Documents(Generic[T]):
             raise error.about(f"the document of key {row.key!r} in `{self.name}`") from None
 
 
-class _Wanted:
+def _is_wanted(span: Span, key: str, view: View) -> bool:
     """Whether a document on which something is pending belongs to a page."""
-
-    def __init__(self, span: KeyRange, query: Any) -> None:
-        self._span = span
-        self._query = query
-
-    def __call__(self, key: str, view: View) -> bool:
-        if not self._span.has(key):
-            return False
-        if self._query is None:
-            return True
-        return view.text is not None and contains(decode(view.text), self._query)
+    if not span.has(key) or span.query is None:
+        return span.has(key)
+    return view.text is not None and contains(decode(view.text), span.query)
 
 
 def _when(stamp_us: int | None) -> datetime | None:

@@ -32,6 +32,7 @@ from standfast.ops.types import (
     Redacted,
     Row,
     ServerIdentity,
+    Span,
 )
 
 #: The schema that this version of the library writes and understands.
@@ -336,22 +337,8 @@ class Backend(Protocol):
         """The live documents of these keys; missing ones are left out."""
         ...
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
-        """One page of live documents in bytewise key order, after a key, at most `limit`.
-
-        `reverse`: from the last key to the first; "after" a key are those below it then.
-        With `query` (a JSON value, not None) only the documents that contain it.
-        """
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
+        """One page of live documents."""
         ...
 
     def page(

@@ -47,6 +47,7 @@ from standfast.ops.types import (
     Outcome,
     Row,
     ServerIdentity,
+    Span,
     State,
 )
 
@@ -309,28 +310,18 @@ class MemoryBackend:
                 key: row for key in keys if (row := rows.get(key)) is not None and self._live(row)
             }
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
         with self._lock:
             rows = self._sorted(collection)
-            if reverse:
+            if span.reverse:
                 rows.reverse()
+            query = span.query
             return [
                 row
                 for row in rows
-                if row.key.startswith(prefix)
-                and (after is None or (row.key != after and (row.key < after) == reverse))
+                if span.has(row.key)
                 and (query is None or contains(readable(collection, row), query))
-            ][:limit]
+            ][: span.limit]
 
     def page(
         self,
@@ -342,7 +333,7 @@ class MemoryBackend:
         deadline: float | None = None,
     ) -> Observed:
         with self._lock:
-            rows = self.scan(collection, after=after, limit=limit)
+            rows = self.scan(collection, Span(after=after, limit=limit))
             states = [self._state(collection, row.key) for row in rows]
             return Observed(states, self._watermarks(directory))
 

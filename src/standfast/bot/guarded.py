@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from standfast.api.aio import AsyncStore
-from standfast.api.collection import KeyRange
 from standfast.api.store import Loop, StoreHandle
 from standfast.api.sync import Store
 from standfast.bot.environment import Environment
@@ -22,7 +21,7 @@ from standfast.engine.interfaces import Engine, ReadResult
 from standfast.engine.overlay import View
 from standfast.engine.promise import Promise
 from standfast.engine.write_queue import Result
-from standfast.ops.types import Observed, Op, Row
+from standfast.ops.types import Observed, Op, Row, Span
 
 T = TypeVar("T")
 
@@ -119,23 +118,13 @@ class _OnePlace:
         self._pages = pages
         self._key = key
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
-        key = self._key
-        if not KeyRange(prefix, after, reverse=reverse).has(key):
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
+        if not span.has(self._key):
             return []
         # In the order of keys it is the first that begins with itself.
-        rows = self._pages.scan(collection, prefix=key, limit=1, query=query, deadline=deadline)
-        return [row for row in rows if row.key == key]
+        first = Span(prefix=self._key, limit=1, query=span.query)
+        rows = self._pages.scan(collection, first, deadline=deadline)
+        return [row for row in rows if row.key == self._key]
 
     def observe(
         self,
@@ -148,4 +137,4 @@ class _OnePlace:
         return self._pages.observe(collection, keys, directory=directory, deadline=deadline)
 
     def count(self, collection: str, *, deadline: float | None = None) -> int:
-        return len(self.scan(collection, deadline=deadline))
+        return len(self.scan(collection, Span(), deadline=deadline))

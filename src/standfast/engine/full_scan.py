@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -23,24 +23,14 @@ from standfast.engine.overlay import MirrorRow
 from standfast.engine.snapshot import Content
 from standfast.errors import Unavailable
 from standfast.limits import MAX_READ_KEYS
-from standfast.ops.types import Observed, Row, State, row_of_state
+from standfast.ops.types import Observed, Row, Span, State, row_of_state
 
 
 class Pages(Protocol):
     """Where whole collections are read: the primary, or the mirror while it is away."""
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
-        """One page of live documents in bytewise key order."""
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
+        """One page of live documents."""
         ...
 
     def observe(
@@ -158,18 +148,10 @@ class _ScannedPrimary:
         self.observe = primary.observe
         self.count = primary.count
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
-        return self._full_scan.page(self._primary, after=after, limit=limit, deadline=deadline)
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
+        return self._full_scan.page(
+            self._primary, after=span.after, limit=span.limit, deadline=deadline
+        )
 
 
 class MirrorPages:
@@ -178,26 +160,17 @@ class MirrorPages:
     def __init__(self, local_state: LocalState) -> None:
         self._local_state = local_state
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
         found: list[Row] = []
-        while len(found) < limit:
-            wanted = limit - len(found)
+        after, query = span.after, span.query
+        while len(found) < span.limit:
+            wanted = span.limit - len(found)
             rows = self._local_state.mirror.page(
                 collection,
-                prefix=prefix,
+                prefix=span.prefix,
                 after=after,
                 limit=wanted,
-                reverse=reverse,
+                reverse=span.reverse,
                 now_us=self._local_state.server_now_us(),
             )
             found += [row for row in rows if query is None or contains(decode(row.text), query)]
@@ -235,29 +208,20 @@ class SnapshotPages:
         self._local_state = local_state
         self._missing = missing
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
         rows, keys, _ = self._content(collection)
-        if after is not None and reverse:
+        after, query = span.after, span.query
+        if after is not None and span.reverse:
             keys = keys[: bisect_left(keys, after.encode(), key=str.encode)]
         elif after is not None:
             keys = keys[bisect_right(keys, after.encode(), key=str.encode) :]
         now_us = self._local_state.server_now_us()
         found: list[Row] = []
-        for key in reversed(keys) if reverse else keys:
-            row = _row_of(rows[key], now_us) if key.startswith(prefix) else None
+        for key in reversed(keys) if span.reverse else keys:
+            row = _row_of(rows[key], now_us) if key.startswith(span.prefix) else None
             if row is not None and (query is None or contains(decode(row.text), query)):
                 found.append(row)
-                if len(found) == limit:
+                if len(found) == span.limit:
                     break
         return found
 

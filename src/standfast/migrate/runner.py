@@ -47,6 +47,7 @@ from standfast.migrate.rundir import (
 )
 from standfast.migrate.steps import Announce, Counted, Progress, disk_errors, silent
 from standfast.migrate.verify import Verdict, verify_run
+from standfast.ops.types import Span
 from standfast.system.failpoints import failpoint
 from standfast.system.files import move_back
 
@@ -127,7 +128,7 @@ class Runner:
         if not options.read.split_default or path.exists() or path.name != str(path):
             return False
         try:
-            return bool(self._backend.scan(collection_name(str(path)), limit=1))
+            return bool(self._backend.scan(collection_name(str(path)), Span(limit=1)))
         except ConfigError:
             return False
 

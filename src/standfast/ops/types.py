@@ -231,6 +231,29 @@ class Row(Redacted, frozen=True, gc=False):
     source: Source = "mirror"
 
 
+class Span(Redacted, frozen=True):
+    """Which documents a page has: those live, in the bytewise order of keys, at most `limit`.
+
+    `prefix`: their keys begin so; `after`: they are behind this key in the order of the page, which
+    with `reverse` goes from the last key to the first; `query`: they contain this (a JSON value;
+    None: all do).
+    """
+
+    content = frozenset({"query"})
+
+    prefix: str = ""
+    after: str | None = None
+    limit: int = 1000
+    reverse: bool = False
+    query: Any = None
+
+    def has(self, key: str) -> bool:
+        """Whether a key is in it, whatever its limit and its query."""
+        if not key.startswith(self.prefix):
+            return False
+        return self.after is None or (key != self.after and (key < self.after) == self.reverse)
+
+
 def state_of_row(collection: str, row: Row) -> State:
     """The state of a live row."""
     times = (row.created_us, row.updated_us, row.expires_us)

@@ -6,7 +6,7 @@ import pytest
 
 from contract.suite.base import ContractBase, make_lane, told
 from standfast.backends.base import Backend
-from standfast.ops.types import ABSENT, KEEP_EXPIRY, Kind
+from standfast.ops.types import ABSENT, KEEP_EXPIRY, Kind, Span
 
 _FAR_US = 3_600_000_000
 
@@ -328,7 +328,7 @@ class ChangesContract(ContractBase):
         self.expired(backend, "1")
         self.write(backend, "put", "2", "2")
         assert backend.read(self.collection, ["1", "2"]).keys() == {"2"}
-        assert [row.key for row in backend.scan(self.collection)] == ["2"]
+        assert [row.key for row in backend.scan(self.collection, Span())] == ["2"]
         assert backend.count(self.collection) == 1
         assert self.contents(backend) == {"2": "2"}
         assert self.write(backend, "delete", "1").version == 0

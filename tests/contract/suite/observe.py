@@ -9,7 +9,7 @@ import pytest
 from contract.suite.base import ContractBase, make_lane
 from standfast.backends.base import Backend
 from standfast.ops.batch import Place
-from standfast.ops.types import ABSENT, Kind, Op, State
+from standfast.ops.types import ABSENT, Kind, Op, Span, State
 
 _FAR_US = 3_600_000_000
 
@@ -146,7 +146,7 @@ class ObserveContract(ContractBase):
             if len(page.states) < 3:
                 break
             after = page.states[-1].key
-        keys = [row.key for row in backend.scan(self.collection)]
+        keys = [row.key for row in backend.scan(self.collection, Span())]
         assert [state.key for state in states] == keys
         told = backend.observe(self.collection, keys).states
         assert states == sorted(told, key=lambda state: state.key.encode())

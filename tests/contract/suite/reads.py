@@ -8,6 +8,7 @@ from contract.suite.base import ContractBase
 from standfast.backends.base import Backend, Form
 from standfast.document.codec import decode
 from standfast.document.containment import contains
+from standfast.ops.types import Span
 
 #: Documents and questions that the rules of containment tell apart.
 _DOCUMENTS = (
@@ -57,8 +58,8 @@ class ReadsContract(ContractBase):
         name = "never_written"
         assert backend.read(name, ["1", "2"]) == {}
         assert backend.read(name, []) == {}
-        assert backend.scan(name) == []
-        assert backend.scan(name, prefix="a", after="b", limit=3, query={}) == []
+        assert backend.scan(name, Span()) == []
+        assert backend.scan(name, Span(prefix="a", after="b", limit=3, query={})) == []
         assert backend.count(name) == 0
         assert list(backend.dump(name)) == []
         assert list(backend.dump(name, in_order=True)) == []
@@ -93,7 +94,7 @@ class ReadsContract(ContractBase):
         self.write(backend, "put", "1", '{"b":1,"a":2}', ttl_us=3_600_000_000)
         row = self.row(backend, "1")
         assert row is not None
-        assert backend.scan(self.collection) == [row]
+        assert backend.scan(self.collection, Span()) == [row]
         (stored,) = backend.dump(self.collection)
         assert stored == (row.key, row.text, row.version, row.updated_us)
 
@@ -101,11 +102,11 @@ class ReadsContract(ContractBase):
         """`after` and `limit` cut the bytewise order into pages that miss and repeat nothing."""
         self.put_all(backend, dict.fromkeys(self.odd_keys, "0"))
         expected = sorted(self.odd_keys, key=str.encode)
-        assert [row.key for row in backend.scan(self.collection)] == expected
+        assert [row.key for row in backend.scan(self.collection, Span())] == expected
         for limit in (1, 2, 7, len(expected)):
             found: list[str] = []
             after = None
-            while page := backend.scan(self.collection, after=after, limit=limit):
+            while page := backend.scan(self.collection, Span(after=after, limit=limit)):
                 assert len(page) <= limit
                 found += [row.key for row in page]
                 assert len(found) <= len(expected), "a page came twice"
@@ -118,7 +119,7 @@ class ReadsContract(ContractBase):
         self.put_all(backend, dict.fromkeys(keys, "0"))
 
         def found(prefix: str, after: str | None, limit: int = 1000) -> list[str]:
-            rows = backend.scan(self.collection, prefix=prefix, after=after, limit=limit)
+            rows = backend.scan(self.collection, Span(prefix=prefix, after=after, limit=limit))
             return [row.key for row in rows]
 
         assert found("1", None) == ["1", "10", "100", "11"]
@@ -138,7 +139,7 @@ class ReadsContract(ContractBase):
         found: dict[str, list[str]] = {}
         expected: dict[str, list[str]] = {}
         for query in map(decode, _QUERIES):
-            rows = backend.scan(self.collection, query=query)
+            rows = backend.scan(self.collection, Span(query=query))
             found[repr(query)] = [row.key for row in rows]
             expected[repr(query)] = [
                 k for k, text in texts.items() if contains(decode(text), query)
@@ -155,7 +156,7 @@ class ReadsContract(ContractBase):
             found: list[str] = []
             after = None
             while page := backend.scan(
-                self.collection, prefix="1", after=after, limit=7, query=query
+                self.collection, Span(prefix="1", after=after, limit=7, query=query)
             ):
                 assert len(page) == min(7, len(expected) - len(found))
                 found += [row.key for row in page]
@@ -167,7 +168,7 @@ class ReadsContract(ContractBase):
         backend.create_index(self.collection)
         self.put_all(backend, {"1": '{"a":1}', "2": '{"a":2}', "3": '{"a":"\\u0000"}'})
         backend.create_index(self.collection)
-        found = [row.key for row in backend.scan(self.collection, query={"a": 2})]
+        found = [row.key for row in backend.scan(self.collection, Span(query={"a": 2}))]
         assert found == ["2"]
 
     def test_a_dump_is_one_snapshot(self, backend: Backend) -> None:

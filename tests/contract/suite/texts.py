@@ -5,6 +5,7 @@ from __future__ import annotations
 from contract.suite.base import ContractBase, make_lane
 from standfast.backends.base import Backend, Load
 from standfast.document.codec import decode, encode
+from standfast.ops.types import Span
 
 #: JSON texts that a database, a driver or a codec likes to change on the way.
 NASTY_TEXTS = (
@@ -69,7 +70,7 @@ class TextsContract(ContractBase):
         assert [outcome.text for outcome in applied.outcomes] == list(NASTY_TEXTS)
         rows = backend.read(self.collection, list(texts))
         assert {key: row.text for key, row in rows.items()} == texts
-        assert {row.key: row.text for row in backend.scan(self.collection)} == texts
+        assert {row.key: row.text for row in backend.scan(self.collection, Span())} == texts
         assert self.contents(backend) == texts
         assert list(backend.inconsistent(self.collection)) == []
 
@@ -151,7 +152,7 @@ class TextsContract(ContractBase):
         """A prefix is plain text: no wildcard, no escape, no collation."""
         self.put_all(backend, dict.fromkeys(self.odd_keys, "0"))
         for prefix in {key[:chars] for key in self.odd_keys for chars in (0, 1, 2)}:
-            found = [row.key for row in backend.scan(self.collection, prefix=prefix)]
+            found = [row.key for row in backend.scan(self.collection, Span(prefix=prefix))]
             assert found == sorted(
                 (key for key in self.odd_keys if key.startswith(prefix)), key=str.encode
             )

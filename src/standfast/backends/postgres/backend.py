@@ -67,6 +67,7 @@ from standfast.ops.types import (
     Outcome,
     Row,
     ServerIdentity,
+    Span,
     State,
     state_of_row,
 )
@@ -658,27 +659,17 @@ class PostgresBackend(Sessions):
             return Observed(look_apart(conn, self._table(conn, collection)), told)
 
     @looking_again
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
         with self._reading(collection, deadline) as (conn, table):
             if table is None:
                 return []
             return read.scan_rows(
                 *(conn, table),
-                prefix=prefix,
-                after=after,
-                limit=limit,
-                reverse=reverse,
-                query=query,
+                prefix=span.prefix,
+                after=span.after,
+                limit=span.limit,
+                reverse=span.reverse,
+                query=span.query,
             )
 
     @looking_again

@@ -76,6 +76,7 @@ from standfast.ops.types import (
     Outcome,
     Row,
     ServerIdentity,
+    Span,
     State,
     state_of_row,
 )
@@ -604,28 +605,9 @@ class SqliteBackend:
             states = [sqlite_write.state_of(place, row, now) for place, row in rows.items()]
             return Observed(states, watermarks)
 
-    def scan(
-        self,
-        collection: str,
-        *,
-        prefix: str = "",
-        after: str | None = None,
-        limit: int = 1000,
-        reverse: bool = False,
-        query: Any = None,
-        deadline: float | None = None,
-    ) -> list[Row]:
+    def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
         with self._reading(collection) as conn:
-            if conn is None:
-                return []
-            return scan_live(
-                *(conn, collection, now_us()),
-                prefix=prefix,
-                after=after,
-                limit=limit,
-                reverse=reverse,
-                query=query,
-            )
+            return [] if conn is None else scan_live(conn, collection, now_us(), span)
 
     def page(
         self,
@@ -643,7 +625,7 @@ class SqliteBackend:
                 watermarks = sqlite_conflicts.watermarks(conn, directory)
                 if not sqlite_write.is_collection(conn, collection):
                     return Observed([], watermarks)
-                rows = scan_live(conn, collection, now_us(), after=after, limit=limit)
+                rows = scan_live(conn, collection, now_us(), Span(after=after, limit=limit))
             return Observed([state_of_row(collection, row) for row in rows], watermarks)
 
     def count(self, collection: str, *, deadline: float | None = None) -> int:
@@ -770,30 +752,22 @@ def is_in_use(conn: apsw.Connection) -> bool:
     return bool(conn.execute("SELECT max(in_use) FROM _standfast_use").get)
 
 
-def scan_live(
-    conn: apsw.Connection,
-    collection: str,
-    now_us: int,
-    *,
-    after: str | None,
-    limit: int,
-    prefix: str = "",
-    reverse: bool = False,
-    query: Any = None,
-) -> list[Row]:
-    """One page of live documents in bytewise key order; with `query`, of those that contain it."""
+def scan_live(conn: apsw.Connection, collection: str, now_us: int, span: Span) -> list[Row]:
+    """One page of live documents."""
     table = table_of(conn, collection)
-    where, values = within(table.key_sql, prefix=prefix, after=after, reverse=reverse)
+    where, values = within(
+        table.key_sql, prefix=span.prefix, after=span.after, reverse=span.reverse
+    )
     records = conn.execute(
         f"{table.row} FROM {table.sql} WHERE {' AND '.join([table.live, *where])}"
-        f" ORDER BY {table.key_sql} {'DESC' if reverse else ''}",
+        f" ORDER BY {table.key_sql} {'DESC' if span.reverse else ''}",
         (now_us, *values),
     )
     page: list[Row] = []
     for record in records:
         row = Row(*record)
-        if query is None or contains(readable(collection, row), query):
+        if span.query is None or contains(readable(collection, row), span.query):
             page.append(row)
-            if len(page) == limit:
+            if len(page) == span.limit:
                 break
     return page
