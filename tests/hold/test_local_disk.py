@@ -90,6 +90,31 @@ def test_a_store_opens_after_a_kill_on_a_full_disk(
     assert told["grown"] == 39
 
 
+def test_a_store_opens_on_a_full_disk_without_its_reserve(
+    pg_database: str, small_disk: Path
+) -> None:
+    """D2, I1, I12: in an outage too: it reads what is pending and what is in the mirror, refuses
+    writes, and says that it has its files alone; with room, others can use them again."""
+    told = play("without_reserve", pg_database, small_disk)
+    assert told["read"] == [1, 2]
+    assert told["refused"] == "disk_full"
+    assert any("find it locked" in one for one in told["problems"])
+    assert told["mirrored"] == 1
+    assert told["found"] == {"k": 1, "pending": 2}
+
+
+def test_an_embedded_store_opens_on_a_full_disk(small_disk: Path) -> None:
+    """D2, I1: a store on SQLite alone reads there, deletes from the room of the reserve, and says
+    what is wrong; nothing else is lost, and with room it takes everything again."""
+    told = play("embedded", "", small_disk)
+    assert told["read"][0] == "x" * 1000
+    assert told["read"][1:] == [230, 230]
+    assert told["codes"] == ["disk_full"] * 2
+    assert "full" in told["problems"][0]
+    assert told["kept"] == [*range(100), *range(140, 250)]
+    assert told["healthy"]
+
+
 def test_a_store_opens_where_the_disk_hides_that_it_is_full(
     pg_database: str, small_disk: Path
 ) -> None:

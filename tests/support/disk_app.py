@@ -224,6 +224,70 @@ def dies_on_the_reserve(url: str, data_dir: Path, *, away: bool) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def without_reserve(url: str, data_dir: Path) -> Any:
+    """An outage on a disk without a free byte, and somebody has removed the reserve."""
+    with Far.to(url) as line:
+        for _ in range(2):
+            with standfast.open(line.url(url), data_dir=data_dir) as store:
+                wait_direct(store)
+                store["c"].put("k", 1)
+        line.set(max_connections=0)
+        line.cut()
+        with standfast.open(line.url(url), data_dir=data_dir, deadline_s=0.3) as store:
+            store["c"].put("pending", 2)
+        (data_dir / reserve.FILE).unlink()
+        with full(data_dir):
+            store = standfast.open(line.url(url), data_dir=data_dir, deadline_s=0.3)
+            read = [store["c"].get(key) for key in ("k", "pending")]
+            problems = store.health().problems
+            try:
+                store["c"].put("k", 3)
+            except StandfastError as error:
+                refused = error.code
+        soon(lambda: "locked" not in str(store.health().problems), within_s=8.0)
+        mirrored = look(data_dir).mirrored  # as another process: it is not alone any more
+        line.set(max_connections=None)
+        wait_direct(store)
+        store.close()
+    found = on_primary(url, "c")
+    return {
+        "read": read,
+        "problems": problems,
+        "refused": refused,
+        "mirrored": mirrored,
+        "found": found,
+    }
+
+
+def embedded(url: str, data_dir: Path) -> Any:
+    """A store on SQLite alone, on a disk without a free byte, opened twice."""
+    url = f"sqlite:///{data_dir / 'bot.db'}"
+    told: dict[str, Any] = {"codes": []}
+    with standfast.open(url, data_dir=data_dir) as store:
+        store["c"].put_many({str(number): "x" * 1000 for number in range(250)})
+    with contextlib.ExitStack() as filled:
+        for life in range(2):
+            filled.enter_context(full(data_dir, f"filler-{life}"))
+            with standfast.open(url, data_dir=data_dir) as store:
+                told["read"] = [
+                    store["c"].get("0"),
+                    store["c"].count(),
+                    len(list(store["c"].items())),
+                ]
+                try:
+                    store["c"].put("large", "y" * 300_000)
+                except StandfastError as error:
+                    told["codes"].append(error.code)
+                for number in range(20):
+                    store["c"].delete(str(100 + 20 * life + number))
+                told["problems"] = store.health().problems
+    with standfast.open(url, data_dir=data_dir) as store:
+        told["kept"] = sorted(map(int, store["c"].keys()))
+        store["c"].put("large", "y" * 300_000)
+        told["healthy"] = store.health().healthy
+    return told
+
+
 class Ledger:
     """What was acknowledged of each key, and whether reads have ever shown anything older."""
 
@@ -358,6 +422,8 @@ PARTS: dict[str, Callable[[str, Path], Any]] = {
     "killed_away": partial(killed_on_the_reserve, away=True),
     "killed_near": partial(killed_on_the_reserve, away=False),
     "under_a_quota": under_a_quota,
+    "without_reserve": without_reserve,
+    "embedded": embedded,
     "restarted_away": partial(restarted, away=True),
     **{phase: partial(filled, phase=phase) for phase in PHASES},
 }

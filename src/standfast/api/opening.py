@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from standfast.api.aio import AsyncStore, Opening
 from standfast.api.sync import Store
@@ -21,6 +21,7 @@ from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_sett
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine
 from standfast.engine.local_state import Fallback, OutageOptions
+from standfast.engine.reserve import Reserve
 from standfast.errors import ConfigError, Unavailable
 from standfast.limits import (
     MAX_CONNECTIONS,
@@ -31,6 +32,9 @@ from standfast.limits import (
 from standfast.ops.reconcile import OnConflict
 from standfast.system.disks import CONTAINER, NETWORK, VOLATILE, filesystem_of, mounts
 from standfast.system.platform import at_fork
+
+if TYPE_CHECKING:
+    from standfast.backends.sqlite.backend import SqliteBackend
 
 logger = logging.getLogger("standfast")
 
@@ -217,7 +221,7 @@ def _engine_for(settings: Settings, options: OutageOptions, backend: Backend) ->
     if settings.target.kind == "sqlite":
         refuse_mirror(settings)
         backend.check()
-        return EmbeddedEngine(backend)
+        return _embedded(settings, cast("SqliteBackend", backend))
     from standfast.engine.local_state import LocalState
     from standfast.engine.replicated import ReplicatedEngine
 
@@ -230,6 +234,13 @@ def _engine_for(settings: Settings, options: OutageOptions, backend: Backend) ->
         raise
     engine.start()
     return engine
+
+
+def _embedded(settings: Settings, backend: SqliteBackend) -> Engine:
+    """The engine of a local file; a reserve is kept for one in the data directory alone."""
+    is_ours = backend.path.parent == settings.data_dir.absolute()
+    reserve = Reserve(settings.data_dir) if is_ours else None
+    return EmbeddedEngine(backend, reserve=reserve, make_room=backend.make_room)
 
 
 def _set_up_warnings(settings: Settings) -> Iterator[str]:

@@ -7,6 +7,7 @@ between a lone caller and its disk, and many callers share one flush.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import uuid
@@ -28,6 +29,7 @@ from standfast.engine.health import Health, with_activity
 from standfast.engine.interfaces import ReadResult
 from standfast.engine.overlay import View
 from standfast.engine.promise import Promise, complete
+from standfast.engine.reserve import Reserve
 from standfast.engine.scanning import completed
 from standfast.engine.state_machine import Mode, Situation
 from standfast.engine.write_queue import Result, closed, on_primary
@@ -41,6 +43,9 @@ T = TypeVar("T")
 #: A lost connection is tried once more, with the same lane and sequences: the gate makes it safe.
 _TRIED_AGAIN = ("connection", "connection_lost", "shutdown")
 
+#: What the reserve's shortage means here.
+_ON_A_FULL_DISK = "reading works, and deleting while there is room for that"
+
 _Waiting = tuple[Promise[list[Result]], Sequence[Op], float]
 
 
@@ -49,8 +54,18 @@ class EmbeddedEngine:
 
     call_timeout_s = 60.0 + LOCAL_GRACE_S
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        reserve: Reserve | None = None,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`reserve` makes room for deletes on a full disk, and `make_room` what the backend can."""
         self.primary = backend
+        self._reserve = reserve
+        self._reserved = reserve is None
+        self._make_room = make_room
         self.situation = Situation(Mode.DIRECT, "the primary is local")
         self.notifier = StateNotifier(PROCESS)
         self.activity = Activity(
@@ -136,6 +151,9 @@ class EmbeddedEngine:
             self._fail(batch, error)
             return
         self._watermark = applied.watermark
+        if not self._reserved and self._reserve is not None:
+            self._reserved = True
+            self._reserve.fill()
         self.activity.wrote("primary", [(begun, drafts) for _, drafts, begun in batch])
         results = iter(on_primary(ops, applied.outcomes))
         complete((promise, list(islice(results, len(drafts)))) for promise, drafts, _ in batch)
@@ -161,7 +179,9 @@ class EmbeddedEngine:
         try:
             return self.primary.apply(ops, expected_watermark=self._watermark)
         except Unavailable as first:
-            if first.code not in _TRIED_AGAIN:
+            if first.code == "disk_full":
+                self._free_room(ops)
+            elif first.code not in _TRIED_AGAIN:
                 raise
             try:
                 return self.primary.apply(ops, expected_watermark=self._watermark)
@@ -173,6 +193,12 @@ class EmbeddedEngine:
                     code="unknown_outcome",
                     hint="read the document when the database answers again",
                 ) from second
+
+    def _free_room(self, ops: Sequence[Op]) -> None:
+        """On a full disk: what the log can give, and for deletes alone the reserve."""
+        if self._reserve is not None and all(op.kind in ("delete", "remove") for op in ops):
+            self._reserve.give_up()
+        self._make_room()
 
     # ---- reading
 
@@ -274,9 +300,17 @@ class EmbeddedEngine:
         """Always direct."""
         now = self.situation
         health = Health(
-            state=str(now.mode), cause=now.cause, primary=self.primary.display, lane=self.lane
+            state=str(now.mode),
+            cause=now.cause,
+            primary=self.primary.display,
+            lane=self.lane,
+            problems=self._problems(),
         )
         return with_activity(health, self.report())
+
+    def _problems(self) -> tuple[str, ...]:
+        shortage = self._reserve.shortage(_ON_A_FULL_DISK) if self._reserve and self._seq else ""
+        return (shortage,) if shortage else ()
 
     def report(self) -> Report:
         """What this store has done since it was opened."""
@@ -309,11 +343,16 @@ class EmbeddedEngine:
             except StandfastError:
                 pass  # Its row stays behind, which costs nothing but its bytes.
             finally:
-                self.primary.close()
+                self._close_primary()
         if pool is not None:
             pool.shutdown(wait=False)
         self.notifier.close()
         return 0
+
+    def _close_primary(self) -> None:
+        freed = contextlib.nullcontext() if not self._reserve else self._reserve.taking_freed()
+        with freed if self._seq else contextlib.nullcontext():
+            self.primary.close()
 
 
 _ABSENT = View("absent", None, 0)

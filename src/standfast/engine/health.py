@@ -150,6 +150,12 @@ def local_problems(local_state: LocalState) -> Iterator[str]:
     journal = local_state.journal
     if shortage := local_state.reserve.shortage():
         yield shortage
+    if journal.alone:
+        yield (
+            "the journal was opened without room for the index that processes share: until there"
+            " is room, other processes of this data directory, and commands, find it locked; free"
+            " space on the disk"
+        )
     if not local_state.mirror.usable:
         yield (
             "the mirror cannot be written, and is not read until it can; nothing acknowledged is"

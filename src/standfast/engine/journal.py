@@ -602,12 +602,18 @@ class Journal:
         A file that is not in its place any more is written anew.
         """
         with contextlib.suppress(StandfastError):
+            self._current.share()
             self._current.look()
             if not self.totals().ops:
                 self._remembered.clear()
             self.take_spool()
         if self._settled or self._closed_lanes:
             self.remove([])
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process can use it now."""
+        return self._current.alone
 
     @property
     def settled_in_memory(self) -> int:

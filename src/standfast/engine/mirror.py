@@ -626,6 +626,9 @@ class Mirror:
     def catch_up(self) -> None:
         """Write what is in memory, if the file is free again."""
         with self._turn:
+            if self._file is not None:
+                with contextlib.suppress(StandfastError):
+                    self._file.share()
             if self._behind:
                 self._tell(mirror_rows.News(Observed([]), clock.now_us()))
 

@@ -21,6 +21,7 @@ from standfast.system.disks import free_bytes
 from standfast.system.failpoints import failpoint
 
 FILE = "disk.reserve"
+_WITH_A_PRIMARY = "writes reach the primary; while it is away they are refused when no room is left"
 _FLAGS = os.O_CREAT | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -89,15 +90,14 @@ class Reserve:
             after = free_bytes(self._data_dir)
             self.fill(freed=0 if before is None or after is None else after - before)
 
-    def shortage(self) -> str:
+    def shortage(self, what_works: str = _WITH_A_PRIMARY) -> str:
         """What a person must know while the disk is full and the reserve in use; else empty."""
         free = free_bytes(self._data_dir)
         if free is None or free >= RESERVE_ROOM_BYTES or self._size() >= RESERVE_BYTES:
             return ""
         return (
             f"the disk of {self._data_dir.absolute()} is full ({free} bytes are free) and the"
-            " reserve is used: what was acknowledged is safe, writes reach the primary; while it"
-            " is away they are refused when no room is left; free space on the disk"
+            f" reserve is used: what was acknowledged is safe, {what_works}; free space on the disk"
         )
 
     def _size(self) -> int:

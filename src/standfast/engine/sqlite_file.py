@@ -23,9 +23,12 @@ from standfast.backends.sqlite.file import (
     connect,
     enter_wal,
     gone,
+    needs_room,
     transaction,
 )
 from standfast.errors import ConfigError, CorruptData, StandfastError
+from standfast.limits import RESERVE_ROOM_BYTES
+from standfast.system.disks import free_bytes
 from standfast.system.failpoints import failpoint
 from standfast.system.files import create_private
 from standfast.system.forking import OPENING, watch
@@ -71,20 +74,49 @@ class LocalFile:
             create_private(self.path)
             failpoint("file-made")
             self._place, self._state = str(self.path), os.stat(self.path)
-            with contextlib.ExitStack() as undo:
-                self._writer = self._connect(undo)
-                self._install(mark, schema)
-                self._durable = self._connect(undo)
-                self._durable.execute("PRAGMA synchronous = FULL")
-                self._reader = self._connect(undo)
-                self._checkpointing = Checkpointing(self._connect(undo), self.path)
-                undo.pop_all()
-            for conn in (self._writer, self._durable):
-                conn.set_wal_hook(self._checkpointing.note)
+            self._checkpointing = Checkpointing(self.path)
+            self._open(lambda: self._install(mark, schema))
             watch(self)
 
+    def _open(self, install: Callable[[], None] = lambda: None) -> None:
+        """Open it, alone where there is no room for what is needed to share it."""
+        self.alone = False
+        try:
+            self._make_connections(install)
+        except apsw.Error as error:
+            if not needs_room(error):
+                raise
+            self.alone = True
+            self._make_connections(install)
+
+    def _make_connections(self, install: Callable[[], None]) -> None:
+        with contextlib.ExitStack() as undo:
+            self._writer = self._connect(undo)
+            install()
+            self._durable = self._connect(undo)
+            self._durable.execute("PRAGMA synchronous = FULL")
+            self._reader = self._connect(undo)
+            self._checkpointing.conn = self._connect(undo)
+            undo.pop_all()
+        for conn in (self._writer, self._durable):
+            conn.set_wal_hook(self._checkpointing.note)
+
+    def share(self) -> None:
+        """Let other processes use it again, if it is open alone, once there is room for that."""
+        free = free_bytes(self.path.parent) if self.alone else None
+        if free is None or free < RESERVE_ROOM_BYTES:
+            return
+        locks = (self._lock, self._reading, self._checkpointing.lock, OPENING)
+        with mapped(f"opening {self._what} {self.path} anew"), contextlib.ExitStack() as held:
+            for lock in locks:
+                held.enter_context(lock)
+            self._checkpointing.close_connection()
+            for conn in (self._reader, self._durable, self._writer):
+                conn.close(True)
+            self._open()
+
     def _connect(self, undo: contextlib.ExitStack) -> apsw.Connection:
-        conn = connect(self.path, int(BUSY_TIMEOUT_S * 1000))
+        conn = connect(self.path, int(BUSY_TIMEOUT_S * 1000), alone=self.alone)
         undo.callback(conn.close, True)
         conn.execute("PRAGMA synchronous = NORMAL")
         return conn
@@ -279,8 +311,8 @@ class Checkpointing:
     commits does it after all.
     """
 
-    def __init__(self, conn: apsw.Connection, path: Path) -> None:
-        self._conn = conn
+    def __init__(self, path: Path) -> None:
+        self.conn: apsw.Connection | None = None
         self._path = path
         self.lock = threading.Lock()
         self._due = threading.Semaphore(0)
@@ -308,7 +340,8 @@ class Checkpointing:
         self._asked = False
         try:
             with self.lock:
-                self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                if self.conn is not None:
+                    self.conn.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except apsw.Error:
             # The log keeps everything; at its second limit whoever commits hears of it.
             logger.warning("a checkpoint of %s failed", self._path)
@@ -325,4 +358,5 @@ class Checkpointing:
     def close_connection(self) -> None:
         """Close the connection alone.  Idempotent."""
         with contextlib.suppress(apsw.Error):
-            self._conn.close(True)
+            if self.conn is not None:
+                self.conn.close(True)

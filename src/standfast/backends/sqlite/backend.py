@@ -48,6 +48,7 @@ from standfast.backends.sqlite.file import (
     gone,
     inode_of,
     leave_wal,
+    needs_room,
     transaction,
     within,
 )
@@ -126,6 +127,7 @@ class SqliteBackend:
         self._puts: KnownTables | None = None  # and to the one that writes
         self._read_lock = threading.Lock()
         self._in_use = False
+        self._alone = False  # no other process can use the file now
         watch(self)
 
     @property
@@ -203,7 +205,7 @@ class SqliteBackend:
             raise gone(self.path, "the database file")
 
     def _drop_connection(self) -> None:
-        self._adopting = self._in_use = False
+        self._adopting = self._in_use = self._alone = False
         with self._read_lock:
             reader, self._reader = self._reader, None
             self._known = self._puts = None
@@ -221,10 +223,29 @@ class SqliteBackend:
         _close(*inherited)
 
     def _connect(self) -> apsw.Connection:
-        return connect(self.path, self._busy_timeout_ms)
+        return connect(self.path, self._busy_timeout_ms, alone=self._alone)
+
+    def make_room(self) -> None:
+        """On a full disk: the room of the log is free once the file has its pages."""
+        with contextlib.suppress(apsw.Error), self._lock:
+            if self._conn is not None:
+                self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _open(self, *, create: bool) -> apsw.Connection | None:
         """The file as our database; None when it is an empty one and none is to be made."""
+        try:
+            return self._opened(create=create)
+        except apsw.Error as error:
+            if not needs_room(error):
+                raise
+        self._alone = True
+        try:
+            return self._opened(create=create)
+        except BaseException:
+            self._alone = False
+            raise
+
+    def _opened(self, *, create: bool) -> apsw.Connection | None:
         with OPENING:
             if create:
                 create_private(self.path)

@@ -21,6 +21,9 @@ from standfast.errors import ConfigError, CorruptData
 #: How long a transaction waits for another process that writes to the same file.
 BUSY_TIMEOUT_S = 5.0
 
+#: SQLite's way to the file system that keeps the index in memory; not on every system.
+_ALONE = "unix-excl"
+
 Inode = tuple[int, int]
 """What names a file whatever its path: device and number."""
 
@@ -43,11 +46,24 @@ def gone(path: Path, what: str) -> CorruptData:
     )
 
 
-def connect(path: Path, busy_timeout_ms: int) -> apsw.Connection:
-    """A connection to a file that exists."""
-    conn = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+def connect(path: Path, busy_timeout_ms: int, *, alone: bool = False) -> apsw.Connection:
+    """A connection to a file that exists.
+
+    `alone`: its log's index is in memory, so that it opens on a full disk (`needs_room`); other
+    processes find the file locked for as long as it is open.  Source: sqlite.org/vfs.html.
+    """
+    vfs = _ALONE if alone else None
+    conn = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     conn.set_busy_timeout(busy_timeout_ms)
     return conn
+
+
+def needs_room(error: apsw.Error) -> bool:
+    """Whether a file cannot be opened for lack of room for its log's index, and can be `alone`."""
+    full = isinstance(error, apsw.FullError) or (
+        getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
+    )
+    return full and _ALONE in apsw.vfs_names()
 
 
 def enter_wal(conn: apsw.Connection, path: Path, timeout_s: float) -> None:
