@@ -39,16 +39,15 @@ from standfast.backends.postgres import (
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
 from standfast.backends.postgres.errors import RETRIED
 from standfast.backends.postgres.handshake import is_pooled
+from standfast.backends.postgres.known_tables import KnownTables
 from standfast.backends.postgres.read import looking_again
 from standfast.backends.postgres.references import find_references
-from standfast.backends.postgres.session import Sessions, time_left
-from standfast.backends.postgres.table_maker import TableMaker
-from standfast.backends.postgres.tables import Table, find_table, has_schema, lost_table
+from standfast.backends.postgres.session import time_left
+from standfast.backends.postgres.tables import Table, find_table, has_schema
 from standfast.config.settings import Target
 from standfast.document.jsonb import compact
-from standfast.errors import ConfigError, DeadlineExceeded, Unavailable
+from standfast.errors import Unavailable
 from standfast.limits import (
-    DDL_DEADLINE_S,
     INDEX_DEADLINE_S,
     MAX_CONNECTIONS,
     MAX_EXPIRED_ROWS,
@@ -77,7 +76,7 @@ from standfast.system.failpoints import failpoint
 _STREAM_ROWS = 1000
 
 
-class PostgresBackend(Sessions):
+class PostgresBackend(KnownTables):
     """Documents in ordinary PostgreSQL tables, one a collection.
 
     Thread-safe.  Nothing is created before the first write.  Works behind transaction poolers:
@@ -105,14 +104,10 @@ class PostgresBackend(Sessions):
             dedicated,
             lock_timeout_s=lock_timeout_s,
         )
-        self._own = dedicated
         self._lock_timeout_s = lock_timeout_s
-        self._handles: list[PostgresBackend] = []
         self._next_handle = 0
-        self._tables: dict[str, Table] = {}
         self._present: set[Place] = set()
         """Documents that were there when they were last written: a guess that the server checks."""
-        self._maker = TableMaker(self._make_table)
 
     def new_handle(self) -> PostgresBackend:
         """For one thread of the engine: one connection of the set, which only `connect` makes.
@@ -127,7 +122,9 @@ class PostgresBackend(Sessions):
             made._tables, made._maker, made._handles = self._tables, self._maker, self._handles
             made._present = self._present
             self._handles.append(made)
-        return self._handles[index]
+        found = self._handles[index]
+        assert isinstance(found, PostgresBackend), "this method has made it"
+        return found
 
     def connect(
         self,
@@ -186,129 +183,6 @@ class PostgresBackend(Sessions):
                 return None
             row = conn.execute("SELECT identity::text FROM standfast.identity").fetchone()
             return str(row[0]) if row else None
-
-    # ---- tables
-
-    def _table(self, conn: Connection[Any], collection: str) -> Table | None:
-        """The table for reading: known, found as it stands, or None.  Creates nothing."""
-        table = self._tables.get(collection)
-        if table is None:
-            table = find_table(conn, collection, self.schema_of(conn), self.target.trust)
-            if table is not None:
-                self.require_own_schema(table)
-                if table.ready:
-                    self._tables[collection] = table
-        return table
-
-    def require_own_schema(self, table: Table) -> None:
-        """Refuse a table in another schema than this store's, whoever has named that: the URL, or
-        the search path of role, database or URL.  It would be another app's."""
-        self.require_schema(table.collection, table.schema)
-
-    def require_schema(self, collection: str, schema: str) -> None:
-        """Refuse a collection whose table is, or was, in another schema than this."""
-        if schema != self._schema:
-            raise ConfigError(
-                f"collection `{collection}` of this database is in the schema"
-                f" `{schema}`, not in `{self._schema}`",
-                code="other_schema",
-                hint=f"add ?schema={schema} to the URL if the data there is meant; otherwise"
-                " use another database",
-            )
-
-    def make_tables(self, collections: Sequence[str], until: float | None = None) -> None:
-        """Create or adopt what is not ready yet, with a limit of its own.
-
-        `Unavailable("busy")` when that has not ended at this instant, and continues.
-        """
-        missing = [name for name in collections if name not in self._tables]
-        if not missing:
-            return
-        if self.dedicated is not None and not self.dedicated.connected:
-            raise self.dedicated.missing(_creating(missing))
-        if self.dedicated is None or until is None:
-            self._create(missing)
-        else:
-            self._maker.make(missing, until)
-
-    def _make_table(self, collection: str) -> None:
-        """For the thread that makes tables: over the first connection that is there."""
-        connected = [handle for handle in self._handles if handle.connected]
-        for handle in connected[:-1]:
-            try:
-                handle._create([collection])
-                return
-            except Unavailable as error:
-                if error.code not in ("connection", "connection_lost"):
-                    raise
-        (connected or self._handles)[-1]._create([collection])
-
-    def _create(self, collections: Sequence[str]) -> None:
-        doing = _creating(collections)
-        for attempt in range(1, MAX_TRANSACTION_ATTEMPTS + 1):
-            try:
-                with self.unpinned(doing, time.monotonic() + DDL_DEADLINE_S) as conn:
-                    try:
-                        self.writable(conn, collections)
-                        return
-                    except psycopg.Error as error:
-                        if error.sqlstate not in RETRIED or attempt == MAX_TRANSACTION_ATTEMPTS:
-                            raise
-            except DeadlineExceeded as error:
-                # It says nothing of the connection on which others write.
-                raise Unavailable(error.message, code="busy", hint="it is tried again") from None
-
-    def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
-        """Create or adopt, in one transaction of its own, what is not ready yet."""
-        if self._installed:
-            with self.pinned(conn):
-                for name in collections:
-                    self._table(conn, name)
-        missing = [name for name in collections if name not in self._tables]
-        if not missing:
-            return
-        with self.transaction(conn):
-            tables = self._made(conn, missing)
-        self._tables.update(tables)
-
-    def _made(self, conn: Connection[Any], collections: Sequence[str]) -> dict[str, Table]:
-        """Tables made inside the caller's transaction: gone with it when that is refused."""
-        home, trust = self.schema_of(conn), self.target.trust
-        tables = {name: schema.ensure_table(conn, name, home, trust) for name in collections}
-        for table in tables.values():
-            self.require_own_schema(table)
-        failpoint("pg-tables-made")
-        return tables
-
-    def adoptable(self, collection: str) -> str:
-        with self.connection(f"looking at table `{collection}`") as conn:
-            self._tables.pop(collection, None)  # as it is now, whatever was done to it since
-            try:
-                lost = self._lost_table(conn, collection)
-                table = None if lost else self._table(conn, collection)
-                if table is not None:
-                    schema.require_rights(table)
-                schema.require_privileges(conn, table, self.schema_of(conn))
-                if has_schema(conn) and (lacking := differences.missing_grants(conn, _LOADED)):
-                    raise ConfigError(
-                        f"this role lacks the right {', '.join(lacking)}",
-                        code="no_rights",
-                        hint="hand a DBA the output of `standfast schema sql`",
-                    )
-            except ConfigError as error:
-                return f"{error.message} ({error.hint})"
-        return ""
-
-    def lost_table(self, collection: str) -> bool:
-        with self.connection(f"looking at table `{collection}`") as conn:
-            return self._lost_table(conn, collection)
-
-    def _lost_table(self, conn: Connection[Any], collection: str) -> bool:
-        place = lost_table(conn, collection)
-        if place is not None:
-            self._tables.pop(collection, None)
-            self.require_schema(collection, place[0])
-        return place is not None
 
     def incarnation(self, collection: str, *, deadline: float | None = None) -> str | None:
         with self.connection(f"looking at `{collection}`", deadline) as conn:
@@ -438,15 +312,6 @@ class PostgresBackend(Sessions):
                 with self.transaction(conn, deadline=deadline):
                     schema.install(conn, self.target.trust)
 
-    def table_of(self, collection: str) -> Table:
-        """The table of a collection that was made writable."""
-        table = self._tables.get(collection)
-        if table is None:  # another thread has found that it was changed
-            raise Unavailable(
-                f"the table of `{collection}` is looked at again", code="busy", hint="try again"
-            )
-        return table
-
     def _put(
         self, ops: Sequence[Op], options: write.TransactionOptions, deadline: float | None
     ) -> Applied | None:
@@ -553,18 +418,6 @@ class PostgresBackend(Sessions):
     def resolve_conflict(self, number: int, resolution: str) -> bool:
         with self.connection("resolving a conflict") as conn:
             return has_schema(conn) and conflicts.resolve(conn, number, resolution)
-
-    def _forget_tables(self, error: psycopg.Error | write.UnregisteredError) -> bool:
-        """After a table was dropped or changed under us, look at all of them again.
-
-        Returns whether it was: they are looked at again, which other threads may have begun.
-        """
-        changed = isinstance(error, write.UnregisteredError) or (
-            (error.sqlstate or "").startswith(("42", "0A"))
-        )
-        if changed:
-            self._tables.clear()
-        return changed
 
     def close_lane(self, lane: str) -> None:
         with self.connection("closing the lane") as conn:
@@ -778,11 +631,3 @@ class PostgresBackend(Sessions):
                 "SELECT key FROM standfast.tombstones WHERE collection = %s", (collection,)
             )
             return {key for (key,) in found}
-
-
-#: Tables of the bookkeeping to which a load writes.
-_LOADED = ("collections", "changes", "tombstones", "runs")
-
-
-def _creating(collections: Sequence[str]) -> str:
-    return "creating " + ", ".join(f"`{name}`" for name in collections)
