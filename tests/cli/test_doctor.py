@@ -140,7 +140,7 @@ SQL = {
     "triggers that are switched off": Broken(
         "ALTER TABLE views DISABLE TRIGGER USER",
         "installation",
-        "trigger standfast_log_update is switched off",
+        "trigger standfast_check_insert is switched off",
         "ALTER TABLE views ENABLE TRIGGER USER",
         "warn",
     ),

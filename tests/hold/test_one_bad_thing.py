@@ -123,8 +123,8 @@ TABLE_FAULTS = (
             TRIGGER.format(body="RETURN NEW")
             # A catalogue that is damaged: the server answers XX000, and names no function.
             + "; UPDATE pg_trigger SET tgfoid = 4294967295 WHERE tgname = 'a'; "
-            "ALTER TABLE t DISABLE TRIGGER standfast_log_insert;"
-            "ALTER TABLE t ENABLE TRIGGER standfast_log_insert",
+            "ALTER TABLE t DISABLE TRIGGER standfast_check_insert;"
+            "ALTER TABLE t ENABLE TRIGGER standfast_check_insert",
             "UPDATE pg_trigger SET tgfoid = 'judge'::regproc WHERE tgname = 'a'; " + DROPPED,
         ),
     }

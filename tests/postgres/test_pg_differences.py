@@ -47,7 +47,7 @@ CHANGES = [
     ("CREATE FUNCTION standfast.more() RETURNS int LANGUAGE sql AS 'SELECT 1'", "is not one of"),
     ("DROP FUNCTION standfast.bury", "function standfast.bury is missing"),
     ("ALTER TABLE standfast.lanes DISABLE ROW LEVEL SECURITY", "row security is off"),
-    ("DROP TRIGGER standfast_log_delete ON things", "trigger standfast_log_delete is missing"),
+    ("DROP TRIGGER standfast_check_insert ON things", "trigger standfast_check_insert is missing"),
     ("ALTER TABLE things DISABLE TRIGGER standfast_stamp_insert", "is switched off or not ours"),
 ]
 

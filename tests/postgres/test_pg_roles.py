@@ -124,6 +124,14 @@ def a_domain(role: str) -> str:
 ATTACKS = [a_cast, a_view, a_domain]
 
 
+def in_vain(attack: Any, strike: Callable[[], Any]) -> None:
+    """It is refused, or does nothing: no function has a transition table any more."""
+    if attack is a_view:
+        strike()
+    else:
+        blocked(strike, "SF003")
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_the_attacks_work_on_version_2(role: str, pg_database: str, db: Sql, attack: Any) -> None:
     """What version 2 left behind made any role of the database a superuser (the tests are real)."""
@@ -154,7 +162,7 @@ def test_who_may_use_the_functions_gets_no_rights_of_their_owner(
     ):
         db(f"ALTER FUNCTION {function[0]} OWNER TO CURRENT_USER")
     with Sql(app.url) as theirs:
-        blocked(lambda: theirs(attack(app.name)), "SF003")
+        in_vain(attack, lambda: theirs(attack(app.name)))
     assert not is_superuser(db, app.name)
 
 
@@ -168,7 +176,7 @@ def test_a_trigger_made_under_version_2_is_harmless_after_the_migration(
         theirs(prepare)
         db(script(db.connection, "public", [], ScriptOptions(owner=f"{role}_owner")))
         try:
-            blocked(lambda: theirs("INSERT INTO trap" + strike), "SF003")
+            in_vain(attack, lambda: theirs("INSERT INTO trap" + strike))
             assert not is_superuser(db, role)
         finally:
             db("DROP SCHEMA standfast CASCADE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -174,7 +175,7 @@ def test_change_of_a_key(store: Store, db: Sql) -> None:
 
 
 def test_upsert(store: Store, db: Sql) -> None:
-    """INSERT ... ON CONFLICT: what bots write; one log row for each kind of row that it touched."""
+    """INSERT ... ON CONFLICT: what bots write; one log row for all that it touched."""
     statement = (
         "INSERT INTO things (key, data) VALUES ('1', %s), ('2', %s) ON CONFLICT (key)"
         " DO UPDATE SET data = excluded.data, updated_at = now()"
@@ -184,7 +185,7 @@ def test_upsert(store: Store, db: Sql) -> None:
     db(statement, "10", "20")
     assert dict(store["things"].items()) == {"1": 10, "2": 20}
     assert (version(store, "1"), version(store, "2")) == (2, 1)
-    assert sorted(db.changes()) == [("things", ["1"]), ("things", ["2"])]
+    assert db.changes() == [("things", ["1", "2"])]
     db(statement, "10", "21")
     assert (version(store, "1"), version(store, "2")) == (2, 2)
     assert db.changes() == [("things", ["2"])]
@@ -206,7 +207,7 @@ def test_merge_and_writing_queries(store: Store, db: Sql) -> None:
     assert dict(store["things"].items()) == {"1": 5, "2": 6}
     assert (version(store, "1"), version(store, "2")) == (2, 1)
     db("WITH gone AS (DELETE FROM things WHERE key = '1' RETURNING data) SELECT * FROM gone")
-    assert sorted(db.changes()) == [("things", ["1"]), ("things", ["1"]), ("things", ["2"])]
+    assert db.changes() == [("things", ["1", "2"]), ("things", ["1"])]
 
 
 def test_copy(store: Store, db: Sql) -> None:
@@ -250,6 +251,36 @@ def test_large_statements_are_not_listed(store: Store, db: Sql, rows: int) -> No
     db("UPDATE things SET data = '2'")
     db("DELETE FROM things")
     assert db.changes() == [("things", listed)] * 3
+
+
+def test_a_transaction_is_logged_by_collection(store: Store, db: Sql) -> None:
+    """What another program does in a transaction is a row of the log for each collection in turn,
+    a key once; what it takes back is not in it."""
+    store["others"].put("1", 1)
+    db.changes()
+    with db.connection.transaction():
+        db("INSERT INTO things (key, data) VALUES ('1', '1')")
+        db("UPDATE things SET data = '2'")
+        db("SAVEPOINT a")
+        db("INSERT INTO others (key, data) VALUES ('gone', '1')")
+        db("ROLLBACK TO a")
+        db("INSERT INTO things (key, data) VALUES ('2', '1')")
+        db("DELETE FROM others")
+        db("UPDATE things SET data = '3' WHERE key = '2'")
+    found = db("SELECT count(DISTINCT xid) FROM standfast.changes")
+    assert found == [(1,)]
+    assert db.changes() == [("things", ["1", "2"]), ("others", ["1"]), ("things", ["2"])]
+
+
+def test_settings_of_others_do_not_reach_the_log(store: Store, db: Sql) -> None:
+    """The row that a transaction continues is one of its own, whatever its settings say."""
+    store["things"].put("1", 1)
+    number = db.one("SELECT max(id) FROM standfast.changes")
+    with db.connection.transaction():
+        db("SELECT set_config('standfast.log_id', %s, true)", str(number))
+        db("SELECT set_config('standfast.log_of', 'things', true)")
+        db("INSERT INTO things (key, data) VALUES ('2', '2')")
+    assert db.changes() == [("things", ["1"]), ("things", ["2"])]
 
 
 def test_our_writes_are_logged_once(store: Store, db: Sql) -> None:
@@ -369,6 +400,129 @@ def test_a_hostile_search_path(role: str, pg_database: str, db: Sql) -> None:
         plain("SET search_path = evil, public")
         plain("INSERT INTO public.things (key, data) VALUES ('2', '2')")
     assert db.changes() == [("things", ["2"])]
+
+
+# ---- transactions of other isolation levels -----------------------------------------------------
+
+
+@pytest.fixture(params=["REPEATABLE READ", "SERIALIZABLE"])
+def old(request: pytest.FixtureRequest, pg_database: str, store: Store) -> Iterator[Sql]:
+    """A foreign transaction of this level, whose snapshot shows two documents."""
+    store["things"].put("1", 1)
+    store["things"].put("other", 1)
+    with Sql(pg_database) as theirs:
+        theirs(f"BEGIN ISOLATION LEVEL {request.param}")
+        theirs("SELECT count(*) FROM pg_class")
+        yield theirs
+
+
+#: What happens to document `1` after the snapshot, and the highest version that it had.
+PAST = {"deleted": 2, "deleted twice": 4, "forgotten": 2, "truncated": 2}
+
+
+def pass_away(store: Store, db: Sql, how: str) -> None:
+    things = store["things"]
+    if how == "truncated":
+        db("TRUNCATE things")
+        return
+    things.delete("1")
+    if how == "deleted twice":
+        things.put("1", 2)
+        things.delete("1")
+    if how == "forgotten":
+        db("UPDATE standfast.tombstones SET deleted_at = 'epoch'")
+        store.calls.engine.primary.trim()
+        assert tombstones(db) == {}
+
+
+@pytest.mark.parametrize("how", PAST)
+def test_an_insert_of_an_old_snapshot(store: Store, db: Sql, old: Sql, how: str) -> None:
+    """R17: a version is never given twice: a transaction that cannot see that a document was
+    deleted is refused when it makes it anew (40001), and the next one goes on above."""
+    pass_away(store, db, how)
+    insert = "INSERT INTO things (key, data) VALUES ('1', '2')"
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        old(insert)
+    old("ROLLBACK")
+    db(insert)
+    found = version(store, "1")
+    assert found is not None
+    assert found > PAST[how]
+
+
+@pytest.mark.parametrize("how", sorted(PAST.keys() - {"truncated"}))
+def test_a_rename_of_an_old_snapshot(store: Store, db: Sql, old: Sql, how: str) -> None:
+    """R17: the same where a document gets the key of another that is gone meanwhile."""
+    pass_away(store, db, how)
+    rename = "UPDATE things SET key = '1' WHERE key = 'other'"
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        old(rename)
+    old("ROLLBACK")
+    db(rename)
+    found = version(store, "1")
+    assert found is not None
+    assert found > PAST[how]
+
+
+def test_a_truncate_of_an_old_snapshot(store: Store, old: Sql) -> None:
+    """R17: it removes versions too that it cannot see: what is made afterwards is above them."""
+    for number in range(5):
+        store["things"].put("1", number)
+    old("TRUNCATE things")
+    old("COMMIT")
+    assert store["things"].put("1", 1).version > 6
+
+
+def test_an_old_snapshot_writes_all_else(store: Store, db: Sql, old: Sql) -> None:
+    """Only what is gone meanwhile is refused: new documents, and such as were deleted before or in
+    the same transaction, are made as in any other, and leave no trace."""
+    store["things"].delete("1")
+    old("INSERT INTO things (key, data) VALUES ('new', '1')")
+    old("DELETE FROM things WHERE key = 'other'")
+    old("INSERT INTO things (key, data) VALUES ('other', '2')")
+    old("UPDATE things SET key = 'newer' WHERE key = 'new'")
+    old("COMMIT")
+    assert (version(store, "newer"), version(store, "other")) == (2, 3)
+    assert tombstones(db) == {"1": 2, "other": 2, "new": 2}
+
+
+def test_a_rename_to_a_place_that_was_forgotten(store: Store, db: Sql) -> None:
+    """R17: a document that gets the key of one whose tombstone is gone is above its versions."""
+    for number in range(5):
+        store["things"].put("1", number)
+    store["things"].put("other", 1)
+    pass_away(store, db, "forgotten")
+    db("UPDATE things SET key = '1' WHERE key = 'other'")
+    found = version(store, "1")
+    assert found is not None
+    assert found > 6
+
+
+def test_an_insert_beside_a_delete(store: Store, pg_database: str, db: Sql) -> None:
+    """R17: a document that others make and delete after a foreign INSERT has looked for it, and
+    before it has its place, is not made again below them."""
+    db(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$"
+    )
+    db(
+        "CREATE TRIGGER z BEFORE INSERT ON things FOR EACH ROW WHEN (NEW.data = '99')"
+        " EXECUTE FUNCTION wait()"
+    )
+    insert = "INSERT INTO things (key, data) VALUES ('1', '99')"
+    with Sql(pg_database) as theirs, ThreadPoolExecutor(1) as pool:
+        with db.connection.transaction():
+            db("SELECT pg_advisory_xact_lock(7)")
+            asked = pool.submit(theirs, insert)
+            with Sql(pg_database) as watching:
+                while not watching("SELECT 1 FROM pg_locks WHERE NOT granted"):
+                    assert not asked.done()
+            store["things"].put("1", 1)
+            store["things"].delete("1")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            asked.result()
+    db(insert)
+    assert version(store, "1") == 3
 
 
 # ---- triggers of others -------------------------------------------------------------------------

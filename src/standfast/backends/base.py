@@ -36,7 +36,7 @@ from standfast.ops.types import (
 )
 
 #: The schema that this version of the library writes and understands.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def migrations(database: str) -> list[tuple[int, str]]:

@@ -14,7 +14,7 @@ from psycopg import Connection
 
 from standfast.backends.base import migrations
 from standfast.backends.postgres.script import FUNCTIONS, GRANTS
-from standfast.backends.postgres.tables import TRIGGERS
+from standfast.backends.postgres.tables import OBSOLETE, TRIGGERS
 
 _FUNCTION = re.compile(
     r"CREATE (?:OR REPLACE )?FUNCTION standfast\.(\w+)\(([^()]*)\)(?: RETURNS \w+)?\s+"
@@ -178,6 +178,8 @@ def _triggers(conn: Connection[Any]) -> Iterator[str]:
     for collection, found in tables.items():
         for name in sorted({name for name, *_ in TRIGGERS} - found):
             yield f"collection `{collection}`: trigger {name} is missing"
+        for name in sorted(found & OBSOLETE):
+            yield f"collection `{collection}`: trigger {name} is of an earlier version, and slow"
 
 
 def _session(conn: Connection[Any]) -> Iterator[str]:

@@ -62,6 +62,8 @@ _COMMON: dict[LiteralString, LiteralString] = {
     UPDATE standfast.lanes SET watermark = $5, outcomes = '[]', updated_at = now()
      WHERE lane = $1 AND generation = 0 AND state = 'open'
        AND watermark >= $3 AND watermark < $4 RETURNING 1)""",
+    "logged": """logged AS (
+    INSERT INTO standfast.changes (collection, keys) SELECT $11, <keys> FROM passed)""",
     "again": """updated_at = now(),
            created_at = CASE WHEN t.expires_at <= now() THEN now() ELSE t.created_at END""",
     "returned": "t.version, {created_sent} AS created, {expires_sent} AS expires",
@@ -80,6 +82,7 @@ _TAKES = parameters(
     *(TEXT, INT8, INT8, INT8S, INT8S),
 )
 _MANY: dict[LiteralString, LiteralString] = {
+    "keys": "CASE WHEN $12 <= 1000 THEN $6 END",
     "rows": """(SELECT * FROM unnest($14::{key_type}[], $7, $8, $9, $10, $15)
                         AS u(key, data, keep, raw, ttl, times) ORDER BY {new_order}) u""",
     "raw": "coalesce(u.raw, CASE WHEN u.keep THEN u.data END)",
@@ -100,7 +103,8 @@ done AS (
     ON CONFLICT ({key}) DO UPDATE SET data = excluded.data, raw = excluded.raw,
            version = t.version + excluded.version - <floor>, expires_at = excluded.expires_at,
            <again>
-    RETURNING {key_text} AS key, <returned>)
+    RETURNING {key_text} AS key, <returned>),
+<logged>
 SELECT key, <result>, watermarks
   FROM standfast.finish_puts((SELECT count(*) FROM done d WHERE d.key = ANY ($6)), $12, $11, $6,
                              <floor>, $2, <until>)
@@ -122,6 +126,7 @@ done AS (
       FROM passed, <rows>, {table} AS seen
      WHERE seen.{key} = u.key AND t.ctid = seen.ctid
     RETURNING {key_text} AS key, <returned>, t.{key} = u.key AS kept),
+<logged>,
 checked AS MATERIALIZED (SELECT <checked> AS failed FROM done d)
 SELECT key, <result>, <others>
   FROM checked JOIN done ON failed IS NULL
@@ -134,10 +139,10 @@ SELECT key, <result>, <others>
 _BY_TEXT: dict[LiteralString, LiteralString] = {
     form: form.replace("$14::{key_type}[]", "$6") for form in (_PUT, _CHANGE)
 }
-#: What `$1` to `$11` are for a single document: lane, directory, the watermark that is expected,
+#: What `$1` to `$12` are for a single document: lane, directory, the watermark that is expected,
 #: the sequence twice, key, `data`, whether `raw` is the same text, `raw` where it is another one,
-#: time to live, expiry.
-_TAKES_ONE = parameters(UUID, UUID, INT8, INT8, INT8, TEXT, TEXT, BOOL, TEXT, INT8, INT8)
+#: time to live, collection, expiry.
+_TAKES_ONE = parameters(UUID, UUID, INT8, INT8, INT8, TEXT, TEXT, BOOL, TEXT, INT8, TEXT, INT8)
 #: The same for one document.
 _CHANGE_ONE: LiteralString = _made_of(
     """
@@ -148,12 +153,17 @@ done AS (
            expires_at = now() + $10 * interval '1 microsecond', <again>
       FROM passed, {table} AS seen
      WHERE seen.{key} = $6::{key_type} AND t.ctid = seen.ctid
-    RETURNING <returned>, t.{key} = $6::{key_type} AS kept)
+    RETURNING <returned>, t.{key} = $6::{key_type} AS kept),
+<logged>
 SELECT <checked>, <result>, <others>
   FROM (SELECT 1) AS one LEFT JOIN done AS d ON true
 """,
     _COMMON,
-    {"fine": "d.kept", "until": "to_timestamp(0) + $11 * interval '1 microsecond'"},
+    {
+        "fine": "d.kept",
+        "keys": "ARRAY[$6]",
+        "until": "to_timestamp(0) + $12 * interval '1 microsecond'",
+    },
 )
 _YES, _NO = b"\1", b"\0"
 
@@ -228,7 +238,7 @@ def _change_one(
         *(op.lane.encode(), options.directory.encode() if options.directory else None),
         *(int8(options.expected_watermark), int8(op.seq), int8(op.seq)),
         *(op.key.encode(), data, keep, raw[0] if raw else None),
-        *(int8(op.ttl_us) if op.ttl_us else None, _instant(options)),
+        *(int8(op.ttl_us) if op.ttl_us else None, table.collection.encode(), _instant(options)),
     )
     return fetch(conn, statement(table, _CHANGE_ONE), _TAKES_ONE, values)
 

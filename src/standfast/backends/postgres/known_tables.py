@@ -121,11 +121,13 @@ class KnownTables(Sessions):
                 for name in collections:
                     self._table(conn, name)
         missing = [name for name in collections if name not in self._tables]
-        if not missing:
-            return
-        with self.transaction(conn):
-            tables = self._made(conn, missing)
-        self._tables.update(tables)
+        if missing:
+            with self.transaction(conn):
+                tables = self._made(conn, missing)
+            self._tables.update(tables)
+        for name in collections:
+            if (table := self._tables.get(name)) is not None:
+                schema.tidy_table(conn, table)
 
     def _made(self, conn: Connection[Any], collections: Sequence[str]) -> dict[str, Table]:
         """Tables made inside the caller's transaction: gone with it when that is refused."""

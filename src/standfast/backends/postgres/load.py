@@ -160,8 +160,9 @@ def quick_inserts(conn: Connection[Any], table: Table) -> Generator[None]:
     """Put our triggers for foreign inserts to sleep, inside this transaction alone.
 
     They would do nothing, but a BEFORE trigger makes COPY insert row by row, and a transition
-    table copies every row.  No other process inserts meanwhile: the table is locked.  Afterwards
-    each fires when it did before: an administrator may have made it ENABLE ALWAYS, or disabled it.
+    table, of an earlier version's trigger, copies every row.  No other process inserts meanwhile:
+    the table is locked.  Afterwards each fires when it did before: an administrator may have made
+    it ENABLE ALWAYS, or disabled it.
     """
     found = conn.execute(_AWAKE, (table.schema, table.name)) if table.owned else ()
     awake = [(sql.Identifier(name), sql.SQL(_ENABLE[fires])) for name, fires in found]
@@ -177,7 +178,7 @@ _AWAKE = (
     "SELECT t.tgname::text, t.tgenabled::text FROM pg_trigger t"
     " JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = %s AND c.relname = %s AND t.tgenabled <> 'D'"
-    " AND t.tgname IN ('standfast_stamp_insert', 'standfast_log_insert')"
+    " AND t.tgname IN ('standfast_stamp_insert', 'standfast_check_insert', 'standfast_log_insert')"
 )
 #: By `pg_trigger.tgenabled`.  Source: PostgreSQL's documentation, "pg_trigger", "ALTER TABLE".
 _ENABLE: dict[str, LiteralString] = {

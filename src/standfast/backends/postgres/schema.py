@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, LiteralString, cast
 
 import msgspec
+import psycopg
 from psycopg import Connection, sql
 
 from standfast.backends.base import SCHEMA_VERSION, migrations
@@ -23,6 +24,7 @@ from standfast.backends.postgres.tables import (
     lost_table,
     remake_statements,
     require_rights,
+    tidy_statements,
 )
 from standfast.backends.postgres.trust import refuse_stranger, require_trusted, strangers
 from standfast.errors import ConfigError
@@ -145,6 +147,25 @@ def ensure_table(
         raise no_identity("the database")
     assert table.ready, "a table that was just created or adopted is ready"
     return table
+
+
+#: How long others may have to wait for the locks that taking triggers off a table needs.
+_TIDY_WAIT = "100ms"
+
+
+def tidy_table(conn: Connection[Any], table: Table) -> None:
+    """Take triggers of earlier versions off a table, unless it is in use: the next process tries
+    again, and `doctor` names them."""
+    statements = tidy_statements(table)
+    if not statements or not table.owned:
+        return
+    try:
+        with conn.transaction():
+            conn.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (_TIDY_WAIT,))
+            for statement in statements:
+                conn.execute(statement)
+    except psycopg.errors.LockNotAvailable:
+        pass
 
 
 def remake_table(

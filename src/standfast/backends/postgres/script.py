@@ -14,7 +14,7 @@ from psycopg import Connection, sql
 
 from standfast.backends.base import migrations
 from standfast.backends.postgres.schema import index_statement, schema_version, table_statements
-from standfast.backends.postgres.tables import find_table
+from standfast.backends.postgres.tables import find_table, tidy_statements
 from standfast.backends.postgres.trust import refusal, tables
 from standfast.errors import ConfigError
 
@@ -128,8 +128,8 @@ def script(
 ) -> str:
     """The bookkeeping, the tables of these collections, and the rights of the role, in one script.
 
-    With a connection, tables that exist are adopted; without one they are created.  Run again, the
-    script changes nothing.
+    With a connection, tables that exist are adopted, and those of other collections brought up to
+    date; without one they are created.  Run again, the script changes nothing.
     """
     role, owner, formerly, trusted, _ = options
     parts: list[str | sql.Composable] = ["BEGIN;\n", _PREAMBLE]
@@ -145,6 +145,9 @@ def script(
         parts.append(_statement(refusal(trusted, ours)))
     for collection in collections:
         parts += _table(conn, collection, schema, options)
+    if conn is not None and present:
+        for collection in _others(conn, schema, collections):
+            parts += _renewed(conn, collection, schema, options)
     if role is not None:
         parts.append(grants(role, schema, collections))
     if role is not None and formerly is not None:
@@ -192,9 +195,35 @@ def _table(
     if table is None or not table.ready:
         statements = table_statements(table, collection, schema)
         parts += [check, *map(_statement, statements)]
+    if table is not None:
+        parts += map(_statement, tidy_statements(table))
     if options.indexes:
         parts.append(_statement(index_statement(schema, name)))
     return parts
+
+
+def _others(conn: Connection[Any], schema: str, collections: Sequence[str]) -> list[str]:
+    """The other collections of this schema, whose tables may have triggers of earlier versions."""
+    found = conn.execute(
+        "SELECT k.name FROM standfast.collections k"
+        " WHERE k.table_schema = %s AND k.name <> ALL (%s) ORDER BY k.name",
+        (schema, list(collections)),
+    )
+    return [name for (name,) in found]
+
+
+def _renewed(
+    conn: Connection[Any], collection: str, schema: str, options: ScriptOptions
+) -> list[str | sql.Composable]:
+    """What a table that is there lacks; nobody gets a right on it that they do not have."""
+    try:
+        table = find_table(conn, collection, schema, options.trusted)
+    except ConfigError:
+        return []  # named when it is asked for, or by `doctor`
+    if table is None:
+        return []
+    statements = [] if table.ready else table_statements(table, collection, schema)
+    return [_statement(one) for one in [*statements, *tidy_statements(table)]]
 
 
 def grants(role: str, schema: str, collections: Sequence[str]) -> sql.Composed:

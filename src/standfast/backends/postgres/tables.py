@@ -485,7 +485,10 @@ _ADDED: tuple[tuple[str, LiteralString], ...] = (
 
 
 def adopt_statements(table: Table) -> list[sql.Composed]:
-    """The statements that make an existing table ours; none of them rewrites it."""
+    """The statements that make an existing table ours; none of them rewrites it.
+
+    One that has our columns already needs no lock that shuts its readers out.
+    """
     statements: list[sql.Composed] = []
     for name, definition in _ADDED:
         if name not in table.columns:
@@ -494,9 +497,10 @@ def adopt_statements(table: Table) -> list[sql.Composed]:
                     table.sql, sql.Identifier(name), sql.SQL(definition)
                 )
             )
-    statements.append(
-        sql.SQL("ALTER TABLE {} ALTER COLUMN version SET DEFAULT 0").format(table.sql)
-    )
+    if statements or not table.registered:
+        statements.append(
+            sql.SQL("ALTER TABLE {} ALTER COLUMN version SET DEFAULT 0").format(table.sql)
+        )
     return [
         *statements,
         *_register_statements(
@@ -519,20 +523,9 @@ TRIGGERS: tuple[tuple[str, LiteralString, str], ...] = (
     ),
     ("standfast_stamp_delete", "AFTER DELETE ON {table} FOR EACH ROW", "stamp_delete"),
     (
-        "standfast_log_insert",
-        "AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT {foreign}",
-        "log_insert",
-    ),
-    (
-        "standfast_log_update",
-        "AFTER UPDATE ON {table} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"
-        " FOR EACH STATEMENT {foreign}",
-        "log_update",
-    ),
-    (
-        "standfast_log_delete",
-        "AFTER DELETE ON {table} REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT {foreign}",
-        "log_delete",
+        "standfast_check_insert",
+        "AFTER INSERT ON {table} FOR EACH ROW {foreign}",
+        "check_insert",
     ),
     (
         "standfast_log_truncate",
@@ -540,8 +533,20 @@ TRIGGERS: tuple[tuple[str, LiteralString, str], ...] = (
         "log_truncate",
     ),
 )
-# Our own transactions log what they write themselves; they say so by this setting.
+#: Triggers of earlier versions, which do nothing any more but make every statement copy its rows:
+#: what other programs write is logged by the triggers that stamp and check it.
+OBSOLETE = frozenset({"standfast_log_insert", "standfast_log_update", "standfast_log_delete"})
+# Our own transactions log what they write, and make sure of their versions; they say so by this
+# setting.
 _FOREIGN = "WHEN (coalesce(current_setting('standfast.lane', true), '') = '')"
+
+
+def tidy_statements(table: Table) -> list[sql.Composed]:
+    """The statements that take triggers of earlier versions off a table."""
+    return [
+        sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(name), table.sql)
+        for name in sorted(table.triggers & OBSOLETE)
+    ]
 
 
 def _register_statements(

@@ -39,9 +39,11 @@ _LANES: LiteralString = (
     " WHERE l.generation = 0 AND l.watermark > 0) r WHERE r.age <= %(last)s)))"
     " LIMIT %(rows)s)"
 )
+#: The oldest have the lowest numbers, as nearly as it matters: no index on the time is needed.
 _CHANGES: LiteralString = (
-    "DELETE FROM standfast.changes WHERE id IN (SELECT c.id FROM standfast.changes c"
-    " WHERE c.at < now() - make_interval(secs => %(changes)s) ORDER BY c.at LIMIT %(rows)s)"
+    "DELETE FROM standfast.changes WHERE id IN (SELECT o.id FROM (SELECT c.id, c.at"
+    " FROM standfast.changes c ORDER BY c.id LIMIT %(rows)s) o"
+    " WHERE o.at < now() - make_interval(secs => %(changes)s))"
 )
 #: A version must never be given twice: the collection goes on above what is forgotten (R17).  The
 #: statement of a writer sees either the tombstone or the floor; one of which both hides, since it

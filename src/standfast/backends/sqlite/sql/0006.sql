@@ -1,0 +1,1 @@
+-- Version 6 is about triggers and isolation levels, which are PostgreSQL's.
