@@ -44,8 +44,6 @@ help:  ## list the targets
 demo: $(VENV)/.ready-demo  ## files are moved, PostgreSQL is killed while a bot writes, nothing is lost
 	@$(PY) -m standfast demo $(ARGS)
 
-# These wait for nothing, and each worker collects all of them.
-quick: WORKERS = $(PROCESSORS)
 quick: $(VENV)/.ready-test  ## run the tests that need no server and start no programs
 	@$(PY) -m pytest $(PARALLEL) -m "not pg and not process and not slow" $(ARGS)
 

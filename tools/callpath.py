@@ -3,7 +3,8 @@
     .venv/bin/python tools/callpath.py [--calls] [--url URL]
 
 For each operation, between the caller and the SQL statement and back: calls of functions in
-`src/standfast`, the files that they are in, and the types whose methods they are.  A generator or
+`src/standfast`, the files that they are in, and the types whose methods they are.  What threads do
+at times of their own (connections, files, old rows) is no part of it.  A generator or
 coroutine counts once, however often it is resumed; comprehensions, which newer versions of Python
 inline, do not count.  Each operation is done several times; the median is printed, as a Markdown
 table.  `--calls` lists the calls of each operation as well; without `--url`, of an empty database,
@@ -35,6 +36,11 @@ from support.cluster import Cluster  # noqa: E402
 
 _OURS = str(ROOT / "src" / "standfast") + "/"
 _ROUNDS = 9
+#: Threads whose work no operation asks for, or that do it at a time of their own.
+_BESIDE = frozenset(
+    f"standfast-{name}"
+    for name in ("connector", "connect", "housekeeper", "trimmer", "checkpointer", "watchdog")
+)
 #: Nothing of ours runs any more when no call was made for this long.
 _QUIET_S = 0.05
 _PATIENCE_S = 20.0
@@ -53,7 +59,7 @@ class Trace:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(_OURS) or code.co_name[0] == "<":
             return
-        if id(frame) in self._frames:
+        if id(frame) in self._frames or threading.current_thread().name in _BESIDE:
             return
         self._frames[id(frame)] = frame
         owner = frame.f_locals.get("self")

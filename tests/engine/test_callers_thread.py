@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import standfast
+from standfast.engine.replicated import ReplicatedEngine
 from support.faulty import Fault, Link, Opened, at_once, eventually
 
 
@@ -46,10 +47,18 @@ def threads_of(link: Link, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def alone(engine: ReplicatedEngine) -> None:
+    """Return when the threads of the engine have done what opening gave them to do."""
+    writer, waiting = engine._writer, engine.write_queue
+    eventually(lambda: waiting.is_empty() and not writer._wanted and not writer._role.locked())
+    eventually(lambda: not engine._reader._role.locked() and not engine._reader._wanted)
+
+
 def test_a_lone_caller_does_it_itself(
     opened: Opened, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C5: no other thread is woken for a write or a read of the only caller."""
+    alone(opened[1])
     names = threads_of(link, monkeypatch)
     c = opened[0]["c"]
     c.put("k", 1)

@@ -144,7 +144,7 @@ def alive() -> set[str]:
 
 
 def assert_none_alive() -> None:
-    soon(lambda: not alive(), within_s=5, what=f"{alive()} are left")
+    soon(lambda: not alive(), within_s=30, what=f"{alive()} are left")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_a_damaged_journal_is_salvaged(
     damage_a_page(path)
     far.line.set(max_connections=None)
     with standfast.open(far.url, data_dir=path.parent) as store:
-        wait_direct(store, within_s=8.0)
+        wait_direct(store)
     assert len(on_primary(far.near_url, "c")) > 50
     assert "journal" in caplog.text
 
@@ -210,13 +211,24 @@ def test_a_locked_mirror_holds_up_no_write(pg_database: str, tmp_path: Path) -> 
         with locked(tmp_path / "data" / "mirror.db"):
             start = time.monotonic()
             assert store["c"].put("k", 1).durable_on == "primary"
-            # Far above the 50 ms that are promised, far below the 5 s that SQLite waits.
-            assert time.monotonic() - start < 1.5
+            # Far above the 50 ms that are promised, and below the 5 s that SQLite waits.
+            assert time.monotonic() - start < 4
         assert store["c"].get("k") == 1
 
 
 def test_a_locked_database_stops_no_event_loop(tmp_path: Path) -> None:
-    """D4: embedded, with somebody's lock on the file: a read stops the event loop for no one."""
+    """D4: embedded, with somebody's lock on the file: a read stops the event loop for no one.
+
+    A thread beside it shows what the machine itself does to whoever wants to run every 10 ms.
+    """
+    over = threading.Event()
+    beside = [0.0]
+
+    def watch() -> None:
+        while not over.is_set():
+            start = time.monotonic()
+            time.sleep(0.01)
+            beside.append(time.monotonic() - start)
 
     async def longest_pause() -> float:
         pauses = [0.0]
@@ -241,7 +253,14 @@ def test_a_locked_database_stops_no_event_loop(tmp_path: Path) -> None:
             ticking.cancel()
         return max(pauses)
 
-    assert asyncio.run(longest_pause()) < 0.5
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        longest = asyncio.run(longest_pause())
+    finally:
+        over.set()
+        watching.join()
+    assert longest < 0.5 + 2 * max(beside)
 
 
 def test_a_spool_takes_what_the_journal_cannot(far_pg: MakeFar, tmp_path: Path) -> None:
@@ -267,7 +286,7 @@ def test_a_snapshot_is_written_when_things_are_quiet(pg_database: str, tmp_path:
         wait_direct(store)
         store["c"].put("k", {"a": [1]})
         assert dict(store["c"].items()) == {"k": {"a": [1]}}
-        soon(path.exists, within_s=4.0)
+        soon(path.exists, within_s=20.0)
         assert json.loads(path.read_text(encoding="utf-8")) == {"k": {"a": [1]}}
 
 

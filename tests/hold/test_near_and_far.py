@@ -26,11 +26,13 @@ from support.cluster import Cluster
 from support.crash_disk import why_no_mounts
 from support.far import Far, FarPg
 from support.hold import (
+    SOON_S,
     conflicts,
     end_sessions,
     extra_database,
     has,
     in_threads,
+    lateness_s,
     made,
     on_primary,
     run,
@@ -41,8 +43,6 @@ from support.pg import url_as
 from support.proxy import Proxy
 
 MakeFar = Callable[..., FarPg]
-#: How long after opening a store that can reach its primary is direct.
-DIRECT_S = 5.0
 
 RTTS = [
     pytest.param(60, None, id="60ms", marks=pytest.mark.slow),
@@ -73,13 +73,13 @@ def test_a_far_primary_is_reached(
 
     begun = time.monotonic()
     with standfast.open(far.url, data_dir=tmp_path / "data") as store:
-        wait_direct(store, within_s=DIRECT_S)
+        wait_direct(store)
         took_since(begun, "direct")
         begun = time.monotonic()
         store["c"].put("k", 1)
-        soon(has(far.near_url, "c", ["k"]), within_s=DIRECT_S)
+        soon(has(far.near_url, "c", ["k"]), within_s=SOON_S)
         took_since(begun, "first put")
-        wait_direct(store, within_s=DIRECT_S)
+        wait_direct(store)
         assert store["c"].put("k", 2).durable_on == "primary"
     for command in ("status", "doctor"):
         begun = time.monotonic()
@@ -115,8 +115,8 @@ def test_the_first_write_of_a_collection_from_afar(far_pg: MakeFar, tmp_path: Pa
         wait_direct(store)
         far.line.set(rtt_s=0.045)
         store["c"].put("k", 1)
-        soon(has(far.near_url, "c", ["k"]), within_s=DIRECT_S)
-        wait_direct(store, within_s=DIRECT_S)
+        soon(has(far.near_url, "c", ["k"]), within_s=SOON_S)
+        wait_direct(store)
 
 
 def test_a_write_that_the_server_is_slow_with_arrives(pg_database: str, tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_a_write_that_the_server_is_slow_with_arrives(pg_database: str, tmp_path
         slow_trigger(pg_database, "slow", seconds=1.5)
         store["slow"].put("k", 1)
         store["other"].put("k", 1)
-        soon(has(pg_database, "other", ["k"]), within_s=DIRECT_S)
-        soon(has(pg_database, "slow", ["k"]), within_s=DIRECT_S)
+        soon(has(pg_database, "other", ["k"]), within_s=SOON_S)
+        soon(has(pg_database, "slow", ["k"]), within_s=SOON_S)
 
 
 def slow_trigger(url: str, table: str, *, seconds: float) -> None:
@@ -159,7 +159,7 @@ def test_a_journal_drains_over_a_thin_line(
             for number in range(count):
                 store["c"].put(str(number), secrets.token_hex(size // 2))
         far.line.set(up_bytes_s=600_000)
-        wait_direct(store, within_s=8.0)
+        wait_direct(store)
         assert len(on_primary(far.near_url, "c")) == count + 1
 
 
@@ -180,7 +180,7 @@ def test_a_slow_function_for_conflicts_has_its_time(far_pg: MakeFar, tmp_path: P
             with standfast.open(far.near_url, data_dir=tmp_path / "other") as other:
                 wait_direct(other)
                 other["c"].put("k", {"a": 2})
-        wait_direct(store, within_s=DIRECT_S)
+        wait_direct(store)
         assert len(conflicts(far.near_url)) == 1
 
 
@@ -237,6 +237,20 @@ def test_a_reply_that_is_still_arriving_is_no_outage(
         assert store.health().state == "direct"
 
 
+#: Made beside calls with a deadline of 0.4 s.
+WAITS: list[Callable[[], object]] = [lambda: threading.Event().wait(0.5)] * 6
+
+
+def assert_by_the_deadline(took: list[float]) -> None:
+    """All calls before the WAITS were answered in 0.4 s and 0.1 s, as far as the machine let them.
+
+    Beside this half a second is left for what the calls do, and each may be kept waiting where two
+    threads hand over to each other; a queue that is not counted shows in multiples of the deadline.
+    """
+    late_s = lateness_s(took[-len(WAITS) :], 0.5)
+    assert max(took[: -len(WAITS)]) < 0.4 + 0.1 + 0.5 + 3 * late_s
+
+
 @pytest.mark.parametrize("call", ["count", "find", "health", "outcome", "collections", "index"])
 def test_no_call_waits_longer_than_its_deadline(
     pg_cluster: Cluster, pg_database: str, tmp_path: Path, call: str
@@ -258,10 +272,9 @@ def test_no_call_waits_longer_than_its_deadline(
             "index": lambda: store.create_index("c"),
         }
         proxy.blackhole()
-        longest = max(in_threads([calls[call]] * 12))
+        took = in_threads([calls[call]] * 12 + WAITS)
         proxy.heal()
-        # The machine may be busy; a queue that is not counted shows in multiples of the deadline.
-        assert longest < 0.4 + 0.1 + 0.5
+        assert_by_the_deadline(took)
 
 
 def test_no_scan_waits_behind_what_takes_long(
@@ -282,10 +295,10 @@ def test_no_scan_waits_behind_what_takes_long(
         beside = threading.Thread(target=in_threads, args=(long,))
         beside.start()
         calls = [store["c"].count, lambda: list(store["c"].items()), store.collections]
-        longest = max(in_threads(calls * 3))
+        took = in_threads(calls * 3 + WAITS)
         proxy.heal()
         beside.join()
-        assert longest < 0.4 + 0.1 + 0.5
+        assert_by_the_deadline(took)
 
 
 _TWO_ADDRESSES = """
@@ -362,7 +375,7 @@ def test_a_role_with_few_connections(pg_admin_url: str, tmp_path: Path, limit: i
                 admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(role, role))
                 data_dir = tmp_path / "data"
                 with standfast.open(url_as(url, name), data_dir=data_dir, deadline_s=2.0) as store:
-                    wait_direct(store, within_s=DIRECT_S)
+                    wait_direct(store)
                     assert store["c"].put("k", 1).durable_on == "primary"
                     assert store["c"].read("k").source == "primary"  # type: ignore[union-attr]
                     assert store["c"].count() == 1

@@ -23,6 +23,7 @@ from support import backends
 from support.cluster import Cluster
 from support.far import Far, FarPg
 from support.hold import (
+    SOON_S,
     conflicts,
     extra_database,
     has,
@@ -37,8 +38,6 @@ from support.pgbouncer import pooled, why_no_pgbouncer
 from support.proxy import Proxy
 
 MakeFar = Callable[..., FarPg]
-#: How long after the primary is back everything that can go has gone.
-DRAINED_S = 5.0
 
 
 @pytest.fixture
@@ -84,12 +83,12 @@ def test_a_collection_with_a_fault_is_held_by_itself(
                 store["other"].put(key, 1)
             with Sql(url) as owner:
                 owner(broken)
-        soon(has(admin_url, "other", keys), within_s=DRAINED_S)
-        soon(lambda: store["other"].put("new", 1).durable_on == "primary", within_s=DRAINED_S)
+        soon(has(admin_url, "other", keys), within_s=SOON_S)
+        soon(lambda: store["other"].put("new", 1).durable_on == "primary", within_s=SOON_S)
         assert store.health().cause != "everything is on the primary"
         with Sql(url) as owner:
             owner(mended)
-        soon(has(admin_url, "t", keys), within_s=DRAINED_S)
+        soon(has(admin_url, "t", keys), within_s=SOON_S)
         wait_direct(store)
         assert conflicts(admin_url) == []
 
@@ -160,8 +159,8 @@ def beside_a_fault(
         def arrived() -> bool:
             return sum(len(on_primary(admin_url, name)) for name in names) == 9 + rounds * 25
 
-        soon(arrived, within_s=DRAINED_S)
-        soon(lambda: "`t` is held" in " ".join(store.health().problems), within_s=DRAINED_S)
+        soon(arrived, within_s=SOON_S)
+        soon(lambda: "`t` is held" in " ".join(store.health().problems), within_s=SOON_S)
         with Sql(owner_url) as owner:
             owner(mended)
         soon(lambda: len(on_primary(admin_url, "t")) == 1 + before + rounds * 10, within_s=30)
@@ -207,7 +206,7 @@ def test_a_held_collection_is_named_after_a_restart(
                 store["t"].put("k", 1)
                 with Sql(url) as owner:
                     owner(broken)
-            said = soon(lambda: held(store), within_s=DRAINED_S)
+            said = soon(lambda: held(store), within_s=SOON_S)
         for command in ("doctor", "status"):
             assert said.split(":")[0] in run(line.url(url), data_dir, command).said
         with line.down():
@@ -239,8 +238,8 @@ def test_a_document_that_never_goes_is_isolated(
             for key in ("a", "bad", "b"):
                 store["t"].put(key, 1)
                 store["other"].put(key, 1)
-        soon(has(far.near_url, "other", ["a", "bad", "b"]), within_s=DRAINED_S)
-        soon(has(far.near_url, "t", ["a", "b"]), within_s=DRAINED_S)
+        soon(has(far.near_url, "other", ["a", "bad", "b"]), within_s=SOON_S)
+        soon(has(far.near_url, "t", ["a", "b"]), within_s=SOON_S)
         soon(lambda: conflicts(far.near_url), within_s=60.0)
         wait_direct(store)
         assert [found[:2] for found in conflicts(far.near_url)] == [("t", "bad")]
@@ -375,7 +374,7 @@ def test_an_emptied_table_of_ours_ends_no_thread(
             admin(f"TRUNCATE standfast.{table}")
         use(store)
         assert threads() >= before
-        soon(lambda: use(store) or not store.health().healthy, within_s=DRAINED_S)
+        soon(lambda: use(store) or not store.health().healthy, within_s=SOON_S)
         if store.health().healthy:
             assert on_primary(pg_database, "c")["19"] == 19
 

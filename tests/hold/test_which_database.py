@@ -20,6 +20,7 @@ from support import backends
 from support.cluster import Cluster
 from support.far import Far, FarPg
 from support.hold import (
+    SOON_S,
     conflicts,
     extra_database,
     has,
@@ -33,7 +34,6 @@ from support.hold import (
 from support.pg import Sql, url_as
 
 MakeFar = Callable[..., FarPg]
-DIRECT_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_directory_serves_one_database_at_a_time(far_pg: MakeFar, tmp_path: Pa
                 with contextlib.suppress(AssertionError):
                     soon(has(other_url, "c", keys), within_s=2.0)
         assert not set(keys) & on_primary(other_url, "c").keys(), "they are in another database"
-        soon(has(far.near_url, "c", keys), within_s=DIRECT_S)
+        soon(has(far.near_url, "c", keys), within_s=SOON_S)
         assert other is None
         assert run(other_url, data_dir, "journal", "drain").code == 5
 
@@ -145,7 +145,7 @@ def reads_its_own_writes(url: str, data_dir: Path) -> None:
         assert c.put("k", "own").durable_on == "primary"
         assert c.get("k", consistency="local") == "own"
         with line.down():
-            soon(lambda: store.health().state != "direct" or c.put("x", 1), within_s=5.0)
+            soon(lambda: store.health().state != "direct" or c.put("x", 1), within_s=SOON_S)
             assert c.get("k") == "own"
             c.update("k", lambda value: f"{value}, too")
             assert c.get("k") == "own, too"
@@ -187,20 +187,21 @@ def test_a_restore_under_a_running_app_is_named_and_has_a_way_out(
         store["c"].put("k", "early")
         back_up(mortal)
         soon(
-            lambda: is_direct(store) and store["c"].put("k", 2).durable_on == "primary", within_s=9
+            lambda: is_direct(store) and store["c"].put("k", 2).durable_on == "primary",
+            within_s=SOON_S,
         )
         for number in range(5):
             store["c"].put("k", f"undone {number}")
         restore(mortal)
-        soon(lambda: store["c"].put("after", 1), within_s=DIRECT_S)
-        soon(lambda: is_direct(store) or "went_back" in store.health().cause, within_s=DIRECT_S)
+        soon(lambda: store["c"].put("after", 1), within_s=SOON_S)
+        soon(lambda: is_direct(store) or "went_back" in store.health().cause, within_s=SOON_S)
     if run(mortal_url, data_dir, "status").code:
         assert "went_back" in run(mortal_url, data_dir, "status").said
         assert "went_back" in run(mortal_url, data_dir, "doctor").said
         ran = run(mortal_url, data_dir, "doctor", "--adopt", "--yes")
         assert ran.code == 0, ran.said
     with standfast.open(mortal_url, data_dir=data_dir) as store:
-        wait_direct(store, within_s=DIRECT_S)
+        wait_direct(store)
     assert "after" in on_primary(mortal_url, "c") or conflicts(mortal_url)
 
 
@@ -212,7 +213,7 @@ def test_an_empty_database_at_a_new_address_is_taken_over(pg_database: str, tmp_
     with extra_database(pg_database, f"new_{secrets.token_hex(6)}") as url:
         with standfast.open(url, data_dir=tmp_path / "data") as store:
             store["c"].put("new", 1)
-            wait_direct(store, within_s=DIRECT_S)
+            wait_direct(store)
             assert store["c"].put("newer", 1).durable_on == "primary"
             assert store["c"].get("k", consistency="local") is None
         assert on_primary(url, "c") == {"new": 1, "newer": 1}
@@ -235,7 +236,7 @@ def test_the_same_database_on_a_new_server_is_taken_over(
         line.set(upstream_port=mortal.port)
         line.cut()
         with standfast.open(line.url(app_url), data_dir=tmp_path / "data") as store:
-            wait_direct(store, within_s=DIRECT_S)
+            wait_direct(store)
             assert store["c"].put("k", 2).durable_on == "primary"
             assert store["c"].get("k", consistency="local") == 2
 
@@ -277,7 +278,7 @@ def test_a_clock_that_was_slow_holds_nothing(
             clock(-3 * DAY_S)
             store["c"].put("k", 1)
             clock(0)
-        wait_direct(store, within_s=DIRECT_S)
+        wait_direct(store)
         assert on_primary(far.near_url, "c") == {"first": 1, "k": 1}
 
 
@@ -293,7 +294,7 @@ def test_a_clock_that_was_slow_ends_no_time_to_live(
             clock(-DAY_S / 2)
             store["c"].put("k", 1, ttl_s=3600)
             clock(0)
-        wait_direct(store, within_s=DIRECT_S)
+        wait_direct(store)
         assert store["c"].get("k") == 1
 
 
@@ -309,7 +310,7 @@ def test_a_hold_is_named(far_pg: MakeFar, tmp_path: Path, clock: Callable[[float
     clock(0)
     far.line.set(max_connections=None)
     with standfast.open(far.url, data_dir=tmp_path / "data") as store:
-        soon(lambda: is_direct(store) or "journal_old" in store.health().cause, within_s=DIRECT_S)
+        soon(lambda: is_direct(store) or "journal_old" in store.health().cause, within_s=SOON_S)
 
 
 @pytest.mark.parametrize("call", ["get", "read"])
@@ -351,7 +352,7 @@ def make_elsewhere(url: str, folder: Path, key: str) -> None:
 
 def away(store: Store) -> None:
     """Return when the store knows that its primary is away."""
-    soon(lambda: store["x"].put("x", 1).durable_on == "journal", within_s=5.0)
+    soon(lambda: store["x"].put("x", 1).durable_on == "journal", within_s=SOON_S)
 
 
 @pytest.mark.parametrize("pending", ["the lock", "a change of it"])
@@ -370,7 +371,7 @@ def test_time_to_live_ends_in_an_outage(far_pg: MakeFar, tmp_path: Path, pending
                 locks.put("l", {"n": 1}, ttl_s=1)
             else:
                 locks.patch("l", {"n": 2})
-            soon(lambda: locks.get("l") is None, within_s=4.0)
+            soon(lambda: locks.get("l") is None, within_s=SOON_S)
             locks.put("l", 3, if_absent=True)
         wait_direct(store)
         assert on_primary(far.near_url, "locks")["l"] == 3
@@ -386,7 +387,7 @@ def test_time_to_live_of_what_is_mirrored_ends_in_an_outage(
         store["locks"].put("l", 1, ttl_s=1)
         with far.line.down():
             away(store)
-            soon(lambda: store["locks"].get("l") is None, within_s=4.0)
+            soon(lambda: store["locks"].get("l") is None, within_s=SOON_S)
             store["locks"].put("l", 2, if_absent=True)
         wait_direct(store)
         assert on_primary(far.near_url, "locks") == {"l": 2}

@@ -50,7 +50,7 @@ def run_sequences(first: int, count: int) -> Counter[str]:
 def assert_varied(kinds: Counter[str], sequences: int) -> None:
     """A test of random sequences proves nothing if what it is about does not happen in them."""
     for kind in ("migrated", "rolled back", "rollback refused", "restore", "lose", "give up"):
-        assert kinds[kind] >= sequences // 100, (kind, kinds)
+        assert kinds[kind] > sequences // 100, (kind, kinds)
 
 
 @pytest.mark.process  # it takes seconds

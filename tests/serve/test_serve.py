@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -131,14 +132,17 @@ def test_probes_answer_at_once_while_the_primary_hangs(tmp_path: Path) -> None:
         cluster.freeze()
         try:
             with serving(outage.url, outage.data_dir()) as served:
-                served.ask("/livez")
-                took: list[float] = []
-                for path in ("/livez", "/readyz") * 10:
+
+                def took_s(path: str, status: int) -> float:
                     begun = time.monotonic()
-                    assert served.ask(path).status == 200
-                    took.append(time.monotonic() - begun)
-                # The deadline of a call is 1 s, the limit of a connection 10 s.
-                assert sorted(took)[len(took) // 2] < 0.5
+                    assert served.ask(path).status == status
+                    return time.monotonic() - begun
+
+                paths = ("/livez", "/readyz") * 10
+                took = [(took_s(path, 200), took_s("/nothing", 404)) for path in paths]
+                # The deadline of a call is 1 s, the limit of a connection 10 s; what the machine
+                # needs for an answer shows where nothing is looked at.
+                assert median(probe - nothing for probe, nothing in took) < 0.5
         finally:
             cluster.thaw()
 

@@ -48,9 +48,9 @@ _CONF = {
     "dynamic_shared_memory_type": "mmap",
     "log_line_prefix": "%m [%p] %q%u@%d ",
 }
-#: For servers whose machine never crashes: pages need not be logged whole, either, and nothing
-#: lives long enough to be vacuumed.
-_UNFLUSHED = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+#: For servers whose machine never crashes, and in which nothing lives long enough to be vacuumed.
+_UNFLUSHED = {"fsync": "off", "autovacuum": "off"}
+
 
 #: Ports that servers may get: below the range from which systems take the ports of clients.
 _PORTS = range(15_000, 32_000)

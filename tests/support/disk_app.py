@@ -152,7 +152,7 @@ def restarted(url: str, data_dir: Path, *, away: bool) -> Any:
             line.set(max_connections=None)
             wait_direct(store)
             store["c"].put("later", 1)
-            soon(lambda: not store.health().problems, within_s=4.0)
+            soon(lambda: not store.health().problems, within_s=30.0)
     found["counted"] = on_primary(url, "c")["n"]["x"] - 1
     return found
 

@@ -21,6 +21,9 @@ from support import backends
 from support.cli import Ran, run_cli
 from support.databases import create_database
 
+#: When what has to happen soon counts as not happening: a limit for this test, no promise.
+SOON_S = 30.0
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -124,6 +127,12 @@ def extra_database(url: str, name: str, *, template: str = "template1") -> Itera
         with backends.looking(admin) as connection:
             drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
             connection.execute(drop)
+
+
+def lateness_s(took: Sequence[float], wait_s: float) -> float:
+    """By how much the latest of some plain waits, made beside the calls, came late: a machine that
+    is busy with other things delays all of its threads alike."""
+    return max(took) - wait_s
 
 
 def in_threads(calls: Sequence[Callable[[], object]]) -> list[float]:

@@ -128,7 +128,8 @@ class Moves:
         """So many steps, chosen by weight."""
         choices = (
             *([self.write] * 4 + [self.migrate] * 8 + [self.app_put] * 2 + [self.app_delete] * 2),
-            *(self.roll_back, self.lose, self.save, self.restore, self.give_up, self.repeat),
+            *(self.roll_back, self.roll_back),  # many of them find no run, and few are refused
+            *(self.lose, self.save, self.restore, self.give_up, self.repeat),
         )
         try:
             while steps > 0:
