@@ -17,6 +17,7 @@ from standfast.errors import Unavailable
 from standfast.migrate.plan import Options
 from standfast.migrate.rollback import rollback
 from standfast.migrate.runner import Runner
+from standfast.migrate.steps import Steps
 from support.cluster import Cluster
 from support.crash_files import SOURCES
 from support.crash_snapshot import files_of, look
@@ -140,7 +141,7 @@ def test_before_a_step(cluster: Cluster, fresh: Stage, step: str, fault: Fault) 
 
     paths = [world.app / name for name in SOURCES]
     with closing(mortal_backend(world)) as backend:
-        run = Runner(backend, world.storage, announce=tell).run
+        run = Runner(backend, world.storage, steps=Steps(tell)).run
         with pytest.raises(Unavailable) as caught:
             run(paths, Options(on_conflict="file"))
     assert exit_code(caught.value) == Exit.UNREACHABLE
@@ -162,7 +163,7 @@ def test_after_the_verification_no_server_is_needed(cluster: Cluster, fresh: Sta
 
     with world.backend() as backend:
         paths = [world.app / name for name in SOURCES]
-        result = Runner(backend, world.storage, announce=tell).run(
+        result = Runner(backend, world.storage, steps=Steps(tell)).run(
             paths, Options(on_conflict="file")
         )
     assert result.green
@@ -190,7 +191,7 @@ def test_before_a_rollback(cluster: Cluster, migrated: Stage) -> None:
     """A server that goes before a rollback has begun: Unavailable, and nothing is changed."""
     world = migrated.world
     with closing(mortal_backend(world)) as backend, pytest.raises(Unavailable):
-        rollback(backend, world.storage, migrated.run, announce=lambda *_: cluster.kill())
+        rollback(backend, world.storage, migrated.run, steps=Steps(lambda *_: cluster.kill()))
     cluster.start()
     assert look(world).outcome(written=set()) == migrated.after.outcome(written=set())
 

@@ -14,6 +14,7 @@ from standfast.config.settings import parse_url
 from standfast.errors import ConfigError
 from standfast.migrate.rollback import abandon, rollback
 from standfast.migrate.rundir import RunState, all_runs
+from standfast.migrate.steps import Steps
 from standfast.system.files import cannot_be_moved
 from support.cli import run_cli
 from support.moving import Place
@@ -233,6 +234,6 @@ def test_a_rollback_says_how_far_it_has_come(place: Place) -> None:
     def progress(step: str, done: int, total: int) -> None:
         seen.setdefault(step, set()).add((done, total))
 
-    rollback(place.backend, place.data_dir, str(run), progress=progress)
+    rollback(place.backend, place.data_dir, str(run), steps=Steps(progress=progress))
     assert {(0, 2500), (1000, 2500), (2000, 2500)} <= seen["roll back v"]
     assert (0, 1) in seen["put files back"]

@@ -25,7 +25,7 @@ from standfast.engine import journal, mirror, snapshot
 from standfast.errors import ConfigError, MigrationError, Unavailable
 from standfast.migrate.locking import migration_lock
 from standfast.migrate.rundir import new_run_id
-from standfast.migrate.steps import Announce, Progress, disk_errors, silent
+from standfast.migrate.steps import QUIETLY, Steps, disk_errors
 from standfast.system.failpoints import failpoint
 from standfast.system.files import fsync_directory, make_directory
 
@@ -60,8 +60,7 @@ def promote(
     back: bool = False,
     dry_run: bool = False,
     confirm: Callable[[Promoted], None] = lambda _: None,
-    announce: Announce = silent,
-    progress: Progress = silent,
+    steps: Steps = QUIETLY,
 ) -> Promoted:
     """Move every document of the data directory's embedded database to the PostgreSQL database of
     these settings; with `back`, the other way round.
@@ -91,8 +90,7 @@ def promote(
                 *(source, target, settings.data_dir, choice),
                 dry_run=dry_run,
                 confirm=confirm,
-                announce=announce,
-                progress=progress,
+                steps=steps,
             )
             if back and result.green and not dry_run:
                 names = (mirror.FILE, journal.FILE, snapshot.FOLDER)
@@ -128,10 +126,9 @@ def _move(
     *,
     dry_run: bool,
     confirm: Callable[[Promoted], None],
-    announce: Announce,
-    progress: Progress,
+    steps: Steps,
 ) -> Promoted:
-    announce("plan", f"comparing {source.display} with {target.display}")
+    steps.announce("plan", f"comparing {source.display} with {target.display}")
     with closed_to_others(source) as here:
         failpoint("promote-closed")
         planned = plan(target, lambda: parts_of(here, choice), choice)
@@ -141,8 +138,8 @@ def _move(
         confirm(result)
         if planned.writes:
             reason = f"before everything came from {source.kind}"
-            result.safety = keep_first(target, data_dir, planned, reason, announce, progress)
-            announce("promote", f"writing {planned.writes} document(s) in one transaction")
+            result.safety = keep_first(target, data_dir, planned, reason, steps)
+            steps.announce("promote", f"writing {planned.writes} document(s) in one transaction")
             result.run = new_run_id()
             execute(target, lambda: parts_of(here, choice), choice, planned, run=result.run)
         failpoint("promote-copied")

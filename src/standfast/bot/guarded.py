@@ -127,14 +127,9 @@ class _OnePlace:
         return [row for row in rows if row.key == self._key]
 
     def observe(
-        self,
-        collection: str,
-        keys: Sequence[str],
-        *,
-        directory: str | None = None,
-        deadline: float | None = None,
+        self, collection: str, keys: Sequence[str], *, deadline: float | None = None
     ) -> Observed:
-        return self._pages.observe(collection, keys, directory=directory, deadline=deadline)
+        return self._pages.observe(collection, keys, deadline=deadline)
 
     def count(self, collection: str, *, deadline: float | None = None) -> int:
         return len(self.scan(collection, Span(), deadline=deadline))

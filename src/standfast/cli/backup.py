@@ -17,6 +17,7 @@ from standfast.cli.common import (
     transfer_options,
 )
 from standfast.cli.output import Exit, give, note, progress_bar, shown, wants_json, warn
+from standfast.migrate.steps import Steps
 
 if TYPE_CHECKING:
     from standfast.admin.backup.folder import Backup
@@ -72,8 +73,7 @@ def create_command(
             output=output,
             only=only,
             limit_s=limit_s,
-            announce=say_step,
-            progress=progress,
+            steps=Steps(say_step, progress),
         )
     document = {"path": str(made.path), "size": made.size, "counts": made.counts}
     give(document, [shown(made.path)])
@@ -211,8 +211,7 @@ def restore_command(
             result = restore(
                 *(backend, settings.data_dir, path, choice),
                 confirm=confirm,
-                announce=say_step,
-                progress=progress,
+                steps=Steps(say_step, progress),
             )
         display = backend.display
     _show_restored(result, display, dry_run=dry_run)
@@ -301,7 +300,7 @@ def drill_command(file: str | None, settings: Settings) -> int:
 
     path = find(settings.data_dir, file)
     with progress_bar() as progress:
-        done = drill(settings.data_dir, path, announce=say_step, progress=progress)
+        done = drill(settings.data_dir, path, steps=Steps(say_step, progress))
     give({"path": str(path), "compared": done.compared, "expired": done.expired})
     note(f"{shown(path)}: restored, {done.compared} document(s) compared, all equal")
     if done.expired:

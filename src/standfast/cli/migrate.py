@@ -26,6 +26,7 @@ from standfast.migrate.plan import Options, Plan
 from standfast.migrate.read_file import ReadOptions
 from standfast.migrate.rundir import RunState
 from standfast.migrate.runner import Result, Runner
+from standfast.migrate.steps import Steps
 
 #: The options that say which files, and how they become documents.
 _what_options = options(
@@ -206,7 +207,7 @@ def migrate_command(
     gc.disable()
     chosen = _options(what)
     with open_backend(settings) as backend, progress_bar() as progress:
-        runner = Runner(backend, settings.data_dir, announce=_announce_step, progress=progress)
+        runner = Runner(backend, settings.data_dir, steps=Steps(_announce_step, progress))
         result = runner.run(list(paths), chosen, confirm=lambda plan: _confirm(plan, yes))
     if wants_json():
         give(result_document(result, backend.display))
@@ -229,7 +230,9 @@ def plan_command(paths: tuple[Path, ...], settings: Settings, **what: Any) -> in
 def _plan(paths: tuple[Path, ...], chosen: Options, settings: Settings) -> int:
     _announce((*paths, *chosen.each))
     with open_backend(settings) as backend:
-        plan = Runner(backend, settings.data_dir, announce=_announce_step).plan(list(paths), chosen)
+        plan = Runner(backend, settings.data_dir, steps=Steps(_announce_step)).plan(
+            list(paths), chosen
+        )
     if wants_json():
         give(plan_document(plan, backend.display))
     else:
@@ -328,8 +331,7 @@ def rollback_command(run: str, discard_newer: bool, settings: Settings) -> int:
         result = rollback(
             *(backend, settings.data_dir, run),
             discard_newer=discard_newer,
-            announce=_announce_step,
-            progress=progress,
+            steps=Steps(_announce_step, progress),
         )
     give(result)
     for path in result.archived:

@@ -16,6 +16,7 @@ from standfast.cli.common import (
 )
 from standfast.cli.output import Exit, give, note, progress_bar, shown, warn
 from standfast.config.settings import Settings
+from standfast.migrate.steps import Steps
 
 if TYPE_CHECKING:
     from standfast.admin.promote import Promoted
@@ -57,8 +58,7 @@ def promote_command(
             back=back,
             dry_run=dry_run,
             confirm=confirm,
-            announce=say_step,
-            progress=progress,
+            steps=Steps(say_step, progress),
         )
     if dry_run or not result.green:
         show_plan(result.plan)

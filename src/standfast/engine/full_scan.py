@@ -34,12 +34,7 @@ class Pages(Protocol):
         ...
 
     def observe(
-        self,
-        collection: str,
-        keys: Sequence[str],
-        *,
-        directory: str | None = None,
-        deadline: float | None = None,
+        self, collection: str, keys: Sequence[str], *, deadline: float | None = None
     ) -> Observed:
         """What these places hold."""
         ...
@@ -180,12 +175,7 @@ class MirrorPages:
         return found
 
     def observe(
-        self,
-        collection: str,
-        keys: Sequence[str],
-        *,
-        directory: str | None = None,
-        deadline: float | None = None,
+        self, collection: str, keys: Sequence[str], *, deadline: float | None = None
     ) -> Observed:
         now_us = self._local_state.server_now_us()
         rows = (self._local_state.mirror.get(collection, key) for key in keys)
@@ -226,12 +216,7 @@ class SnapshotPages:
         return found
 
     def observe(
-        self,
-        collection: str,
-        keys: Sequence[str],
-        *,
-        directory: str | None = None,
-        deadline: float | None = None,
+        self, collection: str, keys: Sequence[str], *, deadline: float | None = None
     ) -> Observed:
         rows, now_us = self._content(collection).rows, self._local_state.server_now_us()
         return Observed([_live(rows[key].state, now_us) for key in keys if key in rows])

@@ -46,7 +46,7 @@ from standfast.migrate.rundir import (
     find_run,
     remove_stateless,
 )
-from standfast.migrate.steps import Announce, Counted, Progress, counted, disk_errors, silent
+from standfast.migrate.steps import QUIETLY, Counted, Progress, Steps, counted, disk_errors
 from standfast.migrate.verify import Expected
 from standfast.system.failpoints import failpoint
 
@@ -75,8 +75,7 @@ def rollback(
     run: str,
     *,
     discard_newer: bool = False,
-    announce: Announce = silent,
-    progress: Progress = silent,
+    steps: Steps = QUIETLY,
 ) -> RollbackResult:
     """Take a run back; resumable, and a no-op for a run that was taken back already.
 
@@ -97,9 +96,9 @@ def rollback(
             # There are only copies, and the originals are in place.
             run_dir.remove()
             return result
-        announce("roll back", f"run {state.run} in {backend.display}")
+        steps.announce("roll back", f"run {state.run} in {backend.display}")
         undone = [each for each in all_runs(data_dir) if each.run > state.run]
-        _Rollback(backend, run_dir, state, discard_newer, result, undone, progress).do()
+        _Rollback(backend, run_dir, state, discard_newer, result, undone, steps.progress).do()
         return result
 
 
@@ -113,8 +112,8 @@ class _Rollback:
         state: RunState,
         discard_newer: bool,
         result: RollbackResult,
-        later: Sequence[RunDir] = (),
-        progress: Progress = silent,
+        later: Sequence[RunDir],
+        progress: Progress,
     ) -> None:
         self._backend = backend
         self._run_dir = run_dir

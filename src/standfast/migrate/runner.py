@@ -45,7 +45,7 @@ from standfast.migrate.rundir import (
     runs_folder,
     stored_names,
 )
-from standfast.migrate.steps import Announce, Counted, Progress, disk_errors, silent
+from standfast.migrate.steps import QUIETLY, Counted, Steps, disk_errors
 from standfast.migrate.verify import Verdict, verify_run
 from standfast.ops.types import Span
 from standfast.system.failpoints import failpoint
@@ -83,18 +83,10 @@ class Result:
 class Runner:
     """Migrations of one data directory into one database."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        data_dir: Path,
-        *,
-        announce: Announce = silent,
-        progress: Progress = silent,
-    ) -> None:
+    def __init__(self, backend: Backend, data_dir: Path, *, steps: Steps = QUIETLY) -> None:
         self._backend = backend
         self._data_dir = data_dir
-        self._announce = announce
-        self._progress = progress
+        self._announce, self._progress = steps
 
     # ---- plan
 

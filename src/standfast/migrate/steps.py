@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from standfast.errors import ConfigError
 
@@ -14,13 +14,23 @@ _T = TypeVar("_T")
 #: Called with a step, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
-#: Called with the name of a step and what it is about to do, for people.
-Announce = Callable[[str, str], None]
-
 
 def silent(*_: object) -> None:
-    """Report nothing: the default for both."""
+    """Report nothing."""
 
+
+class Steps(NamedTuple):
+    """What follows the steps of a command: by default nothing does.
+
+    `announce` is called with the name of a step and what it is about to do, for people.
+    """
+
+    announce: Callable[[str, str], None] = silent
+    progress: Progress = silent
+
+
+#: For those that are followed by nobody.
+QUIETLY = Steps()
 
 #: Items between two reports.
 _EVERY = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +21,7 @@ from standfast.engine import journal as journals
 from standfast.errors import ConfigError
 from standfast.limits import MAX_SNAPSHOT_S
 from standfast.migrate.rundir import new_run_id, now_text
-from standfast.migrate.steps import Announce, Progress, counted, disk_errors, silent
+from standfast.migrate.steps import QUIETLY, Steps, counted, disk_errors
 from standfast.ops.types import Op
 from standfast.system.failpoints import failpoint
 
@@ -45,8 +45,7 @@ def create(
     only: Sequence[str] = (),
     reason: str = "asked for",
     limit_s: float = MAX_SNAPSHOT_S,
-    announce: Announce = silent,
-    progress: Progress = silent,
+    steps: Steps = QUIETLY,
 ) -> Created:
     """Make a backup of all collections, or of these, while others write.
 
@@ -57,57 +56,45 @@ def create(
     Raises ConfigError("no_such_collection", "exists", "disk"), Unavailable when the database does
     not answer, and Unavailable("snapshot_too_long") after `limit_s` seconds.
     """
-    with disk_errors("making a backup", hint=_HINT):
-        if output is not None:
-            return _create(backend, data_dir, output, only, reason, limit_s, announce, progress)
-        with folders.locked(data_dir) as place:
+    with disk_errors("making a backup", hint=_HINT), ExitStack() as stack:
+        path = output
+        if path is None:
+            place = stack.enter_context(folders.locked(data_dir))
             path = place / (new_run_id() + folders.ENDING)
-            return _create(backend, data_dir, path, only, reason, limit_s, announce, progress)
-
-
-def _create(
-    backend: Backend,
-    data_dir: Path,
-    path: Path,
-    only: Sequence[str],
-    reason: str,
-    limit_s: float,
-    announce: Announce,
-    progress: Progress,
-) -> Created:
-    if path.exists():
-        raise ConfigError(
-            f"{path} exists", code="exists", hint="give another name; nothing is overwritten"
-        )
-    announce("backup", f"writing {path}")
-    number = path.name.removesuffix(folders.ENDING)
-    # The journal first: what it sends away before the snapshot is taken is in the snapshot.
-    with _pending(data_dir) as waiting, snapshot(backend, limit_s=limit_s) as source:
-        failpoint("backup-snapshot")
-        chosen = limited_to(source.collections(), only)
-        head = Head(
-            standfast_backup=FORMAT,
-            id=number,
-            created_at=now_text(),
-            made_by=f"standfast {library_version()}",
-            source=Source(backend.kind, backend.display, source.identity),
-            snapshot_us=source.taken_us,
-            reason=reason,
-            only=list(only) or None,
-        )
-        with written(path) as writer:
-            writer.head(head)
-            for each in chosen:
-                writer.collection(each.name, each.form)
-                rows = source.rows(each.name)
-                for row in counted(rows, f"backup {each.name}", each.documents, progress):
-                    writer.document(row)
-                failpoint("backup-collection")
-            _add_pending(writer, waiting, source, only)
-            counts = writer.end()
-    folders.note(path, counts=counts)
-    failpoint("backup-known")
-    return Created(path, number, counts, path.stat().st_size)
+        elif path.exists():
+            raise ConfigError(
+                f"{path} exists", code="exists", hint="give another name; nothing is overwritten"
+            )
+        steps.announce("backup", f"writing {path}")
+        number = path.name.removesuffix(folders.ENDING)
+        # The journal first: what it sends away before the snapshot is taken is in the snapshot.
+        waiting = stack.enter_context(_pending(data_dir))
+        with snapshot(backend, limit_s=limit_s) as source:
+            failpoint("backup-snapshot")
+            chosen = limited_to(source.collections(), only)
+            head = Head(
+                standfast_backup=FORMAT,
+                id=number,
+                created_at=now_text(),
+                made_by=f"standfast {library_version()}",
+                source=Source(backend.kind, backend.display, source.identity),
+                snapshot_us=source.taken_us,
+                reason=reason,
+                only=list(only) or None,
+            )
+            with written(path) as writer:
+                writer.head(head)
+                for each in chosen:
+                    writer.collection(each.name, each.form)
+                    rows, step = source.rows(each.name), f"backup {each.name}"
+                    for row in counted(rows, step, each.documents, steps.progress):
+                        writer.document(row)
+                    failpoint("backup-collection")
+                _add_pending(writer, waiting, source, only)
+                counts = writer.end()
+        folders.note(path, counts=counts)
+        failpoint("backup-known")
+        return Created(path, number, counts, path.stat().st_size)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from standfast.backends.copying import Stored
 from standfast.backends.sqlite.backend import SqliteBackend
 from standfast.errors import ConfigError, CorruptData, MigrationError
 from standfast.migrate.rundir import new_run_id, now_text
-from standfast.migrate.steps import Announce, Progress, disk_errors, silent
+from standfast.migrate.steps import QUIETLY, Progress, Steps, disk_errors, silent
 from standfast.system.files import make_directory
 
 _SCRATCH = ".drill"
@@ -107,8 +107,7 @@ def restore(
     choice: Choice,
     *,
     confirm: Callable[[RestorePlan], None] = lambda _: None,
-    announce: Announce = silent,
-    progress: Progress = silent,
+    steps: Steps = QUIETLY,
 ) -> Restored:
     """Bring a backup's documents into a database.
 
@@ -120,46 +119,29 @@ def restore(
     Killed anywhere it has done nothing or everything, and run again comes to the same end.  Raises
     what `plan_restore` does, and MigrationError("plan_stale", "not_equal"): nothing was changed.
     """
-    announce("plan", f"comparing {path} with {backend.display}")
-    planned = plan_restore(backend, path, choice, progress=progress)
+    steps.announce("plan", f"comparing {path} with {backend.display}")
+    planned = plan_restore(backend, path, choice, progress=steps.progress)
     result = Restored(planned)
     if planned.has_conflicts or not planned.plan.writes:
         return result
     confirm(planned)
-    result.safety = keep_first(
-        backend,
-        data_dir,
-        planned.plan,
-        f"before the restore of {planned.head.id}",
-        announce,
-        progress,
-    )
-    announce("restore", f"writing {planned.plan.writes} document(s) in one transaction")
+    reason = f"before the restore of {planned.head.id}"
+    result.safety = keep_first(backend, data_dir, planned.plan, reason, steps)
+    steps.announce("restore", f"writing {planned.plan.writes} document(s) in one transaction")
     result.run = new_run_id()
-    parts = partial(_File(path, progress).parts, choice, "restore", by_line=False)
+    parts = partial(_File(path, steps.progress).parts, choice, "restore", by_line=False)
     with disk_errors("reading a backup"):
         planned.plan = execute(backend, parts, choice, planned.plan, run=result.run)
     return result
 
 
 def keep_first(
-    backend: Backend,
-    data_dir: Path,
-    planned: Plan,
-    reason: str,
-    announce: Announce,
-    progress: Progress,
+    backend: Backend, data_dir: Path, planned: Plan, reason: str, steps: Steps
 ) -> Path | None:
     """A backup of the collections in which a plan overwrites something; None where it does not."""
     if not planned.overwritten:
         return None
-    made = create(
-        *(backend, data_dir),
-        only=planned.overwritten,
-        reason=reason,
-        announce=announce,
-        progress=progress,
-    )
+    made = create(backend, data_dir, only=planned.overwritten, reason=reason, steps=steps)
     return made.path
 
 
@@ -222,13 +204,7 @@ class Drilled:
     expired: int
 
 
-def drill(
-    data_dir: Path,
-    path: Path,
-    *,
-    announce: Announce = silent,
-    progress: Progress = silent,
-) -> Drilled:
+def drill(data_dir: Path, path: Path, *, steps: Steps = QUIETLY) -> Drilled:
     """Restore a backup into a scratch store and compare every value, expiry and count.
 
     The scratch store is a SQLite file in the folder of the backups, gone afterwards.  Raises
@@ -241,9 +217,9 @@ def drill(
         make_directory(scratch)
         backend = SqliteBackend(scratch / "scratch.db")
         try:
-            announce("drill", f"restoring {path} into a scratch store")
-            planned = plan_restore(backend, path, choice, progress=progress)
-            source = _File(path, progress)
+            steps.announce("drill", f"restoring {path} into a scratch store")
+            planned = plan_restore(backend, path, choice, progress=steps.progress)
+            source = _File(path, steps.progress)
             if planned.plan.writes:
                 parts = partial(source.parts, choice, "restore", by_line=False)
                 execute(backend, parts, choice, planned.plan, run=new_run_id())
