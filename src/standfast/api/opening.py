@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from standfast.api.aio import AsyncStore, Opening
 from standfast.api.sync import Store
@@ -20,16 +20,10 @@ from standfast.backends.memory import MemoryBackend, MemoryServer
 from standfast.config.settings import EMBEDDED_FILE, Settings, Target, load_settings
 from standfast.engine.embedded import EmbeddedEngine
 from standfast.engine.interfaces import Engine
-from standfast.engine.local_state import Fallback, OutageOptions
+from standfast.engine.local_state import OutageOptions
 from standfast.engine.reserve import Reserve
 from standfast.errors import ConfigError, Unavailable
-from standfast.limits import (
-    MAX_CONNECTIONS,
-    MAX_JOURNAL_BYTES,
-    MAX_JOURNAL_OPS,
-    MAX_SNAPSHOT_BYTES,
-)
-from standfast.ops.reconcile import OnConflict
+from standfast.limits import MAX_CONNECTIONS
 from standfast.system.disks import CONTAINER, NETWORK, VOLATILE, filesystem_of, mounts
 from standfast.system.platform import at_fork
 
@@ -46,56 +40,36 @@ EXIT_TIMEOUT_S = 0.5
 MEMORY_URL = "memory://"
 
 
-def outage_options(
-    *,
-    fallback: Fallback = "read-write",
-    sole_writer: bool = False,
-    max_stale_s: float | None = None,
-    on_conflict: OnConflict = "mine",
-    local_durability: Literal["normal", "full"] = "normal",
-    max_journal_ops: int | None = None,
-    max_journal_bytes: int | None = None,
-    max_connections: int | None = None,
-    max_snapshot_bytes: int | None = None,
-    on_time_travel: Literal["reapply", "hold"] = "reapply",
-) -> OutageOptions:
-    """The options of a store, judged; ConfigError names the one that is wrong."""
-    _choose("fallback", fallback, ("read-write", "read-only", "off"))
-    _choose("local_durability", local_durability, ("normal", "full"))
-    _choose("on_time_travel", on_time_travel, ("reapply", "hold"))
-    if not callable(on_conflict):
-        _choose("on_conflict", on_conflict, ("mine", "theirs", "newest"))
-    limits = (
-        ("max_stale_s", max_stale_s),
-        ("max_journal_ops", max_journal_ops),
-        ("max_journal_bytes", max_journal_bytes),
-        ("max_connections", max_connections),
-        ("max_snapshot_bytes", max_snapshot_bytes),
-    )
-    for name, value in limits:
-        if value is not None and not value > 0:
+_CHOICES = {
+    "fallback": ("read-write", "read-only", "off"),
+    "local_durability": ("normal", "full"),
+    "on_time_travel": ("reapply", "hold"),
+    "on_conflict": ("mine", "theirs", "newest"),
+}
+
+
+def outage_options(**given: Any) -> OutageOptions:
+    """The options of a store by their names, judged; ConfigError names the one that is wrong.
+
+    A limit that is None has its default.
+    """
+    chosen: dict[str, Any] = {
+        name: value
+        for name, value in given.items()
+        if value is not None or not name.startswith("max_")
+    }
+    for name, value in chosen.items():
+        if name.startswith("max_") and not value > 0:
             raise ConfigError(
                 f"{name}={value!r} is not a limit", code="usage", hint="give more than 0"
             )
-    return OutageOptions(
-        fallback=fallback,
-        sole_writer=sole_writer,
-        max_stale_s=max_stale_s,
-        on_conflict=on_conflict,
-        local_durability=local_durability,
-        max_journal_ops=max_journal_ops or MAX_JOURNAL_OPS,
-        max_journal_bytes=max_journal_bytes or MAX_JOURNAL_BYTES,
-        max_connections=max_connections or MAX_CONNECTIONS,
-        max_snapshot_bytes=max_snapshot_bytes or MAX_SNAPSHOT_BYTES,
-        on_time_travel=on_time_travel,
-    )
-
-
-def _choose(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{name}={value!r} is not known", code="usage", hint=f"one of {', '.join(choices)}"
-        )
+    for name, value in chosen.items():
+        choices = _CHOICES.get(name, (value,))
+        if value not in choices and not (name == "on_conflict" and callable(value)):
+            raise ConfigError(
+                f"{name}={value!r} is not known", code="usage", hint=f"one of {', '.join(choices)}"
+            )
+    return OutageOptions(**chosen)
 
 
 def open_store(
@@ -106,11 +80,8 @@ def open_store(
     options: OutageOptions | None = None,
 ) -> Store:
     """Open a store: the one that `standfast.open` describes."""
-    if url is not None and url.strip() == MEMORY_URL:
-        return Store(_in_memory(data_dir, deadline_s, options or OutageOptions()))
-    settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
-    options = options or OutageOptions()
-    return Store(open_engine(settings, options), lambda: open_engine(settings, options))
+    open_it, reopen = _ways_to_open(url, data_dir, deadline_s, options or OutageOptions())
+    return Store(open_it(), reopen)
 
 
 def open_async_store(
@@ -123,14 +94,27 @@ def open_async_store(
     """Open an asynchronous store: the one that `standfast.open_async` describes."""
 
     async def opened() -> AsyncStore:
-        if url is not None and url.strip() == MEMORY_URL:
-            return AsyncStore(_in_memory(data_dir, deadline_s, options or OutageOptions()))
-        settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
-        chosen = options or OutageOptions()
-        engine = await _open_in_thread(lambda: open_engine(settings, chosen))
-        return AsyncStore(engine, lambda: open_engine(settings, chosen))
+        open_it, reopen = _ways_to_open(url, data_dir, deadline_s, options or OutageOptions())
+        return AsyncStore(open_it() if reopen is None else await _open_in_thread(open_it), reopen)
 
     return Opening(opened)
+
+
+def _ways_to_open(
+    url: str | None,
+    data_dir: str | os.PathLike[str] | None,
+    deadline_s: float | None,
+    options: OutageOptions,
+) -> tuple[Callable[[], Engine], Callable[[], Engine] | None]:
+    """How the engine is opened, and how again in a forked child; None: there it is another's."""
+    if url is not None and url.strip() == MEMORY_URL:
+        return lambda: _in_memory(data_dir, deadline_s, options), None
+    settings = load_settings(url, data_dir=data_dir, deadline_s=deadline_s)
+
+    def open_it() -> Engine:
+        return open_engine(settings, options)
+
+    return open_it, open_it
 
 
 async def _open_in_thread(open_it: Callable[[], Engine]) -> Engine:

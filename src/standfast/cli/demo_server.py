@@ -12,7 +12,6 @@ import socket
 import threading
 from collections.abc import Generator
 from secrets import token_hex
-from typing import Protocol
 
 import psycopg
 from psycopg import sql
@@ -21,26 +20,6 @@ from psycopg.conninfo import make_conninfo
 from standfast.config.settings import Target
 from standfast.errors import ConfigError
 from standfast.system.own_server import OwnServer, free_port
-
-
-class DemoServer(Protocol):
-    """A PostgreSQL that the demo can take away and bring back."""
-
-    url: str
-    #: What `stop` does to it, in words.
-    stopping: str
-
-    def stop(self) -> None:
-        """Take it away at once; what it had acknowledged survives."""
-        ...
-
-    def start(self) -> None:
-        """Bring it back; returns when it takes connections."""
-        ...
-
-    def close(self) -> None:
-        """Take it away for good, with everything that the demo made."""
-        ...
 
 
 class KilledServer(OwnServer):
@@ -89,6 +68,10 @@ class UsersServer:
     def _execute(self, statement: sql.SQL) -> None:
         with psycopg.connect(self._server, autocommit=True, connect_timeout=10) as connection:
             connection.execute(statement.format(sql.Identifier(self._name)))
+
+
+DemoServer = KilledServer | UsersServer
+"""A PostgreSQL that the demo can take away (`stopping` says how) and bring back."""
 
 
 class Relay:
@@ -157,8 +140,6 @@ def demo_server(target: Target | None) -> Generator[DemoServer]:
 
     Raises ConfigError("missing_extra") without a target and the programs.
     """
-    server = KilledServer() if target is None else UsersServer(target)
-    try:
+    made = KilledServer() if target is None else UsersServer(target)
+    with contextlib.closing(made) as server:
         yield server
-    finally:
-        server.close()
