@@ -71,7 +71,7 @@ def test_keys_and_values_of_all_of_unicode(embedded: Place) -> None:
 
 def test_keys_that_act_on_a_terminal_are_shown_harmless(embedded: Place) -> None:
     """Control characters of keys and file names are escaped where people read them."""
-    key, name = "evil\x1b[2J\x07", "a\x1b]0;x\x07.json"
+    key, name = "evil\x1b[2J\x07", "a\x1b]0;x\x07\u202egpj.json"
     run(embedded, "put", "views", "--", key, "1")
     embedded.write("views.json", {key: 2})
     embedded.write(name, {"k": 1})
@@ -80,6 +80,7 @@ def test_keys_that_act_on_a_terminal_are_shown_harmless(embedded: Place) -> None
         assert "evil\\x1b[2J\\x07" in ran.err
         assert "\x1b]" not in ran.said
         assert "\x1b[2J" not in ran.said
+        assert "\u202e" not in ran.said, "a name that reads as another"
 
 
 # ---- dry runs, on both databases

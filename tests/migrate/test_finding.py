@@ -145,6 +145,17 @@ def test_a_broken_link_among_others_is_listed(tmp_path: Path) -> None:
     assert reasons(found, tmp_path) == {"b.json": "a link to a file that does not exist"}
 
 
+def test_a_link_to_itself_among_others_is_listed(tmp_path: Path) -> None:
+    """It stopped the migration of the whole folder, with the advice to free space."""
+    touch(tmp_path, "a.json")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    (tmp_path / "folder").symlink_to("folder")
+    for recursive in (False, True):
+        found = find(tmp_path, recursive=recursive)
+        assert taken(found, tmp_path) == ["a.json"]
+        assert reasons(found, tmp_path) == {"loop.json": "a link to a file that does not exist"}
+
+
 def test_an_unreadable_directory_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,8 @@ def test_the_printed_lines_open_the_data(tmp_path: Path) -> None:
         "data/levels/settings.json": {"g": {"of": "levels"}},
         "data/reminders.json": [{"text": "a"}, {"text": "b"}],
         "data/2026-03-30.json": {"2": {}},
+        "data/class.json": {"k": 1},  # no name for a variable
+        "data/store.json": {"s": 1},  # the name of another one
     }
     for name, content in files.items():
         path = tmp_path / name
@@ -119,6 +121,8 @@ def test_the_printed_lines_open_the_data(tmp_path: Path) -> None:
         "levels_settings": files["data/levels/settings.json"],
         "reminders": files["data/reminders.json"],
         "c_2026_03_30": files["data/2026-03-30.json"],
+        "class_": files["data/class.json"],
+        "store_": files["data/store.json"],
     }
 
 

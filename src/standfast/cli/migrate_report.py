@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import keyword
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,8 +91,12 @@ def code_lines(sources: Sequence[Source]) -> list[str]:
     """The lines of Python that open what the files have become."""
     lines: list[str] = []
     stored: dict[str, str] = {}
+    taken = {"store", "standfast", *keyword.kwlist}
     for source in sources:
         variable = source.collection.lower()
+        while variable in taken:
+            variable += "_"
+        taken.add(variable)
         if source.group is not None:
             stored[variable] = f"store[{source.collection!r}]  # a document for each file"
         elif source.read.table is not None or source.read.split is not None:

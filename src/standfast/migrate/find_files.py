@@ -157,7 +157,7 @@ def _search(
             elif count := len(_json_files(path)):
                 what = f"{count} JSON file(s) in it: --recursive takes them, --each {path} makes"
                 left_out.append(LeftOut(path, f"a folder; {what} one collection of them"))
-        elif entry.is_dir():
+        elif path.is_dir():  # not the entry's, which raises for a link to itself
             if recursive:
                 left_out.append(LeftOut(path, "a link to a directory"))
         elif entry.name.lower().endswith(SUFFIXES):
