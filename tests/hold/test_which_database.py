@@ -18,6 +18,7 @@ from standfast import StandfastError, Unavailable
 from standfast.api.sync import Store
 from support import backends
 from support.cluster import Cluster
+from support.databases import create_database
 from support.far import Far, FarPg
 from support.hold import (
     SOON_S,
@@ -217,6 +218,35 @@ def test_an_empty_database_at_a_new_address_is_taken_over(pg_database: str, tmp_
             assert store["c"].put("newer", 1).durable_on == "primary"
             assert store["c"].get("k", consistency="local") is None
         assert on_primary(url, "c") == {"new": 1, "newer": 1}
+
+
+@pytest.mark.parametrize("idle_s", [0.0, 1.0])
+def test_a_database_made_anew_under_a_running_app_is_taken_over(
+    pg_database: str, tmp_path: Path, idle_s: float
+) -> None:
+    """H5: with nothing pending, a database of the same name that was made anew needs no decision:
+    what its predecessor had settled is not asked of it.
+
+    It was taken over, then said to have gone back in time, and everything was held for a person.
+    """
+    name = f"anew_{secrets.token_hex(6)}"
+    with (
+        extra_database(pg_database, name) as url,
+        standfast.open(url, data_dir=tmp_path / "data") as store,
+    ):
+        wait_direct(store)
+        for number in range(3):
+            assert store["c"].put("old", number).durable_on == "primary"
+        with backends.looking(named(url, "postgres")) as connection:
+            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+            connection.execute(drop)
+            create_database(connection, name, "template1")
+        time.sleep(idle_s)  # whoever notices first: a call, or the threads
+        store["c"].put("new", 1)
+        wait_direct(store, within_s=DIRECT_S)
+        assert store["c"].put("newer", 1).durable_on == "primary"
+        assert on_primary(url, "c") == {"new": 1, "newer": 1}
+        assert store["c"].get("old") is None
 
 
 def test_the_same_database_on_a_new_server_is_taken_over(

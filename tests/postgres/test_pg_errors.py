@@ -50,6 +50,23 @@ def replaced(url: str, **parts: Any) -> str:
     return urlunsplit(split._replace(netloc=netloc, path=parts.get("path", split.path)))
 
 
+# ---- limits of the server -----------------------------------------------------------------------
+
+
+def test_a_time_limit_for_transactions_is_named(pg_url: str) -> None:
+    """A transaction_timeout of the role (25P04) was "the database refused the statement", and an
+    app did not start; it is a time limit like statement_timeout, and can be mended."""
+    with psycopg.connect(pg_url, autocommit=True) as connection:
+        if connection.info.server_version < 170_000:
+            pytest.skip("PostgreSQL has it from 17 on")
+        connection.execute("SET transaction_timeout = 20")
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute("SELECT pg_sleep(5)")
+    error = explain(caught.value, "reading")
+    assert (type(error), error.code) == (Unavailable, "timeout")
+    assert "transaction_timeout" in error.hint
+
+
 # ---- connecting ---------------------------------------------------------------------------------
 
 

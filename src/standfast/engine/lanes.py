@@ -27,12 +27,14 @@ _NOTE = ".lane"
 
 
 class Lane:
-    """One stream of ops: its name, the last sequence given, and the watermark it expects."""
+    """One stream of ops: its name, the last sequence given, and the watermark that it expects of
+    the database of a history."""
 
     def __init__(self, data_dir: Path) -> None:
         self.id = str(uuid.uuid4())
         self.seq = 0
         self.expected_watermark = 0
+        self.history = ""
         self.batches = 0
         self.lock = FileLock(data_dir / FOLDER / f"{self.id}.lock")
         with mapped(f"opening a lane in {data_dir}"):

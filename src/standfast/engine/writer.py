@@ -238,7 +238,7 @@ class Writer:
         try:
             if context.situation.mode is Mode.DIRECT and before.mode is not Mode.DIRECT:
                 self.lane.expected_watermark = max(
-                    self.lane.expected_watermark,
+                    self._expected_watermark(),
                     self._local_state.mirror.expected_watermark(self.lane.id),
                 )
                 self._look_at_journal()
@@ -321,11 +321,12 @@ class Writer:
         ops = [op for _, ops in sent for op in ops]
         deadline = _deadline(sent)
         self._in_flight = sent
+        expected, asked = self._expected_watermark(), self.lane.history
         try:
             failpoint("direct-before-apply")
             applied = self._primary.apply(
                 ops,
-                expected_watermark=self.lane.expected_watermark,
+                expected_watermark=expected,
                 deadline=deadline,
                 directory=self._local_state.journal.directory,
                 lock_timeout_s=attempt.lock_timeout_s,
@@ -355,10 +356,25 @@ class Writer:
         if attempt.in_doubt:
             applied = self._retraced(ops, applied)
         self.lane.expected_watermark = applied.watermark
+        self.lane.history = asked or self._history()
         self.lane.batches += 1
         activity = self._context.activity
         confirm(self._local_state, sent, applied, lane=self.lane.id, activity=activity)
         self._in_flight = ()
+
+    def _history(self) -> str:
+        history = self._local_state.history
+        return history.mark if history else ""
+
+    def _expected_watermark(self) -> int:
+        """What the database must have settled of the lane (R2): nothing, if another one did (H5).
+
+        A lost connection can be replaced by one to a database that was made anew meanwhile.
+        """
+        lane = self.lane
+        if lane.history != self._history():
+            lane.expected_watermark, lane.history = 0, self._history()
+        return lane.expected_watermark
 
     def _retraced(self, ops: Sequence[Op], applied: Applied) -> Applied:
         """The answer to a resend, with the texts that only the lost reply had."""

@@ -26,6 +26,12 @@ _EXACT: dict[str, tuple[type[StandfastError], str, str]] = {
     "28000": (Unavailable, "auth", "correct the user or the server's pg_hba.conf"),
     "28P01": (Unavailable, "auth", "correct the password in the URL"),
     "25P03": (Unavailable, "shutdown", "the session was idle in its transaction for too long"),
+    "25P04": (
+        Unavailable,
+        "timeout",
+        "the server's time limit ended the transaction: look at transaction_timeout of the role and"
+        " of the database (ALTER ROLE ... RESET transaction_timeout)",
+    ),
     "25006": (Unavailable, "read_only", "this server is a standby or read-only: use the primary"),
     "55P03": (Unavailable, "locked", "another transaction holds a lock on it: try again"),
     "57014": (
