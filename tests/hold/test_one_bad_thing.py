@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 import standfast
-from standfast import StandfastError
+from standfast import ConfigError, StandfastError
 from standfast.api.sync import Store
 from support import backends
 from support.cluster import Cluster
@@ -91,6 +91,38 @@ def test_a_collection_with_a_fault_is_held_by_itself(
         soon(has(admin_url, "t", keys), within_s=SOON_S)
         wait_direct(store)
         assert conflicts(admin_url) == []
+
+
+def test_an_event_trigger_that_lets_no_table_be_made_rejects_nothing(
+    pg_database: str, tmp_path: Path
+) -> None:
+    """P1, R21: writes to new collections wait until the database takes tables again.
+
+    What the event trigger raised was taken for the fault of a document, and that rejected.
+    """
+    with (
+        Far.to(pg_database) as line,
+        standfast.open(line.url(pg_database), data_dir=tmp_path / "data") as store,
+    ):
+        made(store, pg_database, "there")
+        with line.down():
+            for name in ("first", "second", "there"):
+                store[name].put("1", 1)
+            with Sql(pg_database) as owner:
+                owner(
+                    "CREATE FUNCTION frozen() RETURNS event_trigger LANGUAGE plpgsql AS"
+                    " $$ BEGIN RAISE EXCEPTION 'no changes today'; END $$;"
+                    " CREATE EVENT TRIGGER frozen ON ddl_command_end EXECUTE FUNCTION frozen()"
+                )
+        soon(has(pg_database, "there", ["1"]), within_s=DRAINED_S)
+        with pytest.raises(ConfigError, match="of the database") as caught:
+            store["third"].put("1", 1)
+        assert "event trigger" in caught.value.hint
+        with Sql(pg_database) as owner:
+            owner("DROP EVENT TRIGGER frozen")
+        for name in ("first", "second"):
+            soon(has(pg_database, name, ["1"]), within_s=DRAINED_S)
+        assert conflicts(pg_database) == []
 
 
 BAD_ROWS = {

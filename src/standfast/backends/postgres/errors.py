@@ -194,6 +194,16 @@ def from_psycopg(error: psycopg.Error, doing: str) -> StandfastError:
     return ours
 
 
+def refused_change(error: DataError) -> ConfigError:
+    """A refusal while tables are made: of no document, but by an event trigger of the database."""
+    return ConfigError(
+        error.message.replace(" of the table", " of the database"),
+        code="database",
+        hint="an event trigger, it seems, lets no table be made or changed: have its owner let this"
+        " one pass, or a DBA make the table: `standfast schema sql` prints it",
+    )
+
+
 def forget(error: psycopg.Error) -> None:
     """Empty the driver's error, which stays the context of ours: its text may hold rows, and the
     frames of its traceback a connection string; tools that report crashes send both."""

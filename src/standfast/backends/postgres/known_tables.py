@@ -11,12 +11,12 @@ from psycopg import Connection
 
 from standfast.backends.postgres import differences, schema, write
 from standfast.backends.postgres.connection import Connections, DeadlineConnection
-from standfast.backends.postgres.errors import RETRIED
+from standfast.backends.postgres.errors import RETRIED, refused_change
 from standfast.backends.postgres.session import Sessions
 from standfast.backends.postgres.table_maker import TableMaker
 from standfast.backends.postgres.tables import Table, find_table, has_schema, lost_table
 from standfast.config.settings import Target
-from standfast.errors import ConfigError, DeadlineExceeded, Unavailable
+from standfast.errors import ConfigError, DataError, DeadlineExceeded, Unavailable
 from standfast.limits import DDL_DEADLINE_S, MAX_TRANSACTION_ATTEMPTS
 from standfast.system.failpoints import failpoint
 
@@ -113,6 +113,8 @@ class KnownTables(Sessions):
             except DeadlineExceeded as error:
                 # It says nothing of the connection on which others write.
                 raise Unavailable(error.message, code="busy", hint="it is tried again") from None
+            except DataError as error:
+                raise refused_change(error) from None
 
     def writable(self, conn: Connection[Any], collections: Sequence[str]) -> None:
         """Create or adopt, in one transaction of its own, what is not ready yet."""
