@@ -36,9 +36,8 @@ _OUTPUT = "output"
 _state = {"json": False}
 #: Whether lines of the log are JSON: `--log-format json`.
 LOG_FORMAT = {"json": False}
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))}
-# And what turns the direction of a line around or ends it: U+202E lets one name look like another.
-_CONTROL |= {
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))} | {
+    # What turns the direction of a line or ends it: U+202E lets one name look like another.
     code: f"\\u{code:04x}"
     for code in (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 }
