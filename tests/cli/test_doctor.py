@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
+import standfast
 from standfast import StandfastError
 from standfast.admin import evidence as evidence_module
 from standfast.admin.checks import checked, files, primary
@@ -555,6 +556,20 @@ def test_no_data_directory(shared: Outage, tmp_path: Path, kind: str, words: str
         True,
     )
     assert not {"owner", "privacy"} & set(found)
+
+
+def test_documents_that_the_url_would_hide(shared: Outage, tmp_path: Path) -> None:
+    """With DATABASE_URL set while documents are in the embedded database no app opens its store:
+    `status` said that the directory was never used, or "safe", and doctor nothing."""
+    place = str(tmp_path / "place")
+    with standfast.open(f"sqlite:///{place}/fallback.db", data_dir=place) as store:
+        store["views"].put("1", 1)
+    status = shared.run("status", "--data-dir", place)
+    assert status.out.startswith("act now: with these settings no app can open its store")
+    assert "-> standfast promote" in status.out.splitlines()[0]
+    check = named(shared.run("doctor", "--json", "--data-dir", place))["fallback.db"]
+    assert (check["verdict"], check["command"]) == ("fail", "standfast promote")
+    assert "1 documents, which would be hidden" in check["found"]
 
 
 def test_a_directory_of_another_user(shared: Outage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from standfast.admin.data_dir import Local
 from standfast.admin.evidence import Evidence, gather
 from standfast.admin.primary import Primary, connected
 from standfast.backends.postgres.backend import PostgresBackend
-from standfast.config.settings import Settings
+from standfast.config.settings import EMBEDDED_FILE, Settings
 from standfast.engine import journal, mirror
 from standfast.errors import StandfastError
 
@@ -83,6 +83,8 @@ def _on(
 def _directory(settings: Settings, evidence: Evidence) -> Iterator[Check]:
     data_dir, local = settings.data_dir, evidence.local
     yield from checked("directory", lambda: files.used(evidence))
+    if (hidden := evidence.hidden) is not None:
+        yield from checked(EMBEDDED_FILE, lambda: files.embedded(hidden))
     if isinstance(local, Local):
         yield from checked("pending", lambda: files.pending(local))
         yield from checked("local files", lambda: files.local_files(local))

@@ -20,6 +20,7 @@ from standfast.admin.backup import schedule
 from standfast.admin.backup.folder import backups
 from standfast.admin.data_dir import Local, look
 from standfast.admin.primary import Primary, ask, connected
+from standfast.api.opening import hidden_documents
 from standfast.backends.base import Backend
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.backends.postgres.inspect import Directory, Session, blockers, directories
@@ -89,7 +90,8 @@ class Evidence(NamedTuple):
     """Everything that was looked at; an error where that failed.
 
     `primary` is an error when the database cannot be reached; `directories` and `blockers` are
-    empty then.  `database_file` is None of a server.
+    empty then.  `database_file` is None of a server.  `hidden`: documents of an embedded database
+    for which no app opens a store with these settings.
     """
 
     settings: Settings
@@ -103,6 +105,7 @@ class Evidence(NamedTuple):
     blockers: list[Session] | StandfastError
     backups: Backups | StandfastError
     database_file: DatabaseFile | StandfastError | None = None
+    hidden: StandfastError | None = None
 
     @property
     def alive(self) -> list[SeenReport]:
@@ -141,6 +144,7 @@ def gather(settings: Settings, asked: Asked | None = None) -> Evidence:
         blockers=blocking,
         backups=attempt(lambda: known_backups(data_dir)),
         database_file=attempt(lambda: _database_file(settings)),
+        hidden=attempt(lambda: hidden_documents(settings)),
     )
 
 

@@ -49,6 +49,7 @@ def findings(evidence: Evidence) -> list[Finding]:
     """Everything that is not as it should be, the most pressing first."""
     every = [
         *_local(evidence),
+        *_hidden(evidence),
         *_database(evidence),
         *_refused(evidence),
         *_pending(evidence),
@@ -114,6 +115,12 @@ def _local(evidence: Evidence) -> Iterator[Finding]:
             " look at the disk"
         )
         yield Finding("act", text, "standfast doctor")
+
+
+def _hidden(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.hidden is not None:
+        text = f"with these settings no app can open its store: {evidence.hidden.message}"
+        yield Finding("act", text, "standfast promote")
 
 
 def _pending(evidence: Evidence) -> Iterator[Finding]:
@@ -317,6 +324,7 @@ def is_used(evidence: Evidence) -> bool:
         isinstance(local, StandfastError)
         or local.journal
         or bool(evidence.reports)
+        or evidence.hidden is not None
         or runs_folder(evidence.settings.data_dir).exists()
     )
 

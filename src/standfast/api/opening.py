@@ -309,14 +309,21 @@ def refuse_to_hide(settings: Settings) -> None:
             " --collection COLLECTION; afterwards rename it",
             *(path, count, path),
         )
-    if count := _documents(path):
-        raise ConfigError(
-            f"{settings.source} names PostgreSQL, but {path} is an embedded database with"
-            f" {count} documents, which would be hidden",
-            code="embedded_data",
-            hint="to move them: standfast promote; or use another data directory"
-            " (STANDFAST_DATA_DIR)",
-        )
+    if hidden := hidden_documents(settings):
+        raise hidden
+
+
+def hidden_documents(settings: Settings) -> ConfigError | None:
+    """The error of a PostgreSQL URL beside documents of an embedded database; None without any."""
+    path = embedded_path(settings)
+    if settings.target.kind == "sqlite" or not (count := _documents(path)):
+        return None
+    return ConfigError(
+        f"{settings.source} names PostgreSQL, but {path} is an embedded database with"
+        f" {count} documents, which would be hidden",
+        code="embedded_data",
+        hint="to move them: standfast promote; or use another data directory (STANDFAST_DATA_DIR)",
+    )
 
 
 def _documents(path: Path, *, ours: bool = True) -> int:

@@ -16,7 +16,7 @@ from standfast.admin.checks import Check
 from standfast.admin.data_dir import Local
 from standfast.admin.evidence import Evidence
 from standfast.admin.verdict import is_used, size, too_little_free
-from standfast.config.settings import Settings, read_dotenv
+from standfast.config.settings import EMBEDDED_FILE, Settings, read_dotenv
 from standfast.engine.outages import duration
 from standfast.errors import StandfastError
 from standfast.system.disks import (
@@ -72,6 +72,12 @@ def used(evidence: Evidence) -> Check:
         f"no app has used {where} yet{others}",
         "run this with the STANDFAST_DATA_DIR and DATABASE_URL of the app" if others else "",
     )
+
+
+def embedded(hidden: StandfastError) -> Check:
+    """Documents of an embedded database keep every app with this URL from starting."""
+    found = f"no app can open its store: {hidden.message}"
+    return Check(EMBEDDED_FILE, "fail", found, hidden.hint, "standfast promote")
 
 
 def pending(local: Local) -> Check:
