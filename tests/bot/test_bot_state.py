@@ -340,6 +340,7 @@ def test_cleanup_refuses_what_would_delete_too_much(embedded: Home) -> None:
     bot = embedded.bot()
     fill(bot, 1)
     assert code(DataError, lambda: bot.guilds.cleanup([])) == "no_live_guilds"
+    assert code(DataError, lambda: bot.guilds.cleanup("8138")) == "no_live_guilds", "8, 1, 3 and 8"
     for days in (-1, float("nan"), float("inf"), True):
         call = lambda days=days: bot.guilds.cleanup([2], older_than_days=days)  # noqa: E731
         assert code(DataError, call) == "bad_age"

@@ -250,7 +250,7 @@ def test_marks_that_are_none_do_not_stop_a_schedule(embedded: Home) -> None:
     assert bot.schedules.claim(Due("1", "open", NOON)) is None
 
 
-@pytest.mark.parametrize("lease_s", [0, -1, float("nan"), float("inf"), 86401, True])
+@pytest.mark.parametrize("lease_s", [0, -1, float("nan"), float("inf"), 86401, True, "5", None])
 def test_a_lease_is_a_bounded_time(embedded: Home, lease_s: float) -> None:
     """A claim that never lapses, or at once, is refused."""
     bot = embedded.bot()

@@ -40,7 +40,8 @@ def new_id() -> str:
 
 def lease_end(now: datetime, lease_s: float) -> datetime:
     """When a claim made now lapses.  DataError("bad_lease") unless above 0 and up to a day."""
-    if isinstance(lease_s, bool) or not 0 < lease_s <= _LONGEST_LEASE_S:  # NaN is refused too
+    number = isinstance(lease_s, int | float) and not isinstance(lease_s, bool)
+    if not number or not 0 < lease_s <= _LONGEST_LEASE_S:  # NaN is refused too
         raise DataError(
             "lease_s is not a number of seconds above 0 and up to a day",
             code="bad_lease",

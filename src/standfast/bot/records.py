@@ -95,8 +95,15 @@ class AsyncGuildRecords(Part):
         That is all of a guild that is not in `live` and of which no document was changed for
         `older_than_days`.  What changes meanwhile stays.  `dry_run`: delete nothing.  It needs the
         primary, as a claim does.  DataError("no_live_guilds") when `live` is empty: a bot that is
-        not connected yet is in no guild, and would lose all.
+        not connected yet is in no guild, and would lose all; and when it is one text, which would
+        be the guilds of its digits.
         """
+        if isinstance(live, str | bytes):
+            raise DataError(
+                "cleanup got one text in the place of the live guilds",
+                code="no_live_guilds",
+                hint="give the ids of all guilds that the bot is in, as a list",
+            )
         keep = {self._guilds.key(guild_id) for guild_id in live}
         if not keep:
             raise DataError(
