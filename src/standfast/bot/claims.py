@@ -40,14 +40,19 @@ def new_id() -> str:
 
 def lease_end(now: datetime, lease_s: float) -> datetime:
     """When a claim made now lapses.  DataError("bad_lease") unless above 0 and up to a day."""
-    number = isinstance(lease_s, int | float) and not isinstance(lease_s, bool)
-    if not number or not 0 < lease_s <= _LONGEST_LEASE_S:  # NaN is refused too
+    if not _is_lease(lease_s):
         raise DataError(
             "lease_s is not a number of seconds above 0 and up to a day",
             code="bad_lease",
             hint=f"give the longest that the work may take, such as {LEASE_S:.0f}",
         )
     return now + timedelta(seconds=lease_s)
+
+
+def _is_lease(lease_s: object) -> bool:
+    if isinstance(lease_s, bool) or not isinstance(lease_s, int | float):
+        return False
+    return 0 < lease_s <= _LONGEST_LEASE_S  # NaN is not
 
 
 def mark_of(claim_id: str, until: datetime) -> dict[str, Any]:
