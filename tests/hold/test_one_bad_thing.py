@@ -114,14 +114,14 @@ def test_an_event_trigger_that_lets_no_table_be_made_rejects_nothing(
                     " $$ BEGIN RAISE EXCEPTION 'no changes today'; END $$;"
                     " CREATE EVENT TRIGGER frozen ON ddl_command_end EXECUTE FUNCTION frozen()"
                 )
-        soon(has(pg_database, "there", ["1"]), within_s=DRAINED_S)
+        soon(has(pg_database, "there", ["1"]), within_s=SOON_S)
         with pytest.raises(ConfigError, match="of the database") as caught:
             store["third"].put("1", 1)
         assert "event trigger" in caught.value.hint
         with Sql(pg_database) as owner:
             owner("DROP EVENT TRIGGER frozen")
         for name in ("first", "second"):
-            soon(has(pg_database, name, ["1"]), within_s=DRAINED_S)
+            soon(has(pg_database, name, ["1"]), within_s=SOON_S)
         assert conflicts(pg_database) == []
 
 

@@ -243,7 +243,7 @@ def test_a_database_made_anew_under_a_running_app_is_taken_over(
             create_database(connection, name, "template1")
         time.sleep(idle_s)  # whoever notices first: a call, or the threads
         store["c"].put("new", 1)
-        wait_direct(store, within_s=DIRECT_S)
+        wait_direct(store)
         assert store["c"].put("newer", 1).durable_on == "primary"
         assert on_primary(url, "c") == {"new": 1, "newer": 1}
         assert store["c"].get("old") is None
