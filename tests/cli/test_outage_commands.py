@@ -357,6 +357,24 @@ def test_discarded_writes_are_kept_in_a_file(outage: Outage) -> None:
     assert outage.run("list", "views").out == "1\n"
 
 
+def test_a_discarded_write_was_not_applied(outage: Outage) -> None:
+    """`outcome` of a write that was given up says so, and where its contents are: it had no
+    conflict and was not pending, which was taken for "applied"."""
+    begin(outage)
+    with outage.away(), outage.store() as store:
+        given_up = store["views"].put("given-up", 1)
+        kept = store["views"].put("kept", 1)
+        ran = outage.run("journal", "discard", "1", "--yes", "--json")
+        assert ran.document["discarded"] == 1, ran.said
+    with outage.store() as store:
+        store.flush(timeout_s=30)
+        outcome = store.outcome(given_up)
+        assert outcome.state == "rejected"
+        assert Path(ran.document["files"][0]).name in outcome.reason
+        assert store.outcome(kept).state == "applied"
+        assert store["views"].get("given-up") is None
+
+
 def test_discard_needs_a_word_and_a_yes(outage: Outage) -> None:
     """Neither IDs nor --all, or both: exit 2.  Nobody answers: 2.  The answer is no: 1."""
     begin(outage)

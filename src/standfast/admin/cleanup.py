@@ -24,6 +24,7 @@ from standfast.backends.base import Backend
 from standfast.backends.copying import PAGE_ROWS, Stored, Writing
 from standfast.backends.sqlite import conflicts as sqlite_conflicts
 from standfast.backends.sqlite.backend import SqliteBackend
+from standfast.engine.journal import DISCARDED
 from standfast.limits import CONFLICTS_KEPT_S, KEPT_FILES_S, RUNS_KEPT_S
 from standfast.migrate.locking import migration_lock
 from standfast.migrate.rundir import UNFINISHED, all_runs, new_run_id
@@ -31,7 +32,7 @@ from standfast.migrate.steps import disk_errors
 from standfast.system.failpoints import failpoint
 
 #: Files of the data directory that are kept for a person: writes that were given up, damaged files.
-_KEPT_FILES = ("discarded-*.json", "*.damaged-*")
+_KEPT_FILES = (DISCARDED, "*.damaged-*")
 
 
 class Removed(msgspec.Struct, frozen=True):

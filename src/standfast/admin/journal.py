@@ -17,7 +17,7 @@ from standfast.api.opening import refuse_to_hide
 from standfast.backends.base import Backend
 from standfast.config.settings import Settings
 from standfast.document.codec import encode
-from standfast.engine.journal import Journal, Pending
+from standfast.engine.journal import DISCARDED, Journal, Pending
 from standfast.engine.local_state import LocalState, OutageOptions, age_s
 from standfast.engine.replay_batches import units
 from standfast.engine.replayer import Replayer
@@ -208,7 +208,7 @@ def discard(journal: Journal, data_dir: Path, ids: Sequence[int]) -> Discarded:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     for page in _pages(journal, wanted):
         number = len(done.files) + 1
-        name = f"discarded-{stamp}" + (f"-{number}" if number > 1 else "") + ".json"
+        name = DISCARDED.replace("*", stamp + (f"-{number}" if number > 1 else ""))
         with usable(data_dir):
             write_atomic(data_dir / name, _file(journal, page).encode())
         journal.remove(page, durable=True)

@@ -145,6 +145,8 @@ class AsyncStore:
             lambda backend, deadline: backend.conflicts(name=name, deadline=deadline),
             what="outcome",
         )
+        if not entries and (file := engine.discarded_in(*name)):
+            return WriteOutcome("rejected", None, f"it was given up by journal discard: see {file}")
         if not entries:
             return WriteOutcome("applied", receipt.version)
         last = entries[-1]

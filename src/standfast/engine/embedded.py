@@ -320,6 +320,10 @@ class EmbeddedEngine:
         """Nothing is ever pending."""
         return False
 
+    def discarded_in(self, lane: str, seq: int) -> str:
+        """Nothing is ever given up."""
+        return ""
+
     def server_now_us(self) -> int:
         """The clock of this machine."""
         return clock.now_us()

@@ -142,6 +142,10 @@ class Engine(Protocol):
         """Whether the op that a receipt names still waits in the journal."""
         ...
 
+    def discarded_in(self, lane: str, seq: int) -> str:
+        """The file with that op if it was given up before it was sent; else empty."""
+        ...
+
     def flush(self, timeout_s: float) -> int:
         """Wait until everything is on the primary; returns how many writes still are not."""
         ...

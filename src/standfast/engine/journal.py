@@ -65,6 +65,8 @@ from standfast.system.failpoints import failpoint
 logger = logging.getLogger("standfast")
 
 FILE = "journal.db"
+#: The files beside it with what was given up by `standfast journal discard`.
+DISCARDED = "discarded-*.json"
 #: "stnj" in ASCII.
 MARK = 0x73746E6A
 

@@ -25,7 +25,7 @@ from standfast.engine.histories import (
     loss,
     mark_of,
 )
-from standfast.engine.journal import Journal
+from standfast.engine.journal import DISCARDED, Journal
 from standfast.engine.lanes import is_dead
 from standfast.engine.mirror import Mirror
 from standfast.engine.overlay import CompleteMark, MirrorRow, View, ended, view_of
@@ -335,6 +335,17 @@ class LocalState:
             logger.error("what the database has lost could not be saved: %s", error)
             return ()
 
+    def discarded_in(self, lane: str, seq: int) -> str:
+        """The file into which a pending op was put when it was given up; empty if it was not."""
+        for path in sorted(self.data_dir.glob(DISCARDED)):
+            with (
+                contextlib.suppress(OSError, UnicodeDecodeError),
+                path.open(encoding="utf-8") as file,
+            ):
+                if any(_names(line, lane, seq) for line in file):
+                    return str(path)
+        return ""
+
     def adopt(self, found: ServerIdentity) -> None:
         """Let the local files belong to this database from now on, pending ops included."""
         with self._lock:
@@ -627,3 +638,8 @@ def _knows_a_primary(data_dir: Path) -> bool:
         finally:
             mirrored.close()
     return False
+
+
+def _names(line: str, lane: str, seq: int) -> bool:
+    """Whether a line of a file of discarded writes is that of this one."""
+    return line.partition('"kind"')[0].endswith(f'"lane":"{lane}","seq":{seq},')

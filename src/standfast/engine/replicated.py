@@ -629,3 +629,7 @@ class ReplicatedEngine:
     def is_pending(self, lane: str, seq: int) -> bool:
         """Whether the op that a receipt names still waits in the journal."""
         return self.local_state.journal.has(lane, seq)
+
+    def discarded_in(self, lane: str, seq: int) -> str:
+        """The file with that op if it was given up before it was sent; else empty."""
+        return self.local_state.discarded_in(lane, seq)
