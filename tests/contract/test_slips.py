@@ -76,3 +76,11 @@ def test_a_batch_is_not_entered_twice(views: Collection[Any], store: Store) -> N
     with batch:
         batch.put("views", "3", 3)
     assert list(views) == ["3"]
+
+
+def test_what_is_no_receipt_has_no_outcome(store: Store) -> None:
+    """A coroutine that was not awaited, or None, is named as that."""
+    for one in (None, 1, "receipt", object()):
+        with pytest.raises(ConfigError, match="not a receipt") as caught:
+            store.outcome(one)  # type: ignore[arg-type]
+        assert caught.value.code == "usage"

@@ -20,7 +20,7 @@ from standfast.engine.background import REFUSED, REJECTED, StateChange
 from standfast.engine.health import Health
 from standfast.engine.interfaces import Engine
 from standfast.engine.refusals import Refused
-from standfast.errors import StandfastError
+from standfast.errors import ConfigError, StandfastError
 from standfast.ops.reconcile import is_rejected
 from standfast.ops.types import Receipt
 
@@ -136,7 +136,17 @@ class AsyncStore:
         return await whole.drop(self.handle, collection_name(name))
 
     async def outcome(self, receipt: Receipt) -> WriteOutcome:
-        """What became of an acknowledged write; only the primary knows of what has left here."""
+        """What became of an acknowledged write; only the primary knows of what has left here.
+
+        To be asked of a store with the data directory of the write: what waits in another one is
+        not known here, and is taken for applied.
+        """
+        if not isinstance(receipt, Receipt):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(
+                f"outcome of a {type(receipt).__name__}, which is not a receipt",
+                code="usage",
+                hint="give what put, patch, set, remove, touch or delete returned",
+            )
         engine, name = self.engine, (receipt.lane, receipt.seq)
         engine.require_open()
         if engine.is_pending(*name):

@@ -23,8 +23,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar
 
-import discord
 import msgspec
+
+try:
+    import discord
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}: install it with pip install 'standfast[discord]'", name=error.name
+    ) from None
 
 from standfast.api.aio import AsyncStore
 from standfast.api.opening import open_async_store, outage_options
