@@ -15,8 +15,10 @@ from typing import Any
 import apsw
 import pytest
 
+import standfast
 from contract.suite.backend import make_lane, make_op
 from standfast import ConfigError, ConflictError, CorruptData, StandfastError, Unavailable
+from standfast.admin.checks.files import integrity
 from standfast.api.sync import Store
 from standfast.backends.base import Form, Load
 from standfast.backends.sqlite import write as sqlite_write
@@ -601,3 +603,23 @@ def test_a_closed_backend_stays_closed(backend: SqliteBackend) -> None:
     backend.close()
     for call in every_call(backend):
         refusal(call, Unavailable, "closed")
+
+
+def test_a_file_that_was_emptied_does_not_begin_anew_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crash can leave 0 bytes of a file: the store begins anew, since it cannot know, and says
+    so; doctor does too.  A first run and a second one say nothing."""
+    path = tmp_path / "fallback.db"
+    for _ in range(2):
+        with standfast.open(f"sqlite:///{path}", data_dir=tmp_path) as store:
+            store["c"].put("1", 1)
+    assert "0 bytes" not in caplog.text
+    path.write_bytes(b"")
+    os.utime(path, (1, 1))
+    assert integrity(path, "the database", disposable=False).verdict == "fail"
+    with standfast.open(f"sqlite:///{path}", data_dir=tmp_path) as store:
+        assert store["c"].get("1") is None
+        store["c"].put("1", 2)
+    assert caplog.text.count("is empty (0 bytes), and begins anew") == 1
+    assert integrity(path, "the database", disposable=False).verdict == "ok"

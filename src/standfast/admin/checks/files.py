@@ -252,6 +252,9 @@ def integrity(path: Path, what: str, *, disposable: bool) -> Check:
     if not path.exists():
         return Check(name, "ok", "is not there")
     require_access(path)
+    if not path.stat().st_size and not disposable:
+        hint = "if documents were in it, stop the app and bring them back"
+        return Check(name, "fail", f"{what} is empty (0 bytes)", hint, "standfast backup list")
     quick = path.stat().st_size > CHECKED_BYTES
     try:
         conn = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)

@@ -50,6 +50,7 @@ from standfast.backends.sqlite.file import (
     leave_wal,
     needs_room,
     transaction,
+    warn_if_emptied,
     within,
 )
 from standfast.backends.sqlite.plain import KnownTables, NotPlain, put_batch
@@ -247,6 +248,7 @@ class SqliteBackend:
 
     def _opened(self, *, create: bool) -> apsw.Connection | None:
         with OPENING:
+            warn_if_emptied(self.path)
             if create:
                 create_private(self.path)
             inode = inode_of(self.path)

@@ -7,6 +7,7 @@ is looked at before anything is acknowledged.  Sources: sqlite.org/wal.html, how
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Generator
@@ -18,11 +19,19 @@ import apsw
 from standfast.document.names import prefix_end
 from standfast.errors import ConfigError, CorruptData
 
+logger = logging.getLogger("standfast")
+
 #: How long a transaction waits for another process that writes to the same file.
 BUSY_TIMEOUT_S = 5.0
 
+#: A file that is empty for so long is not being made.
+EMPTY_S = 10.0
+
 #: SQLite's way to the file system that keeps the index in memory; not on every system.
 _ALONE = "unix-excl"
+
+#: The empty files that were warned of: each read of one opens it anew.
+_emptied: set[tuple[int, int, int]] = set()
 
 Inode = tuple[int, int]
 """What names a file whatever its path: device and number."""
@@ -35,6 +44,23 @@ def inode_of(path: Path | str) -> Inode | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def warn_if_emptied(path: Path) -> None:
+    """Warn of a database without a byte in it: a crash or a full disk emptied it, and it begins
+    anew.  One that another process is making at this moment is young."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        one = (found.st_dev, found.st_ino, found.st_mtime_ns)
+        if found.st_size or one in _emptied:
+            return
+        if time.time() - found.st_mtime > EMPTY_S:
+            _emptied.add(one)
+            logger.warning(
+                "%s is empty (0 bytes), and begins anew: if documents were in it, close the store"
+                " and bring them back (standfast backup list)",
+                path,
+            )
 
 
 def gone(path: Path, what: str) -> CorruptData:
