@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from standfast import MISSING, ConfigError, ConflictError, DataError
@@ -84,3 +85,20 @@ def test_what_is_no_receipt_has_no_outcome(store: Store) -> None:
         with pytest.raises(ConfigError, match="not a receipt") as caught:
             store.outcome(one)  # type: ignore[arg-type]
         assert caught.value.code == "usage"
+
+
+class Player(msgspec.Struct):
+    score: int = 0
+    tags: tuple[str, ...] = ()
+
+
+def test_a_typed_put_may_name_its_base(store: Store) -> None:
+    """`base=` takes the document that `read` returned, of a typed collection too: it was refused,
+    since its value is no JSON."""
+    players = store.collection("players", type=Player)
+    players.put("1", Player(1, ("a",)))
+    document = players.read("1")
+    players.put("1", Player(2), base=document)
+    assert players.get("1") == Player(2)
+    with pytest.raises(ConfigError, match="cannot be called"):
+        store.collection("players", type=Player, upgrade=5)  # type: ignore[arg-type]

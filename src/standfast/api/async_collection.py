@@ -136,6 +136,8 @@ class AsyncCollection(NotADict, Generic[T]):
         is judged by what is known here, and on replay holds only for exactly that document.
         """
         documents = self._documents
+        if documents.typed is not None and isinstance(base, Document):
+            base = documents.copy_of(base)
         op = build_op(
             *("put", self.name, key),
             body=value if documents.typed is None else documents.dump(value, key),

@@ -30,6 +30,12 @@ class Typed:
 
     def __init__(self, kind: Any, upgrade: Callable[[Any], Any] | None = None) -> None:
         _require_type(kind)
+        if upgrade is not None and not callable(upgrade):
+            raise ConfigError(
+                f"upgrade= is {type(upgrade).__name__}, which cannot be called",
+                code="usage",
+                hint="give a function that gets the older document and returns one of the type",
+            )
         self.kind = kind
         self._upgrade = upgrade
 
