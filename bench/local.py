@@ -120,7 +120,7 @@ def _drain(rows: Iterable[object]) -> None:
 
 
 def sizes(url: str, work: Path, *, writes: int) -> None:
-    """Print how many rows every table has after each quarter of so many writes of 1,000 keys.
+    """Print how large every table is after each quarter of so many writes of 1,000 keys.
 
     Healthy ones, on PostgreSQL with its mirror, and on an embedded store.
     """
@@ -136,6 +136,10 @@ def sizes(url: str, work: Path, *, writes: int) -> None:
         counts: dict[str, Callable[[], int]] = {
             f"PostgreSQL {name}": lambda name=name: _count(conn, name) for (name,) in found
         }
+        counts |= {
+            f"PostgreSQL {name}, KB": lambda name=name: _kilobytes(conn, name)
+            for name in [*(name for (name,) in found), "public.sized"]
+        }
         for file in ("mirror.db", "journal.db"):
             counts |= _tables(work / "sizes" / file)
         _write_and_count(store, writes, counts)
@@ -150,14 +154,21 @@ def _count(conn: psycopg.Connection[Any], name: str) -> int:
     return int(row[0]) if row else 0
 
 
+def _kilobytes(conn: psycopg.Connection[Any], name: str) -> int:
+    """A table with its indexes on the disk."""
+    row = conn.execute("SELECT pg_total_relation_size(%s::regclass) / 1024", (name,)).fetchone()
+    return int(row[0]) if row else 0
+
+
 def _tables(path: Path) -> dict[str, Callable[[], int]]:
     """The tables of a SQLite file, each with what counts its rows."""
     conn = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     names = [row[0] for row in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    return {
+    counts: dict[str, Callable[[], int]] = {
         f"{path.name} {name}": lambda name=name: conn.execute(f'SELECT count(*) FROM "{name}"').get
         for name in sorted(names)
     }
+    return counts | {f"{path.name}, KB": lambda: path.stat().st_size // 1024}
 
 
 def _write_and_count(
@@ -168,6 +179,6 @@ def _write_and_count(
         for _ in range(0, writes // 4, 1000):
             store["sized"].put_many({str(key): key for key in range(1000)})
         columns.append([count() for count in counts.values()])
-    print(f"\nrows after each quarter of {writes:,} writes to 1,000 keys")
+    print(f"\nrows, or KB, after each quarter of {writes:,} writes to 1,000 keys")
     for name, *rows in zip(counts, *columns, strict=True):
         print(f"  {name:40}" + "".join(f"{count:>10,}" for count in rows))

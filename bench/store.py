@@ -17,7 +17,7 @@ rounds' ratios.
 - `local`: gets from the mirror, in the caller's own thread, and journaled puts while the server is
   stopped: to one document behind many pending ones beside few, and beside a bare append +
   fdatasync of 4 KB;
-- `sizes`: the rows of every table over so many writes.
+- `sizes`: how large every table is over so many writes (alone: without fsync).
 
 It takes about three minutes; for figures to quote, use more rounds and a quiet machine, and
 `--only sizes --writes 1000000`.
@@ -345,7 +345,7 @@ def main() -> int:
         if parts & {"embedded"}:
             measures += embedded(work / "embedded", rounds=arguments.rounds, keys=KEYS)
         if parts - {"embedded"}:
-            with Cluster(fsync=True, conf={"max_connections": "300"}) as cluster:
+            with Cluster(fsync=parts != {"sizes"}, conf={"max_connections": "300"}) as cluster:
                 measures += on_postgresql(Arena(cluster, work, arguments.seconds), parts, arguments)
     finally:
         shutil.rmtree(work, ignore_errors=True)

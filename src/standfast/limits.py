@@ -119,6 +119,9 @@ MAX_RETAINED_BYTES = 256 * 1024 * 1024
 #: Seconds that the log of changes is kept: who was away for longer looks at everything.
 CHANGES_KEPT_S = 7 * 86_400.0
 
+#: Rows of PostgreSQL's log of changes that are kept, however young the older ones are: about 20 MB.
+MAX_CHANGES = 100_000
+
 #: Seconds that a closed lane is kept: no statement of it can still be on its way then.
 FENCES_KEPT_S = 7 * 86_400.0
 
@@ -142,6 +145,8 @@ EXPIRED_KEPT_S = 1.0
 #: Seconds between two rounds of trimming, and the seconds that one transaction of it may take on
 #: the server, and in all: nobody waits for it.
 TRIM_PAUSE_S = 600.0
+#: Batches of writes after which one comes earlier: each of them has added a row to a log.
+TRIM_BATCHES = 50_000
 TRIM_STATEMENT_S = 2.0
 TRIM_DEADLINE_S = 10.0
 

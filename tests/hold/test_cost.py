@@ -21,6 +21,7 @@ import standfast
 from standfast.api.sync import Store
 from standfast.backends.postgres import backend as postgres_backend
 from standfast.backends.postgres import handshake
+from standfast.backends.postgres import trim as postgres_trim
 from standfast.backends.postgres.backend import PostgresBackend
 from standfast.config.settings import parse_url
 from standfast.engine import trimming
@@ -86,6 +87,24 @@ def test_a_table_of_ours_is_trimmed(pg_database: str, tmp_path: Path, table: str
             wait_direct(store)
             store["c"].put("new", 1)
         assert admin.one(count) <= 3
+
+
+def test_the_log_of_changes_has_a_length(
+    pg_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I7: of much that is written in little time, the log keeps the newest part."""
+    monkeypatch.setattr(postgres_trim, "MAX_CHANGES", 10)
+    with (
+        standfast.open(pg_database, data_dir=tmp_path / "data") as store,
+        Sql(pg_database) as admin,
+    ):
+        wait_direct(store)
+        for number in range(30):
+            store["c"].put(str(number), 1)
+        last = admin.one("SELECT max(id) FROM standfast.changes")
+        store.calls.engine.primary.trim()
+        kept = admin("SELECT id FROM standfast.changes ORDER BY id")
+        assert kept == [(number,) for number in range(last - 9, last + 1)]
 
 
 def test_expired_documents_are_removed(pg_database: str, tmp_path: Path) -> None:

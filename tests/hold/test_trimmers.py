@@ -28,7 +28,7 @@ KEPT: dict[str, dict[str, tuple[str, ...] | str]] = {
             *("backends.postgres.trim:trim_bookkeeping", "FENCES_KEPT_S", "LAST_LANES_KEPT_S"),
             *("LAST_LANES", "MAX_TRIMMED_ROWS"),
         ),
-        "changes": ("backends.postgres.trim:trim_bookkeeping", "CHANGES_KEPT_S"),
+        "changes": ("backends.postgres.trim:trim_bookkeeping", "CHANGES_KEPT_S", "MAX_CHANGES"),
         "tombstones": ("backends.postgres.trim:trim_bookkeeping", "TOMBSTONES_KEPT_S"),
         "conflicts": "never dropped: a person decides by them",
         "runs": "never dropped: a rollback needs them",
@@ -50,6 +50,7 @@ KEPT: dict[str, dict[str, tuple[str, ...] | str]] = {
         "lanes": ("engine.journal:Journal.close_lane",),
         "ops": ("engine.journal:Journal.remove", "MAX_JOURNAL_OPS", "MAX_JOURNAL_BYTES"),
         "totals": "one row",
+        "head_totals": "one row",
         "heads": ("engine.journal:Journal.remove", "MAX_JOURNAL_OPS"),
         "losses": "one row for each time that the disk has damaged the file",
     },
@@ -104,6 +105,22 @@ def test_trimmers_and_limits_exist() -> None:
             trims = getattr(trims, part)
         assert callable(trims), place
         assert all(getattr(limits, name) > 0 for name in names), names
+
+
+def test_the_trimmer_comes_earlier_where_much_is_written() -> None:
+    """C2: what each batch of writes leaves behind is bounded by their number, not by the time."""
+    backend = mock.create_autospec(Backend, instance=True)
+    backend.trim.return_value = False
+    trimmer = trimming.Trimming(backend, lambda: Mode.DIRECT, Supervisor())
+    trimmer._schedule(None, time.monotonic() + 600.0)
+    with mock.patch.object(trimming, "TRIM_BATCHES", 3):
+        for _ in range(2):
+            trimmer.wrote([])
+        trimmer._piece()
+        backend.trim.assert_not_called()
+        trimmer.wrote([])
+        trimmer._piece()
+    backend.trim.assert_called_once()
 
 
 def test_the_trimmer_lets_the_replay_go_first() -> None:

@@ -16,7 +16,13 @@ from standfast.backends.base import Backend
 from standfast.engine.background import Timer
 from standfast.engine.state_machine import Mode
 from standfast.errors import StandfastError
-from standfast.limits import EXPIRED_KEPT_S, TRIM_DEADLINE_S, TRIM_PAUSE_S, TRIM_SHARE
+from standfast.limits import (
+    EXPIRED_KEPT_S,
+    TRIM_BATCHES,
+    TRIM_DEADLINE_S,
+    TRIM_PAUSE_S,
+    TRIM_SHARE,
+)
 from standfast.ops.types import Op
 from standfast.system.supervision import Supervisor
 
@@ -53,6 +59,7 @@ class Trimming:
         self._due: dict[str | None, float] = {}
         # The last expiry in each collection that this store has written to, 0 without any.
         self._last: dict[str, float] = {}
+        self._batches = 0
         self._rested_at = 0.0
         self.timer = Timer("standfast-trimmer", self._piece, supervisor)
 
@@ -61,7 +68,11 @@ class Trimming:
         self._schedule(None, time.monotonic() + _FIRST_S)
 
     def wrote(self, ops: Sequence[Op]) -> None:
-        """Note to which collections the store writes, and when their documents expire."""
+        """Note to which collections the store writes a batch, and when their documents expire."""
+        self._batches += 1
+        if self._batches >= TRIM_BATCHES:
+            self._batches = 0
+            self._schedule(None, time.monotonic())
         for op in ops:
             if op.ttl_us is not None and op.ttl_us > 0:
                 at = time.monotonic() + op.ttl_us / 1e6

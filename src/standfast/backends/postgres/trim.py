@@ -18,6 +18,7 @@ from standfast.limits import (
     FENCES_KEPT_S,
     LAST_LANES,
     LAST_LANES_KEPT_S,
+    MAX_CHANGES,
     MAX_TRIMMED_ROWS,
     TOMBSTONES_KEPT_S,
     TRIM_STATEMENT_S,
@@ -43,7 +44,8 @@ _LANES: LiteralString = (
 _CHANGES: LiteralString = (
     "DELETE FROM standfast.changes WHERE id IN (SELECT o.id FROM (SELECT c.id, c.at"
     " FROM standfast.changes c ORDER BY c.id LIMIT %(rows)s) o"
-    " WHERE o.at < now() - make_interval(secs => %(changes)s))"
+    " WHERE o.at < now() - make_interval(secs => %(changes)s)"
+    " OR o.id <= (SELECT max(n.id) FROM standfast.changes n) - %(newest)s)"
 )
 #: A version must never be given twice: the collection goes on above what is forgotten (R17).  The
 #: statement of a writer sees either the tombstone or the floor; one of which both hides, since it
@@ -84,6 +86,7 @@ def trim_bookkeeping(
         "lanes": LAST_LANES_KEPT_S,
         "last": LAST_LANES,
         "changes": CHANGES_KEPT_S,
+        "newest": MAX_CHANGES,
         "tombstones": TOMBSTONES_KEPT_S,
         "rows": rows,
     }
