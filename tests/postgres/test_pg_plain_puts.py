@@ -165,6 +165,24 @@ def test_a_document_that_is_there_is_updated(
     assert (row.created_us, row.expires_us) == (before.created_us, None)
 
 
+def test_a_document_that_was_read_is_updated(line: PostgresBackend, pg_prepared: str) -> None:
+    """The same for documents that others have written, once they were read here."""
+    with backends.looking(pg_prepared) as connection:
+        connection.execute("INSERT INTO c (key, data) VALUES ('a', '1')")
+        connection.execute(
+            "CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN IF NEW.key = ''a'' THEN RAISE EXCEPTION ''inserted''; END IF; RETURN NEW; END'"
+        )
+        connection.execute(
+            "CREATE TRIGGER a BEFORE INSERT ON c FOR EACH ROW EXECUTE FUNCTION never()"
+        )
+    lane = str(uuid.uuid4())
+    line.apply(puts(lane, 1, "x"), directory=DIRECTORY)
+    (seen,) = line.observe("c", ["a"], directory=DIRECTORY).states
+    applied = line.apply(puts(lane, 2, "a"), expected_watermark=1, directory=DIRECTORY)
+    assert applied.outcomes[0].version == seen.version + 1
+
+
 @pytest.mark.parametrize("keys", ["a", "ab"])
 def test_a_document_that_others_have_deleted_is_made_again(
     line: PostgresBackend, pg_prepared: str, keys: str

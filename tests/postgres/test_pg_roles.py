@@ -501,6 +501,17 @@ def test_logins_of_one_app_share_its_lanes(app: AppRole, mallory: str, db: Sql) 
         assert second.one("SELECT count(*) FROM standfast.lanes") == 2
 
 
+def test_lanes_of_a_role_that_is_gone(app: AppRole, db: Sql) -> None:
+    """What it has left behind is seen by nobody, and stands in nobody's way."""
+    app.run_script(["things"])
+    db("INSERT INTO standfast.lanes (lane, app) VALUES (gen_random_uuid(), 'it is \"gone\"')")
+    with opened(app.url) as store:
+        store["things"].put("1", 1)
+    with Sql(app.url) as theirs:
+        theirs("INSERT INTO standfast.lanes (lane) VALUES (gen_random_uuid())")
+        assert theirs("SELECT DISTINCT app FROM standfast.lanes") == [(app.name,)]
+
+
 def test_a_script_does_not_redirect_a_collection(app: AppRole, db: Sql) -> None:
     """F4, A4: a collection has one table; a script for another of that name is refused, with and
     without a connection."""

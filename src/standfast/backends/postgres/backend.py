@@ -107,7 +107,7 @@ class PostgresBackend(KnownTables):
         self._lock_timeout_s = lock_timeout_s
         self._next_handle = 0
         self._present: set[Place] = set()
-        """Documents that were there when they were last written: a guess that the server checks."""
+        """Documents that were there when last written or read: a guess that the server checks."""
 
     def new_handle(self) -> PostgresBackend:
         """For one thread of the engine: one connection of the set, which only `connect` makes.
@@ -342,13 +342,19 @@ class PostgresBackend(KnownTables):
                 return None
             self.clock = (written.server_us, written.at)
             if not present:
-                if len(there) > MAX_PRESENT:
-                    there.clear()
-                there.update(keys)
+                self._remember(written.applied.observed)
             return written.applied
 
         work = partial(put, present=keys <= there)
         return dedicated.run(work, f"writing to `{table.collection}`", deadline)
+
+    def _remember(self, observed: Observed) -> None:
+        """Guess from now on that these documents are there."""
+        if len(self._present) > MAX_PRESENT:
+            self._present.clear()
+        self._present.update(
+            (one.collection, one.key) for one in observed.states if one.text is not None
+        )
 
     def fence(
         self,
@@ -454,7 +460,9 @@ class PostgresBackend(KnownTables):
         deadline: float | None = None,
     ) -> Observed:
         def look(conn: Connection[Any], table: Table) -> Observed:
-            return read.observe(conn, table, keys, directory)
+            seen = read.observe(conn, table, keys, directory)
+            self._remember(seen)
+            return seen
 
         def look_apart(conn: Connection[Any], table: Table | None) -> list[State]:
             rows = {} if table is None else read.read_rows(conn, table, keys)

@@ -185,3 +185,21 @@ BEGIN
     INSERT INTO standfast.changes (collection, keys) VALUES (TG_ARGV[0], NULL);
     RETURN NULL;
 END $$;
+
+-- Every put of an app with the least rights passes these policies: functions in PL/pgSQL cost more
+-- than the put.  They say what they said, in plain expressions.
+
+-- Whoever may act as a role sees what it has opened: they could become it all the same.
+ALTER POLICY own ON standfast.lanes
+    USING (pg_catalog.pg_has_role(pg_catalog.to_regrole(pg_catalog.quote_ident(app::text)), 'USAGE'));
+ALTER POLICY reading ON standfast.collections USING (EXISTS (
+    SELECT FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+     WHERE n.nspname = table_schema::name AND c.relname = table_name::name
+       AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+       AND pg_catalog.has_table_privilege(c.oid, 'SELECT')));
+ALTER POLICY adding ON standfast.changes WITH CHECK (EXISTS (
+    SELECT FROM standfast.collections k
+      JOIN pg_catalog.pg_namespace n ON n.nspname = k.table_schema::name
+      JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = k.table_name::name
+     WHERE k.name = collection AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+       AND pg_catalog.has_table_privilege(c.oid, 'INSERT')));
