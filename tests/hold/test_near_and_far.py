@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
@@ -19,8 +20,9 @@ import pytest
 from psycopg import sql
 
 import standfast
-from standfast import Document
+from standfast import AsyncStore, Document
 from standfast.api.sync import Store
+from standfast.engine import replicated
 from support import backends
 from support.cluster import Cluster
 from support.crash_disk import why_no_mounts
@@ -249,6 +251,68 @@ def assert_by_the_deadline(took: list[float]) -> None:
     """
     late_s = lateness_s(took[-len(WAITS) :], 0.5)
     assert max(took[: -len(WAITS)]) < 0.4 + 0.1 + 0.5 + 3 * late_s
+
+
+def test_a_scan_that_is_still_arriving_is_not_stuck(
+    far_pg: MakeFar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N5: however long the page takes, its caller gets it, and hears of no disk that hangs."""
+    monkeypatch.setattr(replicated, "LOCAL_GRACE_S", 0.2)
+    far = far_pg()
+    with standfast.open(far.near_url, data_dir=tmp_path / "other") as other:
+        other["c"].put_many({str(number): secrets.token_hex(8_000) for number in range(100)})
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=0.4) as store:
+        wait_direct(store)
+        far.line.set(down_bytes_s=1_000_000)
+        assert len(list(store["c"].items())) == 100
+        assert store.health().state == "direct"
+
+
+@pytest.mark.parametrize("who", ["thread", "loop"])
+def test_no_read_waits_behind_a_large_one(far_pg: MakeFar, tmp_path: Path, who: str) -> None:
+    """I8, N5: while the reply to one caller is still arriving, others are answered by their
+    deadline, from the mirror; the large one comes from the primary."""
+    far = far_pg()
+    with standfast.open(far.near_url, data_dir=tmp_path / "other") as other:
+        other["c"].put("large", secrets.token_hex(1_200_000))
+    waited: list[float] = []
+    sources: set[str] = set()
+
+    def read_large(begun: threading.Event) -> None:
+        def read() -> Document[Any] | None:
+            begun.set()
+            return store["c"].read("large")
+
+        async def ask() -> Document[Any] | None:
+            begun.set()
+            return await AsyncStore(store.calls.handle.engine)["c"].read("large")
+
+        document = read() if who == "thread" else asyncio.run(ask())
+        assert document is not None
+        sources.add(f"large from the {document.source}")
+
+    def read_small() -> None:
+        since = time.monotonic()
+        document = store["c"].read("small")
+        waited.append(time.monotonic() - since)
+        assert document is not None
+        sources.add(document.source)
+
+    with standfast.open(far.url, data_dir=tmp_path / "data", deadline_s=0.4) as store:
+        wait_direct(store)
+        store["c"].put("small", 1)
+        far.line.set(down_bytes_s=1_000_000)
+        begun = threading.Event()
+        large = threading.Thread(target=read_large, args=[begun])
+        large.start()
+        begun.wait()
+        while large.is_alive() and len(waited) < 12:
+            in_threads([read_small] * 4)
+        large.join()
+        assert store.health().state == "direct"
+    assert "large from the primary" in sources
+    assert "mirror" in sources
+    assert max(waited) < 1.7, "the large one takes 2.4 s"
 
 
 @pytest.mark.parametrize("call", ["count", "find", "health", "outcome", "collections", "index"])

@@ -233,6 +233,10 @@ class EngineContext(Protocol):
         """Replace a connection that has ended; False when that fails, or is not done in time."""
         ...
 
+    def answer_late_soon(self) -> None:
+        """A reply is still arriving: reads that wait behind it are answered when it is time."""
+        ...
+
     def primary_missed(self, cause: str) -> None:
         """A read found the primary away."""
         ...

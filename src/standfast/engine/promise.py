@@ -24,10 +24,12 @@ class Promise(Generic[T]):
     cancelled loses only the answer: the op continues, and is applied or journaled as a whole.
     """
 
-    __slots__ = ("_answer", "_future", "_gate", "_loop", "done")
+    __slots__ = ("_answer", "_future", "_gate", "_loop", "done", "prolonged")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.done = False
+        self.prolonged = False
+        """Whether its answer was still arriving when its time was over; waiting takes it back."""
         self._answer: Any = None
         self._loop = loop
         self._gate: threading.Lock | None = None
@@ -39,13 +41,22 @@ class Promise(Generic[T]):
             self._future = loop.create_future()
 
     def wait(self, timeout_s: float) -> T:
-        """Block until it is completed; DeadlineExceeded if even the engine is stuck that long."""
+        """Block until it is completed; DeadlineExceeded if even the engine is stuck that long.
+
+        A reply that is still arriving is not: its end is up to whoever keeps its deadline.
+        """
         assert self._gate is not None, "a promise with a loop is awaited"
-        if not self._gate.acquire(timeout=timeout_s):
-            raise stuck(timeout_s)
+        while not self._gate.acquire(timeout=timeout_s):
+            if not self.prolonged:
+                raise stuck(timeout_s)
+            self.prolonged = False
         if isinstance(self._answer, BaseException):
             raise self._answer
         return cast(T, self._answer)
+
+    def prolong(self) -> None:
+        """Its answer is still arriving."""
+        self.prolonged = True
 
     def __await__(self) -> Generator[Any, Any, T]:
         if self._future is not None:

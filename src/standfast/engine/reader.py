@@ -24,7 +24,11 @@ from standfast.errors import StandfastError, Unavailable
 from standfast.limits import MAX_READ_KEYS
 from standfast.ops.types import Observed, State
 from standfast.system.platform import may_be_reentered
+from standfast.system.slow_replies import noticing
 from standfast.system.supervision import SupervisedThread
+
+#: How long a question waits for the role before it is looked which questions have had their time.
+_LATE_S = 0.05
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -53,6 +57,8 @@ class Reader:
         self._role = threading.Lock()
         self._wanted = False
         self._ended = False
+        self._slow = False
+        """Whether a reply is still arriving although its time is over: others must not wait."""
 
     def ask(self, question: Question) -> None:
         """Queue a read."""
@@ -87,15 +93,20 @@ class Reader:
         waiting = [first]
         self._wanted = True  # from here on others queue
         try:
-            with self._role:
+            while not self._role.acquire(timeout=_LATE_S):
+                self._collect(waiting)
+                waiting = self._without_late(waiting)
+            try:
                 self._wanted = False
                 self._serve(waiting)
+            finally:
+                self._role.release()
         except BaseException as error:
             complete((question.promise, _failed(question, error)) for question in waiting)
             raise
         return True
 
-    def _serve(self, waiting: list[Question]) -> None:
+    def _collect(self, waiting: list[Question]) -> None:
         with contextlib.suppress(queue.Empty):
             while len(waiting) < MAX_READ_KEYS and not self._ended:
                 question = self._queue.get_nowait()
@@ -103,6 +114,36 @@ class Reader:
                     self._ended = True
                 else:
                     waiting.append(question)
+
+    def _without_late(self, waiting: list[Question]) -> list[Question]:
+        """Answer what has waited for its time, since a large reply is still arriving (I8)."""
+        now = time.monotonic()
+        late = [question for question in waiting if question.deadline <= now]
+        if late:
+            self._answer_locally(late)
+        return [question for question in waiting if question.deadline > now]
+
+    def answer_late(self) -> bool:
+        """The same for what is queued, by another thread; whether to do that again soon."""
+        if not self._slow:
+            return False
+        waiting: list[Question] = []
+        with contextlib.suppress(queue.Empty):
+            while (question := self._queue.get_nowait()) is not None:
+                waiting.append(question)
+            self._queue.put(None)
+        for question in self._without_late(waiting):
+            self._queue.put(question)
+        return True
+
+    def _is_slow(self, questions: list[Question]) -> None:
+        self._slow = True
+        for question in questions:
+            question.promise.prolong()
+        self._context.answer_late_soon()
+
+    def _serve(self, waiting: list[Question]) -> None:
+        self._collect(waiting)
         self._answer_locally([question for question in waiting if question.local])
         collections: dict[str, list[Question]] = {}
         for question in waiting:
@@ -131,10 +172,11 @@ class Reader:
             return self.primary.observe(collection, wanted, directory=directory, deadline=deadline)
 
         try:
-            observed = read_again(
-                lambda: observe(keys),
-                lambda: self._context.reconnect(self.primary, deadline),
-            )
+            with noticing(lambda: self._is_slow(questions)):
+                observed = read_again(
+                    lambda: observe(keys),
+                    lambda: self._context.reconnect(self.primary, deadline),
+                )
             now_us = clock.now_us()
             self._local_state.take(observed, seen_us=now_us, again=observe)
         except StandfastError as error:
@@ -148,6 +190,8 @@ class Reader:
             else:
                 complete((question.promise, error) for question in questions)
             return
+        finally:
+            self._slow = False
         views = {state.key: _view(state, now_us) for state in observed.states}
         self._context.activity.read("primary", [question.deadline for question in questions])
         complete((each.promise, ReadResult(views[each.key], True)) for each in questions)

@@ -62,6 +62,8 @@ SLICE_S = 2.0
 #: Pause before another look while another process replays, or a row is locked.
 WAITING_PAUSE_S = 0.02
 LOCKED_PAUSE_S = 0.2
+#: Pause between two looks at the reads that wait behind a reply that is still arriving.
+LATE_PAUSE_S = 0.05
 
 
 class Replaying:
@@ -134,6 +136,7 @@ class ReplicatedEngine:
         )
         self._held: StandfastError | None = None
         self._pending_seen = 0
+        self._house_kept_at = float("-inf")
         self._closed = False
         self._changed = threading.Condition()
         self.replayer = Replayer(
@@ -206,6 +209,13 @@ class ReplicatedEngine:
         return [part.thread for part in parts]
 
     def _keep_house(self) -> None:
+        now = time.monotonic()
+        if self._reader.answer_late():
+            self._housekeeping.schedule(now + LATE_PAUSE_S)
+        next_at = self._house_kept_at + SNAPSHOT_PAUSE_S
+        if now < next_at:
+            return self._housekeeping.schedule(next_at)
+        self._house_kept_at = now
         try:
             self._report_file.write(self.report(), self.activity.version)
             self.local_state.keep_house(direct=self.mode is Mode.DIRECT)
@@ -302,6 +312,9 @@ class ReplicatedEngine:
     def connect_soon(self) -> None:
         """Try to reach the primary now, whatever pause there was to be."""
         self._connector.timer.schedule(time.monotonic())
+
+    def answer_late_soon(self) -> None:
+        self._housekeeping.schedule(time.monotonic())
 
     def primary_missed(self, cause: str) -> None:
         self.post(Lost(cause))

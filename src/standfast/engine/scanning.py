@@ -23,6 +23,7 @@ from standfast.engine.interfaces import read_again
 from standfast.engine.promise import Promise, complete
 from standfast.engine.write_queue import closed
 from standfast.errors import StandfastError, Unavailable
+from standfast.system.slow_replies import noticing
 from standfast.system.supervision import SupervisedThread, Supervisor
 
 T = TypeVar("T")
@@ -108,7 +109,8 @@ class Scanning:
                 try:
                     if error is not None:
                         raise error
-                    answer = self._work(work, deadline, is_long=long_s is not None)
+                    with noticing(promise.prolong):
+                        answer = self._work(work, deadline, is_long=long_s is not None)
                 except Unavailable as failure:
                     if missed is None:
                         raise

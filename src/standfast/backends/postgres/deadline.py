@@ -17,6 +17,7 @@ import weakref
 
 from standfast.limits import MAX_REPLY_S, MIN_REPLY_BYTES
 from standfast.system.platform import at_fork, duplicate_socket, received_bytes
+from standfast.system.slow_replies import Notice, noticed
 from standfast.system.supervision import PROCESS, SupervisedThread
 
 #: Longest sleep of the thread while nothing is armed.
@@ -38,6 +39,7 @@ class SocketDeadline:
         self._step_s = 0.0
         self._limit = 0.0
         self._received = 0
+        self._notice: Notice | None = None
         self._watchdog = _watchdog()
         self._watchdog.watch(self)
 
@@ -50,6 +52,7 @@ class SocketDeadline:
         with self._lock:
             self.due = at
             self._step_s = 0.0
+            self._notice = noticed() if while_silent else None
             if while_silent:
                 now = time.monotonic()
                 self._step_s, self._limit = max(0.0, at - now), now + MAX_REPLY_S
@@ -67,13 +70,24 @@ class SocketDeadline:
         with self._lock:
             if self.due is None or self.due > now:
                 return self.due
-            if self._step_s and now < self._limit:
-                received = received_bytes(self._socket)
-                if received - self._received >= MIN_REPLY_BYTES:
-                    self._received, self.due = received, now + self._step_s
-                    return self.due
-            self._shutdown()
+            due, notice = self._moved(now), self._notice
+            if due is None:
+                self._shutdown()
+                return None
+            self.due = due
+        if notice is not None:
+            notice()
+        return due
+
+    def _moved(self, now: float) -> float | None:
+        """The next deadline of a reply that is still arriving; None when it has had its time."""
+        if not self._step_s or now >= self._limit:
             return None
+        received = received_bytes(self._socket)
+        if received - self._received < MIN_REPLY_BYTES:
+            return None
+        self._received = received
+        return now + self._step_s
 
     def shutdown(self) -> None:
         """Cut the socket now."""
