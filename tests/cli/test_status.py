@@ -285,6 +285,21 @@ def test_an_outage_is_safe(outage: Outage) -> None:
         assert outage.run("status").code == 0
 
 
+def test_a_time_limit_that_cuts_everything_off(owned: Outage) -> None:
+    """R8: a database that answers is not called silent: the setting in the way is what is named."""
+    begin(owned)
+    owned.execute("ALTER ROLE CURRENT_USER SET statement_timeout = '1ms'")
+    try:
+        ran = owned.run("status")
+    finally:
+        owned.execute("SET statement_timeout = 0; ALTER ROLE CURRENT_USER RESET statement_timeout")
+    assert "does not answer" not in ran.out
+    assert first_line(ran).startswith("act now: ")
+    assert "57014" in first_line(ran)
+    assert "statement_timeout" in ran.said
+    assert owned.run("status").code == 0
+
+
 def test_nobody_is_there_to_send(outage: Outage) -> None:
     """Writes wait, the database answers, and no process runs: act, with the command."""
     begin(outage)

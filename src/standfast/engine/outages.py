@@ -19,7 +19,7 @@ from standfast.limits import MAX_OUTAGES
 NEEDS_ACTION = frozenset(
     {
         *("auth", "tls", "not_postgresql", "no_database", "no_schema", "no_rights"),
-        "no_identity",
+        *("no_identity", "timeout"),  # a time limit that cuts off what is asked at connect
         *("foreign_owner", "schema", "schema_newer", "server_too_old", "server_encoding"),
         *("other_database", "went_back", "directory_in_use", "journal_old", "database"),
     }
