@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -85,6 +86,7 @@ BROKEN = (overwrite, truncate)
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "ANEW_PAUSE_S", 0.0)
+    monkeypatch.setattr(journal_module, "FAILED_ANEW_PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -134,6 +136,21 @@ def test_what_is_pending_is_written_anew(
 
 
 @pytest.mark.parametrize("destroy", [*GONE, *BROKEN])
+def test_a_journal_that_is_closed_is_written_anew(
+    journal: Journal, destroy: Callable[[Path], None]
+) -> None:
+    """I1: an app that is stopped after its journal was destroyed leaves all of it to the next."""
+    destroy(journal.path.parent)
+    with contextlib.suppress(StandfastError):  # notices a damage
+        journal.totals()
+        add(journal, make(9))
+    journal.close()
+    again = Journal(journal.path.parent)
+    assert set(names(again)) - {(LANE, 9)} == {(LANE, 2), (LANE, 3)}
+    again.close()
+
+
+@pytest.mark.parametrize("destroy", [*GONE, *BROKEN])
 def test_the_next_write_notices_by_itself(
     journal: Journal, destroy: Callable[[Path], None]
 ) -> None:
@@ -170,6 +187,28 @@ def test_two_processes_write_one_new_journal(
         assert set(names(one)) - {(OTHER, 8)} == expected
         assert one.totals().ops == len(names(one)) == len(set(names(one)))
         assert set(one.lanes()) == {LANE, OTHER}
+    second.close()
+
+
+@pytest.mark.parametrize("destroy", [*GONE, *BROKEN])
+def test_what_was_pending_before_this_process_is_remembered_too(
+    journal: Journal, destroy: Callable[[Path], None]
+) -> None:
+    """I1: what an earlier process has left, what the spool had, and what was written anew once."""
+    folder = journal.path.parent
+    journal.spool.append([[make(4)]])
+    journal.tidy()
+    journal.close()
+    second = Journal(folder)
+    for seq, how in ((5, remove_all), (6, destroy), (7, overwrite)):
+        how(folder)
+        with contextlib.suppress(StandfastError):
+            add(second, make(seq))
+        second.tidy()
+    add(second, make(8))
+    assert set(names(second)) - {(LANE, 5), (LANE, 6), (LANE, 7)} == {
+        (LANE, seq) for seq in (2, 3, 4, 8)
+    }
     second.close()
 
 

@@ -56,6 +56,7 @@ from standfast.limits import (
     JOURNAL_WAIT_S,
     MAX_JOURNAL_BYTES,
     MAX_JOURNAL_OPS,
+    MAX_REMEMBERED_BYTES,
     MAX_WINDOW_BYTES,
     SPOOLING_WAIT_S,
 )
@@ -78,8 +79,8 @@ _CHECKED_BYTES = 64 * 1024 * 1024
 #: Below every id; ops that are put in front of all others have negative ones.
 _BEFORE_ALL = -(1 << 62)
 _FRONT = 1 << 32
-#: Pause between attempts to write a lost journal anew.
-ANEW_PAUSE_S = 1.0
+#: Pause before a journal is written anew once more, and before that is tried again.
+ANEW_PAUSE_S, FAILED_ANEW_PAUSE_S = 0.1, 1.0
 
 
 class HeldNote(msgspec.Struct, frozen=True):
@@ -124,6 +125,7 @@ class Journal:
         path = (data_dir / FILE).absolute()
         self._current = _whole(path) if only_look else _opened(path, self._noted)
         self._former: list[LocalFile] = []
+        self._closed = False
         self._only_look = only_look
         self._remembered = Remembered()
         self._notes: dict[str, str] = {}
@@ -137,6 +139,8 @@ class Journal:
         try:
             self.directory = self._directory(only_look=only_look)
             self._look_for_loss(only_look=only_look)
+            if not only_look:
+                self._remember_all()
         except BaseException:
             self._current.close()
             raise
@@ -154,7 +158,7 @@ class Journal:
             lost = self._current
             if not lost.lost or time.monotonic() < self._anew_at:
                 return
-            self._anew_at = time.monotonic() + ANEW_PAUSE_S
+            self._anew_at = time.monotonic() + FAILED_ANEW_PAUSE_S
             settled, lanes = dict(self._settled), set(self._closed_lanes)
             done = rewrite(lost, self._remembered, begin=_whole, settled=settled)
             with done.file.writing("writing the journal anew", durable=True) as conn:
@@ -169,13 +173,25 @@ class Journal:
                     _note_loss(conn, loss)
             self._forgotten((list(settled), list(lanes)))
             self._noted.forget()
-            self._former = [*self._former, lost]  # whoever reads it still does not fail
+            # Whoever reads it still does not fail.
+            former, self._former = self._former, [lost]
+            for file in former:
+                file.close()
             self._current, self._changes = done.file, self._changes + 1
+            self._anew_at = time.monotonic() + ANEW_PAUSE_S
+            self._remember_all()
         logger.error(
             "the journal %s was removed, replaced or damaged while it was open: it was written"
             " anew, %d acknowledged writes are in it, %d are lost",
             *(self.path, pending, max(0, missing)),
         )
+
+    def _remember_all(self) -> None:
+        """Remember what is pending in the file, unless that is more than fits."""
+        with self._current.reading("reading the journal") as conn:
+            size = conn.execute("SELECT bytes FROM totals").get
+        if 0 < size <= MAX_REMEMBERED_BYTES:
+            self._remembered.add(one for one in self.everything() if not one.is_spooled)
 
     def _look_for_loss(self, *, only_look: bool) -> None:
         """Notice a file that is older than what it has acknowledged."""
@@ -658,7 +674,13 @@ class Journal:
         return ((self._changes + self.spool.changes) << 40) + version
 
     def close(self) -> None:
-        """Close the file.  Idempotent."""
+        """Close the file; one that is lost is written anew first.  Idempotent."""
+        if not (self._only_look or self._closed):
+            self._closed, self._anew_at = True, 0.0
+            with contextlib.suppress(StandfastError):
+                self._current.look()
+                if self._current.lost:
+                    self._write_anew()
         for file in (self._current, *self._former):
             file.close()
 

@@ -54,6 +54,11 @@ def replace_disposable(path: Path) -> Path:
     return aside
 
 
+def has_companions(path: Path) -> bool:
+    """Whether there is anything of what SQLite keeps beside a database."""
+    return any(os.path.lexists(f"{path}{ending}") for ending in COMPANIONS)
+
+
 def remove_companions(path: Path) -> None:
     """Remove what SQLite keeps beside a database that is gone."""
     for ending in COMPANIONS:

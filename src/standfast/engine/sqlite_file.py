@@ -26,6 +26,7 @@ from standfast.backends.sqlite.file import (
     needs_room,
     transaction,
 )
+from standfast.engine.set_aside import has_companions, remove_companions
 from standfast.errors import ConfigError, CorruptData, StandfastError
 from standfast.limits import RESERVE_ROOM_BYTES
 from standfast.system.disks import free_bytes
@@ -71,6 +72,9 @@ class LocalFile:
         self.lost = False
         """Whether it was seen to be damaged, or not in its place any more."""
         with mapped(f"opening {what} {self.path}"), OPENING:
+            # Of a file that was removed: they may still be in use, by whoever has that one open.
+            if has_companions(self.path) and not os.path.lexists(self.path):
+                remove_companions(self.path)
             create_private(self.path)
             failpoint("file-made")
             self._place, self._state = str(self.path), os.stat(self.path)
