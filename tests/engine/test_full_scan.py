@@ -66,6 +66,32 @@ def test_what_was_read_whole_is_there_whole_in_an_outage(server: Server, open_it
     assert {document.source for document in collection.find({})} == {"primary"}
 
 
+def test_a_scan_says_as_of_when_it_is(server: Server, open_it: Open) -> None:
+    """R24: now, by the primary; during an outage as of the last whole scan, whatever was read or
+    written since; a collection that was never read whole says nothing."""
+    others(server).put("old", 1)
+    link = Link(server)
+    store, engine = open_it(link)
+    wait_direct(engine)
+    before = time.time()
+    assert list(store["c"].keys()) == ["old"]
+    after_scan = time.time()
+    others(server).put("later", 2)
+    assert store["c"].as_of() is None
+    link.down = True
+    store["c"].put("mine", 3)
+    assert list(store["c"].keys()) == ["mine", "old"]
+    since = store["c"].as_of()
+    assert since is not None
+    assert before - 0.1 <= since <= after_scan
+    with pytest.raises(Unavailable) as caught:
+        store["other"].as_of()
+    assert caught.value.code == "not_mirrored"
+    link.down = False
+    wait_direct(engine)
+    assert store["c"].as_of() is None
+
+
 def test_half_a_collection_is_not_taken_for_the_whole(memory: Server, open_it: Open) -> None:
     """I4: single reads and a scan that was not ended leave no claim to know all."""
     others(memory).put_many({f"k{number:04}": number for number in range(2500)})

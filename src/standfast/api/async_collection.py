@@ -578,6 +578,15 @@ class AsyncCollection(NotADict, Generic[T]):
         """The number of documents."""
         return await self._documents.count()
 
+    async def as_of(self) -> float | None:
+        """As of when `keys`, `items`, `find`, `first`, `last` and `count` answer, in seconds of
+        `time.time()`; None: as of now, by the primary.
+
+        During an outage a collection that was once read whole is shown as it was then, with the
+        writes of this data directory: what others created later is missing.  Raises as they do.
+        """
+        return await self._documents.as_of()
+
     async def first(self, *, prefix: str = "") -> Document[T] | None:
         """The document with the lowest key in bytewise order, or None."""
         return await self._end(key_range(prefix, limit=1))

@@ -18,7 +18,7 @@ from standfast.document.names import key_text
 from standfast.document.query import Query
 from standfast.document.typed import Typed
 from standfast.document.values import MISSING
-from standfast.engine.full_scan import FullScan, Pages, renewed
+from standfast.engine.full_scan import FullScan, Pages, renewed, seen_whole_us
 from standfast.engine.interfaces import Engine, ReadResult
 from standfast.engine.local_state import age_s
 from standfast.engine.overlay import View, lay_over
@@ -205,6 +205,14 @@ class Documents(Generic[T]):
 
         what, loop = f"count of `{self.name}`", self.handle.loop()
         return await self.engine.pages(self.name, work, what=what, loop=loop)
+
+    async def as_of(self) -> float | None:
+        """As of when a scan would show what others wrote, in seconds of `time.time()`."""
+        what, loop = f"as_of of `{self.name}`", self.handle.loop()
+        since_us = await self.engine.pages(
+            self.name, lambda pages, _: seen_whole_us(pages), what=what, loop=loop
+        )
+        return None if since_us is None else since_us / 1e6
 
     async def page(
         self,

@@ -59,6 +59,7 @@ class Collection(NotADict, Generic[T]):
     last = blocking(AsyncCollection[T].last)
     keys = iterating(AsyncCollection[T].keys)
     count = blocking(AsyncCollection[T].count)
+    as_of = blocking(AsyncCollection[T].as_of)
     items = iterating(AsyncCollection[T].items)
     find = iterating(AsyncCollection[T].find)
 

@@ -150,10 +150,14 @@ class _ScannedPrimary:
 
 
 class MirrorPages:
-    """The mirror in the place of the primary: pages of a collection that it holds whole."""
+    """The mirror in the place of the primary: pages of a collection that it holds whole.
 
-    def __init__(self, local_state: LocalState) -> None:
+    `since_us`: since when what others wrote later may be missing.
+    """
+
+    def __init__(self, local_state: LocalState, since_us: int) -> None:
         self._local_state = local_state
+        self.since_us = since_us
 
     def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
         found: list[Row] = []
@@ -194,9 +198,10 @@ class SnapshotPages:
     more, and `Unavailable("not_mirrored")` is raised.
     """
 
-    def __init__(self, local_state: LocalState, missing: Unavailable) -> None:
+    def __init__(self, local_state: LocalState, missing: Unavailable, since_us: int) -> None:
         self._local_state = local_state
         self._missing = missing
+        self.since_us = since_us
 
     def scan(self, collection: str, span: Span, *, deadline: float | None = None) -> list[Row]:
         rows, keys, _ = self._content(collection)
@@ -247,13 +252,16 @@ def local_pages(local_state: LocalState, collection: str, *, what: str, why: str
     Raises when neither holds the collection whole, or what it holds is from too long ago.
     """
     missing = not_complete(what, why)
-    pages: Pages = MirrorPages(local_state)
+    pages: Pages
     whole = local_state.complete_mark(collection)
     if whole is None:
         content = local_state.snapshot(collection)
         if content is None:
             raise missing
-        pages, whole = SnapshotPages(local_state, missing), content.mark
+        whole = content.mark
+        pages = SnapshotPages(local_state, missing, whole.since_us)
+    else:
+        pages = MirrorPages(local_state, whole.since_us)
     age_s, limit = (clock.now_us() - whole.since_us) / 1e6, local_state.options.max_stale_s
     if limit is not None and age_s > limit:
         raise Unavailable(
@@ -262,6 +270,11 @@ def local_pages(local_state: LocalState, collection: str, *, what: str, why: str
             hint=f"max_stale_s is {limit}",
         )
     return pages
+
+
+def seen_whole_us(pages: Pages) -> int | None:
+    """As of when pages show what others wrote; None: as of now, by the primary (R24)."""
+    return pages.since_us if isinstance(pages, MirrorPages | SnapshotPages) else None
 
 
 def not_complete(what: str, why: str) -> Unavailable:
