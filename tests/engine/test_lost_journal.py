@@ -212,6 +212,28 @@ def test_what_was_pending_before_this_process_is_remembered_too(
     second.close()
 
 
+def test_another_file_does_not_get_the_log_of_the_one_before(
+    journal: Journal, tmp_path: Path
+) -> None:
+    """I1: a journal is put in its place by a rename, beside the log that two processes still use:
+    what they commit there is not mixed with what is in that one."""
+    other = Journal(tmp_path / "other")
+    add(other, *(make(seq, lane=OTHER) for seq in (1, 2)))
+    other.close()
+    second = Journal(journal.path.parent)
+    log = journal.path.with_name(f"{FILE}-wal")
+    before = log.stat().st_ino
+    os.replace(other.path, journal.path)
+    journal.tidy()
+    assert log.stat().st_ino != before
+    second.tidy()
+    add(second, make(5))
+    add(journal, make(6))
+    expected = {(OTHER, 1), (OTHER, 2), *((LANE, seq) for seq in (2, 3, 5, 6))}
+    assert set(names(journal)) == set(names(second)) == expected
+    second.close()
+
+
 def test_an_id_of_another_journal_is_not_ours(journal: Journal, tmp_path: Path) -> None:
     """I1, I2: another journal in its place keeps its ops, also where a replay ends that had read
     ours under the same ids."""

@@ -162,8 +162,11 @@ class Journal:
             settled, lanes = dict(self._settled), set(self._closed_lanes)
             done = rewrite(lost, self._remembered, begin=_whole, settled=settled)
             with done.file.writing("writing the journal anew", durable=True) as conn:
-                notes = [("directory", self.directory), *self._notes.items()]
-                conn.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", notes)
+                conn.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", self._notes.items())
+                # Under that name the primary knows the lanes of this process.
+                conn.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('directory', ?)", (self.directory,)
+                )
                 for lane in lanes:
                     conn.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
                 pending = pending_ops(conn)

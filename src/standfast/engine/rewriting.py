@@ -120,6 +120,7 @@ def rewrite(
         aside, file = "", None
         if not old.in_place and path.exists():
             with contextlib.suppress(StandfastError):
+                old.leave()
                 file = begin(path)  # another process was faster, or it was replaced
         if file is None:
             aside = _move_away(path)

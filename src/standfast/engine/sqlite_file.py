@@ -23,10 +23,11 @@ from standfast.backends.sqlite.file import (
     connect,
     enter_wal,
     gone,
+    inode_of,
     needs_room,
     transaction,
 )
-from standfast.engine.set_aside import has_companions, remove_companions
+from standfast.engine.set_aside import COMPANIONS, has_companions, remove_companions
 from standfast.errors import ConfigError, CorruptData, StandfastError
 from standfast.limits import RESERVE_ROOM_BYTES
 from standfast.system.disks import free_bytes
@@ -104,6 +105,8 @@ class LocalFile:
             undo.pop_all()
         for conn in (self._writer, self._durable):
             conn.set_wal_hook(self._checkpointing.note)
+        found = {ending: inode_of(f"{self.path}{ending}") for ending in COMPANIONS}
+        self._companions = {ending: inode for ending, inode in found.items() if inode}
 
     def share(self) -> None:
         """Let other processes use it again, if it is open alone, once there is room for that."""
@@ -154,8 +157,24 @@ class LocalFile:
 
     def look(self) -> None:
         """Note it as lost if it, or its write-ahead log, is not in its place any more."""
-        if not (self.in_place and os.path.exists(f"{self._place}-wal")):
+        if not (self.in_place and self._has_own("-wal")):
             self.lost = True
+
+    def _has_own(self, ending: str) -> bool:
+        """Whether what is beside the file is what was there when it was opened."""
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(f"{self._place}{ending}")
+            return (found.st_dev, found.st_ino) == self._companions.get(ending)
+        return False
+
+    def leave(self) -> None:
+        """Unlink what SQLite keeps beside it: another file is in its place, and must not have it.
+
+        Whoever has this one open still uses it.
+        """
+        for ending in COMPANIONS:
+            if self._has_own(ending):
+                os.unlink(f"{self._place}{ending}")
 
     def _gone(self) -> CorruptData:
         self.lost = True
