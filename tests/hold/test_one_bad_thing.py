@@ -27,6 +27,7 @@ from support.hold import (
     conflicts,
     extra_database,
     has,
+    is_direct,
     made,
     on_primary,
     run,
@@ -123,6 +124,38 @@ def test_an_event_trigger_that_lets_no_table_be_made_rejects_nothing(
         for name in ("first", "second"):
             soon(has(pg_database, name, ["1"]), within_s=SOON_S)
         assert conflicts(pg_database) == []
+
+
+def test_an_own_write_that_is_rejected_is_no_change_by_others(
+    pg_database: str, tmp_path: Path
+) -> None:
+    """I2, I5: a delete that follows a rejected write of the same process takes effect.
+
+    Its base had that write in it: the document as it was looked changed by others, and the delete
+    gave way to a change that nobody had made.
+    """
+    with (
+        Far.to(pg_database) as line,
+        standfast.open(line.url(pg_database), data_dir=tmp_path / "data") as store,
+    ):
+        made(store, pg_database, "t")
+        store["t"].put("k", {"a": 1})
+        with line.down():
+            store["t"].put("other", {"bad": 1})
+            patched = store["t"].patch("k", {"bad": 1})
+            deleted = store["t"].delete("k")
+            with Sql(pg_database) as owner:
+                # Refused at the commit: no transaction with such a row in between comes through.
+                owner(
+                    "CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                    " IF new.data->>'bad' IS NOT NULL THEN RAISE check_violation; END IF;"
+                    " RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER judge AFTER INSERT OR UPDATE"
+                    " ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION judge()"
+                )
+        soon(lambda: not store.health().lag_ops and is_direct(store), within_s=SOON_S)
+        assert store.outcome(patched).state == "rejected"
+        assert store.outcome(deleted).state == "applied"
+        assert store["t"].get("k") is None
 
 
 BAD_ROWS = {

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standfast.engine.journal import Pending
-from standfast.engine.replay_batches import next_batch, place_of, units
+from standfast.engine.replay_batches import next_batch, place_of, rebased, units
 from standfast.engine.waiting import Kinds
-from standfast.ops.types import Op
+from standfast.ops.types import Identity, Kind, Knowledge, Op
 
 LANES, KEYS = ("a", "b", "c"), ("1", "2", "3", "4")
 
@@ -170,3 +170,46 @@ def test_each_reason_to_wait_has_its_lanes(
         left = [one for one in left if one.id not in gone]
     assert {one.id for one in moved} - {one.id for one in left} == free
     assert not (held and free)
+
+
+def op_of(
+    seq: int, kind: Kind, body: str | None, base: str | None, seen: Knowledge = "present"
+) -> Op:
+    return Op(
+        lane="a", seq=seq, kind=kind, collection="c", key="k", body=body, base=base, seen=seen
+    )
+
+
+def bases(ops: list[Op], *rejected: int) -> dict[int, tuple[Knowledge, str | None]]:
+    names: set[Identity] = {("a", seq) for seq in rejected}
+    return {seq: (op.seen, op.base) for (_, seq), op in rebased(ops, names).items()}
+
+
+def test_what_was_made_from_a_rejected_op_is_based_on_what_was_before() -> None:
+    """I5: own writes that the primary refused are not taken for changes by others.
+
+    Through every op that is based on them, up to one that replaces the document.
+    """
+    ops = [
+        op_of(1, "patch", '{"b":1}', '{"a":1}'),
+        op_of(2, "patch", '{"c":1}', '{"a":1,"b":1}'),
+        op_of(4, "delete", None, '{"a":1,"b":1,"c":1}'),
+        op_of(5, "put", "{}", None, "absent"),
+    ]
+    assert bases(ops, 1) == {2: ("present", '{"a":1}'), 4: ("present", '{"a":1,"c":1}')}
+    assert bases(ops, 2) == {4: ("present", '{"a":1,"b":1}')}
+    assert bases(ops, 1, 2) == {4: ("present", '{"a":1}')}
+    assert bases(ops) == {}
+
+
+def test_a_document_that_only_a_rejected_op_made_was_never_there() -> None:
+    """Behind a put that is rejected, on nothing, a delete and a put are based on nothing."""
+    ops = [
+        op_of(1, "put", '{"a":1}', None, "absent"),
+        op_of(2, "put", '{"b":1}', '{"a":1}'),
+        op_of(3, "delete", None, '{"b":1}'),
+    ]
+    assert bases(ops, 1) == {2: ("absent", None)}
+    assert bases([ops[0], op_of(2, "delete", None, '{"a":1}')], 1) == {2: ("absent", None)}
+    unknown = [op_of(1, "put", '{"a":1}', None, "unknown"), *ops[1:]]
+    assert bases(unknown, 1) == {}, "what was before is not known"

@@ -7,12 +7,17 @@ the ops on its own places.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Container, Iterable, Sequence, Set
+
+import msgspec
 
 from standfast.engine.journal import Pending
+from standfast.errors import CorruptData, DataError
 from standfast.limits import MAX_TRANSACTION_BYTES, MAX_TRANSACTION_OPS
+from standfast.ops.apply import new_text
 from standfast.ops.batch import Place
-from standfast.ops.types import Op
+from standfast.ops.reconcile import same_text
+from standfast.ops.types import Identity, Knowledge, Op
 
 
 def place_of(pending: Pending) -> Place:
@@ -78,3 +83,38 @@ def next_batch(
         lane = mine
         batch.append(unit)
     return batch
+
+
+def rebased(ops: Sequence[Op], rejected: Container[Identity]) -> dict[Identity, Op]:
+    """Of the pending ops of one place, in order, those whose base a rejected one is no longer in.
+
+    They were made from the document with it.  Against that base the document as it is would look
+    as if others had changed it, and a delete would yield to a change that nobody made.
+    """
+    changed: dict[Identity, Op] = {}
+    known = False
+    old = new = None  # with and without the rejected ones
+    for op in ops:
+        is_rejected = (op.lane, op.seq) in rejected
+        if not known and is_rejected:
+            known = op.seen == "absent" or (op.seen == "present" and op.base is not None)
+            old = new = op.base
+        if not known:
+            continue
+        made_from_it = op.base is not None and same_text(op.base, old) and not same_text(old, new)
+        if made_from_it and not is_rejected:
+            seen: Knowledge = "absent" if new is None else "present"
+            changed[op.lane, op.seq] = msgspec.structs.replace(op, base=new, seen=seen)
+        try:
+            old = _after(old, op)
+            new = new if is_rejected else _after(new, op)
+        except (DataError, CorruptData):
+            break
+    return changed
+
+
+def _after(text: str | None, op: Op) -> str | None:
+    if op.kind == "delete":
+        return None
+    after = new_text(text, op)
+    return text if after is None and op.kind == "remove" else after

@@ -23,7 +23,7 @@ from standfast.engine.activity import Activity
 from standfast.engine.journal import Pending
 from standfast.engine.lanes import Lane
 from standfast.engine.local_state import LocalState
-from standfast.engine.replay_batches import next_batch, size_of, units
+from standfast.engine.replay_batches import next_batch, place_of, rebased, size_of, units
 from standfast.engine.set_aside import clear_place
 from standfast.engine.time_travel import decide
 from standfast.engine.waiting import GRACE_S, Kinds, Waiting
@@ -40,7 +40,7 @@ from standfast.limits import (
 )
 from standfast.ops.batch import Place
 from standfast.ops.reconcile import OnConflict
-from standfast.ops.types import KEEP_EXPIRY, Applied, Observed, Op, State
+from standfast.ops.types import KEEP_EXPIRY, Applied, Identity, Observed, Op, State
 from standfast.system.failpoints import failpoint
 from standfast.system.locks import FileLock
 
@@ -513,9 +513,22 @@ class Replayer:
             logger.warning("collection `%s` is held: %s (%s)", collection, error, error.hint)
 
     def _reject(self, unit: list[Pending], error: StandfastError) -> None:
-        """Mark ops that the primary refuses, so that the next round records them as conflicts."""
+        """Mark ops that the primary refuses, so that the next round records them as conflicts.
+
+        What was written after them here is based on what was there without them, from now on.
+        """
         self.waiting.gone(unit, applied=False, now=time.monotonic())
-        self._journal.replace(unit, lambda op: msgspec.structs.replace(op, reject=error.code))
+        names = {(one.op.lane, one.op.seq) for one in unit}
+        changed: dict[Identity, Op] = {}
+        for place in set(map(place_of, unit)):
+            changed |= rebased(self._journal.at(*place), names)
+        behind = self._journal.everything() if changed else ()
+        behind = [one for one in behind if (one.op.lane, one.op.seq) in changed]
+
+        def change(op: Op) -> Op:
+            return changed.get((op.lane, op.seq)) or msgspec.structs.replace(op, reject=error.code)
+
+        self._journal.replace([*unit, *behind], change)
 
     # ---- what a failover has lost (R13-R16)
 

@@ -105,8 +105,8 @@ def entry_of(
 def _reconcile_put(current: Current, op: Op, on_conflict: OnConflict) -> Reconciled:
     assert op.body is not None, "a put has a body"
     theirs = current.text
-    known = theirs is None if op.seen == "unknown" else _same(theirs, op.base)
-    if known or _same(theirs, op.body):
+    known = theirs is None if op.seen == "unknown" else same_text(theirs, op.base)
+    if known or same_text(theirs, op.body):
         return Reconciled(replaced(current, op, op.body), None)
     side = _side(on_conflict, current, op)
     mine, found = decode(op.body), MISSING if theirs is None else decode(theirs)
@@ -141,7 +141,7 @@ def _reconcile_delete(current: Current, op: Op, on_conflict: OnConflict) -> Reco
     theirs = current.text
     if theirs is None:
         return Reconciled(current, None)
-    if op.seen == "present" and _same(theirs, op.base):
+    if op.seen == "present" and same_text(theirs, op.base):
         return Reconciled(deleted(current), None)
     if op.seen == "unknown":
         side = _side(on_conflict, current, op)
@@ -171,7 +171,7 @@ def _reconcile_change(current: Current, op: Op) -> Reconciled:
         raise Refusal("deleted_meanwhile", "its document was deleted meanwhile", 0)
     text = new_text(theirs, op)
     changed = current if text is None else replaced(current, op, text)
-    if op.kind in ("append", "increment") or op.seen == "unknown" or _same(theirs, op.base):
+    if op.kind in ("append", "increment") or op.seen == "unknown" or same_text(theirs, op.base):
         return Reconciled(changed, None)
     # If it overwrites a change by others, that is a conflict, which it wins.
     base = MISSING if op.base is None else decode(op.base)
@@ -195,7 +195,7 @@ def _side(on_conflict: OnConflict, current: Current, op: Op) -> Side:
     return "theirs" if on_conflict == "theirs" else "mine"
 
 
-def _same(a: str | None, b: str | None) -> bool:
+def same_text(a: str | None, b: str | None) -> bool:
     """Whether two texts (None: no document) are the same JSON value."""
     if a == b:
         return True
