@@ -391,6 +391,7 @@ def test_the_printed_lines_run(place: Place) -> None:
     lines = [line[4:] for line in block.splitlines() if line.startswith("    ")]
     names = [found[1] for line in lines if (found := re.match(r"(\w+) = .*JsonFile", line))]
     stored = [found[1] for line in lines if (found := re.match(r"(\w+) = store\[", line))]
+    assert "guilds_" not in stored, "one line for a collection, however many files it has"
     program = "\n".join(
         [
             *lines,

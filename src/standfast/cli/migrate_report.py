@@ -91,12 +91,11 @@ def code_lines(sources: Sequence[Source]) -> list[str]:
     """The lines of Python that open what the files have become."""
     lines: list[str] = []
     stored: dict[str, str] = {}
-    taken = {"store", "standfast", *keyword.kwlist}
+    taken = dict.fromkeys(("store", "standfast", *keyword.kwlist), "")
     for source in sources:
         variable = source.collection.lower()
-        while variable in taken:
+        while taken.setdefault(variable, source.collection) != source.collection:
             variable += "_"
-        taken.add(variable)
         if source.group is not None:
             stored[variable] = f"store[{source.collection!r}]  # a document for each file"
         elif source.read.table is not None or source.read.split is not None:
