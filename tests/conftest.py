@@ -25,7 +25,7 @@ from support.tls import make_context
 
 # No deadlines and no too_slow check: on a busy machine they would fail tests by the clock.
 _untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("dev", _untimed, max_examples=50)
+settings.register_profile("dev", _untimed, max_examples=25)
 settings.register_profile("ci", _untimed, max_examples=200, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

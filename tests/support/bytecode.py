@@ -34,59 +34,61 @@ _FEW = 10
 
 def prepare(config: pytest.Config) -> None:
     """Make what is missing or older than its source, on every processor."""
-    todo = [path for path in _files() if not _is_there(path)]
+    todo = [each for each in _files() if not _is_there(*each)]
     if len(todo) < _FEW:
         return
     parts = min(os.cpu_count() or 1, 8)
     # Long files first, dealt in turn: the parts take about as long as each other.
-    todo.sort(key=lambda path: -path.stat().st_size)
+    todo.sort(key=lambda each: -each[0].stat().st_size)
     children = [_in_child(config, todo[part::parts]) for part in range(1, parts)]
     _make(config, todo[::parts])
     for pid in children:
         os.waitpid(pid, 0)
 
 
-def _files() -> Iterator[Path]:
-    for folder in (TESTS, TESTS.parent / "src"):
-        yield from folder.rglob("*.py")
+def _files() -> Iterator[tuple[Path, bool]]:
+    """Each file, and whether its assertions are rewritten.
+
+    The package is there twice: pytest rewrites it too, since it has a plugin in it; the programs
+    that tests start read it as it is.
+    """
+    for path in TESTS.rglob("*.py"):
+        yield path, path.name.startswith("test_") or path.name == "conftest.py"
+    for path in (TESTS.parent / "src").rglob("*.py"):
+        yield path, True
+        yield path, False
 
 
-def _is_rewritten(path: Path) -> bool:
-    inside = path.is_relative_to(TESTS)
-    return inside and (path.name.startswith("test_") or path.name == "conftest.py")
+def _cached(path: Path, rewritten: bool) -> Path:
+    return Path(_FOLDER(path), path.stem + _TAIL) if rewritten else Path(cache_from_source(path))
 
 
-def _cached(path: Path) -> Path:
-    if _KEY is not None and _is_rewritten(path):
-        return Path(_FOLDER(path), path.stem + _TAIL)
-    return Path(cache_from_source(path))
-
-
-def _is_there(path: Path) -> bool:
-    if _KEY is None and _is_rewritten(path):
+def _is_there(path: Path, rewritten: bool) -> bool:
+    if _KEY is None and rewritten:
         return True
     try:
-        return _cached(path).stat().st_mtime_ns >= path.stat().st_mtime_ns
+        return _cached(path, rewritten).stat().st_mtime_ns >= path.stat().st_mtime_ns
     except OSError:
         return False
 
 
-def _in_child(config: pytest.Config, paths: Sequence[Path]) -> int:
+def _in_child(config: pytest.Config, todo: Sequence[tuple[Path, bool]]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            _make(config, paths)
+            _make(config, todo)
         finally:
             os._exit(0)
     return pid
 
 
-def _make(config: pytest.Config, paths: Sequence[Path]) -> None:
-    for path in paths:
+def _make(config: pytest.Config, todo: Sequence[tuple[Path, bool]]) -> None:
+    for path, rewritten in todo:
         with contextlib.suppress(Exception):
-            if _KEY is None or not _is_rewritten(path):
+            if _KEY is None or not rewritten:
                 py_compile.compile(str(path), doraise=True)
                 continue
             source_hash, code = _REWRITE(path, config)
-            _cached(path).parent.mkdir(exist_ok=True)
-            _WRITE(config.stash[_KEY], code, source_hash, _cached(path))
+            made = _cached(path, rewritten)
+            made.parent.mkdir(exist_ok=True)
+            _WRITE(config.stash[_KEY], code, source_hash, made)

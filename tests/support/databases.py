@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -95,15 +96,42 @@ def make_odd(admin_url: str, database: str, settings: Mapping[str, str]) -> None
 def temporary_database(admin_url: str, *, template: str = "template1") -> Generator[str]:
     """The URL of a fresh database, dropped at the end of the block."""
     name = f"standfast_test_{secrets.token_hex(6)}"
-    with psycopg.connect(admin_url, autocommit=True) as connection:
-        create_database(connection, name, template)
+    _administer(admin_url, lambda connection: create_database(connection, name, template))
     make_odd(admin_url, name, ODD_SERVERS[os.environ.get(ODD_SERVER, "plain")])
     try:
         yield urlunsplit(urlsplit(admin_url)._replace(path=f"/{name}"))
     finally:
-        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-        with psycopg.connect(admin_url, autocommit=True) as connection:
-            connection.execute(drop.format(sql.Identifier(name)))
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        _administer(admin_url, lambda connection: connection.execute(drop))
+
+
+#: The connection of a process to each server that makes and drops databases: kept, since making it
+#: costs the server as much as a database.
+_KEPT: dict[tuple[int, str], psycopg.Connection[Any]] = {}
+
+
+def _administer(admin_url: str, work: Callable[[psycopg.Connection[Any]], object]) -> None:
+    """Do it over the connection that is kept; over a new one where the server was stopped since."""
+    kept = _KEPT.get((os.getpid(), admin_url))
+    if kept is not None:
+        try:
+            work(kept)
+            return
+        except psycopg.OperationalError:
+            if not kept.closed:
+                raise
+        kept.close()
+    fresh = psycopg.connect(admin_url, autocommit=True)
+    if not _KEPT:
+        atexit.register(_close_kept)
+    _KEPT[os.getpid(), admin_url] = fresh
+    work(fresh)
+
+
+def _close_kept() -> None:
+    for (pid, _), connection in _KEPT.items():
+        if pid == os.getpid():
+            connection.close()
 
 
 def create_database(
