@@ -212,6 +212,24 @@ def test_heads_count_for_the_bytes_of_the_journal(local_state: LocalState, text:
         assert conn.execute("SELECT bytes FROM head_totals").get == 0
 
 
+def test_a_head_gives_way_to_the_ops_of_other_places(local_state: LocalState) -> None:
+    """I7: ops take the room that the head of another document has."""
+    append = Op(lane="one", seq=0, kind="append", collection="c", key="k", body=f'"{"x" * 1500}"')
+    write(local_state, {"one": 0}, [msgspec.structs.replace(append, kind="put", body="[]")])
+    for number in range(1, 13):
+        write(local_state, {"one": number}, [append])
+    assert local_state.journal.head("c", "k") is not None
+    other = msgspec.structs.replace(append, kind="put", key="other")
+    limit = local_state.journal.totals().bytes + 20_000
+    for number in range(13, 24):
+        write(local_state, {"one": number}, [other], max_bytes=limit)
+        with local_state.journal._file.reading("measuring") as conn:  # pyright: ignore[reportPrivateUsage]
+            heads = conn.execute("SELECT bytes FROM head_totals").get
+        assert heads + local_state.journal.totals().bytes <= limit
+    assert local_state.journal.head("c", "k") is None
+    agrees(local_state, "k")
+
+
 def test_a_packed_head_is_the_same_head() -> None:
     """C1, I11: packing changes nothing, whatever the names of its ops."""
     row = MirrorRow(State("c", "k", '{"n":1}', 3, 1, 2, HOUR_US), {"one": 4}, 9)
