@@ -27,7 +27,7 @@ from standfast.api.file_bases import Base, Bases, LoadedDict, LoadedList, Turns,
 from standfast.api.opening import open_store
 from standfast.api.store import StoreHandle
 from standfast.api.sync import Store
-from standfast.backends.base import Backend, Form
+from standfast.backends.base import Backend, Form, Moved
 from standfast.config.settings import load_settings
 from standfast.document.codec import decode, encode
 from standfast.document.diff import Basis, Difference, difference
@@ -163,29 +163,28 @@ class _File:
             turns.claimed = turns.claimed or self._path.resolve()
             self._require_same(str(turns.claimed))
 
-        def work(
-            backend: Backend, _: float
-        ) -> tuple[Form, list[tuple[str, str]], list[tuple[str, str]]]:
-            moved = backend.filled_from(str(self._path.resolve()))
-            return backend.form(name), backend.sources(name), moved
+        def work(backend: Backend, _: float) -> tuple[Form, list[Moved]]:
+            return backend.form(name), backend.moved()
 
         try:
-            form, sources, moved = await engine.scan(
+            form, moved = await engine.scan(
                 work, what=f"reading `{name}`", loop=self._handle.loop()
             )
         except Unavailable:
             return
-        found = next((path for _, path in sources if path), "")
         if not self._place.named:
-            if moved and name not in {collection for _, collection in moved}:
-                run, collection = moved[0]
+            resolved = str(self._path.resolve())
+            ours = [each for each in moved if each.path == resolved]
+            if ours and name not in [each.collection for each in ours]:
+                run, collection, _ = ours[0]
                 raise ConfigError(
                     f"{self._path}: run {run} moved it to collection `{collection}`, and not to"
                     f" `{name}`",
                     code="other_file",
                     hint=f"write JsonFile(..., collection={collection!r})",
                 )
-            if found:
+            paths = (each.path for each in moved if each.collection == name and each.path)
+            if found := next(paths, ""):
                 self._require_same(found)
         if form.shape == "document" or (form.shape == "lines" and form.key_field is None):
             self._whole = True

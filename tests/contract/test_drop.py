@@ -175,15 +175,14 @@ def test_runs_do_not_outlive_it(make_backend: Make, is_app: bool) -> None:
     backend = make_backend()
     backend.load("r1", "loaded", [Load("c", None, [("k", "1")], source="a.json")])
     with Store(EmbeddedEngine(backend)) as store:
-        assert backend.sources("c") == [("r1", "a.json")]
-        assert backend.filled_from("a.json") == [("r1", "c")]
+        assert backend.moved() == [("r1", "c", "a.json")]
         store.drop("c")
-        assert backend.sources("c") == backend.filled_from("a.json") == []
+        assert backend.moved() == []
         store["c"].put("j", 1)
-        assert backend.sources("c") == []
+        assert backend.moved() == []
         assert backend.buried("c") == set()
         backend.load("r2", "loaded", [Load("c", None, [("k", "2")], source="b.json")])
-        assert backend.sources("c") == [("r2", "b.json")]
+        assert backend.moved() == [("r2", "c", "b.json")]
         version = backend.read("c", ["k"])["k"].version
         assert version > 1
         backend.load("r3", "loaded", [Load("c", None, changes=[Change("k", version)])])

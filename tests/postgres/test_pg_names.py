@@ -139,10 +139,9 @@ def use_everything(backend: PostgresBackend) -> None:
     changes = [Change("1", image.version, image=image), Change("3", 2, text="2"), Change("4", 1)]
     backend.load("run", "loaded", [Load("things", None, [("new", "1")], changes, "things.json")])
     backend.run_record("run")
-    backend.sources("things")
+    backend.moved()
     backend.buried("things")
     backend.conflicts(state="open", name=(lane, 10))
-    backend.conflict(1)
     backend.count_conflicts()
     backend.resolve_conflict(1, "kept")
     backend.trim()

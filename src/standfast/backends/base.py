@@ -178,6 +178,14 @@ class RunRecord(msgspec.Struct, frozen=True):
     loads: dict[str, LoadReport] = {}
 
 
+class Moved(NamedTuple):
+    """What a run put into a collection from the file at `path`; "": from none."""
+
+    run: str
+    collection: str
+    path: str
+
+
 class Backend(Protocol):
     """A place where documents live.  Every method may raise `Unavailable` and `CorruptData`.
 
@@ -321,10 +329,6 @@ class Backend(Protocol):
         """Conflict records in the order of their ids, above `after`; with `name`, of one op."""
         ...
 
-    def conflict(self, number: int) -> ConflictRecord | None:
-        """One conflict record."""
-        ...
-
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         """The number of conflict records by their state."""
         ...
@@ -444,15 +448,8 @@ class Backend(Protocol):
         """What the database knows of a run; None when nothing of it was ever committed."""
         ...
 
-    def sources(self, collection: str) -> list[tuple[str, str]]:
-        """The runs that filled the collection and were not rolled back, with the file of each.
-
-        Latest first.
-        """
-        ...
-
-    def filled_from(self, path: str) -> list[tuple[str, str]]:
-        """The runs that moved this file and were not rolled back, with the collections it became.
+    def moved(self) -> list[Moved]:
+        """What runs moved that were not rolled back, into collections that are there still.
 
         Latest first.
         """
@@ -507,53 +504,23 @@ def not_empty(collection: str) -> ConflictError:
     )
 
 
-def standing_loads(
-    rows: Iterable[tuple[str, str, str, Any]], made: Mapping[str, Any]
-) -> list[RunRecord]:
-    """Records of runs, each with its state, report and time, as they are stored.
+def standing(
+    rows: Iterable[tuple[str, str, str | bytes, Any]], made: Mapping[str, Any]
+) -> list[Moved]:
+    """What `Backend.moved` returns: of runs, each with its state, report and time as stored.
 
     Left out is what a run loaded into a collection that was dropped since, whatever has its name
     now; `made` is when each collection was made, by the same clock.
     """
+    found = list(rows)
+    undone = {run for run, state, _, _ in found if state == "rolled-back"}
     reports = msgspec.json.Decoder(dict[str, LoadReport])
     return [
-        RunRecord(
-            *(run, state),
-            {
-                name: report
-                for name, report in reports.decode(text).items()
-                if name in made and made[name] <= at
-            },
-        )
-        for run, state, text, at in rows
-    ]
-
-
-def sources_of(records: Iterable[RunRecord], collection: str) -> list[tuple[str, str]]:
-    """What `Backend.sources` returns, from all records, latest first."""
-    return [
-        (each.run, each.loads[collection].source)
-        for each in _standing(records)
-        if collection in each.loads
-    ]
-
-
-def collections_of(records: Iterable[RunRecord], path: str) -> list[tuple[str, str]]:
-    """What `Backend.filled_from` returns, from all records, latest first."""
-    return [
-        (each.run, collection)
-        for each in _standing(records)
-        for collection, report in each.loads.items()
-        if report.source == path
-    ]
-
-
-def _standing(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The records of runs that were loaded and not rolled back."""
-    found = list(records)
-    undone = {each.run for each in found if each.state == "rolled-back"}
-    return [
-        each for each in found if each.state == "loaded" and f"{each.run}:rollback" not in undone
+        Moved(run, name, report.source)
+        for run, state, text, at in found
+        if state == "loaded" and f"{run}:rollback" not in undone
+        for name, report in reports.decode(text).items()
+        if name in made and made[name] <= at
     ]
 
 

@@ -19,18 +19,18 @@ from standfast.backends.base import (
     Image,
     Load,
     LoadReport,
+    Moved,
     Reference,
     RunRecord,
     StoredText,
-    collections_of,
     decode_outcomes,
     encode_outcomes,
     not_empty,
     readable,
     skip_applied,
     skip_reissued,
-    sources_of,
     stale,
+    standing,
 )
 from standfast.document.containment import contains
 from standfast.errors import Unavailable
@@ -277,21 +277,17 @@ class MemoryBackend:
                 if state in (None, entry.state) and name in (None, (entry.lane, entry.seq))
             ][:limit]
 
-    def conflict(self, number: int) -> ConflictRecord | None:
-        with self._lock:
-            return self._records[number - 1] if 0 < number <= len(self._records) else None
-
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         with self._lock:
             return dict(Counter(entry.state for entry in self._records))
 
     def resolve_conflict(self, number: int, resolution: str) -> bool:
         with self._lock:
-            found = self.conflict(number)
-            if found is None or found.state != "open":
+            at = number - 1
+            if at not in range(len(self._records)) or self._records[at].state != "open":
                 return False
-            self._records[number - 1] = msgspec.structs.replace(
-                found, state="resolved", resolution=resolution
+            self._records[at] = msgspec.structs.replace(
+                self._records[at], state="resolved", resolution=resolution
             )
             return True
 
@@ -465,23 +461,12 @@ class MemoryBackend:
         record = self._runs.get(run)
         return msgspec.structs.replace(record) if record else None
 
-    def sources(self, collection: str) -> list[tuple[str, str]]:
-        return sources_of(self._standing(), collection)
-
-    def filled_from(self, path: str) -> list[tuple[str, str]]:
-        return collections_of(self._standing(), path)
-
-    def _standing(self) -> list[RunRecord]:
+    def moved(self) -> list[Moved]:
         with self._lock:
             made = {name: rows.runs_before for name, rows in self._data.items()}
-            records = list(enumerate(self._runs.values()))[::-1]
-        return [
-            msgspec.structs.replace(
-                record,
-                loads={n: load for n, load in record.loads.items() if made.get(n, at + 1) <= at},
-            )
-            for at, record in records
-        ]
+            runs = list(enumerate(self._runs.values()))[::-1]
+        stored = ((r.run, r.state, msgspec.json.encode(r.loads), at) for at, r in runs)
+        return standing(stored, made)
 
     def buried(self, collection: str) -> set[str]:
         with self._lock:

@@ -85,7 +85,7 @@ def _mixed(
     is_meant = options.on_conflict != "fail" or any(_is_named(each, options) for each in sources)
     if other is None or is_meant or plan.open_conflicts or not plan.writes:
         return None
-    if any(path == plan.source for _, path in backend.sources(plan.collection)):
+    if any((name, path) == (plan.collection, plan.source) for _, name, path in backend.moved()):
         return None
     if any(earlier.last_of(source) is not None for source in sources):
         return None  # from where the application was then
@@ -176,8 +176,9 @@ def _note_other_source(plan: CollectionPlan, backend: Backend) -> None:
 
 def _other_source(plan: CollectionPlan, backend: Backend) -> tuple[str, str] | None:
     """The run and the file that filled the collection last, when that is another file."""
-    found = backend.sources(plan.collection) if plan.source else ()
-    last = next(((run, path) for run, path in found if path), None)
+    found = backend.moved() if plan.source else ()
+    into = ((run, path) for run, name, path in found if name == plan.collection and path)
+    last = next(into, None)
     return None if last is None or last[1] == plan.source else last
 
 
@@ -229,7 +230,7 @@ class _Earlier:
 
     def _known_runs(self, name: str) -> Iterator[tuple[RunDir, RunState]]:
         if name not in self._known:
-            self._known[name] = {run for run, _ in self._backend.sources(name)}
+            self._known[name] = {run for run, into, _ in self._backend.moved() if into == name}
         return ((run_dir, state) for run_dir, state in self._runs if state.run in self._known[name])
 
 

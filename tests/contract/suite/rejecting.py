@@ -319,11 +319,7 @@ class RejectingContract(ContractBase):
     def test_conflicts_are_read_in_pages(self, backend: Backend) -> None:
         """Conflicts are listed in the order of their ids, after a given one, up to a limit, by
         state or by the name in an op's receipt."""
-        assert (backend.conflicts(), backend.count_conflicts(), backend.conflict(1)) == (
-            [],
-            {},
-            None,
-        )
+        assert (backend.conflicts(), backend.count_conflicts()) == ([], {})
         lane, origin = make_lane(), make_lane()
         ops = [self.replay(lane, n, "put", str(n), str(n), reject="held") for n in (1, 2, 3)]
         ops.append(self.replay(lane, 4, "put", "4", "4", reject="held", origin=(origin, 77)))
@@ -337,8 +333,6 @@ class RejectingContract(ContractBase):
         assert backend.conflicts(after=ids[-1]) == []
         assert backend.conflicts(name=(origin, 77)) == entries[3:]
         assert backend.conflicts(name=(lane, 4)) == []
-        assert backend.conflict(ids[2]) == entries[2]
-        assert backend.conflict(ids[-1] + 1) is None
         assert backend.count_conflicts() == {"open": 4}
 
     def test_a_line_is_resolved_once(self, backend: Backend) -> None:

@@ -17,12 +17,11 @@ from standfast.backends.base import (
     Image,
     Load,
     LoadReport,
+    Moved,
     Reference,
     RunRecord,
     StoredText,
-    collections_of,
     decode_outcomes,
-    sources_of,
 )
 from standfast.backends.postgres import (
     conflicts,
@@ -413,10 +412,6 @@ class PostgresBackend(KnownTables):
                 return []
             return conflicts.conflicts(conn, state=state, after=after, limit=limit, name=name)
 
-    def conflict(self, number: int) -> ConflictRecord | None:
-        with self.connection("reading the conflicts") as conn:
-            return conflicts.conflict(conn, number) if has_schema(conn) else None
-
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         with self.connection("reading the conflicts", deadline) as conn:
             return conflicts.counts(conn) if has_schema(conn) else {}
@@ -623,13 +618,9 @@ class PostgresBackend(KnownTables):
         with self.connection(f"reading run {run}") as conn:
             return load.read_run(conn, run) if has_schema(conn) else None
 
-    def sources(self, collection: str) -> list[tuple[str, str]]:
+    def moved(self) -> list[Moved]:
         with self.connection("reading the runs") as conn:
-            return sources_of(load.read_runs(conn), collection) if has_schema(conn) else []
-
-    def filled_from(self, path: str) -> list[tuple[str, str]]:
-        with self.connection("reading the runs") as conn:
-            return collections_of(load.read_runs(conn), path) if has_schema(conn) else []
+            return load.moved(conn) if has_schema(conn) else []
 
     def buried(self, collection: str) -> set[str]:
         with self.connection(f"reading `{collection}`") as conn:

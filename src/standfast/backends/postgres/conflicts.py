@@ -55,12 +55,6 @@ def conflicts(
         return [_entry(record) for record in cur]
 
 
-def conflict(conn: Connection[Any], number: int) -> ConflictRecord | None:
-    """One conflict record."""
-    row = conn.execute(_ENTRY + " WHERE id = %s", (number,)).fetchone()
-    return _entry(row) if row else None
-
-
 def counts(conn: Connection[Any]) -> dict[str, int]:
     """The number of lines by state."""
     found = conn.execute("SELECT state, count(*) FROM standfast.conflicts GROUP BY state")

@@ -25,11 +25,12 @@ from standfast.backends.base import (
     Change,
     Load,
     LoadReport,
+    Moved,
     RunRecord,
     referenced,
     require_known_references,
     stale,
-    standing_loads,
+    standing,
 )
 from standfast.backends.postgres.references import find_references
 from standfast.backends.postgres.schema import LOAD_LOCK
@@ -106,14 +107,13 @@ def read_run(conn: Connection[Any], run: str) -> RunRecord | None:
     return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
 
 
-def read_runs(conn: Connection[Any]) -> list[RunRecord]:
-    """The record of every run that this role may see, latest first; of loads of collections that
-    are there still."""
+def moved(conn: Connection[Any]) -> list[Moved]:
+    """As `Backend.moved`, of the runs that this role may see."""
     rows = conn.execute(
         "SELECT run, state, report, updated_at FROM standfast.runs ORDER BY started_at DESC"
     )
     found = conn.execute("SELECT name, created_at FROM standfast.collections")
-    return standing_loads(rows.fetchall(), dict(found.fetchall()))
+    return standing(rows.fetchall(), dict(found.fetchall()))
 
 
 def _load(conn: Connection[Any], table: Table, load: Load, now_us: int) -> LoadReport:

@@ -26,14 +26,13 @@ from standfast.backends.base import (
     Image,
     Load,
     LoadReport,
+    Moved,
     Reference,
     RunRecord,
     StoredText,
-    collections_of,
     decode_outcomes,
     migrations,
     readable,
-    sources_of,
 )
 from standfast.backends.sqlite import conflicts as sqlite_conflicts
 from standfast.backends.sqlite import load as sqlite_load
@@ -500,16 +499,12 @@ class SqliteBackend:
                 conn, state=state, after=after, limit=limit, name=name
             )
 
-    def conflict(self, number: int) -> ConflictRecord | None:
-        with self.using("reading the conflicts") as conn:
-            return conn and sqlite_conflicts.conflict(conn, number)
-
     def count_conflicts(self, *, deadline: float | None = None) -> dict[str, int]:
         with self.using("reading the conflicts") as conn:
             return sqlite_conflicts.counts(conn) if conn is not None else {}
 
     def resolve_conflict(self, number: int, resolution: str) -> bool:
-        if self.conflict(number) is None:
+        if not self.conflicts(after=number - 1, limit=1):
             return False
         with self.writing("resolving a conflict") as conn:
             return sqlite_conflicts.resolve(conn, number, resolution, now_us())
@@ -542,13 +537,9 @@ class SqliteBackend:
         with self.using(f"reading run {run}") as conn:
             return sqlite_load.read_run(conn, run) if conn is not None else None
 
-    def sources(self, collection: str) -> list[tuple[str, str]]:
+    def moved(self) -> list[Moved]:
         with self.using("reading the runs") as conn:
-            return [] if conn is None else sources_of(sqlite_load.read_runs(conn), collection)
-
-    def filled_from(self, path: str) -> list[tuple[str, str]]:
-        with self.using("reading the runs") as conn:
-            return [] if conn is None else collections_of(sqlite_load.read_runs(conn), path)
+            return [] if conn is None else sqlite_load.moved(conn)
 
     def buried(self, collection: str) -> set[str]:
         with self.using(f"reading `{collection}`") as conn:

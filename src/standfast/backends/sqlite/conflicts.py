@@ -97,12 +97,6 @@ def conflicts(
     return [_entry(record) for record in found]
 
 
-def conflict(conn: apsw.Connection, number: int) -> ConflictRecord | None:
-    """One conflict record."""
-    row = conn.execute(_ENTRY + " WHERE id = ?", (number,)).fetchone()
-    return _entry(row) if row else None
-
-
 def counts(conn: apsw.Connection) -> dict[str, int]:
     """The number of lines by state."""
     found = conn.execute("SELECT state, count(*) FROM _standfast_conflicts GROUP BY state")

@@ -14,10 +14,11 @@ from standfast.backends.base import (
     Change,
     Load,
     LoadReport,
+    Moved,
     RunRecord,
     require_known_references,
     stale,
-    standing_loads,
+    standing,
 )
 from standfast.backends.sqlite.references import find_references
 from standfast.backends.sqlite.tables import Table, adopt, remake, table_of
@@ -91,13 +92,13 @@ def read_run(conn: apsw.Connection, run: str) -> RunRecord | None:
     return RunRecord(row[0], row[1], msgspec.json.decode(row[2], type=dict[str, LoadReport]))
 
 
-def read_runs(conn: apsw.Connection) -> list[RunRecord]:
-    """The record of every run, latest first; of loads of collections that are there still."""
+def moved(conn: apsw.Connection) -> list[Moved]:
+    """As `Backend.moved`."""
     rows: Any = conn.execute(
         "SELECT run, state, report, updated_at FROM _standfast_runs ORDER BY started_at DESC"
     )
     found: Any = conn.execute("SELECT name, created_at FROM _standfast_collections")
-    return standing_loads(rows.fetchall(), dict(found.fetchall()))
+    return standing(rows.fetchall(), dict(found.fetchall()))
 
 
 def _load(conn: apsw.Connection, load: Load, now_us: int) -> LoadReport:
