@@ -12,7 +12,7 @@ import pytest
 from standfast.backends.base import Backend
 from standfast.backends.postgres.schema import LOAD_LOCK
 from standfast.errors import MigrationError
-from standfast.migrate import cleanup
+from standfast.migrate import originals
 from standfast.migrate.plan import Options
 from standfast.migrate.runner import Result, Runner
 from support.crash_files import CANARY, write_sources
@@ -215,7 +215,7 @@ def test_a_file_replaced_between_the_look_and_the_move(
         if source == path and again:
             path.write_bytes(b"2")
 
-    monkeypatch.setattr(cleanup.os, "rename", replaced)
+    monkeypatch.setattr(originals.os, "rename", replaced)
     with fresh.world.backend() as backend:
         result = runner(fresh, backend)()
     assert result.changed_files == [str(path)]
@@ -241,7 +241,7 @@ def test_a_file_written_again_while_it_is_taken(
         if source == path:
             path.write_bytes(b'{"new": 1}')
 
-    monkeypatch.setattr(cleanup.os, "rename", written)
+    monkeypatch.setattr(originals.os, "rename", written)
     with fresh.world.backend() as backend:
         result = runner(fresh, backend)()
     monkeypatch.undo()

@@ -174,7 +174,7 @@ class LocalFile:
         """
         for ending in COMPANIONS:
             if self._has_own(ending):
-                os.unlink(f"{self._place}{ending}")
+                Path(f"{self._place}{ending}").unlink()
 
     def _gone(self) -> CorruptData:
         self.lost = True
