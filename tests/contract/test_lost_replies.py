@@ -162,7 +162,6 @@ def test_a_value_that_nobody_can_tell_is_not_made_up(
     "error",
     [
         Unavailable("busy", code="locked"),
-        Unavailable("full", code="disk_full"),
         Unavailable("fenced", code="fenced"),
         CorruptData("went back", code="went_back"),
         ConfigError("no rights", code="no_rights"),
@@ -179,6 +178,17 @@ def test_only_a_lost_connection_is_tried_again(
     assert caught.value is error
     assert flaky.calls == 1
     assert flaky_store["views"].put("1", 2).version == 1
+
+
+def test_a_full_disk_is_tried_again_when_room_was_made(flaky: Flaky, flaky_store: Store) -> None:
+    """What a full disk refused left nothing behind: it is sent once more, and takes effect once."""
+    flaky.script, flaky.error = ["before"], Unavailable("full", code="disk_full")
+    assert flaky_store["views"].increment("1", "") == 1
+    flaky.script = ["before", "before"]
+    with pytest.raises(Unavailable, match="full"):
+        flaky_store["views"].increment("1", "")
+    assert flaky.calls == 4
+    assert flaky_store["views"].get("1") == 1
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ OTHER_PARAMETERS = {"Store": {"collection"}}
 
 
 def public(kind: type) -> dict[str, Any]:
-    names = [name for name in dir(kind) if not name.startswith("_") and name != "engine"]
+    internal = ("engine", "handle")  # what the driver of the synchronous calls asks for
+    names = [name for name in dir(kind) if not name.startswith("_") and name not in internal]
     return {name: inspect.getattr_static(kind, name) for name in names}
 
 

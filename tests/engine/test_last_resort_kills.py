@@ -57,6 +57,19 @@ print(1, flush=True)
 reserve.free_bytes = lambda _: 0
 standfast.open("memory://", data_dir=folder)
 """
+_ANEW = """
+import os
+journal = Journal(folder)
+def add(n):
+    with journal.writing() as transaction:
+        transaction.add([op(n)], max_ops=10**6, max_bytes=10**9)
+    print(n, flush=True)
+add(1)
+add(2)
+os.unlink(journal.path)
+for _ in range(2):  # whoever meets the damage notices it, and the next one writes it anew
+    journal.tidy()
+"""
 _SNAPSHOT = """
 snapshots = Snapshots(folder)
 for n in (1, 2):
@@ -112,6 +125,29 @@ def test_a_reserve_that_was_given_up_is_made_again(tmp_path: Path) -> None:
         journal.close()
     Reserve(tmp_path).fill()
     assert (tmp_path / reserve.FILE).stat().st_size == RESERVE_BYTES
+
+
+@pytest.mark.process
+def test_a_journal_that_was_written_anew_is_whole(tmp_path: Path) -> None:
+    """I1: a kill right after a journal that was removed is written anew leaves what it had."""
+    assert killed(_ANEW, tmp_path, "journal-written-anew") == [1, 2]
+    journal = Journal(tmp_path)
+    try:
+        assert [one.op.seq for one in journal.everything()] == [1, 2]
+    finally:
+        journal.close()
+
+
+@pytest.mark.process
+def test_a_kill_while_a_journal_is_written_anew_is_named(tmp_path: Path) -> None:
+    """What only the removed file had is lost with the process that had it open, and is counted."""
+    assert killed(_ANEW, tmp_path, "journal-begun-anew") == [1, 2]
+    journal = Journal(tmp_path)
+    try:
+        assert [one.op.seq for one in journal.everything()] == []
+        assert [loss.lost for loss in journal.losses()] == [2]
+    finally:
+        journal.close()
 
 
 @pytest.mark.process

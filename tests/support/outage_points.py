@@ -84,7 +84,7 @@ HOLD = LEFT_BEHIND | FRESH
 LAST_RESORT = frozenset(
     """
     spool-before-write spool-written spool-synced spool-emptied snapshot-before-write
-    snapshot-written reserve-given-up
+    snapshot-written reserve-given-up journal-begun-anew journal-written-anew
     """.split()
 )
 #: Steps of a failover that lost writes: killed at in `hold.test_failover`.

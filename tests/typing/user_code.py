@@ -75,6 +75,7 @@ def synchronous(store: Store) -> None:
     assert_type(players.delete("1", if_version=3), Receipt)
     assert_type(players.keys(prefix="8"), Iterator[str])
     assert_type(players.count(), int)
+    assert_type(players.as_of(), float | None)
     assert_type(players.items(), Iterator[tuple[str, Player]])
     assert_type(players.find({"score": 1}), Iterator[Document[Player]])
     if (found := players.read("1")) is not None:
@@ -173,6 +174,7 @@ async def every_call_awaited(store: AsyncStore) -> None:
     assert_type(await players.pop("1", 0), Player | int)
     assert_type(await players.get_or_create("1", Player("ann")), Player)
     assert_type(await players.count(), int)
+    assert_type(await players.as_of(), float | None)
 
 
 def whole_collections(store: Store) -> None:
