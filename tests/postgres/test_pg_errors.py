@@ -6,7 +6,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -300,6 +300,23 @@ def test_a_trigger_that_raises(pg_database: str, db: Sql) -> None:
         db("CREATE TRIGGER no BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION no()")
         failure(lambda: store["things"].put("1", SECRET), DataError, "trigger")
         assert store["things"].get("1") == 1
+
+
+def test_a_session_that_is_ended_inside_a_function(pg_url: str) -> None:
+    """I2: a shutdown that meets a function of the table is the server's, not a refusal by it."""
+    with closing(psycopg.connect(pg_url, autocommit=True)) as connection:
+        connection.execute(
+            "CREATE PROCEDURE pg_temp.ending() LANGUAGE plpgsql AS $$ BEGIN"
+            " PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(10); END $$"
+        )
+        # What arrives first: `execute` mostly finds the end of the connection behind it.
+        connection.pgconn.send_query(b"CALL pg_temp.ending()")
+        result = connection.pgconn.get_result()
+        assert result is not None
+        error = psycopg.errors.error_from_result(result)
+        assert (error.sqlstate, error.diag.severity_nonlocalized) == ("57P01", "FATAL")
+        assert "function" in str(error.diag.context)
+        assert explain(error, "put").code == "shutdown"
 
 
 def test_a_key_that_is_too_long_for_its_column(pg_database: str, db: Sql) -> None:

@@ -133,7 +133,9 @@ def explain(error: psycopg.Error, doing: str, *, connecting: bool = True) -> Sta
     said = ""
     if (state[:2] in _QUOTED or state in _DAMAGED) and (not context or _is_our_block(context)):
         said = f": {error.diag.message_primary}"
-    raised = bool(context) and not _is_ours(context)
+    # No function ends a session, whatever it claims: the server does, also in the midst of one.
+    has_ended = error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+    raised = bool(context) and not has_ended and not _is_ours(context)
     if not raised and not said and (name := error.diag.constraint_name):
         said = f" (constraint `{name}`)"
     if raised:
