@@ -116,6 +116,7 @@ def test_an_event_trigger_that_lets_no_table_be_made_rejects_nothing(
                     " CREATE EVENT TRIGGER frozen ON ddl_command_end EXECUTE FUNCTION frozen()"
                 )
         soon(has(pg_database, "there", ["1"]), within_s=SOON_S)
+        soon(lambda: store.health().state == "direct", within_s=SOON_S)
         with pytest.raises(ConfigError, match="of the database") as caught:
             store["third"].put("1", 1)
         assert "event trigger" in caught.value.hint
