@@ -6,11 +6,11 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
-# Three times as many workers as there are processors, since tests of outages mostly wait; at most 8:
-# each has a PostgreSQL of its own. Workers take neighbouring tests, which share what was prepared, and help
+# Twice as many workers as there are processors, since tests of outages mostly wait; at most 8: each
+# has a PostgreSQL of its own. Workers take neighbouring tests, which share what was prepared, and help
 # each other at the end.
 PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
-WORKERS ?= $(shell echo $$((3 * $(PROCESSORS))))
+WORKERS ?= $(shell echo $$((2 * $(PROCESSORS))))
 PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 # A virtual environment made elsewhere (the checkout was copied or moved), or whose Python is gone,
@@ -44,8 +44,6 @@ help:  ## list the targets
 demo: $(VENV)/.ready-demo  ## files are moved, PostgreSQL is killed while a bot writes, nothing is lost
 	@$(PY) -m standfast demo $(ARGS)
 
-# These wait less, and each worker collects all of them.
-quick: WORKERS = $(shell echo $$((2 * $(PROCESSORS))))
 quick: $(VENV)/.ready-test  ## run the tests that need no server and start no programs
 	@$(PY) -m pytest $(PARALLEL) -m "not pg and not process and not slow" $(ARGS)
 
