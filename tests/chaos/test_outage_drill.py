@@ -65,11 +65,6 @@ def test_outage_drill_at_length(
     assert_worked(drill(mortal_cluster, mortal_url, tmp_path, seed=seed))
 
 
-@pytest.mark.xfail(
-    reason="a machine that is busy with other things may need more than the 30 s in which the"
-    " journals have to be sent, at two round trips a batch; nothing is lost or doubled",
-    strict=False,
-)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", chosen_seeds(*range(200, 208)))
 def test_outage_drill_from_afar(
